@@ -1,0 +1,197 @@
+//! Who talks to whom: addresses, endpoints, and the keyed hash that chooses connections.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2).
+///
+/// Two lanes in network byte order, so that the kernel hashes and compares 64 bits at a time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address([u64; 2]);
+
+impl Address {
+    /// From an IPv4 header's four bytes.
+    #[inline(always)]
+    pub const fn from_v4(octets: [u8; 4]) -> Self {
+        let [a, b, c, d] = octets;
+        Self([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
+    }
+
+    /// From an IPv6 header's sixteen bytes.
+    #[inline(always)]
+    pub const fn from_v6(octets: [u8; 16]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+        ])
+    }
+
+    /// The sixteen bytes as they stand in an IPv6 header.
+    pub const fn octets(self) -> [u8; 16] {
+        let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
+        let [i, j, k, l, m, n, o, p] = self.0[1].to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::from_v4(v4.octets()),
+            IpAddr::V6(v6) => Self::from_v6(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        let v6 = Ipv6Addr::from(address.octets());
+        v6.to_ipv4_mapped().map_or(Self::V6(v6), Self::V4)
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(address: Ipv4Addr) -> Self {
+        Self::from_v4(address.octets())
+    }
+}
+
+/// One end of a TCP connection, and the key by which the kernel finds a service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Address,
+    /// The port in host byte order; 32 bits wide so that the key has no padding in its middle.
+    port: u32,
+    pad: u32,
+}
+
+impl Endpoint {
+    /// An address and a port in host byte order.
+    #[inline(always)]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self {
+            address,
+            port: port as u32,
+            pad: 0,
+        }
+    }
+
+    /// The port in host byte order.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        self.port as u16
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(address.ip().into(), address.port())
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::new(endpoint.address.into(), endpoint.port())
+    }
+}
+
+/// A connection, named the same way by packets of both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    /// The end that dialled.
+    pub client: Endpoint,
+    /// The service's end.
+    pub server: Endpoint,
+}
+
+impl Flow {
+    /// SipHash-1-3 (Aumasson and Bernstein, 2012) of both ends under `key`.
+    ///
+    /// Keyed, so that a client cannot choose its way into or out of the sample.
+    #[inline(always)]
+    pub fn hash(&self, key: [u64; 2]) -> u64 {
+        let ports = ((self.client.port as u64) << 32) | self.server.port as u64;
+        let words = [
+            self.client.address.0[0],
+            self.client.address.0[1],
+            self.server.address.0[0],
+            self.server.address.0[1],
+            ports,
+        ];
+        siphash_1_3(key, &words)
+    }
+}
+
+/// SipHash-1-3 of whole little-endian words.
+#[inline(always)]
+fn siphash_1_3<const N: usize>(key: [u64; 2], words: &[u64; N]) -> u64 {
+    let mut v = [
+        key[0] ^ 0x736f_6d65_7073_6575,
+        key[1] ^ 0x646f_7261_6e64_6f6d,
+        key[0] ^ 0x6c79_6765_6e65_7261,
+        key[1] ^ 0x7465_6462_7974_6573,
+    ];
+    let mut i = 0;
+    while i < N {
+        v[3] ^= words[i];
+        sip_round(&mut v);
+        v[0] ^= words[i];
+        i += 1;
+    }
+    let length = ((N as u64 * 8) & 0xff) << 56;
+    v[3] ^= length;
+    sip_round(&mut v);
+    v[0] ^= length;
+    v[2] ^= 0xff;
+    sip_round(&mut v);
+    sip_round(&mut v);
+    sip_round(&mut v);
+    v[0] ^ v[1] ^ v[2] ^ v[3]
+}
+
+#[inline(always)]
+fn sip_round(v: &mut [u64; 4]) {
+    v[0] = v[0].wrapping_add(v[1]);
+    v[2] = v[2].wrapping_add(v[3]);
+    v[1] = v[1].rotate_left(13) ^ v[0];
+    v[3] = v[3].rotate_left(16) ^ v[2];
+    v[0] = v[0].rotate_left(32);
+    v[2] = v[2].wrapping_add(v[1]);
+    v[0] = v[0].wrapping_add(v[3]);
+    v[1] = v[1].rotate_left(17) ^ v[2];
+    v[3] = v[3].rotate_left(21) ^ v[0];
+    v[2] = v[2].rotate_left(32);
+}
+
+#[cfg(feature = "user")]
+// SAFETY: 24 bytes of integers, `repr(C)`, no padding, every bit pattern is a value.
+unsafe impl aya::Pod for Endpoint {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use core::hash::Hasher as _;
+    use proptest::prelude::*;
+    use siphasher::sip::SipHasher13;
+
+    proptest! {
+        #[test]
+        fn hash_is_siphash_1_3(key in any::<[u64; 2]>(), words in any::<[u64; 5]>()) {
+            let mut reference = SipHasher13::new_with_keys(key[0], key[1]);
+            for word in words {
+                reference.write(&word.to_le_bytes());
+            }
+            prop_assert_eq!(siphash_1_3(key, &words), reference.finish());
+        }
+
+        #[test]
+        fn addresses_survive_the_round_trip(address in any::<IpAddr>()) {
+            // A mapped IPv6 address is the IPv4 address: dual-stack listeners see both.
+            prop_assert_eq!(IpAddr::from(Address::from(address)), address.to_canonical());
+        }
+    }
+}

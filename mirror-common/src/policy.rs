@@ -1,0 +1,209 @@
+//! The rules that the daemon writes and the programs obey, and the decision itself.
+
+use crate::flow::Flow;
+use crate::packet::{ACK, FIN, Packet, RST, SYN, Transport};
+use crate::tunnel::Direction;
+use crate::verdict::{Reason, Verdict};
+
+/// Without a heartbeat for this long nothing is copied any more, in nanoseconds.
+pub const HEARTBEAT_LIMIT_NS: u64 = 5_000_000_000;
+
+/// The largest number of services, counting number 0, "none".
+pub const MAX_SERVICES: u32 = 1024;
+
+/// The largest number of agents.
+pub const MAX_AGENTS: u32 = 64;
+
+/// The largest number of addresses of all services together.
+pub const MAX_ENDPOINTS: u32 = 16384;
+
+/// The hash threshold that takes every connection: shares are parts of 2^32.
+pub const WHOLE: u64 = 1 << 32;
+
+/// What one service wants of the tap. Value of the map from the service's endpoints.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Row of its counters, 1 and up; 0 is "none".
+    pub index: u32,
+    /// The tunnel's VNI.
+    pub id: u32,
+    /// Which agent gets its copies.
+    pub agent: u32,
+    /// 1 = mirroring is on.
+    pub mirror: u32,
+    /// A connection is copied when the upper half of its hash is below this; [`WHOLE`] takes all.
+    pub threshold: u64,
+    /// Key of the connection hash.
+    pub key: [u64; 2],
+    /// Time that the budget asks for a byte, in 2^-20 ns; 0 = no budget.
+    pub byte_cost: u64,
+    /// How far the budget may be overdrawn at once, in nanoseconds.
+    pub burst_ns: u64,
+}
+
+/// Bits of [`Agent::state`].
+pub mod agent_state {
+    /// It answers the control packets.
+    pub const ALIVE: u32 = 1;
+    /// The uplink drops packets: hold back.
+    pub const PAUSED: u32 = 2;
+}
+
+/// The way to one agent. Value of the map from the agent's number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agent {
+    /// The uplink's interface index.
+    pub ifindex: u32,
+    /// Bits of [`agent_state`].
+    pub state: u32,
+    /// Our address on the uplink and the agent's.
+    pub local: crate::flow::Address,
+    /// The agent's address.
+    pub remote: crate::flow::Address,
+    /// The agent's UDP port.
+    pub port: u32,
+    /// The largest IP packet on the way, in bytes.
+    pub mtu: u32,
+    /// 1 = IPv6 underlay.
+    pub ipv6: u32,
+    /// 1 = the uplink has Ethernet headers.
+    pub ethernet: u32,
+    /// The next hop's MAC address, then the uplink's.
+    pub macs: [u32; 3],
+    /// Keeps the size a multiple of 8.
+    pub pad: u32,
+}
+
+/// State of the whole tap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tap {
+    /// When the daemon was last alive, on the monotonic clock, in nanoseconds.
+    pub heartbeat_ns: u64,
+}
+
+/// Whose a packet is, told by which of its ends is a service's address.
+#[derive(Clone, Copy, Debug)]
+pub struct Match<'a> {
+    /// The service's rules.
+    pub service: &'a Service,
+    /// Towards the service, or from it.
+    pub direction: Direction,
+    /// The connection.
+    pub flow: Flow,
+}
+
+/// Names the connection of `packet` for a service found at its destination (request) or source.
+#[inline(always)]
+pub fn flow(packet: &Packet, direction: Direction) -> Flow {
+    match direction {
+        Direction::Request => Flow {
+            client: packet.source,
+            server: packet.destination,
+        },
+        Direction::Response => Flow {
+            client: packet.destination,
+            server: packet.source,
+        },
+    }
+}
+
+/// Whether a connection with this hash is below a threshold in parts of [`WHOLE`].
+///
+/// Monotone: raising the threshold only adds connections, lowering it only takes some away.
+#[inline(always)]
+pub const fn chosen(hash: u64, threshold: u64) -> bool {
+    hash >> 32 < threshold
+}
+
+/// Whether a segment carries something that the shadow needs: payload, or the connection's
+/// beginning or end.
+#[inline(always)]
+pub const fn worth_copying(packet: &Packet) -> bool {
+    packet.payload_length > 0 || packet.flags & (SYN | FIN | RST) != 0
+}
+
+/// Whether a packet opens a connection.
+#[inline(always)]
+pub const fn opens(packet: &Packet) -> bool {
+    packet.flags & (SYN | ACK) == SYN
+}
+
+/// Decides what becomes of a service's packet, the budget apart.
+///
+/// `now_ns` is asked for only where the decision needs it, `hash` likewise.
+#[inline(always)]
+pub fn decide(
+    packet: &Packet,
+    service: &Service,
+    tap: &Tap,
+    agent_state: impl FnOnce() -> Option<u32>,
+    now_ns: impl FnOnce() -> u64,
+    hash: impl FnOnce() -> u64,
+) -> Verdict {
+    if let Transport::Udp = packet.transport {
+        return Verdict::Pass(Reason::Udp);
+    }
+    if service.mirror == 0 {
+        return Verdict::Pass(Reason::Off);
+    }
+    if !worth_copying(packet) {
+        return Verdict::Pass(Reason::PureAck);
+    }
+    if !chosen(hash(), service.threshold) {
+        return Verdict::Pass(Reason::NotSampled);
+    }
+    if now_ns().saturating_sub(tap.heartbeat_ns) > HEARTBEAT_LIMIT_NS {
+        return Verdict::Pass(Reason::Stale);
+    }
+    let Some(state) = agent_state() else {
+        return Verdict::Pass(Reason::NoTunnel);
+    };
+    if state & agent_state::ALIVE == 0 {
+        return Verdict::Pass(Reason::AgentDown);
+    }
+    if state & agent_state::PAUSED != 0 {
+        return Verdict::Pass(Reason::Paused);
+    }
+    Verdict::Copy
+}
+
+/// The budget: a virtual scheduling algorithm (GCRA, ITU-T I.371), which needs one word of state.
+///
+/// `due_ns` is when the bytes spent so far will have been earned. Returns the cost to add to it,
+/// or nothing when the budget is spent.
+#[inline(always)]
+pub const fn charge(service: &Service, due_ns: u64, now_ns: u64, bytes: u32) -> Option<u64> {
+    if due_ns > now_ns + service.burst_ns {
+        return None;
+    }
+    Some((bytes as u64 * service.byte_cost) >> 20)
+}
+
+/// [`Service::byte_cost`] for a budget in bytes per second.
+pub const fn byte_cost(bytes_per_second: u64) -> u64 {
+    if bytes_per_second == 0 {
+        return 0;
+    }
+    (1_000_000_000 << 20) / bytes_per_second
+}
+
+/// The threshold of a share from 0 to 1.
+pub fn threshold(share: f64) -> u64 {
+    // Saturates at both ends; NaN becomes 0.
+    ((share * WHOLE as f64) as u64).min(WHOLE)
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Agent, Service, Tap};
+
+    // SAFETY: integers only, `repr(C)`, no padding, every bit pattern is a value.
+    unsafe impl aya::Pod for Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Agent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Tap {}
+}

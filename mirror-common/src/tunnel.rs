@@ -1,0 +1,491 @@
+//! The tunnel: GENEVE (RFC 8926) in UDP, inner IP, one option of our own.
+
+use crate::flow::Address;
+use crate::policy::Agent;
+
+/// Towards the service, or from it.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// From the client to the service.
+    Request = 0,
+    /// From the service to the client.
+    Response = 1,
+}
+
+impl Direction {
+    /// The value of the `direction` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Response => "response",
+        }
+    }
+}
+
+/// Which version answers a connection.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Arm {
+    /// The version in production.
+    Stable = 0,
+    /// The version on trial.
+    Canary = 1,
+}
+
+impl Arm {
+    /// The value of the `arm` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Canary => "canary",
+        }
+    }
+}
+
+/// GENEVE's fixed header and our option, in bytes.
+pub const HEADER_LENGTH: usize = 8 + OPTION_LENGTH;
+const OPTION_LENGTH: usize = 24;
+
+/// Outer IPv4, UDP and GENEVE, in bytes.
+pub const OVERHEAD_IPV4: u32 = 20 + 8 + HEADER_LENGTH as u32;
+/// Outer IPv6, UDP and GENEVE, in bytes.
+pub const OVERHEAD_IPV6: u32 = 40 + 8 + HEADER_LENGTH as u32;
+
+/// Bytes that a copy adds to a packet on the way to `agent`.
+#[inline(always)]
+pub const fn overhead(agent: &Agent) -> u32 {
+    if agent.ipv6 == 0 {
+        OVERHEAD_IPV4
+    } else {
+        OVERHEAD_IPV6
+    }
+}
+
+/// Lower effort (RFC 8622) in the traffic class field: clones yield.
+const TRAFFIC_CLASS: u8 = 1 << 2;
+const TIME_TO_LIVE: u8 = 64;
+const PROTOCOL_UDP: u8 = 17;
+
+/// From the range for experiments (RFC 8926, section 7).
+const OPTION_CLASS: u16 = 0xff4d;
+const OPTION_TYPE: u8 = 1;
+const FORMAT_VERSION: u8 = 1;
+const FLAG_CONTROL: u8 = 0x80;
+const PROTOCOL_IPV4: u16 = 0x0800;
+const PROTOCOL_IPV6: u16 = 0x86dd;
+
+const FLAG_RESPONSE: u8 = 1;
+const FLAG_CANARY: u8 = 2;
+const FLAG_PIECE: u8 = 4;
+const FLAG_LAST_PIECE: u8 = 8;
+
+/// What our option says of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Which way the packet went.
+    pub direction: Direction,
+    /// Which version answers its connection.
+    pub arm: Arm,
+    /// A piece of a packet that did not fit the path.
+    pub piece: bool,
+    /// The last piece of it.
+    pub last_piece: bool,
+    /// The CPU that copied it: numbers count per agent and CPU.
+    pub cpu: u16,
+    /// Payload of the whole copy, in bytes, of which a datagram may carry a part.
+    pub length: u32,
+    /// The copy's number, from 0, wrapping. All pieces and segments of a copy have the same.
+    pub sequence: u32,
+    /// When the tap saw the packet, on its monotonic clock, in nanoseconds.
+    pub time_ns: u64,
+}
+
+/// What the tunnel's payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inner {
+    /// A copied IP packet.
+    Packet,
+    /// A control packet (the O bit): the payload is for the agent itself.
+    Control,
+}
+
+/// GENEVE's header with our option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The service's id, 24 bits.
+    pub vni: u32,
+    /// What follows.
+    pub inner: Inner,
+    /// Whether a copied packet is IPv6.
+    pub ipv6: bool,
+    /// Our option.
+    pub meta: Meta,
+}
+
+impl Header {
+    /// The bytes on the wire.
+    #[inline(always)]
+    pub const fn encode(&self) -> [u8; HEADER_LENGTH] {
+        let control = match self.inner {
+            Inner::Packet => 0,
+            Inner::Control => FLAG_CONTROL,
+        };
+        let protocol = if self.ipv6 {
+            PROTOCOL_IPV6
+        } else {
+            PROTOCOL_IPV4
+        }
+        .to_be_bytes();
+        let vni = self.vni.to_be_bytes();
+        let class = OPTION_CLASS.to_be_bytes();
+        let cpu = self.meta.cpu.to_be_bytes();
+        let length = self.meta.length.to_be_bytes();
+        let sequence = self.meta.sequence.to_be_bytes();
+        let time = self.meta.time_ns.to_be_bytes();
+        [
+            (OPTION_LENGTH / 4) as u8,
+            control,
+            protocol[0],
+            protocol[1],
+            vni[1],
+            vni[2],
+            vni[3],
+            0,
+            class[0],
+            class[1],
+            OPTION_TYPE,
+            ((OPTION_LENGTH - 4) / 4) as u8,
+            FORMAT_VERSION,
+            self.meta.flags(),
+            cpu[0],
+            cpu[1],
+            length[0],
+            length[1],
+            length[2],
+            length[3],
+            sequence[0],
+            sequence[1],
+            sequence[2],
+            sequence[3],
+            time[0],
+            time[1],
+            time[2],
+            time[3],
+            time[4],
+            time[5],
+            time[6],
+            time[7],
+        ]
+    }
+}
+
+impl Meta {
+    #[inline(always)]
+    const fn flags(&self) -> u8 {
+        self.direction as u8 * FLAG_RESPONSE
+            | self.arm as u8 * FLAG_CANARY
+            | self.piece as u8 * FLAG_PIECE
+            | self.last_piece as u8 * FLAG_LAST_PIECE
+    }
+}
+
+/// Why a datagram is not of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecodeError {
+    /// Ends before its headers do.
+    Truncated,
+    /// Neither GENEVE version 0 nor VXLAN.
+    UnknownEncapsulation,
+    /// GENEVE without our option, or with another version of it.
+    UnknownOption,
+    /// The inner protocol is not IP.
+    UnknownProtocol,
+}
+
+impl DecodeError {
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::UnknownEncapsulation => "unknown_encapsulation",
+            Self::UnknownOption => "unknown_option",
+            Self::UnknownProtocol => "unknown_protocol",
+        }
+    }
+}
+
+/// A datagram of the tunnel, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datagram<'a> {
+    /// From our own tap. The payload is an IP packet, or a control message.
+    Geneve {
+        /// The header.
+        header: Header,
+        /// What follows it.
+        payload: &'a [u8],
+    },
+    /// From AWS VPC Traffic Mirroring or the like (RFC 7348). The payload is an Ethernet frame.
+    Vxlan {
+        /// The network identifier, 24 bits; not a service's id.
+        vni: u32,
+        /// The mirrored frame.
+        payload: &'a [u8],
+    },
+}
+
+/// Takes a UDP payload apart. Options of others are skipped, unless GENEVE's C bit forbids it.
+pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
+    let (fixed, rest) = datagram
+        .split_first_chunk::<8>()
+        .ok_or(DecodeError::Truncated)?;
+    let vni = u32::from_be_bytes([0, fixed[4], fixed[5], fixed[6]]);
+    // VXLAN: the I flag, and three reserved bytes where GENEVE has its protocol.
+    if fixed[0] == 0x08 && fixed[1..4] == [0, 0, 0] {
+        return Ok(Datagram::Vxlan { vni, payload: rest });
+    }
+    if fixed[0] >> 6 != 0 {
+        return Err(DecodeError::UnknownEncapsulation);
+    }
+    let ipv6 = match u16::from_be_bytes([fixed[2], fixed[3]]) {
+        PROTOCOL_IPV4 => false,
+        PROTOCOL_IPV6 => true,
+        _ => return Err(DecodeError::UnknownProtocol),
+    };
+    let options_length = usize::from(fixed[0] & 0x3f) * 4;
+    let (options, payload) = rest
+        .split_at_checked(options_length)
+        .ok_or(DecodeError::Truncated)?;
+    let meta = find_option(options)?;
+    let inner = if fixed[1] & FLAG_CONTROL != 0 {
+        Inner::Control
+    } else {
+        Inner::Packet
+    };
+    Ok(Datagram::Geneve {
+        header: Header {
+            vni,
+            inner,
+            ipv6,
+            meta,
+        },
+        payload,
+    })
+}
+
+fn find_option(mut options: &[u8]) -> Result<Meta, DecodeError> {
+    while let Some((head, rest)) = options.split_first_chunk::<4>() {
+        let length = usize::from(head[3] & 0x1f) * 4;
+        let (body, next) = rest
+            .split_at_checked(length)
+            .ok_or(DecodeError::Truncated)?;
+        if u16::from_be_bytes([head[0], head[1]]) == OPTION_CLASS && head[2] & 0x7f == OPTION_TYPE {
+            let body = body.first_chunk::<20>().ok_or(DecodeError::Truncated)?;
+            return parse_option(body);
+        }
+        options = next;
+    }
+    Err(DecodeError::UnknownOption)
+}
+
+fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Result<Meta, DecodeError> {
+    let [
+        version,
+        flags,
+        c0,
+        c1,
+        l0,
+        l1,
+        l2,
+        l3,
+        s0,
+        s1,
+        s2,
+        s3,
+        time @ ..,
+    ] = *body;
+    if version != FORMAT_VERSION {
+        return Err(DecodeError::UnknownOption);
+    }
+    Ok(Meta {
+        direction: if flags & FLAG_RESPONSE == 0 {
+            Direction::Request
+        } else {
+            Direction::Response
+        },
+        arm: if flags & FLAG_CANARY == 0 {
+            Arm::Stable
+        } else {
+            Arm::Canary
+        },
+        piece: flags & FLAG_PIECE != 0,
+        last_piece: flags & FLAG_LAST_PIECE != 0,
+        cpu: u16::from_be_bytes([c0, c1]),
+        length: u32::from_be_bytes([l0, l1, l2, l3]),
+        sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+        time_ns: u64::from_be_bytes(time),
+    })
+}
+
+/// The outer UDP source port of a connection: spreads connections over the receiver's queues, and
+/// keeps one in order. From the dynamic range (RFC 6335).
+#[inline(always)]
+pub const fn source_port(hash: u64) -> u16 {
+    0xc000 | (hash as u16 & 0x3fff)
+}
+
+/// Outer IPv4 and UDP headers for `length` bytes behind them. The UDP checksum is left out
+/// (RFC 768): the inner packet has its own.
+#[inline(always)]
+pub fn outer_ipv4(agent: &Agent, source_port: u16, length: u32) -> [u8; 28] {
+    let total = ((length + 28) as u16).to_be_bytes();
+    let udp = ((length + 8) as u16).to_be_bytes();
+    let [.., s0, s1, s2, s3] = agent.local.octets();
+    let [.., d0, d1, d2, d3] = agent.remote.octets();
+    let source = source_port.to_be_bytes();
+    let port = (agent.port as u16).to_be_bytes();
+    let words = [
+        u32::from(u16::from_be_bytes([0x45, TRAFFIC_CLASS])),
+        u32::from(u16::from_be_bytes(total)),
+        // Do not fragment (0x4000); the identification stays 0 (RFC 6864).
+        0x4000,
+        u32::from(u16::from_be_bytes([TIME_TO_LIVE, PROTOCOL_UDP])),
+        u32::from(u16::from_be_bytes([s0, s1])),
+        u32::from(u16::from_be_bytes([s2, s3])),
+        u32::from(u16::from_be_bytes([d0, d1])),
+        u32::from(u16::from_be_bytes([d2, d3])),
+    ];
+    let mut sum =
+        words[0] + words[1] + words[2] + words[3] + words[4] + words[5] + words[6] + words[7];
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    let checksum = (!(sum as u16)).to_be_bytes();
+    [
+        0x45,
+        TRAFFIC_CLASS,
+        total[0],
+        total[1],
+        0,
+        0,
+        0x40,
+        0,
+        TIME_TO_LIVE,
+        PROTOCOL_UDP,
+        checksum[0],
+        checksum[1],
+        s0,
+        s1,
+        s2,
+        s3,
+        d0,
+        d1,
+        d2,
+        d3,
+        source[0],
+        source[1],
+        port[0],
+        port[1],
+        udp[0],
+        udp[1],
+        0,
+        0,
+    ]
+}
+
+/// Outer IPv6 and UDP headers for `length` bytes behind them, with the zero checksum that tunnels
+/// may use (RFC 6935).
+#[inline(always)]
+pub fn outer_ipv6(agent: &Agent, source_port: u16, length: u32) -> [u8; 48] {
+    let udp = ((length + 8) as u16).to_be_bytes();
+    let source = source_port.to_be_bytes();
+    let port = (agent.port as u16).to_be_bytes();
+    let mut header = [0; 48];
+    header[0] = 0x60 | (TRAFFIC_CLASS >> 4);
+    header[1] = TRAFFIC_CLASS << 4;
+    header[4] = udp[0];
+    header[5] = udp[1];
+    header[6] = PROTOCOL_UDP;
+    header[7] = TIME_TO_LIVE;
+    put_address(&mut header, 8, agent.local);
+    put_address(&mut header, 24, agent.remote);
+    header[40] = source[0];
+    header[41] = source[1];
+    header[42] = port[0];
+    header[43] = port[1];
+    header[44] = udp[0];
+    header[45] = udp[1];
+    header
+}
+
+#[inline(always)]
+fn put_address(header: &mut [u8; 48], offset: usize, address: Address) {
+    let octets = address.octets();
+    let mut i = 0;
+    while i < 16 {
+        header[offset + i] = octets[i];
+        i += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn header() -> impl Strategy<Value = Header> {
+        let flags = any::<[bool; 6]>();
+        let numbers = any::<(u16, u32, u32, u64)>();
+        (0_u32..1 << 24, flags, numbers).prop_map(
+            |(vni, flags, (cpu, length, sequence, time_ns))| Header {
+                vni,
+                inner: if flags[0] {
+                    Inner::Control
+                } else {
+                    Inner::Packet
+                },
+                ipv6: flags[1],
+                meta: Meta {
+                    direction: if flags[2] {
+                        Direction::Response
+                    } else {
+                        Direction::Request
+                    },
+                    arm: if flags[3] { Arm::Canary } else { Arm::Stable },
+                    piece: flags[4],
+                    last_piece: flags[5],
+                    cpu,
+                    length,
+                    sequence,
+                    time_ns,
+                },
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(header in header(), payload in any::<std::vec::Vec<u8>>()) {
+            let mut datagram = header.encode().to_vec();
+            datagram.extend_from_slice(&payload);
+            prop_assert_eq!(decode(&datagram), Ok(Datagram::Geneve { header, payload: &payload }));
+        }
+
+        #[test]
+        fn decoding_never_panics(datagram in any::<std::vec::Vec<u8>>()) {
+            let _ = decode(&datagram);
+        }
+    }
+
+    #[test]
+    fn vxlan_is_told_from_geneve() {
+        let datagram = [0x08, 0, 0, 0, 0, 0, 7, 0, 0xaa];
+        assert_eq!(
+            decode(&datagram),
+            Ok(Datagram::Vxlan {
+                vni: 7,
+                payload: &[0xaa]
+            })
+        );
+    }
+}

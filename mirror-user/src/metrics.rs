@@ -1,0 +1,1 @@
+//! Every metric of both halves: name, help, labels, buckets.

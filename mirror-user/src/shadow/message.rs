@@ -1,0 +1,236 @@
+//! What travels through the agent: a mirrored segment, a request, a response, an exchange.
+
+use bytes::Bytes;
+use mirror_common::flow::Flow;
+use mirror_common::tunnel::{Arm, Direction};
+
+use super::memory::Lease;
+
+/// A mirrored TCP segment, as the capture hands it on.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Index of the service in the agent's config.
+    pub service: usize,
+    /// The tap it comes from: connections of two taps never meet.
+    pub tap: std::net::IpAddr,
+    /// The connection.
+    pub flow: Flow,
+    /// Which way the segment went.
+    pub direction: Direction,
+    /// Which version answers the connection.
+    pub arm: Arm,
+    /// When the tap saw it, in nanoseconds of one monotonic clock per tap.
+    pub time_ns: u64,
+    /// TCP's sequence number of the payload's first byte (of the SYN, where there is one).
+    pub sequence: u32,
+    /// TCP's acknowledgement number; only meaningful with [`mirror_common::packet::ACK`].
+    pub acknowledgement: u32,
+    /// TCP's flags, see [`mirror_common::packet`].
+    pub flags: u8,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// Version of HTTP/1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// A header or trailer field, name and value as they were on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// The name, in the sender's case.
+    pub name: Bytes,
+    /// The value without surrounding white space.
+    pub value: Bytes,
+}
+
+/// A whole request, rebuilt.
+#[derive(Debug)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The request target, as on the wire.
+    pub target: String,
+    /// HTTP's version.
+    pub version: Version,
+    /// Header fields in their order.
+    pub headers: Vec<Field>,
+    /// The body, without chunk framing.
+    pub body: Bytes,
+    /// Whether the body came in chunks.
+    pub chunked: bool,
+    /// Trailer fields of a chunked body.
+    pub trailers: Vec<Field>,
+    /// When its first byte passed the tap.
+    pub first_byte_ns: u64,
+    /// When its last byte passed the tap.
+    pub last_byte_ns: u64,
+    /// The memory it occupies.
+    pub lease: Lease,
+}
+
+/// A whole response, rebuilt or received.
+#[derive(Debug)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// Header fields in their order.
+    pub headers: Vec<Field>,
+    /// The body, without chunk framing.
+    pub body: Bytes,
+    /// When its first byte passed the tap, or came from the shadow (interim 1xx answers apart).
+    pub first_byte_ns: u64,
+    /// When its last byte did.
+    pub last_byte_ns: u64,
+    /// The memory it occupies.
+    pub lease: Lease,
+}
+
+/// Looks a header field up; names are compared without case. The first one counts.
+pub fn header<'a>(headers: &'a [Field], name: &str) -> Option<&'a [u8]> {
+    headers
+        .iter()
+        .find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))
+        .map(|field| &field.value[..])
+}
+
+/// Number of an exchange, unique within one run of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExchangeId(pub u64);
+
+/// What became of a request that was seen, when it was not compared. Label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DropReason {
+    /// The connection was joined in its middle: its first certain boundary came later.
+    MidStream,
+    /// Bytes of the request never arrived.
+    RequestGap,
+    /// Bytes of production's response never arrived.
+    ResponseGap,
+    /// The connection ended, or fell silent, before the request was whole.
+    RequestIncomplete,
+    /// The connection ended, or fell silent, before production's response was whole.
+    ResponseIncomplete,
+    /// Not HTTP/1, or HTTP/1 that contradicts itself.
+    Malformed,
+    /// TLS: it ends after the hook.
+    Tls,
+    /// HTTP/2, gRPC with it.
+    Http2,
+    /// The connection was upgraded (WebSocket and the like) and left alone.
+    Upgrade,
+    /// A body larger than the service's limit.
+    TooLarge,
+    /// The agent's memory is used up.
+    Memory,
+    /// The service's queue is full.
+    QueueFull,
+    /// A request that is itself shadow traffic.
+    Loop,
+    /// Answered by another arm than stable.
+    OtherArm,
+    /// Too many connections at once.
+    TooManyConnections,
+    /// The agent stopped before the exchange was complete.
+    Shutdown,
+}
+
+impl DropReason {
+    /// Every reason.
+    pub const ALL: &'static [Self] = &[
+        Self::MidStream,
+        Self::RequestGap,
+        Self::ResponseGap,
+        Self::RequestIncomplete,
+        Self::ResponseIncomplete,
+        Self::Malformed,
+        Self::Tls,
+        Self::Http2,
+        Self::Upgrade,
+        Self::TooLarge,
+        Self::Memory,
+        Self::QueueFull,
+        Self::Loop,
+        Self::OtherArm,
+        Self::TooManyConnections,
+        Self::Shutdown,
+    ];
+
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::MidStream => "mid_stream",
+            Self::RequestGap => "request_gap",
+            Self::ResponseGap => "response_gap",
+            Self::RequestIncomplete => "request_incomplete",
+            Self::ResponseIncomplete => "response_incomplete",
+            Self::Malformed => "malformed",
+            Self::Tls => "tls",
+            Self::Http2 => "http2",
+            Self::Upgrade => "upgrade",
+            Self::TooLarge => "too_large",
+            Self::Memory => "memory",
+            Self::QueueFull => "queue_full",
+            Self::Loop => "loop",
+            Self::OtherArm => "other_arm",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Why there is no answer of the shadow's: an exchange that is compared, with verdict `error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ShadowError {
+    /// The connection was refused, or nothing is there.
+    Connect,
+    /// No whole answer within the service's timeout.
+    Timeout,
+    /// The connection ended before the answer was whole.
+    Closed,
+    /// The answer is not HTTP/1.
+    Malformed,
+    /// The answer is larger than the service's limit, or than the agent's memory.
+    TooLarge,
+}
+
+impl ShadowError {
+    /// The word for it in records and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+/// Everything known of one request: what the comparison judges and the record keeps.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Ours; sent to the shadow as `x-modelmirror-id`.
+    pub id: uuid::Uuid,
+    /// When the agent saw the request, wall clock.
+    pub time: jiff::Timestamp,
+    /// The client's end.
+    pub client: std::net::SocketAddr,
+    /// The request.
+    pub request: Request,
+    /// Which version answered in production.
+    pub arm: Arm,
+    /// That version's name, as the tap says.
+    pub production_version: String,
+    /// Production's answer.
+    pub production: Response,
+    /// When the shadow's request was fully written, on the clock of the shadow's answer.
+    pub shadow_request_ns: u64,
+    /// The shadow's answer, or why there is none.
+    pub shadow: Result<Response, ShadowError>,
+}

@@ -1,0 +1,5 @@
+//! The agent on the shadow host, in the order a request travels: capture, stream, http, exchange,
+//! replay, compare, record, report.
+
+pub mod memory;
+pub mod message;
