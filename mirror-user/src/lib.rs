@@ -5,3 +5,4 @@ pub mod cli;
 pub mod config;
 pub mod metrics;
 pub mod shadow;
+pub mod tap_report;

@@ -1,5 +1,6 @@
 //! The agent on the shadow host, in the order a request travels: capture, stream, http, exchange,
 //! replay, compare, record, report.
 
+pub mod ledger;
 pub mod memory;
 pub mod message;

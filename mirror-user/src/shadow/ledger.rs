@@ -1,0 +1,420 @@
+//! The packet ledger: what a tap sent = what arrived + what was lost + what the agent dropped.
+//!
+//! Pure. Every copy has a number per tap and CPU, and says how many payload bytes it has in all;
+//! it may arrive in several datagrams, in any order, some twice. Numbers tell which copies are
+//! missing; the tap's own counters, reported once a second, tell how many bytes those had.
+//!
+//! ```text
+//!   settled for good | window: may still come      | not sent yet
+//!   -----------------+-----------------------------+--------------> copy number
+//!                  floor                         next
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{AddAssign, Sub};
+
+use mirror_common::tunnel::Meta;
+
+use crate::tap_report::CpuSent;
+
+mod parts;
+
+use parts::Parts;
+
+/// Copies of one CPU that may overtake each other: what is older is settled at once.
+const WINDOW: u64 = 1 << 14;
+
+/// CPUs of one tap; the copies of more are handed on, but not accounted.
+const MAX_CPUS: usize = 1024;
+
+/// What became of a copy. Every copy that a tap sent has exactly one. Label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// All of it arrived and was handed on.
+    Received,
+    /// A part of it arrived and was handed on.
+    Partial,
+    /// Nothing of it arrived: dropped by the network, or by this host's socket buffer.
+    Lost,
+    /// It arrived, but no service of ours has its id.
+    UnknownService,
+    /// It arrived, but the packet inside is not whole: its end was cut off.
+    Truncated,
+    /// It arrived, but the packet inside is not TCP over IP, or contradicts itself.
+    NotTcp,
+    /// It arrived, but the agent had no room for it.
+    Overloaded,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of its index.
+    pub const ALL: [Self; 7] = [
+        Self::Received,
+        Self::Partial,
+        Self::Lost,
+        Self::UnknownService,
+        Self::Truncated,
+        Self::NotTcp,
+        Self::Overloaded,
+    ];
+
+    /// The value of the `outcome` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Partial => "partial",
+            Self::Lost => "lost",
+            Self::UnknownService => "unknown_service",
+            Self::Truncated => "truncated",
+            Self::NotTcp => "not_tcp",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// Copies and payload bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Copies.
+    pub copies: u64,
+    /// Their payload, in bytes.
+    pub bytes: u64,
+}
+
+impl AddAssign for Volume {
+    fn add_assign(&mut self, other: Self) {
+        self.copies += other.copies;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Sub for Volume {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            copies: self.copies.saturating_sub(other.copies),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+}
+
+/// Both sides of the ledger, as far as it is settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Copies by [`Outcome`], and the bytes that arrived of them. [`Outcome::Lost`] has the bytes
+    /// that did not arrive, of lost copies as well as of partial ones.
+    pub outcomes: [Volume; Outcome::ALL.len()],
+    /// What the tap says it sent, between its first report and its last settled one.
+    pub sent: Volume,
+    /// The part of `outcomes` between the same two reports: equal to `sent` when the ledger closes.
+    pub accounted: Volume,
+    /// Datagrams that came after their copy was settled as lost or partial.
+    pub late: u64,
+    /// Datagrams with bytes that had arrived before.
+    pub duplicates: u64,
+}
+
+impl Totals {
+    /// What became of `outcome`.
+    pub fn of(&self, outcome: Outcome) -> Volume {
+        self.outcomes[outcome as usize]
+    }
+
+    /// All settled copies, and all bytes that are known to have been sent.
+    pub fn settled(&self) -> Volume {
+        let mut sum = Volume::default();
+        for &volume in &self.outcomes {
+            sum += volume;
+        }
+        sum
+    }
+
+    /// Whether both sides are equal.
+    pub fn closes(&self) -> bool {
+        self.sent == self.accounted
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, volume) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *sum += volume;
+        }
+        self.sent += other.sent;
+        self.accounted += other.accounted;
+        self.late += other.late;
+        self.duplicates += other.duplicates;
+    }
+}
+
+/// The ledger of one tap.
+#[derive(Debug, Default)]
+pub struct TapLedger {
+    boot: Option<u64>,
+    cpus: BTreeMap<u16, CpuLedger>,
+    /// Of CPUs of earlier lives.
+    closed: Totals,
+}
+
+impl TapLedger {
+    /// A datagram arrived that carries `length` payload bytes of a copy, from TCP's `sequence` on,
+    /// and `outcome` is what the agent makes of it ([`Outcome::Received`] when it is handed on).
+    pub fn datagram(&mut self, meta: &Meta, sequence: u32, length: u32, outcome: Outcome) {
+        let room = self.cpus.len() < MAX_CPUS;
+        let ledger = match self.cpus.get_mut(&meta.cpu) {
+            Some(ledger) => ledger,
+            None if room => self
+                .cpus
+                .entry(meta.cpu)
+                .or_insert_with(|| CpuLedger::starting_at(u64::from(meta.sequence))),
+            None => return,
+        };
+        ledger.datagram(meta, sequence, length, outcome);
+    }
+
+    /// The tap reports what its CPUs have sent in the life `boot`.
+    pub fn report(&mut self, boot: u64, cpus: &[CpuSent]) {
+        if self.boot.is_some_and(|known| known != boot) {
+            self.close();
+        }
+        self.boot = Some(boot);
+        for sent in cpus {
+            let room = self.cpus.len() < MAX_CPUS;
+            match self.cpus.get_mut(&sent.cpu) {
+                Some(ledger) => ledger.report(sent),
+                None if room => self
+                    .cpus
+                    .entry(sent.cpu)
+                    .or_insert_with(|| CpuLedger::starting_at(sent.copies))
+                    .report(sent),
+                None => {}
+            }
+        }
+    }
+
+    /// Settles what was known at the last call: call it about once a second.
+    pub fn tick(&mut self) {
+        for ledger in self.cpus.values_mut() {
+            ledger.tick();
+        }
+    }
+
+    /// Settles everything; what has not arrived is lost.
+    pub fn close(&mut self) {
+        for mut ledger in std::mem::take(&mut self.cpus).into_values() {
+            ledger.settle_to(ledger.horizon());
+            self.closed += ledger.totals;
+        }
+    }
+
+    /// All CPUs together, earlier lives of the tap included.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.closed;
+        for ledger in self.cpus.values() {
+            totals += ledger.totals;
+        }
+        totals
+    }
+
+    /// Each CPU of the present life.
+    pub fn cpus(&self) -> impl Iterator<Item = (u16, &Totals)> {
+        self.cpus.iter().map(|(&cpu, ledger)| (cpu, &ledger.totals))
+    }
+}
+
+/// One copy in the window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// Nothing = none of it has arrived.
+    outcome: Option<Outcome>,
+    /// Payload of the whole copy.
+    length: u32,
+    /// How much of that has arrived.
+    arrived: u32,
+}
+
+/// What the tap had sent when it reported.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    number: u64,
+    bytes: u64,
+}
+
+/// Invariant: `floor <= next`, `window.len() == next - floor <= WINDOW`; every copy below `floor` is
+/// counted in exactly one of `totals.outcomes`.
+#[derive(Debug)]
+struct CpuLedger {
+    floor: u64,
+    window: VecDeque<Slot>,
+    /// Of copies in the window that came in several datagrams and are not complete.
+    parts: BTreeMap<u64, Parts>,
+    totals: Totals,
+    /// The last report whose copies are all settled, and what was settled then.
+    base: Option<(Mark, Volume)>,
+    /// Reports above the floor, oldest first.
+    marks: VecDeque<Mark>,
+    /// Where the last tick saw the horizon.
+    due: u64,
+}
+
+impl CpuLedger {
+    fn starting_at(number: u64) -> Self {
+        Self {
+            floor: number,
+            window: VecDeque::new(),
+            parts: BTreeMap::new(),
+            totals: Totals::default(),
+            base: None,
+            marks: VecDeque::new(),
+            due: number,
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.floor + self.window.len() as u64
+    }
+
+    /// All copies below are known to have been sent.
+    fn horizon(&self) -> u64 {
+        let reported = self.marks.back().map_or(0, |mark| mark.number);
+        self.next().max(reported)
+    }
+
+    /// The copy number next to what is expected that ends in `sequence`; nothing when it lies
+    /// before the ledger's beginning.
+    fn unwrap(&self, sequence: u32) -> Option<u64> {
+        let next = self.next();
+        let distance = sequence.wrapping_sub(next as u32).cast_signed();
+        next.checked_add_signed(i64::from(distance))
+    }
+
+    fn datagram(&mut self, meta: &Meta, sequence: u32, length: u32, outcome: Outcome) {
+        let Some(number) = self.unwrap(meta.sequence).filter(|&n| n >= self.floor) else {
+            self.totals.late += 1;
+            return;
+        };
+        self.make_room_for(number);
+        let index = (number - self.floor) as usize;
+        let Some(slot) = self.window.get_mut(index) else {
+            return;
+        };
+        let new = if slot.outcome.is_none() && length >= meta.length {
+            // The usual case: the whole copy in one datagram.
+            meta.length
+        } else if slot.outcome.is_some() && slot.arrived >= slot.length {
+            0
+        } else {
+            let parts = self.parts.entry(number).or_default();
+            parts
+                .insert(sequence, length)
+                .min(meta.length - slot.arrived)
+        };
+        if slot.outcome.is_some() && new == 0 {
+            self.totals.duplicates += 1;
+            return;
+        }
+        slot.length = meta.length;
+        slot.arrived += new;
+        // What the agent dropped of a copy names the whole copy.
+        if slot.outcome.is_none_or(|known| known == Outcome::Received) {
+            slot.outcome = Some(outcome);
+        }
+        if slot.arrived >= slot.length {
+            self.parts.remove(&number);
+        }
+    }
+
+    /// Moves the window on until `number` lies in it.
+    fn make_room_for(&mut self, number: u64) {
+        if number >= self.floor + WINDOW {
+            self.settle_to(number + 1 - WINDOW);
+        }
+        let wanted = (number + 1 - self.floor) as usize;
+        if wanted > self.window.len() {
+            self.window.resize(wanted, Slot::default());
+        }
+    }
+
+    fn report(&mut self, sent: &CpuSent) {
+        let Some(number) = self.unwrap(sent.copies as u32) else {
+            return;
+        };
+        let mark = Mark {
+            number,
+            bytes: sent.bytes,
+        };
+        let newest = self
+            .marks
+            .back()
+            .or(self.base.as_ref().map(|(mark, _)| mark));
+        let news = newest.is_none_or(|known| known.number < number);
+        if number >= self.floor && news {
+            self.marks.push_back(mark);
+            self.reach_marks();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.settle_to(self.due);
+        self.due = self.horizon();
+    }
+
+    /// Counts every copy below `floor` for good.
+    fn settle_to(&mut self, floor: u64) {
+        while self.floor < floor {
+            self.reach_marks();
+            let Some(slot) = self.window.pop_front() else {
+                let stop = self
+                    .marks
+                    .front()
+                    .map_or(floor, |mark| floor.min(mark.number));
+                let lost = stop - self.floor;
+                self.totals.outcomes[Outcome::Lost as usize].copies += lost;
+                self.floor = stop;
+                continue;
+            };
+            self.parts.remove(&self.floor);
+            self.settle(slot);
+            self.floor += 1;
+        }
+        self.reach_marks();
+    }
+
+    fn settle(&mut self, slot: Slot) {
+        let whole = slot.arrived >= slot.length;
+        let outcome = match slot.outcome {
+            None => Outcome::Lost,
+            Some(Outcome::Received) if !whole => Outcome::Partial,
+            Some(outcome) => outcome,
+        };
+        self.totals.outcomes[outcome as usize] += Volume {
+            copies: 1,
+            bytes: u64::from(slot.arrived),
+        };
+    }
+
+    /// Takes the reports whose copies are now all settled: what is missing of the bytes that the
+    /// tap sent was lost.
+    fn reach_marks(&mut self) {
+        while let Some(mark) = self.marks.front().filter(|mark| mark.number <= self.floor) {
+            let mark = *mark;
+            self.marks.pop_front();
+            if let Some((base, settled)) = self.base {
+                let sent = Volume {
+                    copies: mark.number - base.number,
+                    bytes: mark.bytes.saturating_sub(base.bytes),
+                };
+                let arrived = self.totals.settled() - settled;
+                let lost = sent.bytes.saturating_sub(arrived.bytes);
+                self.totals.outcomes[Outcome::Lost as usize].bytes += lost;
+                self.totals.sent += sent;
+                self.totals.accounted += self.totals.settled() - settled;
+            }
+            self.base = Some((mark, self.totals.settled()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
