@@ -183,10 +183,10 @@ impl Header {
 impl Meta {
     #[inline(always)]
     const fn flags(&self) -> u8 {
-        self.direction as u8 * FLAG_RESPONSE
-            | self.arm as u8 * FLAG_CANARY
-            | self.piece as u8 * FLAG_PIECE
-            | self.last_piece as u8 * FLAG_LAST_PIECE
+        (self.direction as u8 * FLAG_RESPONSE)
+            | (self.arm as u8 * FLAG_CANARY)
+            | (self.piece as u8 * FLAG_PIECE)
+            | (self.last_piece as u8 * FLAG_LAST_PIECE)
     }
 }
 

@@ -1,3 +1,60 @@
 //! Everything that is done with this repository: `cargo xtask --help`.
 
-fn main() {}
+#![expect(
+    clippy::print_stdout,
+    reason = "a command for people, whose output is its result"
+)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+mod bench;
+mod check;
+mod demo;
+mod fuzz;
+mod licences;
+mod process;
+mod setup;
+mod test;
+mod toolchain;
+
+/// Builds, checks, tests, shows and measures modelmirror.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Install what building, testing and the demo need; a second run installs nothing.
+    Setup,
+    /// Formatting, lints, documentation, dependency licences and advisories.
+    Check,
+    /// All tests; those of the kernel and of network namespaces need root.
+    Test(test::Options),
+    /// Every fuzz target for a minute.
+    Fuzz(fuzz::Options),
+    /// Two versions of a small model, mirrored and compared, in about a minute.
+    Demo(demo::Options),
+    /// Measure the cost of mirroring against other ways of doing it; writes docs/benchmarks.md.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup => setup::run(),
+        Command::Check => check::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
+    }
+}

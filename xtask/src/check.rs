@@ -1,0 +1,100 @@
+//! `cargo xtask check`: all that can be said about the code without running it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::setup::{self, Need};
+use crate::toolchain::{self, Toolchain};
+use crate::{licences, process};
+
+/// Crates outside the workspace: they are built for another target, or with a sanitizer.
+const OUTSIDE: &[&str] = &["mirror-ebpf", "fuzz"];
+
+/// Formatting, lints, documentation, licences and advisories, each in one line.
+pub(crate) fn run() -> Result<()> {
+    setup::ensure(&[Need::Compiler, Need::Lints])?;
+    step("formatting", formatting)?;
+    step("lints", || {
+        process::run(process::cargo("clippy").args(CLIPPY))
+    })?;
+    step("lints of the eBPF crate", ebpf_lints)?;
+    step("documentation", documentation)?;
+    step("licences and advisories", licences::check)
+}
+
+const CLIPPY: &[&str] = &[
+    "--quiet",
+    "--workspace",
+    "--all-targets",
+    "--",
+    "--deny",
+    "warnings",
+];
+
+fn step(name: &str, check: impl FnOnce() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    check().with_context(|| format!("{name} are not in order"))?;
+    println!("check: {name} ({:.0} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn formatting() -> Result<()> {
+    process::run(process::cargo("fmt").args(["--all", "--check"]))
+        .context("`cargo fmt --all` cures it")?;
+    for krate in OUTSIDE.iter().filter(|krate| manifest(krate).is_file()) {
+        process::run(
+            process::cargo("fmt")
+                .arg("--manifest-path")
+                .arg(manifest(krate))
+                .arg("--check"),
+        )
+        .with_context(|| format!("`cargo fmt --manifest-path {krate}/Cargo.toml` cures it"))?;
+    }
+    Ok(())
+}
+
+/// Lints the eBPF crate for its real target, with the clippy that belongs to its compiler.
+fn ebpf_lints() -> Result<()> {
+    if !manifest("mirror-ebpf").is_file() {
+        return Ok(());
+    }
+    let found = toolchain::find()?;
+    let mut command = match found.toolchain {
+        Toolchain::Nightly(_) => {
+            let mut command = found.cargo("clippy");
+            command.args(["--quiet", "--release", "--", "--deny", "warnings"]);
+            command
+        }
+        // rustup's clippy cannot read the `core` that another compiler made: do by hand what
+        // `cargo clippy` does, with Debian's driver.
+        Toolchain::Debian => {
+            let mut command = found.cargo("check");
+            command.env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/clippy-driver");
+            command.env(
+                "CLIPPY_ARGS",
+                "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
+            );
+            command.args(["--quiet", "--release"]);
+            command
+        }
+    };
+    process::run(command.current_dir(process::root().join("mirror-ebpf")))
+}
+
+fn documentation() -> Result<()> {
+    let mut command: Command = process::cargo("doc");
+    command.args([
+        "--quiet",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    process::run(command.env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn manifest(krate: &str) -> PathBuf {
+    process::root().join(krate).join("Cargo.toml")
+}
