@@ -1,8 +1,149 @@
 //! What will run: both config files after they were read, checked and completed.
+//!
+//! What was typed and what will run are two layers: [`node()`] and [`shadow()`] take the text apart
+//! key by key, remember where each value stands, collect every problem, and only then build the
+//! types below.
 
+mod defaults;
+mod errors;
+mod node;
+mod reload;
+mod shadow;
+mod table;
+mod values;
+
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+pub use defaults::default_text;
+pub use errors::{Error, Fault, Problem, Report};
+pub use node::{node, read_secret};
+pub use reload::{Changes, NeedsRestart, changes};
+pub use shadow::shadow;
+
+/// Where the daemon is controlled unless the config says otherwise.
+pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";
+
+/// Reads a token file: the only thing outside the text that a config needs.
+pub type Secret<'a> = &'a dyn Fn(&Path) -> Result<String, Fault>;
+
+/// Which host a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// The inference node: `modelmirror run`.
+    Node,
+    /// The shadow host: `modelmirror shadow`.
+    Shadow,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Shadow => "shadow",
+        })
+    }
+}
+
+/// Either file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum File {
+    /// The inference node's.
+    Node(Node),
+    /// The shadow host's.
+    Shadow(Shadow),
+}
+
+/// Reads the file of an inference node.
+///
+/// # Errors
+/// When it cannot be read, and with every problem that was found in it.
+pub fn read_node(file: &Path) -> Result<Node, Error> {
+    read(file, |text| node(text, &read_secret))
+}
+
+/// Reads the file of a shadow host.
+///
+/// # Errors
+/// When it cannot be read, and with every problem that was found in it.
+pub fn read_shadow(file: &Path) -> Result<Shadow, Error> {
+    read(file, |text| shadow(text, &read_secret))
+}
+
+/// Reads a file of the given kind, or of the kind that its keys tell.
+///
+/// # Errors
+/// When it cannot be read, and with every problem that was found in it.
+pub fn read_either(file: &Path, kind: Option<Kind>) -> Result<File, Error> {
+    read(file, |text| match kind.unwrap_or_else(|| kind_of(text)) {
+        Kind::Node => node(text, &read_secret).map(File::Node),
+        Kind::Shadow => shadow(text, &read_secret).map(File::Shadow),
+    })
+}
+
+fn read<T>(file: &Path, parse: impl Fn(&str) -> Result<T, Vec<Problem>>) -> Result<T, Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|problems| Error::Refused(Report::new(file, &text, problems)))
+}
+
+/// Which host a text is for, told by the keys that only one of them has.
+pub fn kind_of(text: &str) -> Kind {
+    const ONLY_SHADOW: [&str; 5] = ["listen", "allow", "record_dir", "memory", "vxlan"];
+    let (table, _) = toml::de::DeTable::parse_recoverable(text);
+    let table = table.get_ref();
+    let top = ONLY_SHADOW.iter().any(|&key| table.contains_key(key));
+    let services = table.get("service").map(Spanned::get_ref);
+    let replayed = |service: &Spanned<DeValue<'_>>| service.get_ref().get("target").is_some();
+    let target = match services {
+        Some(DeValue::Array(services)) => services.iter().any(replayed),
+        _ => false,
+    };
+    let node = table.contains_key("interfaces");
+    if (top || target) && !node {
+        Kind::Shadow
+    } else {
+        Kind::Node
+    }
+}
+
+/// Reads `token_file`, which an `api` cannot do without.
+fn demand_token(
+    section: &mut table::Section<'_>,
+    read: impl FnOnce(&DeValue<'_>) -> Result<String, Fault>,
+) -> Option<String> {
+    if section.has("api") {
+        let example =
+            "token_file = \"/etc/modelmirror/token\" (mode 0600), since `api` asks for a token";
+        section.required("token_file", example, read)
+    } else {
+        section.optional("token_file", read)
+    }
+    .map(Spanned::into_inner)
+}
+
+/// Refuses two services of one name or one id.
+fn refuse_shared_names<'a>(
+    problems: &table::Problems,
+    services: impl Iterator<Item = (Option<&'a Spanned<String>>, Option<&'a Spanned<u32>>)>,
+) {
+    let (names, ids): (Vec<_>, Vec<_>) = services.unzip();
+    let names = names.into_iter().flatten();
+    problems.refuse_twins(
+        names,
+        "service name",
+        "give every service a name of its own",
+    );
+    let cure = "give every service an id of its own, the same on node and shadow host";
+    problems.refuse_twins(ids.into_iter().flatten(), "service id", cure);
+}
 
 /// `modelmirror run --config FILE`, on the inference node.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +186,33 @@ pub struct ServiceAddress {
     pub ip: Option<IpAddr>,
     /// TCP port.
     pub port: u16,
+}
+
+impl ServiceAddress {
+    /// Whether one packet could belong to both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let any = self.ip.is_none() || other.ip.is_none();
+        self.port == other.port && (any || self.ip == other.ip)
+    }
+
+    /// What a listener of this host occupies; an unspecified address is any.
+    fn of_listener(listener: SocketAddr) -> Self {
+        let ip = listener.ip();
+        Self {
+            ip: (!ip.is_unspecified()).then_some(ip),
+            port: listener.port(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceAddress {
+    /// As it is typed: `10.0.0.5:8000`, `[2001:db8::5]:8000`, `*:8000`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            Some(ip) => SocketAddr::new(ip, self.port).fmt(f),
+            None => write!(f, "*:{}", self.port),
+        }
+    }
 }
 
 /// What a service speaks.
@@ -95,12 +263,22 @@ pub struct Shadow {
 }
 
 /// The agent's summary for the node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Api {
     /// Where it listens.
     pub listen: SocketAddr,
     /// What a caller must present.
     pub token: String,
+}
+
+impl fmt::Debug for Api {
+    /// Keeps the token out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listen = &self.listen;
+        f.debug_struct("Api")
+            .field("listen", listen)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One service as the agent sees it.
@@ -190,3 +368,6 @@ pub enum Payloads {
     /// All.
     All,
 }
+
+#[cfg(test)]
+mod tests;

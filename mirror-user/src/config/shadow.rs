@@ -1,0 +1,335 @@
+//! The shadow host's file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::errors::{Fault, Problem};
+use super::table::{Problems, Section, parse};
+use super::{Api, Compare, HostHeader, Payloads, Record, Secret, Shadow, ShadowService, values};
+
+const MIB: u64 = 1 << 20;
+
+/// Reads the text of a shadow host's config; `secret` reads a token file.
+///
+/// # Errors
+/// Every problem that was found.
+pub fn shadow(text: &str, secret: Secret<'_>) -> Result<Shadow, Vec<Problem>> {
+    let table = parse(text)?;
+    let problems = Problems::default();
+    let typed = Typed::read(Section::root(&table, &problems), secret);
+    typed.check(&problems);
+    problems.into_result(typed.build())
+}
+
+/// The file as it was typed: nothing where a value is missing or was refused.
+struct Typed {
+    listen: Spanned<SocketAddr>,
+    vxlan: Option<Spanned<SocketAddr>>,
+    admin: Spanned<SocketAddr>,
+    api: Option<Spanned<SocketAddr>>,
+    token: Option<String>,
+    allow: Vec<Spanned<IpNet>>,
+    record_dir: PathBuf,
+    record_limit: u64,
+    memory: Spanned<u64>,
+    services: Vec<TypedService>,
+}
+
+struct TypedService {
+    name: Option<Spanned<String>>,
+    id: Option<Spanned<u32>>,
+    addresses: Vec<Spanned<SocketAddr>>,
+    target: Option<Spanned<SocketAddr>>,
+    host: HostHeader,
+    version: String,
+    timeout: Duration,
+    concurrency: u64,
+    queue: u64,
+    max_body: Spanned<u64>,
+    compare: Compare,
+    record: Record,
+}
+
+const HOSTS: &[(&str, HostHeader)] = &[("keep", HostHeader::Keep), ("target", HostHeader::Target)];
+const PAYLOADS: &[(&str, Payloads)] = &[
+    ("none", Payloads::None),
+    ("different", Payloads::Different),
+    ("sampled", Payloads::Sampled),
+    ("all", Payloads::All),
+];
+
+/// Headers whose values are not written unless the file says otherwise.
+const REDACTED: [&str; 5] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-api-key",
+];
+
+impl Typed {
+    fn read(mut root: Section<'_>, secret: Secret<'_>) -> Self {
+        let token = |value: &toml::de::DeValue<'_>| secret(&values::path(value)?);
+        let token = super::demand_token(&mut root, token);
+        let typed = Self {
+            listen: root.or("listen", ([0, 0, 0, 0], 6181).into(), values::listen),
+            vxlan: root.optional("vxlan", values::listen),
+            admin: root.or("admin", ([127, 0, 0, 1], 9470).into(), values::listen),
+            api: root.optional("api", values::listen),
+            token,
+            allow: root.required_list("allow", "allow = [\"10.0.0.5/32\"]", values::network),
+            record_dir: root
+                .or("record_dir", "/var/log/modelmirror".into(), values::path)
+                .into_inner(),
+            record_limit: root.or("record_limit", 10 << 30, values::size).into_inner(),
+            memory: root.or("memory", 1 << 30, values::size),
+            services: root
+                .sections("service")
+                .into_iter()
+                .map(TypedService::read)
+                .collect(),
+        };
+        if typed.services.is_empty() {
+            root.missing_sections("service", "name, id and target");
+        }
+        root.finish();
+        typed
+    }
+
+    /// What only shows when values are held against each other.
+    fn check(&self, problems: &Problems) {
+        super::refuse_shared_names(
+            problems,
+            self.services
+                .iter()
+                .map(|s| (s.name.as_ref(), s.id.as_ref())),
+        );
+        let addresses = self.services.iter().flat_map(|service| &service.addresses);
+        problems.refuse_twins(
+            addresses,
+            "address",
+            "give every address to one service, once",
+        );
+        self.check_listeners(problems);
+        self.check_memory(problems);
+        self.check_vxlan(problems);
+    }
+
+    fn check_listeners(&self, problems: &Problems) {
+        let udp = [
+            ("listen", Some(&self.listen)),
+            ("vxlan", self.vxlan.as_ref()),
+        ];
+        let tcp = [("admin", Some(&self.admin)), ("api", self.api.as_ref())];
+        for [(name, first), (other, second)] in [udp, tcp] {
+            let (Some(first), Some(second)) = (first, second) else {
+                continue;
+            };
+            if collide(*first.get_ref(), *second.get_ref()) {
+                let what = format!("`{other}` and `{name}` listen on the same port");
+                problems.add(
+                    second.span(),
+                    Fault::new(what, "give each a port of its own"),
+                );
+            }
+        }
+        for (name, listener) in tcp {
+            let Some(listener) = listener else { continue };
+            let targets = self.services.iter().filter_map(|s| s.target.as_ref());
+            for target in targets.filter(|t| t.get_ref() == listener.get_ref()) {
+                let what = format!("{} is `{name}` of the agent itself", target.get_ref());
+                let cure = "write where the shadow model listens";
+                problems.add(target.span(), Fault::new(what, cure));
+            }
+        }
+    }
+
+    fn check_memory(&self, problems: &Problems) {
+        let memory = *self.memory.get_ref();
+        if memory < 16 * MIB {
+            let what = format!("{memory} bytes of memory are too few to rebuild requests in");
+            problems.add(
+                self.memory.span(),
+                Fault::new(what, "write \"16MiB\" or more"),
+            );
+            return;
+        }
+        for service in &self.services {
+            let max_body = *service.max_body.get_ref();
+            if max_body > memory {
+                let what = format!(
+                    "a body of {max_body} bytes (`max_body`) does not fit into `memory`, {memory} bytes"
+                );
+                let cure = "raise `memory` to at least three times `max_body`, or lower `max_body`";
+                problems.add(service.max_body.span(), Fault::new(what, cure));
+            }
+        }
+    }
+
+    fn check_vxlan(&self, problems: &Problems) {
+        let named = self.services.iter().any(|s| !s.addresses.is_empty());
+        if let (Some(vxlan), false) = (&self.vxlan, named) {
+            let what = "`vxlan` is on, but no service says what clients dial";
+            let cure = "VXLAN does not name the service: add `addresses = [\"10.0.0.5:8000\"]` to each [[service]]";
+            problems.add(vxlan.span(), Fault::new(what, cure));
+        }
+    }
+
+    fn build(self) -> Option<Shadow> {
+        let api = match (self.api, self.token) {
+            (Some(listen), Some(token)) => Some(Api {
+                listen: listen.into_inner(),
+                token,
+            }),
+            _ => None,
+        };
+        Some(Shadow {
+            listen: self.listen.into_inner(),
+            vxlan: self.vxlan.map(Spanned::into_inner),
+            admin: self.admin.into_inner(),
+            api,
+            allow: self.allow.into_iter().map(Spanned::into_inner).collect(),
+            record_dir: self.record_dir,
+            record_limit: self.record_limit,
+            memory: usize::try_from(self.memory.into_inner()).unwrap_or(usize::MAX),
+            services: self
+                .services
+                .into_iter()
+                .map(TypedService::build)
+                .collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Whether two listeners of one protocol want the same port of the same address.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && (any || a.ip() == b.ip())
+}
+
+impl TypedService {
+    fn read(mut section: Section<'_>) -> Self {
+        let typed = Self {
+            name: section.required("name", "name = \"sentiment\"", values::service_name),
+            id: section.required("id", "id = 101", values::id),
+            addresses: section
+                .list("addresses", values::remote)
+                .unwrap_or_default(),
+            target: section.required("target", "target = \"127.0.0.1:8000\"", values::remote),
+            host: section
+                .or("host", HostHeader::Keep, values::choice(HOSTS))
+                .into_inner(),
+            version: section
+                .or("version", "shadow".to_owned(), values::name)
+                .into_inner(),
+            timeout: section
+                .or("timeout", Duration::from_secs(5), values::duration)
+                .into_inner(),
+            concurrency: section
+                .or("concurrency", 64, values::integer(1, 65_536))
+                .into_inner(),
+            queue: section
+                .or("queue", 1024, values::integer(1, 1 << 20))
+                .into_inner(),
+            max_body: section.or("max_body", 64 * MIB, values::size),
+            compare: compare(section.section("compare")),
+            record: record(section.section("record")),
+        };
+        section.finish();
+        typed
+    }
+
+    fn build(self) -> Option<ShadowService> {
+        Some(ShadowService {
+            name: self.name?.into_inner(),
+            id: self.id?.into_inner(),
+            addresses: self
+                .addresses
+                .into_iter()
+                .map(Spanned::into_inner)
+                .collect(),
+            target: self.target?.into_inner(),
+            host: self.host,
+            version: self.version,
+            timeout: self.timeout,
+            concurrency: self.concurrency as usize,
+            queue: self.queue as usize,
+            max_body: usize::try_from(self.max_body.into_inner()).unwrap_or(usize::MAX),
+            compare: self.compare,
+            record: self.record,
+        })
+    }
+}
+
+fn compare(section: Option<Section<'_>>) -> Compare {
+    let mut compare = Compare::default();
+    let Some(mut section) = section else {
+        return compare;
+    };
+    compare.prediction = section
+        .optional("prediction", values::pointer)
+        .map(Spanned::into_inner);
+    compare.slice = section
+        .optional("slice", values::slice)
+        .map(Spanned::into_inner);
+    compare.ignore = plain(section.list("ignore", values::pointer)).unwrap_or_default();
+    compare.absolute = section
+        .or("absolute", compare.absolute, values::tolerance)
+        .into_inner();
+    compare.relative = section
+        .or("relative", compare.relative, values::tolerance)
+        .into_inner();
+    section.finish();
+    compare
+}
+
+fn record(section: Option<Section<'_>>) -> Record {
+    let mut record = Record::default();
+    let Some(mut section) = section else {
+        return record;
+    };
+    record.payloads = section
+        .or("payloads", record.payloads, values::choice(PAYLOADS))
+        .into_inner();
+    record.sample = section
+        .or("sample", record.sample, values::share)
+        .into_inner();
+    if let Some(headers) = plain(section.list("redact_headers", values::header)) {
+        record.redact_headers = headers;
+    }
+    record.redact_fields =
+        plain(section.list("redact_fields", values::pointer)).unwrap_or_default();
+    section.finish();
+    record
+}
+
+fn plain<T>(items: Option<Vec<Spanned<T>>>) -> Option<Vec<T>> {
+    Some(items?.into_iter().map(Spanned::into_inner).collect())
+}
+
+impl Default for Compare {
+    fn default() -> Self {
+        Self {
+            prediction: None,
+            slice: None,
+            ignore: Vec::new(),
+            absolute: 1e-6,
+            relative: 1e-4,
+        }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            payloads: Payloads::None,
+            sample: 0.01,
+            redact_headers: REDACTED.map(str::to_owned).to_vec(),
+            redact_fields: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Reads a TOML table key by key, remembers where each value stands, and collects every problem
+//! rather than stop at the first.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::errors::{Fault, Problem};
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub(super) struct Problems(RefCell<Vec<Problem>>);
+
+impl Problems {
+    /// Notes a problem.
+    pub(super) fn add(&self, span: Range<usize>, fault: Fault) {
+        self.0.borrow_mut().push(Problem { span, fault });
+    }
+
+    /// Refuses items that stand twice.
+    pub(super) fn refuse_twins<'a, T: PartialEq + fmt::Display + 'a>(
+        &self,
+        items: impl IntoIterator<Item = &'a Spanned<T>>,
+        noun: &str,
+        cure: &str,
+    ) {
+        let mut seen: Vec<&T> = Vec::new();
+        for item in items {
+            if seen.contains(&item.get_ref()) {
+                let what = format!("{noun} {} stands here a second time", item.get_ref());
+                self.add(item.span(), Fault::new(what, cure));
+            }
+            seen.push(item.get_ref());
+        }
+    }
+
+    /// `value` when nothing was found.
+    pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, Vec<Problem>> {
+        let problems = self.0.into_inner();
+        match value {
+            Some(value) if problems.is_empty() => Ok(value),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Takes the text apart; what is not TOML is a problem.
+pub(super) fn parse(text: &str) -> Result<Spanned<DeTable<'_>>, Vec<Problem>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Ok(table);
+    }
+    let problem = |error: toml::de::Error| Problem {
+        span: error.span().unwrap_or(0..0),
+        fault: Fault::new(
+            format!("not TOML: {}", error.message()),
+            "strings stand in quotes, lists in [brackets]; `modelmirror config default` prints an example",
+        ),
+    };
+    Err(errors.into_iter().map(problem).collect())
+}
+
+/// A table whose keys are being read.
+#[derive(Debug)]
+pub(super) struct Section<'a> {
+    path: String,
+    span: Range<usize>,
+    table: &'a DeTable<'a>,
+    known: Vec<&'static str>,
+    refused: Vec<&'static str>,
+    problems: &'a Problems,
+}
+
+impl<'a> Section<'a> {
+    /// The whole file.
+    pub(super) fn root(table: &'a Spanned<DeTable<'a>>, problems: &'a Problems) -> Self {
+        Self {
+            path: String::new(),
+            span: 0..0,
+            table: table.get_ref(),
+            known: Vec::new(),
+            refused: Vec::new(),
+            problems,
+        }
+    }
+
+    /// Where the section begins.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    fn raw(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.known.push(key);
+        self.table.get(key)
+    }
+
+    fn named(&self, key: &str) -> String {
+        match self.path.as_str() {
+            "" => format!("`{key}`"),
+            path => format!("`{key}` in [{path}]"),
+        }
+    }
+
+    fn read<T>(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Option<Spanned<T>> {
+        match parse(value.get_ref()) {
+            Ok(parsed) => Some(Spanned::new(value.span(), parsed)),
+            Err(Fault { what, cure }) => {
+                let what = format!("{}: {what}", self.named(key));
+                self.problems.add(value.span(), Fault { what, cure });
+                None
+            }
+        }
+    }
+
+    /// The value of a key that may be left out.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Option<Spanned<T>> {
+        let value = self.raw(key)?;
+        self.read(key, value, parse)
+    }
+
+    /// The value of a key that must be there; `example` is what one could write.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Option<Spanned<T>> {
+        if let Some(value) = self.raw(key) {
+            return self.read(key, value, parse);
+        }
+        self.missing(key, example);
+        None
+    }
+
+    /// Whether a key is there, whatever its value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    fn missing(&self, key: &str, example: &str) {
+        let what = format!("{} is missing", self.named(key));
+        let cure = format!("add a line such as: {example}");
+        self.problems.add(self.span(), Fault::new(what, cure));
+    }
+
+    /// The value of a key, or what it is when left out.
+    pub(super) fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Spanned<T> {
+        self.optional(key, parse)
+            .unwrap_or_else(|| Spanned::new(self.span(), default))
+    }
+
+    /// The items of a list that may be left out.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Option<Vec<Spanned<T>>> {
+        let value = self.raw(key)?;
+        let DeValue::Array(items) = value.get_ref() else {
+            let what = format!("{} is a list", self.named(key));
+            let cure = "write it in brackets: [\"one\", \"two\"]";
+            self.problems.add(value.span(), Fault::new(what, cure));
+            return None;
+        };
+        Some(
+            items
+                .iter()
+                .filter_map(|item| self.read(key, item, &parse))
+                .collect(),
+        )
+    }
+
+    /// The items of a list that must be there and must not be empty.
+    pub(super) fn required_list<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        parse: impl Fn(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Vec<Spanned<T>> {
+        let items = self.list(key, parse);
+        let empty = match self.table.get(key).map(Spanned::get_ref) {
+            None => true,
+            Some(DeValue::Array(items)) => items.is_empty(),
+            Some(_) => false,
+        };
+        if empty {
+            self.missing(key, example);
+        }
+        items.unwrap_or_default()
+    }
+
+    /// A table below this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Self> {
+        let value = self.raw(key)?;
+        let below = self.below(key, value);
+        if below.is_none() {
+            let what = format!("{} is a section", self.named(key));
+            let cure = format!("write [{}] on a line of its own", self.path_of(key));
+            self.problems.add(value.span(), Fault::new(what, cure));
+        }
+        below
+    }
+
+    /// The tables of a list of tables.
+    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(value) = self.raw(key) else {
+            return Vec::new();
+        };
+        let sections = match value.get_ref() {
+            DeValue::Array(items) => items.iter().map(|item| self.below(key, item)).collect(),
+            _ => None,
+        };
+        sections.unwrap_or_else(|| {
+            let what = format!("{} is a list of sections", self.named(key));
+            let cure = format!("write [[{}]] with two brackets", self.path_of(key));
+            self.problems.add(value.span(), Fault::new(what, cure));
+            Vec::new()
+        })
+    }
+
+    /// Notes that there is not one section of a list of sections.
+    pub(super) fn missing_sections(&self, key: &str, keys: &str) {
+        if self.has(key) {
+            return;
+        }
+        let what = format!("there is no [[{}]]", self.path_of(key));
+        let cure = format!("add a [[{}]] with {keys}", self.path_of(key));
+        self.problems.add(self.span(), Fault::new(what, cure));
+    }
+
+    fn below(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<Self> {
+        let DeValue::Table(table) = value.get_ref() else {
+            return None;
+        };
+        Some(Self {
+            path: self.path_of(key),
+            span: value.span(),
+            table,
+            known: Vec::new(),
+            refused: Vec::new(),
+            problems: self.problems,
+        })
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        }
+    }
+
+    /// Refuses a key by name, whatever its value.
+    pub(super) fn refuse(&mut self, key: &'static str, what: &str, cure: &str) {
+        if let Some((key, _)) = self.table.get_key_value(key) {
+            self.problems.add(key.span(), Fault::new(what, cure));
+        }
+        self.refused.push(key);
+    }
+
+    /// Refuses what was not asked for.
+    pub(super) fn finish(self) {
+        for (key, _) in self.table {
+            let name: &str = key.get_ref();
+            if self.known.contains(&name) || self.refused.contains(&name) {
+                continue;
+            }
+            let cure = match nearest(name, &self.known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: {}", self.known.join(", ")),
+            };
+            let what = format!("unknown key {}", self.named(name));
+            self.problems.add(key.span(), Fault::new(what, cure));
+        }
+    }
+}
+
+/// The known key that a mistyped one is nearest to, if any is near.
+pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_lowercase().replace('-', "_");
+    known
+        .iter()
+        .map(|&key| (strsim::jaro_winkler(&name, key), key))
+        .filter(|&(likeness, _)| likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, key)| key)
+}

@@ -1,0 +1,521 @@
+use std::path::Path;
+
+use super::*;
+
+const NODE: &str = r#"interfaces = ["eth0"]
+[[service]]
+name = "sentiment"
+id = 101
+addresses = ["*:8000"]
+[service.mirror]
+agent = "10.0.0.9:6181"
+"#;
+
+const SHADOW: &str = r#"allow = ["10.0.0.5/32"]
+[[service]]
+name = "sentiment"
+id = 101
+target = "127.0.0.1:8000"
+"#;
+
+fn no_secret(path: &Path) -> Result<String, Fault> {
+    Err(Fault::new(
+        format!("{} is not there", path.display()),
+        "write it",
+    ))
+}
+
+fn report(kind: Kind, text: &str) -> String {
+    let problems = match kind {
+        Kind::Node => node(text, &no_secret).err(),
+        Kind::Shadow => shadow(text, &no_secret).err(),
+    };
+    problems.map_or_else(String::new, |problems| {
+        Report::new(Path::new("file.toml"), text, problems).to_string()
+    })
+}
+
+/// Puts `with` in place of `what` in the smallest file and expects these parts, and no other
+/// problem, in the report.
+fn check(kind: Kind, (what, with): (&str, &str), expected: &[&str]) {
+    let smallest = if kind == Kind::Node { NODE } else { SHADOW };
+    assert!(smallest.contains(what), "{what:?} is not in the file");
+    let report = report(kind, &smallest.replacen(what, with, 1));
+    for part in expected {
+        assert!(report.contains(part), "{part:?} is not in:\n{report}");
+    }
+    let places = expected
+        .iter()
+        .filter(|part| part.starts_with("file.toml:"))
+        .count();
+    assert_eq!(report.matches("file.toml:").count(), places, "{report}");
+}
+
+#[test]
+fn what_is_printed_as_default_is_the_default() {
+    let printed = node(default_text(Kind::Node), &no_secret).unwrap();
+    assert_eq!(printed, node(NODE, &no_secret).unwrap());
+    let printed = shadow(default_text(Kind::Shadow), &no_secret).unwrap();
+    assert_eq!(printed, shadow(SHADOW, &no_secret).unwrap());
+    assert_eq!(kind_of(default_text(Kind::Node)), Kind::Node);
+    assert_eq!(kind_of(default_text(Kind::Shadow)), Kind::Shadow);
+}
+
+/// The lines that the printed files show in comments are ones that can be used.
+#[test]
+fn what_is_printed_in_comments_can_be_used() {
+    let token = |_: &Path| Ok("token".to_owned());
+    for kind in [Kind::Node, Kind::Shadow] {
+        let mut text = String::new();
+        for line in default_text(kind).lines() {
+            let bare = line.strip_prefix("# ").unwrap_or(line);
+            let key = bare
+                .split_once(" = ")
+                .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            let addresses = line == "addresses = []";
+            text.push_str(if addresses {
+                "addresses = [\"10.0.0.5:8000\"]"
+            } else if key {
+                bare
+            } else {
+                line
+            });
+            text.push('\n');
+        }
+        match kind {
+            Kind::Node => {
+                let node = node(&text, &token).unwrap();
+                let mirror = node.services[0].mirror.as_ref().unwrap();
+                assert_eq!(mirror.api.as_deref(), Some("http://10.0.0.9:9471"));
+                assert_eq!(mirror.max_bytes_per_second, Some(100_000_000));
+            }
+            Kind::Shadow => {
+                let shadow = shadow(&text, &token).unwrap();
+                assert_eq!(shadow.api.unwrap().token, "token");
+                let compare = &shadow.services[0].compare;
+                assert_eq!(compare.prediction.as_deref(), Some("/outputs/0/data"));
+                assert_eq!(compare.slice, Some(Slice::Header("x-tenant".to_owned())));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_design_s_files_are_read() {
+    let text = r#"
+interfaces = ["eth0", "lo"]
+state_dir = "/var/lib/modelmirror"
+pin_dir = "/sys/fs/bpf/modelmirror"
+control_socket = "/run/modelmirror/control.sock"
+admin = "127.0.0.1:9469"
+
+[[service]]
+name = "sentiment"
+id = 101
+addresses = ["10.0.0.5:8000", "[2001:db8::5]:8000"]
+protocol = "http"
+[service.stable]
+version = "v12"
+[service.mirror]
+agent = "10.0.0.9:6181"
+api = "http://10.0.0.9:9471"
+token_file = "/etc/modelmirror/token"
+sample = 0.5
+arms = ["stable"]
+max_bytes_per_second = "100MB"
+"#;
+    let node = node(text, &|_| Ok("secret".to_owned())).unwrap();
+    let service = &node.services[0];
+    assert_eq!(service.stable_version, "v12");
+    assert_eq!(service.addresses[1].to_string(), "[2001:db8::5]:8000");
+    let mirror = service.mirror.as_ref().unwrap();
+    assert_eq!(
+        (mirror.sample, mirror.max_bytes_per_second),
+        (0.5, Some(100_000_000))
+    );
+}
+
+#[test]
+fn a_report_names_place_fault_and_cure() {
+    let text = NODE.replace("id = 101", "id = 0\nidd = 4");
+    let expected = r#"file.toml:4:6: `id` in [service]: 0 is not a whole number from 1 to 16777215
+    id = 0
+         ^
+    write one from 1 to 16777215, without quotes
+file.toml:5:1: unknown key `idd` in [service]
+    idd = 4
+    ^^^
+    did you mean `id`?"#;
+    assert_eq!(report(Kind::Node, &text), expected);
+}
+
+#[test]
+fn node_values_are_refused_by_name() {
+    let cases: &[((&str, &str), &[&str])] = &[
+        (
+            ("interfaces = [\"eth0\"]\n", ""),
+            &[
+                "file.toml:1:1: `interfaces` is missing",
+                "interfaces = [\"eth0\"]",
+            ],
+        ),
+        (
+            ("[\"eth0\"]", "[]"),
+            &["file.toml:1:1: `interfaces` is missing"],
+        ),
+        (
+            ("[\"eth0\"]", "\"eth0\""),
+            &["file.toml:1:14: `interfaces` is a list"],
+        ),
+        (
+            ("\"eth0\"", "\"eth0\", \"eth0\""),
+            &["file.toml:1:23: interface eth0 stands here a second time"],
+        ),
+        (
+            ("\"eth0\"", "\"a-name-that-is-too-long\""),
+            &[
+                "file.toml:1:15: `interfaces`: \"a-name-that-is-too-long\" is longer than the 15 bytes",
+            ],
+        ),
+        (
+            ("\"eth0\"", "\"\""),
+            &["file.toml:1:15: `interfaces`: an empty string"],
+        ),
+        (
+            ("interfaces", "interface"),
+            &[
+                "file.toml:1:1: `interfaces` is missing",
+                "file.toml:1:1: unknown key `interface`",
+                "did you mean `interfaces`?",
+            ],
+        ),
+        (
+            ("\n[[", "\nstate_dir = \"lib\"\n[["),
+            &["file.toml:2:13: `state_dir`: \"lib\" depends on the working directory"],
+        ),
+        (
+            ("\n[[", "\nadmin = \"127.0.0.1:8000\"\n[["),
+            &["file.toml:6:14: *:8000 covers `admin`"],
+        ),
+        (
+            ("sentiment", "none"),
+            &["file.toml:3:8: `name` in [service]: \"none\" is how metrics label"],
+        ),
+        (
+            ("sentiment", "a/b"),
+            &["file.toml:3:8: `name` in [service]: \"a/b\" is not fit for a path"],
+        ),
+        (
+            ("sentiment", ".."),
+            &["file.toml:3:8: `name` in [service]: \"..\" is not fit for a path"],
+        ),
+        (
+            ("101", "16777216"),
+            &[
+                "file.toml:4:6: `id` in [service]: 16777216 is not a whole number from 1 to 16777215",
+            ],
+        ),
+        (
+            ("101", "\"101\""),
+            &[
+                "file.toml:4:6: `id` in [service]: \"101\" is not a whole number",
+                "without quotes",
+            ],
+        ),
+        (
+            ("*:8000", "0.0.0.0:8000"),
+            &[
+                "file.toml:5:14: `addresses` in [service]: clients cannot dial 0.0.0.0",
+                "write \"*:8000\"",
+            ],
+        ),
+        (
+            ("*:8000", "[::]:8000"),
+            &["file.toml:5:14:", "write \"*:8000\""],
+        ),
+        (
+            ("*:8000", "*:0"),
+            &["file.toml:5:14: `addresses` in [service]: \"0\" is not a port"],
+        ),
+        (
+            ("*:8000", "10.0.0.5:0"),
+            &["file.toml:5:14: `addresses` in [service]: nothing can be reached at port 0"],
+        ),
+        (
+            ("*:8000", "224.0.0.1:80"),
+            &["file.toml:5:14: `addresses` in [service]: 224.0.0.1 is not one host's address"],
+        ),
+        (
+            ("*:8000", "model.local:80"),
+            &[
+                "file.toml:5:14: `addresses` in [service]: \"model.local:80\" is not an address",
+                "names are not resolved",
+            ],
+        ),
+        (
+            ("\"*:8000\"", "\"*:8000\", \"10.0.0.5:8000\""),
+            &["file.toml:5:24: 10.0.0.5:8000 is taken: *:8000 belongs to service sentiment"],
+        ),
+        (
+            ("\"*:8000\"", "\"1.1.1.1:80\", \"[::ffff:1.1.1.1]:80\""),
+            &["file.toml:5:28: 1.1.1.1:80 is taken"],
+        ),
+        (
+            ("*:8000", "10.0.0.9:6181"),
+            &["file.toml:7:9: 10.0.0.9:6181 is a service's own address"],
+        ),
+        (
+            ("10.0.0.9:6181", "0.0.0.0:6181"),
+            &["file.toml:7:9: `agent` in [service.mirror]: 0.0.0.0 is no host's address"],
+        ),
+        (
+            ("agent = \"10.0.0.9:6181\"", "sample = 1"),
+            &["file.toml:6:1: `agent` in [service.mirror] is missing"],
+        ),
+        (
+            ("[service.mirror]", "protocol = \"htp\"\n[service.mirror]"),
+            &[
+                "file.toml:6:12: `protocol` in [service]: \"htp\" is not known",
+                "did you mean \"http\"?",
+            ],
+        ),
+        (
+            (
+                "[service.mirror]",
+                "[service.canary]\nshare = 0.1\n[service.mirror]",
+            ),
+            &["file.toml:6:10: [service.canary]: this version mirrors and does not steer"],
+        ),
+        (
+            ("[service.mirror]", "[service.rollout]\n[service.mirror]"),
+            &["file.toml:6:10: [service.rollout]: this version mirrors and has no rollout yet"],
+        ),
+    ];
+    for (change, expected) in cases {
+        check(Kind::Node, *change, expected);
+    }
+}
+
+#[test]
+fn mirror_values_are_refused_by_name() {
+    let agent = "agent = \"10.0.0.9:6181\"";
+    let cases = [
+        (
+            "sample = 1.5",
+            "file.toml:8:10: `sample` in [service.mirror]: 1.5 is not a share",
+        ),
+        (
+            "sample = -0.1",
+            "file.toml:8:10: `sample` in [service.mirror]: -0.1 is not a share",
+        ),
+        (
+            "sample = nan",
+            "file.toml:8:10: `sample` in [service.mirror]: nan is not a share",
+        ),
+        (
+            "sample = \"half\"",
+            "file.toml:8:10: `sample` in [service.mirror]: \"half\" is not a number",
+        ),
+        (
+            "arms = [\"stable\", \"canary\"]",
+            "file.toml:8:19: `arms` in [service.mirror]: this version mirrors and does not steer",
+        ),
+        (
+            "max_bytes_per_second = 0",
+            "file.toml:8:24: `max_bytes_per_second` in [service.mirror]: 0 is not a size",
+        ),
+        (
+            "max_bytes_per_second = \"9 apples\"",
+            "file.toml:8:24: `max_bytes_per_second` in [service.mirror]: \"9 apples\" is not a size",
+        ),
+        (
+            "api = \"http://10.0.0.9:9471\"",
+            "file.toml:6:1: `token_file` in [service.mirror] is missing",
+        ),
+        (
+            "token_file = \"/token\"",
+            "file.toml:8:14: `token_file` in [service.mirror]: /token is not there",
+        ),
+        (
+            "[service.stable]\nversion = \"v 1\"",
+            "file.toml:9:11: `version` in [service.stable]: \"v 1\" is not fit",
+        ),
+    ];
+    for (line, expected) in cases {
+        check(
+            Kind::Node,
+            (agent, &format!("{agent}\n{line}")),
+            &[expected],
+        );
+    }
+}
+
+#[test]
+fn shadow_values_are_refused_by_name() {
+    let cases: &[((&str, &str), &[&str])] = &[
+        (
+            ("allow = [\"10.0.0.5/32\"]\n", ""),
+            &["file.toml:1:1: `allow` is missing"],
+        ),
+        (
+            ("10.0.0.5/32", "10.0.0.5/33"),
+            &["file.toml:1:10: `allow`: \"10.0.0.5/33\" is not a network"],
+        ),
+        (
+            ("127.0.0.1:8000", "127.0.0.1:9470"),
+            &["file.toml:5:10: 127.0.0.1:9470 is `admin` of the agent itself"],
+        ),
+        (
+            ("\n[[", "\nmemory = \"1MiB\"\n[["),
+            &["file.toml:2:10: 1048576 bytes of memory are too few"],
+        ),
+        (
+            ("\n[[", "\nmemory = \"32MiB\"\n[["),
+            &["file.toml:3:1: a body of 67108864 bytes (`max_body`) does not fit"],
+        ),
+        (
+            ("\n[[", "\nvxlan = \"0.0.0.0:6181\"\n[["),
+            &[
+                "file.toml:2:9: `vxlan` and `listen` listen on the same port",
+                "file.toml:2:9: `vxlan` is on, but no service says",
+            ],
+        ),
+        (
+            ("\n[[", "\napi = \"0.0.0.0:9470\"\n[["),
+            &[
+                "file.toml:2:7: `api` and `admin` listen on the same port",
+                "file.toml:1:1: `token_file` is missing",
+            ],
+        ),
+    ];
+    for (change, expected) in cases {
+        check(Kind::Shadow, *change, expected);
+    }
+    let target = "target = \"127.0.0.1:8000\"";
+    let lines = [
+        (
+            "timeout = 5",
+            "file.toml:6:11: `timeout` in [service]: 5 is not a string",
+        ),
+        (
+            "timeout = \"0s\"",
+            "file.toml:6:11: `timeout` in [service]: \"0s\" is not a span of time",
+        ),
+        (
+            "concurrency = 0",
+            "file.toml:6:15: `concurrency` in [service]: 0 is not a whole number from 1 to 65536",
+        ),
+        (
+            "max_body = \"64MeB\"",
+            "file.toml:6:12: `max_body` in [service]: \"64MeB\" is not a size",
+        ),
+        (
+            "[service.compare]\nprediction = \"outputs\"",
+            "file.toml:7:14: `prediction` in [service.compare]: \"outputs\" is not a JSON pointer",
+        ),
+        (
+            "[service.compare]\nignore = [\"/a~2\"]",
+            "file.toml:7:11: `ignore` in [service.compare]: \"/a~2\" is not a JSON pointer",
+        ),
+        (
+            "[service.compare]\nslice = \"tenant\"",
+            "file.toml:7:9: `slice` in [service.compare]: \"tenant\" is neither",
+        ),
+        (
+            "[service.compare]\nabsolute = inf",
+            "file.toml:7:12: `absolute` in [service.compare]: inf is not a tolerance",
+        ),
+        (
+            "[service.record]\npayloads = \"some\"",
+            "file.toml:7:12: `payloads` in [service.record]: \"some\" is not known",
+        ),
+        (
+            "[service.record]\nredact_headers = [\"a b\"]",
+            "file.toml:7:19: `redact_headers` in [service.record]: \"a b\" is not a header's name",
+        ),
+    ];
+    for (line, expected) in lines {
+        check(
+            Kind::Shadow,
+            (target, &format!("{target}\n{line}")),
+            &[expected],
+        );
+    }
+}
+
+#[test]
+fn every_problem_is_found_in_one_go() {
+    let second =
+        "[[service]]\nname = \"sentiment\"\nid = 101\naddresses = [\"10.0.0.5:8000\"]\nfoo = 1\n";
+    let report = report(Kind::Node, &format!("{NODE}{second}"));
+    let places: Vec<_> = report
+        .lines()
+        .filter_map(|line| line.strip_prefix("file.toml:"))
+        .filter_map(|line| line.split(": ").nth(1))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "service name sentiment stands here a second time",
+            "service id 101 stands here a second time",
+            "10.0.0.5:8000 is taken",
+            "unknown key `foo` in [service]",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_said_so() {
+    let report = report(Kind::Node, "interfaces = [eth0]\n");
+    assert!(report.starts_with("file.toml:1:15: not TOML:"), "{report}");
+}
+
+#[test]
+fn a_token_file_is_read_only_when_others_cannot() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    assert!(
+        read_secret(&path)
+            .unwrap_err()
+            .what
+            .contains("No such file")
+    );
+    std::fs::write(&path, "s3cret\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let fault = read_secret(&path).unwrap_err();
+    assert!(
+        fault.what.contains("mode 0640") && fault.cure.contains("chmod 600"),
+        "{fault:?}"
+    );
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(read_secret(&path).as_deref(), Ok("s3cret"));
+}
+
+#[test]
+fn a_reload_tells_what_changes_and_refuses_what_cannot() {
+    let running = node(NODE, &no_secret).unwrap();
+    assert_eq!(
+        changes(&running, &running).map(|c| c.to_string()),
+        Ok("nothing changed".to_owned())
+    );
+
+    let mut new = running.clone();
+    new.interfaces = vec!["lo".to_owned()];
+    new.services[0].stable_version = "v2".to_owned();
+    let mut other = running.services[0].clone();
+    other.name = "ranking".to_owned();
+    new.services.push(other);
+    let said = changes(&running, &new).unwrap().to_string();
+    assert_eq!(
+        said,
+        "attach lo; detach eth0; added ranking; changed sentiment"
+    );
+
+    new.pin_dir = "/elsewhere".into();
+    new.admin = ([127, 0, 0, 1], 1).into();
+    assert_eq!(
+        changes(&running, &new).unwrap_err().keys,
+        ["pin_dir", "admin"]
+    );
+}

@@ -1,0 +1,364 @@
+//! One parser for each kind of value: what is typed comes in, what will run goes out.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use toml::de::DeValue;
+
+use super::errors::Fault;
+use super::table::nearest;
+use super::{ServiceAddress, Slice};
+
+/// As a value was typed, for messages.
+fn typed(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{text:?}"),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a section".to_owned(),
+    }
+}
+
+fn text<'v>(value: &'v DeValue<'_>, cure: &str) -> Result<&'v str, Fault> {
+    value
+        .as_str()
+        .ok_or_else(|| Fault::new(format!("{} is not a string", typed(value)), cure))
+}
+
+/// A name that is fit for a path and for a metric's label.
+pub(super) fn name(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write 1 to 63 letters, digits, `.`, `_` or `-`, beginning with a letter or digit";
+    let name = text(value, cure)?;
+    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if begins && name.len() <= 63 && name.chars().all(fit) {
+        return Ok(name.to_owned());
+    }
+    let what = format!("{name:?} is not fit for a path or a label");
+    Err(Fault::new(what, cure))
+}
+
+/// A service's name: `none` is the label of packets that belong to no service.
+pub(super) fn service_name(value: &DeValue<'_>) -> Result<String, Fault> {
+    let name = name(value)?;
+    if name == "none" {
+        return Err(Fault::new(
+            "\"none\" is how metrics label packets that belong to no service",
+            "choose another name",
+        ));
+    }
+    Ok(name)
+}
+
+/// A network interface's name: at most 15 bytes (IFNAMSIZ with its final zero).
+pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write a name as `ip link` shows it, such as \"eth0\"";
+    let name = text(value, cure)?;
+    let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    let what = match name {
+        "" => "an empty string is not an interface's name".to_owned(),
+        name if name.len() > 15 => {
+            format!("{name:?} is longer than the 15 bytes that Linux allows")
+        }
+        name if matches!(name, "." | "..") || name.contains(odd) => {
+            format!("{name:?} is not an interface's name")
+        }
+        name => return Ok(name.to_owned()),
+    };
+    Err(Fault::new(what, cure))
+}
+
+/// A whole path.
+pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
+    let cure = "write the whole path, beginning with /";
+    let path = Path::new(text(value, cure)?);
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    let what = format!("{path:?} depends on the working directory");
+    Err(Fault::new(what, cure))
+}
+
+/// A Unix socket's path: at most 107 bytes (unix(7)).
+pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Fault> {
+    let path = path(value)?;
+    if path.as_os_str().len() <= 107 {
+        return Ok(path);
+    }
+    let what = format!("{path:?} is longer than the 107 bytes that a Unix socket may have");
+    Err(Fault::new(what, "choose a shorter path"))
+}
+
+fn socket_address(value: &DeValue<'_>, example: &str) -> Result<SocketAddr, Fault> {
+    let cure = format!(
+        "write an IP address and a port, such as \"{example}\" or \"[2001:db8::5]:{}\"; names are not resolved",
+        example.rsplit(':').next().unwrap_or_default()
+    );
+    let typed = text(value, &cure)?;
+    let address: SocketAddr = typed
+        .parse()
+        .map_err(|_| Fault::new(format!("{typed:?} is not an address with a port"), cure))?;
+    if address.port() == 0 {
+        return Err(Fault::new(
+            "nothing can be reached at port 0",
+            "write a port from 1 to 65535",
+        ));
+    }
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+/// Where something of ours listens; any address of the host will do.
+pub(super) fn listen(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
+    let address = socket_address(value, "127.0.0.1:9469")?;
+    refuse_multicast(address.ip())?;
+    Ok(address)
+}
+
+/// Something that is dialled: one host.
+pub(super) fn remote(value: &DeValue<'_>) -> Result<SocketAddr, Fault> {
+    let address = socket_address(value, "10.0.0.9:6181")?;
+    refuse_multicast(address.ip())?;
+    if address.ip().is_unspecified() {
+        let what = format!("{} is no host's address", address.ip());
+        return Err(Fault::new(
+            what,
+            "write the address of the host that is meant",
+        ));
+    }
+    Ok(address)
+}
+
+fn refuse_multicast(ip: IpAddr) -> Result<(), Fault> {
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    if ip.is_multicast() || broadcast {
+        let what = format!("{ip} is not one host's address, but a group's");
+        return Err(Fault::new(what, "write the address of one host"));
+    }
+    Ok(())
+}
+
+/// What clients dial: `ADDRESS:PORT`, or `*:PORT` for any address of this host.
+pub(super) fn service_address(value: &DeValue<'_>) -> Result<ServiceAddress, Fault> {
+    let any_port = value.as_str().and_then(|typed| typed.strip_prefix("*:"));
+    if let Some(port) = any_port {
+        let cure = "write a port from 1 to 65535, such as \"*:8000\"";
+        return match port.parse() {
+            Ok(0) | Err(_) => Err(Fault::new(format!("{port:?} is not a port"), cure)),
+            Ok(port) => Ok(ServiceAddress { ip: None, port }),
+        };
+    }
+    let address = socket_address(value, "10.0.0.5:8000")?;
+    refuse_multicast(address.ip())?;
+    if address.ip().is_unspecified() {
+        let what = format!("clients cannot dial {}", address.ip());
+        let cure = format!(
+            "write \"*:{}\" for any address of this host",
+            address.port()
+        );
+        return Err(Fault::new(what, cure));
+    }
+    Ok(ServiceAddress {
+        ip: Some(address.ip()),
+        port: address.port(),
+    })
+}
+
+/// A network, or one address.
+pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, Fault> {
+    let cure = "write an address or a network, such as \"10.0.0.5/32\" or \"2001:db8::/64\"";
+    let typed = text(value, cure)?;
+    let network = typed.parse::<IpNet>().ok();
+    network
+        .or_else(|| typed.parse::<IpAddr>().ok().map(IpNet::from))
+        .ok_or_else(|| Fault::new(format!("{typed:?} is not a network"), cure))
+}
+
+/// The base of an HTTP API.
+pub(super) fn http_base(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write it as \"http://10.0.0.9:9471\"";
+    let typed = text(value, cure)?;
+    let uri = typed.parse::<hyper::Uri>().ok();
+    let fit = uri.is_some_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/"
+    });
+    if fit {
+        return Ok(typed.trim_end_matches('/').to_owned());
+    }
+    Err(Fault::new(
+        format!("{typed:?} is not an http:// address without a path"),
+        cure,
+    ))
+}
+
+fn number(value: &DeValue<'_>, cure: &str) -> Result<f64, Fault> {
+    let number = match value {
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| Fault::new(format!("{} is not a number", typed(value)), cure))
+}
+
+/// A share, 0 to 1.
+pub(super) fn share(value: &DeValue<'_>) -> Result<f64, Fault> {
+    let cure = "write a number from 0 to 1, such as 0.25 for a quarter";
+    let share = number(value, cure)?;
+    if (0.0..=1.0).contains(&share) {
+        return Ok(share);
+    }
+    let percent = (1.0..=100.0).contains(&share);
+    let what = format!("{} is not a share", typed(value));
+    let meant = format!(
+        "shares go from 0 to 1: for {} % write {}",
+        typed(value),
+        share / 100.0
+    );
+    Err(Fault::new(
+        what,
+        if percent { meant } else { cure.to_owned() },
+    ))
+}
+
+/// How far two numbers may differ: 0 or more.
+pub(super) fn tolerance(value: &DeValue<'_>) -> Result<f64, Fault> {
+    let cure = "write a number of 0 or more, such as 1e-6";
+    let tolerance = number(value, cure)?;
+    if tolerance.is_finite() && tolerance >= 0.0 {
+        return Ok(tolerance);
+    }
+    Err(Fault::new(
+        format!("{} is not a tolerance", typed(value)),
+        cure,
+    ))
+}
+
+/// An integer within bounds.
+pub(super) fn integer(least: u64, most: u64) -> impl Fn(&DeValue<'_>) -> Result<u64, Fault> {
+    move |value| {
+        let parsed = match value {
+            DeValue::Integer(integer) => {
+                u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+            }
+            _ => None,
+        };
+        parsed
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(|| {
+                let what = format!(
+                    "{} is not a whole number from {least} to {most}",
+                    typed(value)
+                );
+                Fault::new(
+                    what,
+                    format!("write one from {least} to {most}, without quotes"),
+                )
+            })
+    }
+}
+
+/// A service's id: 24 bits, since it is the tunnel's VNI (RFC 8926), and not 0.
+pub(super) fn id(value: &DeValue<'_>) -> Result<u32, Fault> {
+    let id = integer(1, 0xff_ffff)(value)?;
+    Ok(id as u32)
+}
+
+/// A number of bytes: an integer, or a string with its unit.
+pub(super) fn size(value: &DeValue<'_>) -> Result<u64, Fault> {
+    let bytes = match value {
+        DeValue::String(typed) => typed.parse::<ByteSize>().ok().map(|size| size.as_u64()),
+        DeValue::Integer(_) => integer(1, u64::MAX)(value).ok(),
+        _ => None,
+    };
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
+        Fault::new(
+            format!("{} is not a size", typed(value)),
+            "write bytes as a number, or with a unit in quotes: 64MiB is 67108864, 64MB is 64000000",
+        )
+    })
+}
+
+/// A span of time above zero, as humantime reads it.
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Fault> {
+    let cure = "write a number with its unit, in quotes: \"5s\", \"250ms\", \"2m 30s\"";
+    let typed = text(value, cure)?;
+    humantime::parse_duration(typed)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| Fault::new(format!("{typed:?} is not a span of time"), cure))
+}
+
+/// One word of a few.
+pub(super) fn choice<T: Copy + fmt::Debug>(
+    choices: &'static [(&'static str, T)],
+) -> impl Fn(&DeValue<'_>) -> Result<T, Fault> {
+    move |value| {
+        let words: Vec<&str> = choices.iter().map(|&(word, _)| word).collect();
+        let one_of = format!("write one of \"{}\"", words.join("\", \""));
+        let typed = text(value, &one_of)?;
+        if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == typed) {
+            return Ok(*choice);
+        }
+        let near = nearest(typed, &words).map(|near| format!("did you mean \"{near}\"? "));
+        let cure = format!("{}{one_of}", near.unwrap_or_default());
+        Err(Fault::new(format!("{typed:?} is not known"), cure))
+    }
+}
+
+/// A JSON pointer (RFC 6901); `*` stands for every member of one level.
+pub(super) fn pointer(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write a JSON pointer (RFC 6901) such as \"/outputs/0/data\", `~1` for a slash and `~0` for a tilde in a name, \"\" for the whole document";
+    let typed = text(value, cure)?;
+    let begins = typed.is_empty() || typed.starts_with('/');
+    let escaped = typed
+        .split('~')
+        .skip(1)
+        .all(|rest| rest.starts_with(['0', '1']));
+    if begins && escaped {
+        return Ok(typed.to_owned());
+    }
+    Err(Fault::new(format!("{typed:?} is not a JSON pointer"), cure))
+}
+
+/// A header's name (RFC 9110, 5.1), in lower case.
+pub(super) fn header(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write the header's name alone, such as \"authorization\"";
+    let typed = text(value, cure)?;
+    hyper::header::HeaderName::from_bytes(typed.as_bytes())
+        .map(|name| name.as_str().to_owned())
+        .map_err(|_| Fault::new(format!("{typed:?} is not a header's name"), cure))
+}
+
+/// `header:NAME`, or a JSON pointer into the request.
+pub(super) fn slice(value: &DeValue<'_>) -> Result<Slice, Fault> {
+    let cure =
+        "write \"header:NAME\", or a JSON pointer into the request such as \"/parameters/tenant\"";
+    let typed = text(value, cure)?;
+    if let Some(name) = typed.strip_prefix("header:") {
+        return header(&DeValue::String(name.into())).map(Slice::Header);
+    }
+    if typed.is_empty() || !typed.starts_with('/') {
+        let what = format!("{typed:?} is neither a header nor a JSON pointer");
+        return Err(Fault::new(what, cure));
+    }
+    pointer(value).map(Slice::Pointer)
+}
+
+/// Whose connections are copied; so far there is one arm.
+pub(super) fn stable_arm(value: &DeValue<'_>) -> Result<(), Fault> {
+    let cure = "write arms = [\"stable\"], or leave it out";
+    match text(value, cure)? {
+        "stable" => Ok(()),
+        "canary" => Err(Fault::new(
+            "this version mirrors and does not steer to a canary yet",
+            cure,
+        )),
+        other => Err(Fault::new(format!("{other:?} is not an arm"), cure)),
+    }
+}
