@@ -3,6 +3,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod metrics;
 pub mod shadow;
+pub mod state;
 pub mod tap_report;

@@ -1,0 +1,99 @@
+//! How the daemon is controlled: HTTP with JSON over a Unix socket that only its owner may open.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status`, `GET /v1/status?service=NAME` | | [`Status`] |
+//! | `POST /v1/services/NAME/mirror` | [`Change`]: `"on"`, `"off"`, `"clear"`, `{"sample": 0.25}` | [`Done`] |
+//! | `POST /v1/off` | | [`Done`] |
+//!
+//! What is refused is answered with 4xx or 5xx and `{"error": "..."}`.
+
+mod client;
+mod render;
+mod server;
+mod status;
+
+pub use crate::state::{Change, Source};
+pub use client::{Client, ClientError};
+pub use server::{bind, serve};
+pub use status::{
+    Agent, Hook, Interface, MirrorState, Mirrored, PacketCount, RunTimes, Sample, Service, Status,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// What the daemon is asked to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Tell how things are, of one service or of all.
+    Status {
+        /// The service's name.
+        service: Option<String>,
+    },
+    /// Change one service's mirror.
+    Mirror {
+        /// The service's name.
+        service: String,
+        /// How.
+        change: Change,
+    },
+    /// Detach everything, and stay so.
+    Off,
+}
+
+/// A command on its way to the daemon's loop, with the way back.
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub command: Command,
+    /// Where the outcome goes.
+    pub reply: oneshot::Sender<Result<Reply, Refusal>>,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// To [`Command::Status`].
+    Status(Box<Status>),
+    /// To a command that changed something.
+    Done(Done),
+}
+
+/// A command that was carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What was done, a line for each step.
+    pub done: Vec<String>,
+    /// What the caller should know all the same, such as a state file that could not be written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The config has no such service.
+    #[error("there is no service {name:?}; known: {}", known.join(", "))]
+    UnknownService {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The request contradicts the config, or itself.
+    #[error("{0}")]
+    Invalid(String),
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The body of an answer that is no success.
+#[derive(Debug, Serialize, Deserialize)]
+struct ErrorBody {
+    error: String,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The command line's end of the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{Change, Done, ErrorBody, Status};
+
+/// Longer than the daemon waits for its own loop, so that its words arrive.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Far above any status: 1,024 services with every counter.
+const LARGEST_ANSWER: usize = 16 << 20;
+
+/// Why a command did not come through.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens at the socket.
+    #[error("no daemon answers at {}: start it with `modelmirror run --config FILE`, or name its `control_socket` with --control", socket.display())]
+    NoDaemon {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The socket cannot be opened.
+    #[error("{}: {source}; run this as the user that the daemon runs as", socket.display())]
+    Closed {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon refused, with its words.
+    #[error("{said}")]
+    Refused {
+        /// Whether there is no such service.
+        unknown_service: bool,
+        /// What it said.
+        said: String,
+    },
+    /// The exchange broke off, or was not understood.
+    #[error("the daemon at {} did not answer as expected: {why}", socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// How.
+        why: String,
+    },
+}
+
+/// Asks the daemon at one socket. One connection for each question.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// For the daemon at `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// How things are, of one service or of all.
+    ///
+    /// # Errors
+    /// When no daemon answers, or there is no such service.
+    pub async fn status(&self, service: Option<&str>) -> Result<Status, ClientError> {
+        let path = match service {
+            Some(name) => format!("/v1/status?service={name}"),
+            None => "/v1/status".to_owned(),
+        };
+        self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Changes a service's mirror.
+    ///
+    /// # Errors
+    /// When no daemon answers, or it refuses.
+    pub async fn mirror(&self, service: &str, change: Change) -> Result<Done, ClientError> {
+        let body = serde_json::to_vec(&change).map_err(|error| self.broken(&error))?;
+        let path = format!("/v1/services/{service}/mirror");
+        self.ask(Method::POST, &path, body.into()).await
+    }
+
+    /// Detaches everything.
+    ///
+    /// # Errors
+    /// When no daemon answers, or it fails.
+    pub async fn off(&self) -> Result<Done, ClientError> {
+        self.ask(Method::POST, "/v1/off", Bytes::new()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let exchange = self.exchange(stream, method, path, body);
+        let (status, answer) = tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .map_err(|_| self.broken(&"it took too long"))??;
+        if status.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| self.broken(&error));
+        }
+        let said = serde_json::from_slice(&answer).map_or_else(
+            |_| format!("{status}: {}", String::from_utf8_lossy(&answer)),
+            |body: ErrorBody| body.error,
+        );
+        Err(ClientError::Refused {
+            unknown_service: status == StatusCode::NOT_FOUND,
+            said,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "modelmirror")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(&error))?;
+        let asked = async {
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.broken(&error))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+                .collect()
+                .await
+                .map_err(|error| self.broken(&error))?;
+            Ok((status, body.to_bytes()))
+        };
+        // The connection moves the bytes; it ends when the answer is read, or with an error that
+        // the answer reports too.
+        tokio::pin!(asked);
+        tokio::select! {
+            answer = &mut asked => answer,
+            _ = connection => asked.await,
+        }
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoDaemon { socket }
+            }
+            _ => ClientError::Closed { socket, source },
+        }
+    }
+
+    fn broken(&self, why: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Broken {
+            socket: self.socket.clone(),
+            why: why.to_string(),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A status as people read it, 80 to 100 columns wide.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use comfy_table::{CellAlignment, Table};
+
+use super::status::{Agent, Interface, MirrorState, PacketCount, Service, Status};
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uptime = Duration::from_secs(self.uptime_seconds as u64);
+        let uptime = humantime::format_duration(uptime);
+        writeln!(
+            f,
+            "modelmirror {} (ABI {}), up {uptime}",
+            self.version, self.abi
+        )?;
+        if self.off {
+            writeln!(
+                f,
+                "OFF: nothing is attached; `modelmirror mirror on --service NAME` lifts it"
+            )?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        writeln!(f, "\n{}", interfaces(&self.interfaces))?;
+        if !self.agents.is_empty() {
+            writeln!(f, "\n{}", agents(&self.agents))?;
+        }
+        for service in &self.services {
+            writeln!(f)?;
+            write_service(f, service)?;
+        }
+        if let (Some(p50), Some(p99)) = (self.run_time.p50_ns, self.run_time.p99_ns) {
+            writeln!(f)?;
+            write!(
+                f,
+                "cost of our programs: p50 {p50} ns, p99 {p99} ns a packet"
+            )?;
+            writeln!(f, " ({} runs timed, one in 1,024)", self.run_time.runs)?;
+        }
+        Ok(())
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(header.to_vec());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn interfaces(interfaces: &[Interface]) -> String {
+    let mut table = table(&["INTERFACE", "INDEX", "HOOK", "STATE"]);
+    for interface in interfaces {
+        let state = match (interface.attached, &interface.error) {
+            (true, None) => "attached".to_owned(),
+            (true, Some(error)) => format!("attached; {error}"),
+            (false, None) => "not attached".to_owned(),
+            (false, Some(error)) => format!("NOT ATTACHED: {error}"),
+        };
+        let hook = interface.hook.map_or("-", |hook| hook.label());
+        let index = or_dash(interface.ifindex);
+        table.add_row([interface.name.as_str(), &index, hook, &state]);
+    }
+    trimmed(&table)
+}
+
+fn agents(agents: &[Agent]) -> String {
+    let mut table = table(&["AGENT", "STATE", "LAST ECHO", "ROUND TRIP", "UPLINK", "MTU"]);
+    for agent in agents {
+        let state = match (agent.alive, &agent.paused, &agent.error) {
+            (true, Some(why), _) => format!("paused: {why}"),
+            (true, None, _) => "alive".to_owned(),
+            (false, _, Some(error)) => format!("DEAD: {error}"),
+            (false, _, None) => "DEAD".to_owned(),
+        };
+        table.add_row([
+            agent.address.to_string(),
+            state,
+            agent
+                .last_echo_seconds
+                .map_or_else(dash, |s| format!("{s:.1} s ago")),
+            agent
+                .round_trip_seconds
+                .map_or_else(dash, |s| format!("{:.2} ms", s * 1e3)),
+            agent.uplink.clone().unwrap_or_else(dash),
+            or_dash(agent.mtu),
+        ]);
+    }
+    trimmed(&table)
+}
+
+fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
+    let Service {
+        name, id, version, ..
+    } = service;
+    writeln!(
+        f,
+        "SERVICE {name}  id {id}, version {version}, {}",
+        service.addresses.join(" ")
+    )?;
+    match &service.mirror {
+        Some(mirror) => write_mirror(f, mirror)?,
+        None => writeln!(
+            f,
+            "  mirror       none in the file: packets are counted only"
+        )?,
+    }
+    write!(f, "  connections  {}", service.connections)?;
+    match service.over_budget_connections {
+        0 => writeln!(f)?,
+        shut_out => writeln!(f, ", {shut_out} shut out by the budget")?,
+    }
+    if service.packets.is_empty() {
+        return writeln!(f, "  packets      none seen yet");
+    }
+    for line in packets(service).lines() {
+        writeln!(f, "  {line}")?;
+    }
+    Ok(())
+}
+
+fn write_mirror(f: &mut fmt::Formatter<'_>, mirror: &MirrorState) -> fmt::Result {
+    let on = if mirror.on { "on" } else { "OFF" };
+    writeln!(
+        f,
+        "  mirror       {on} (by {}), to {}",
+        mirror.from.label(),
+        mirror.agent
+    )?;
+    let sample = &mirror.sample;
+    write!(
+        f,
+        "  sample       {} effective; {} in the file",
+        sample.effective, sample.configured
+    )?;
+    match sample.set {
+        Some(set) => writeln!(f, ", {set} by cli")?,
+        None => writeln!(f)?,
+    }
+    let rate = rate(mirror.bytes_per_second as u64);
+    match mirror.budget_bytes_per_second {
+        Some(budget) => writeln!(f, "  rate         {rate} of {} allowed", self::rate(budget)),
+        None => writeln!(f, "  rate         {rate}, no budget known"),
+    }
+}
+
+fn packets(service: &Service) -> String {
+    let mut table = table(&["PACKETS", "REQUEST", "RESPONSE"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let count = |direction: &str, reason: &str| {
+        let found = service
+            .packets
+            .iter()
+            .find(|count| count.direction == direction && count.reason == reason);
+        found.map_or(0, |count| count.packets)
+    };
+    let mut reasons: Vec<&str> = Vec::new();
+    for PacketCount { reason, .. } in &service.packets {
+        if !reasons.contains(&reason.as_str()) {
+            reasons.push(reason);
+        }
+    }
+    for reason in reasons {
+        let [request, response] =
+            ["request", "response"].map(|direction| count(direction, reason).to_string());
+        table.add_row([reason, &request, &response]);
+    }
+    let bytes = ["request", "response"].map(|direction| {
+        let mirrored = service.mirrored.iter().find(|m| m.direction == direction);
+        ByteSize(mirrored.map_or(0, |mirrored| mirrored.bytes))
+            .display()
+            .si()
+            .to_string()
+    });
+    table.add_row(["bytes mirrored", &bytes[0], &bytes[1]]);
+    trimmed(&table)
+}
+
+fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", ByteSize(bytes_per_second).display().si())
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn or_dash(value: Option<u32>) -> String {
+    value.map_or_else(dash, |value| value.to_string())
+}
+
+/// A table without blanks at the ends of its lines.
+fn trimmed(table: &Table) -> String {
+    let lines: Vec<_> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n")
+}

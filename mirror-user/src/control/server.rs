@@ -1,0 +1,145 @@
+//! The daemon's end of the control socket.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::extract::{DefaultBodyLimit, Path as Segment, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Change, Command, ErrorBody, Refusal, Reply, Request};
+
+/// How long the daemon's loop may take for one command.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Opens the control socket with mode 0600. What a dead daemon left is replaced.
+///
+/// # Errors
+/// When another daemon listens there, when the path is something else than a socket, and when the
+/// folder cannot be written.
+pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    let shown = path.display();
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!(
+                "{shown} is there and is not a socket: remove it, or choose another `control_socket`"
+            )
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            bail!(
+                "another daemon listens at {shown}: stop it first, or choose another `control_socket`"
+            )
+        }
+        _ => {}
+    }
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    // Bound under another name, narrowed, and only then put in its place: at no moment can anybody
+    // else open it, and what a dead daemon left is replaced in one step.
+    let fresh = path.with_extension(std::process::id().to_string());
+    let bound = (|| {
+        let listener = UnixListener::bind(&fresh)?;
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&fresh, path)?;
+        io::Result::Ok(listener)
+    })();
+    bound
+        .inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+        .with_context(|| format!("cannot open the control socket {shown}"))
+}
+
+/// Hands commands to the daemon's loop and its answers back, until the future is dropped.
+///
+/// # Errors
+/// Those of the listener.
+pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) -> io::Result<()> {
+    axum::serve(listener, router(requests)).await
+}
+
+fn router(requests: mpsc::Sender<Request>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/services/{name}/mirror", post(mirror))
+        .route("/v1/off", post(off))
+        .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such path; see docs/commands.md") })
+        .layer(DefaultBodyLimit::max(4096))
+        .with_state(requests)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusQuery {
+    service: Option<String>,
+}
+
+async fn status(
+    State(requests): State<mpsc::Sender<Request>>,
+    Query(query): Query<StatusQuery>,
+) -> Response {
+    let service = query.service;
+    ask(&requests, Command::Status { service }).await
+}
+
+async fn mirror(
+    State(requests): State<mpsc::Sender<Request>>,
+    Segment(service): Segment<String>,
+    Json(change): Json<Change>,
+) -> Response {
+    if let Change::Sample(share) = change
+        && !(0.0..=1.0).contains(&share)
+    {
+        let said = format!("{share} is not a share: write a number from 0 to 1");
+        return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
+    }
+    ask(&requests, Command::Mirror { service, change }).await
+}
+
+async fn off(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    ask(&requests, Command::Off).await
+}
+
+async fn ask(requests: &mpsc::Sender<Request>, command: Command) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        requests.send(Request { command, reply }).await.ok()?;
+        answer.await.ok()
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Some(Ok(Reply::Status(status)))) => Json(status).into_response(),
+        Ok(Some(Ok(Reply::Done(done)))) => Json(done).into_response(),
+        Ok(Some(Err(refusal))) => failure(refusal.status(), refusal.to_string()),
+        Ok(None) => failure(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
+        Err(_) => failure(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the daemon did not answer in time; its log may say why",
+        ),
+    }
+}
+
+fn failure(status: StatusCode, error: impl Into<String>) -> Response {
+    let error = error.into();
+    (status, Json(ErrorBody { error })).into_response()
+}
+
+impl Refusal {
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownService { .. } => StatusCode::NOT_FOUND,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! How things are: what `status --output json` prints.
+
+use std::net::SocketAddr;
+
+use mirror_common::counters::{RUN_TIME_BUCKETS, RunTime};
+use serde::{Deserialize, Serialize};
+
+use crate::state::Source;
+
+/// The daemon and all it looks after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Version of the layouts that it shares with the kernel.
+    pub abi: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: f64,
+    /// Whether `modelmirror off` holds.
+    pub off: bool,
+    /// What somebody should look at: an unusable state file, a refused reload.
+    pub warnings: Vec<String>,
+    /// Where the programs are attached.
+    pub interfaces: Vec<Interface>,
+    /// Where copies go.
+    pub agents: Vec<Agent>,
+    /// What is mirrored.
+    pub services: Vec<Service>,
+    /// What our programs cost.
+    pub run_time: RunTimes,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// A TCX link.
+    Tcx,
+    /// A filter on the clsact qdisc.
+    Clsact,
+}
+
+impl Hook {
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// One configured interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index, while it exists.
+    pub ifindex: Option<u32>,
+    /// How the programs are attached.
+    pub hook: Option<Hook>,
+    /// Whether both programs are attached.
+    pub attached: bool,
+    /// The last thing that went wrong.
+    pub error: Option<String>,
+}
+
+/// One shadow agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its tunnel end.
+    pub address: SocketAddr,
+    /// Whether it answers.
+    pub alive: bool,
+    /// Seconds since its last answer.
+    pub last_echo_seconds: Option<f64>,
+    /// Seconds from a control packet to its echo.
+    pub round_trip_seconds: Option<f64>,
+    /// The interface that leads there.
+    pub uplink: Option<String>,
+    /// The largest IP packet on the way, in bytes.
+    pub mtu: Option<u32>,
+    /// Why copying pauses, if it does.
+    pub paused: Option<String>,
+    /// The last thing that went wrong.
+    pub error: Option<String>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// The tunnel's VNI.
+    pub id: u32,
+    /// What clients dial.
+    pub addresses: Vec<String>,
+    /// The version in production.
+    pub version: String,
+    /// Its mirror; nothing when the file has none.
+    pub mirror: Option<MirrorState>,
+    /// Connections opened since the counters began.
+    pub connections: u64,
+    /// Those of them that the budget shut out.
+    pub over_budget_connections: u64,
+    /// Packets by direction and reason; zeros are left out.
+    pub packets: Vec<PacketCount>,
+    /// Copies, by direction.
+    pub mirrored: Vec<Mirrored>,
+}
+
+/// The mirror of one service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MirrorState {
+    /// Whether it is on.
+    pub on: bool,
+    /// Who decided that.
+    pub from: Source,
+    /// Where the copies go.
+    pub agent: SocketAddr,
+    /// The share of connections.
+    pub sample: Sample,
+    /// Hard limit, in bytes per second.
+    pub budget_bytes_per_second: Option<u64>,
+    /// Bytes copied per second, of late.
+    pub bytes_per_second: f64,
+}
+
+/// A share of connections, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// In the file.
+    pub configured: f64,
+    /// By the command line.
+    pub set: Option<f64>,
+    /// What holds, after the budget lowered it.
+    pub effective: f64,
+}
+
+/// Packets of one direction and reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketCount {
+    /// `request` or `response`.
+    pub direction: String,
+    /// As in `modelmirror_packets_total`.
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Copies of one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirrored {
+    /// `request` or `response`.
+    pub direction: String,
+    /// How many packets.
+    pub packets: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+}
+
+/// How long our programs take; one run in 1,024 is timed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTimes {
+    /// Timed runs.
+    pub runs: u64,
+    /// Half of them took no longer than this, in nanoseconds.
+    pub p50_ns: Option<u64>,
+    /// 99 of 100 took no longer than this, in nanoseconds.
+    pub p99_ns: Option<u64>,
+}
+
+impl From<&RunTime> for RunTimes {
+    fn from(run_time: &RunTime) -> Self {
+        Self {
+            runs: run_time.buckets.iter().sum(),
+            p50_ns: quantile(run_time, 0.50),
+            p99_ns: quantile(run_time, 0.99),
+        }
+    }
+}
+
+/// The upper bound of the bucket in which a quantile lies.
+fn quantile(run_time: &RunTime, part: f64) -> Option<u64> {
+    let runs: u64 = run_time.buckets.iter().sum();
+    let rank = (runs as f64 * part).ceil() as u64;
+    let mut below = 0;
+    (0..RUN_TIME_BUCKETS)
+        .find(|&index| {
+            below += run_time.buckets[index];
+            below >= rank && below > 0
+        })
+        .map(RunTime::upper_bound_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_bounds_of_buckets() {
+        assert_eq!(RunTimes::from(&RunTime::default()), RunTimes::default());
+        let mut run_time = RunTime::default();
+        run_time.buckets[RunTime::bucket(100)] = 98;
+        run_time.buckets[RunTime::bucket(900)] = 2;
+        let times = RunTimes::from(&run_time);
+        assert_eq!(
+            (times.runs, times.p50_ns, times.p99_ns),
+            (100, Some(112), Some(1024))
+        );
+    }
+}

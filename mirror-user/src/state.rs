@@ -1,0 +1,390 @@
+//! What the command line set: kept in `state_dir/overrides.json`, it wins over the file until it
+//! is cleared.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+
+const FILE: &str = "overrides.json";
+const FORMAT: u32 = 1;
+
+/// What the command line changes about one service's mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Mirror, whatever the file says.
+    On,
+    /// Do not mirror, whatever the file says.
+    Off,
+    /// Share of connections, 0 to 1.
+    Sample(f64),
+    /// Back to what the file says.
+    Clear,
+}
+
+/// Who decides about a service's mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The config file.
+    File,
+    /// The command line.
+    Cli,
+}
+
+impl Source {
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Cli => "cli",
+        }
+    }
+}
+
+/// What is set for one service; nothing = as the file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Override {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<f64>,
+}
+
+/// Everything that the command line set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overrides {
+    format: u32,
+    off: bool,
+    #[serde(default)]
+    services: BTreeMap<String, Override>,
+}
+
+impl Default for Overrides {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            off: false,
+            services: BTreeMap::new(),
+        }
+    }
+}
+
+/// What holds for one service, file and command line together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Effective {
+    /// Whether it is mirrored.
+    pub on: bool,
+    /// Who decided that.
+    pub from: Source,
+    /// The share that the command line set, if any.
+    pub sample_set: Option<f64>,
+    /// The share that holds, before the budget lowers it.
+    pub sample: f64,
+}
+
+impl Overrides {
+    /// Whether `modelmirror off` holds: nothing is attached.
+    pub fn is_off(&self) -> bool {
+        self.off
+    }
+
+    /// Takes everything away, until a service is switched on again.
+    pub fn switch_off(&mut self) {
+        self.off = true;
+        for service in self.services.values_mut() {
+            service.mirror = None;
+        }
+        self.tidy();
+    }
+
+    /// Changes one service.
+    ///
+    /// Switching a service on, or back to the file, lifts `off` for it alone: every other one of
+    /// `all` is then off by itself, as `status` shows, and can be switched on or cleared in turn.
+    pub fn change<'a>(
+        &mut self,
+        service: &str,
+        change: Change,
+        all: impl IntoIterator<Item = &'a str>,
+    ) {
+        if self.off && matches!(change, Change::On | Change::Clear) {
+            self.off = false;
+            for other in all {
+                self.services.entry(other.to_owned()).or_default().mirror = Some(false);
+            }
+        }
+        let entry = self.services.entry(service.to_owned()).or_default();
+        match change {
+            Change::On => entry.mirror = Some(true),
+            Change::Off => entry.mirror = Some(false),
+            Change::Sample(share) => entry.sample = Some(share),
+            Change::Clear => *entry = Override::default(),
+        }
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        self.services.retain(|_, set| *set != Override::default());
+    }
+
+    /// What holds for a service that the file wants mirrored with `sample`.
+    pub fn effective(&self, service: &str, sample: f64) -> Effective {
+        let set = self.services.get(service).copied().unwrap_or_default();
+        let (on, from) = match set.mirror {
+            _ if self.off => (false, Source::Cli),
+            Some(on) => (on, Source::Cli),
+            None => (true, Source::File),
+        };
+        Effective {
+            on,
+            from,
+            sample_set: set.sample,
+            sample: set.sample.unwrap_or(sample),
+        }
+    }
+
+    /// Names for which something is set and that the file does not know.
+    pub fn strangers(&self, node: &config::Node) -> Vec<String> {
+        let known = |name: &str| node.services.iter().any(|service| service.name == name);
+        self.services
+            .keys()
+            .filter(|name| !known(name))
+            .cloned()
+            .collect()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let overrides: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if overrides.format != FORMAT {
+            return Err(format!("format {} is not {FORMAT}", overrides.format));
+        }
+        let fit = |set: &Override| set.sample.is_none_or(|share| (0.0..=1.0).contains(&share));
+        match overrides.services.iter().find(|(_, set)| !fit(set)) {
+            Some((name, _)) => Err(format!("the sample of {name} is not from 0 to 1")),
+            None => Ok(overrides),
+        }
+    }
+}
+
+/// The overrides with their file.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    overrides: Overrides,
+    trouble: Option<String>,
+}
+
+impl State {
+    /// Reads what is set. What cannot be understood switches mirroring off, and is said by
+    /// [`State::trouble`]; the file stays as it is.
+    pub fn open(state_dir: &Path) -> Self {
+        let path = state_dir.join(FILE);
+        let read = match std::fs::read_to_string(&path) {
+            Ok(text) => Overrides::parse(&text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Overrides::default()),
+            Err(error) => Err(error.to_string()),
+        };
+        let (overrides, trouble) = match read {
+            Ok(overrides) => (overrides, None),
+            Err(why) => {
+                let mut off = Overrides::default();
+                off.switch_off();
+                let shown = path.display();
+                let trouble = format!(
+                    "{shown} cannot be used ({why}), so nothing is mirrored: mend or remove it and restart, or run `modelmirror mirror on --service NAME`, which keeps it as {}",
+                    aside(&path).display()
+                );
+                (off, Some(trouble))
+            }
+        };
+        Self {
+            path,
+            overrides,
+            trouble,
+        }
+    }
+
+    /// What is set.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    /// Why the file could not be used, and the cure.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Changes what is set, now and for the next start.
+    ///
+    /// # Errors
+    /// When it could not be written: then it holds only until the daemon stops.
+    pub fn update(&mut self, change: impl FnOnce(&mut Overrides)) -> anyhow::Result<()> {
+        change(&mut self.overrides);
+        if self.trouble.is_some() && self.path.exists() {
+            let aside = aside(&self.path);
+            std::fs::rename(&self.path, &aside)
+                .with_context(|| format!("cannot keep {} aside", self.path.display()))?;
+        }
+        self.write().with_context(|| {
+            let shown = self.path.display();
+            format!("cannot write {shown}: this holds only until the daemon stops")
+        })?;
+        self.trouble = None;
+        Ok(())
+    }
+
+    /// Writes a whole file beside the old one and puts it in its place, so that a crash at any
+    /// moment leaves one of the two.
+    fn write(&self) -> io::Result<()> {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        // Mode 0600 from its creation on.
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        serde_json::to_writer_pretty(&mut file, &self.overrides)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path).map_err(|error| error.error)?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// Where an unusable file is kept: the first free name.
+fn aside(path: &Path) -> PathBuf {
+    let name = |number: u32| match number {
+        0 => path.with_extension("json.corrupt"),
+        number => path.with_extension(format!("json.corrupt.{number}")),
+    };
+    (0..)
+        .map(name)
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| name(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const ALL: [&str; 2] = ["a", "b"];
+
+    fn on(overrides: &Overrides, service: &str) -> (bool, Source) {
+        let effective = overrides.effective(service, 1.0);
+        (effective.on, effective.from)
+    }
+
+    #[test]
+    fn the_command_line_wins_until_it_is_cleared() {
+        let mut set = Overrides::default();
+        assert_eq!(on(&set, "a"), (true, Source::File));
+        set.change("a", Change::Off, ALL);
+        set.change("a", Change::Sample(0.25), ALL);
+        let effective = set.effective("a", 0.5);
+        assert_eq!(
+            (effective.on, effective.sample, effective.sample_set),
+            (false, 0.25, Some(0.25))
+        );
+        assert_eq!(on(&set, "b"), (true, Source::File));
+        set.change("a", Change::Clear, ALL);
+        assert_eq!(set, Overrides::default());
+    }
+
+    #[test]
+    fn off_holds_for_every_service_until_each_is_switched_on() {
+        let mut set = Overrides::default();
+        set.change("a", Change::On, ALL);
+        set.switch_off();
+        assert_eq!((on(&set, "a"), set.is_off()), ((false, Source::Cli), true));
+        set.change("a", Change::Sample(0.5), ALL);
+        assert!(set.is_off());
+        set.change("a", Change::On, ALL);
+        assert_eq!((on(&set, "a"), set.is_off()), ((true, Source::Cli), false));
+        assert_eq!(on(&set, "b"), (false, Source::Cli));
+        set.change("b", Change::Clear, ALL);
+        assert_eq!(on(&set, "b"), (true, Source::File));
+    }
+
+    #[test]
+    fn what_is_set_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        let mut state = State::open(&state_dir);
+        state
+            .update(|set| set.change("a", Change::Sample(0.1), ALL))
+            .unwrap();
+        state.update(Overrides::switch_off).unwrap();
+
+        let again = State::open(&state_dir);
+        assert_eq!(
+            (again.overrides(), again.trouble()),
+            (state.overrides(), None)
+        );
+        assert!(again.overrides().is_off());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            (mode(&state_dir), mode(&state_dir.join(FILE))),
+            (0o700, 0o600)
+        );
+        assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_corrupt_file_switches_off_and_is_kept() {
+        let corrupt = [
+            "{",
+            "{}",
+            r#"{"format": 2, "off": false}"#,
+            r#"{"format": 1, "off": false, "more": 1}"#,
+            r#"{"format": 1, "off": false, "services": {"a": {"sample": 7.0}}}"#,
+        ];
+        for text in corrupt {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(FILE);
+            std::fs::write(&path, text).unwrap();
+            let mut state = State::open(dir.path());
+            let trouble = state.trouble().unwrap();
+            assert!(
+                trouble.contains("overrides.json cannot be used"),
+                "{trouble}"
+            );
+            assert!(state.overrides().is_off(), "{text}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+
+            state
+                .update(|set| set.change("a", Change::On, ALL))
+                .unwrap();
+            assert_eq!(state.trouble(), None);
+            let kept = std::fs::read_to_string(dir.path().join("overrides.json.corrupt"));
+            assert_eq!(kept.unwrap(), text);
+            assert_eq!(
+                on(State::open(dir.path()).overrides(), "a"),
+                (true, Source::Cli)
+            );
+        }
+    }
+
+    #[test]
+    fn overrides_of_unknown_services_are_named() {
+        let node = config::Node {
+            interfaces: Vec::new(),
+            state_dir: PathBuf::new(),
+            pin_dir: PathBuf::new(),
+            control_socket: PathBuf::new(),
+            admin: ([127, 0, 0, 1], 1).into(),
+            services: Vec::new(),
+        };
+        let mut set = Overrides::default();
+        set.change("a", Change::Off, ALL);
+        assert_eq!(set.strangers(&node), ["a"]);
+    }
+}
