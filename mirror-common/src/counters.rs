@@ -143,7 +143,7 @@ mod tests {
     extern crate std;
     use super::*;
     use crate::flow::Endpoint;
-    use crate::policy::{Agent, Service, Tap};
+    use crate::policy::{Agent, Budget, Service, Tap};
     use core::mem::size_of;
 
     /// A change here asks for a new [`crate::ABI_VERSION`].
@@ -153,6 +153,7 @@ mod tests {
             ("Endpoint", size_of::<Endpoint>()),
             ("Service", size_of::<Service>()),
             ("Agent", size_of::<Agent>()),
+            ("Budget", size_of::<Budget>()),
             ("Tap", size_of::<Tap>()),
             ("Counters", size_of::<Counters>()),
             ("Sent", size_of::<Sent>()),
@@ -163,6 +164,7 @@ mod tests {
             ("Endpoint", 24),
             ("Service", 56),
             ("Agent", 72),
+            ("Budget", 16),
             ("Tap", 8),
             ("Counters", 208),
             ("Sent", 16),

@@ -84,15 +84,14 @@ pub struct Tap {
     pub heartbeat_ns: u64,
 }
 
-/// Whose a packet is, told by which of its ends is a service's address.
-#[derive(Clone, Copy, Debug)]
-pub struct Match<'a> {
-    /// The service's rules.
-    pub service: &'a Service,
-    /// Towards the service, or from it.
-    pub direction: Direction,
-    /// The connection.
-    pub flow: Flow,
+/// State of a service's budget, shared by all CPUs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// When the bytes spent so far will have been earned, on the monotonic clock.
+    pub due_ns: u64,
+    /// 1 = some connection has hit the budget.
+    pub tripped: u64,
 }
 
 /// Names the connection of `packet` for a service found at its destination (request) or source.
@@ -198,12 +197,14 @@ pub fn threshold(share: f64) -> u64 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Agent, Service, Tap};
+    use super::{Agent, Budget, Service, Tap};
 
     // SAFETY: integers only, `repr(C)`, no padding, every bit pattern is a value.
     unsafe impl aya::Pod for Service {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Agent {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Budget {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Tap {}
 }

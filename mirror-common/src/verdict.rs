@@ -19,6 +19,12 @@ macro_rules! reasons {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// The reason with this number.
+            #[inline(always)]
+            pub const fn of(number: u32) -> Option<Self> {
+                if (number as usize) < Self::COUNT { Some(Self::ALL[number as usize]) } else { None }
+            }
+
             /// The value of the `reason` label.
             pub const fn label(self) -> &'static str {
                 match self {

@@ -1,0 +1,160 @@
+//! The packet at hand. The only pointer arithmetic, and the only place that reads `__sk_buff`.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::TcContext;
+use mirror_common::packet::{Frame, Link};
+
+/// A socket buffer.
+pub struct Skb {
+    raw: *mut __sk_buff,
+}
+
+/// Declares getters for fields of `__sk_buff`.
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident: $field:ident,)+) => {
+        $($(#[$doc])*
+        #[inline(always)]
+        pub fn $name(&self) -> u32 {
+            // SAFETY: the kernel passes a valid `__sk_buff` for as long as the program runs.
+            unsafe { (*self.raw).$field }
+        })+
+    };
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(context: &TcContext) -> Self {
+        Self {
+            raw: context.skb.skb,
+        }
+    }
+
+    fields! {
+        /// Bytes from the link-layer header on.
+        length: len,
+        /// Where it came in, 0 for packets of the host's own.
+        ingress_ifindex: ingress_ifindex,
+        /// Whether the kernel holds a VLAN tag beside the packet.
+        vlan_present: vlan_present,
+        /// Payload of each segment that it will be cut into, 0 = will not be.
+        gso_size: gso_size,
+        /// Segments that it stands for, 0 or 1 = itself.
+        gso_segments: gso_segs,
+    }
+
+    /// The EtherType.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        // SAFETY: as in `fields`.
+        u16::from_be(unsafe { (*self.raw).protocol } as u16)
+    }
+
+    /// Sets the queueing priority. Only ever called on clones.
+    #[inline(always)]
+    pub fn set_priority(&self, priority: u32) {
+        // SAFETY: as in `fields`; the field is writable for classifiers.
+        unsafe { (*self.raw).priority = priority }
+    }
+
+    /// Copies `length` bytes at `offset` to `to`.
+    #[inline(always)]
+    pub fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the verifier checks that `to` has room for `length` bytes.
+        unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), offset, to.cast(), length) == 0 }
+    }
+
+    /// Overwrites `length` bytes at `offset`. Only ever called on clones.
+    #[inline(always)]
+    pub fn store(&self, offset: u32, from: *const u8, length: u32) -> bool {
+        // SAFETY: the verifier checks that `from` has `length` bytes.
+        unsafe { helpers::bpf_skb_store_bytes(self.raw, offset, from.cast(), length, 0) == 0 }
+    }
+
+    /// Overwrites the bytes at `offset`. Only ever called on clones.
+    #[inline(always)]
+    pub fn store_array<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool {
+        self.store(offset, bytes.as_ptr(), N as u32)
+    }
+
+    /// Makes room behind the link-layer header. Only ever called on clones.
+    #[inline(always)]
+    pub fn grow_head(&self, length: u32, flags: u64) -> bool {
+        use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+        // SAFETY: the helper checks its arguments.
+        unsafe {
+            helpers::bpf_skb_adjust_room(self.raw, length as i32, BPF_ADJ_ROOM_MAC, flags) == 0
+        }
+    }
+
+    /// Cuts the packet to `length` bytes. Only ever called on clones.
+    #[inline(always)]
+    pub fn cut(&self, length: u32) -> bool {
+        // SAFETY: the helper checks its arguments.
+        unsafe { helpers::bpf_skb_change_tail(self.raw, length, 0) == 0 }
+    }
+
+    /// Takes the outermost VLAN tag away. Only ever called on clones.
+    #[inline(always)]
+    pub fn pop_vlan(&self) -> bool {
+        // SAFETY: the helper checks its arguments.
+        unsafe { helpers::bpf_skb_vlan_pop(self.raw) == 0 }
+    }
+
+    /// Sends a clone out through `ifindex`, at once and on this CPU; the packet itself stays as it
+    /// was. Negative: no clone; positive: the device's queue refused it.
+    #[inline(always)]
+    pub fn clone_to(&self, ifindex: u32) -> i64 {
+        // SAFETY: the helper checks its arguments.
+        unsafe { helpers::bpf_clone_redirect(self.raw, ifindex, 0) }
+    }
+}
+
+impl Frame for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        // SAFETY: as in `fields`.
+        let (data, end) = unsafe { ((*self.raw).data as usize, (*self.raw).data_end as usize) };
+        let start = data + offset as usize;
+        if start + N <= end {
+            // SAFETY: N bytes from `start` lie before the end of the linear part, just checked.
+            return Some(unsafe { *(start as *const [u8; N]) });
+        }
+        let mut bytes = [0; N];
+        self.load(offset, bytes.as_mut_ptr(), N as u32)
+            .then_some(bytes)
+    }
+}
+
+/// Bytes of a link-layer header.
+#[inline(always)]
+pub const fn link_length(link: Link) -> u32 {
+    match link {
+        Link::Ethernet => 14,
+        Link::Ip => 0,
+    }
+}
+
+/// Nanoseconds of the monotonic clock.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { helpers::bpf_ktime_get_ns() }
+}
+
+/// The CPU that this runs on.
+#[inline(always)]
+pub fn cpu() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { helpers::bpf_get_smp_processor_id() }
+}
+
+/// Adds to a word that several CPUs write.
+#[inline(always)]
+pub fn add_shared(word: *mut u64, value: u64) {
+    // SAFETY: `word` points into a map value, which outlives the program's run; the instruction
+    // is an atomic addition, for which rustc has no spelling on this target.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) word, value = in(reg) value)
+    }
+}

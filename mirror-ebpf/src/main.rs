@@ -1,0 +1,92 @@
+//! The eBPF programs of modelmirror.
+//!
+//! A packet's way: an entry point here -> `mirror::tap` (parse, decide, clone) -> the clone comes
+//! by the uplink's egress -> `tunnel::encapsulate`. The packet itself always goes on: no entry
+//! point returns anything but "next" for a packet of the host.
+
+// An atomic addition has no other spelling on this target.
+#![feature(asm_experimental_arch)]
+#![no_std]
+#![no_main]
+
+mod frame;
+mod maps;
+mod mirror;
+mod slot;
+mod split;
+mod tunnel;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use mirror_common::packet::Link;
+
+use crate::frame::Skb;
+use crate::slot::Fate;
+
+/// Goes on to the next program; with TCX any other value would end the chain.
+const NEXT: i32 = TC_ACT_UNSPEC;
+
+/// Packets that come in on a tapped interface with Ethernet headers.
+#[classifier]
+pub fn ingress(context: TcContext) -> i32 {
+    mirror::tap(&Skb::new(&context), Link::Ethernet, mirror::Hook::Ingress);
+    NEXT
+}
+
+/// Packets that go out on a tapped interface with Ethernet headers, our clones among them.
+#[classifier]
+pub fn egress(context: TcContext) -> i32 {
+    leave(&Skb::new(&context), Link::Ethernet, true)
+}
+
+/// Packets that go out on an uplink that is not tapped.
+#[classifier]
+pub fn uplink(context: TcContext) -> i32 {
+    leave(&Skb::new(&context), Link::Ethernet, false)
+}
+
+/// [`ingress`] for interfaces without link-layer headers: tun, WireGuard.
+#[classifier]
+pub fn ingress_ip(context: TcContext) -> i32 {
+    mirror::tap(&Skb::new(&context), Link::Ip, mirror::Hook::Ingress);
+    NEXT
+}
+
+/// [`egress`] for interfaces without link-layer headers.
+#[classifier]
+pub fn egress_ip(context: TcContext) -> i32 {
+    leave(&Skb::new(&context), Link::Ip, true)
+}
+
+/// [`uplink`] for interfaces without link-layer headers.
+#[classifier]
+pub fn uplink_ip(context: TcContext) -> i32 {
+    leave(&Skb::new(&context), Link::Ip, false)
+}
+
+#[inline(always)]
+fn leave(skb: &Skb, link: Link, tapped: bool) -> i32 {
+    match tunnel::fate(skb, link) {
+        Fate::Production => {
+            if tapped {
+                mirror::tap(skb, link, mirror::Hook::Egress);
+            }
+            NEXT
+        }
+        Fate::Copy => NEXT,
+        // Only ever a clone of ours, never a packet of the host.
+        Fate::SpentCopy => TC_ACT_SHOT as i32,
+    }
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // SAFETY: the verifier refuses programs that could reach this.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The kernel asks for a licence that is compatible with the GPL; this is the dual one.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,68 @@
+//! Every map: key, value, who writes, who reads, why this size. All are pinned by name, so that
+//! programs of an old and a new daemon work on the same ones.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use mirror_common::counters::{Counters, RunTime, Sent};
+use mirror_common::flow::Endpoint;
+use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_SERVICES, Service, Tap};
+
+use crate::slot::Slot;
+use crate::split::Scratch;
+
+/// Endpoint -> rules. Written by the daemon, which replaces whole values; a tunnel's end has
+/// `index` 0.
+#[map]
+pub static SERVICES: HashMap<Endpoint, Service> = HashMap::pinned(MAX_ENDPOINTS, 0);
+
+/// Port / 64 -> bit of each port that [`SERVICES`] has: spares foreign packets the hash look-up.
+#[map]
+pub static PORTS: Array<u64> = Array::pinned(1024, 0);
+
+/// Number of an agent -> the way to it. Written by the daemon.
+#[map]
+pub static AGENTS: HashMap<u32, Agent> = HashMap::pinned(MAX_AGENTS, 0);
+
+/// Number of an agent -> clones that left without their tunnel headers. While it is not 0 nothing
+/// is copied to it. Written by the tap, cleared by the daemon once it has looked after the hook.
+#[map]
+pub static ESCAPED: Array<u64> = Array::pinned(MAX_AGENTS, 0);
+
+/// Interfaces that are tapped: a packet that came in through one was counted there. Written by
+/// the daemon.
+#[map]
+pub static TAPPED: HashMap<u32, u32> = HashMap::pinned(256, 0);
+
+/// The daemon's heartbeat.
+#[map]
+pub static TAP: Array<Tap> = Array::pinned(1, 0);
+
+/// Service index * 2 + direction -> counters, row 0 for packets of no service. Written by the tap.
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
+
+/// Number of an agent -> what this CPU has sent to it. Written by the uplink's program.
+#[map]
+pub static SENT: PerCpuArray<Sent> = PerCpuArray::pinned(MAX_AGENTS, 0);
+
+/// Service index -> state of its budget. Written by the tap.
+#[map]
+pub static BUDGETS: Array<Budget> = Array::pinned(MAX_SERVICES, 0);
+
+/// Hash of a connection that hit its service's budget. Written by the tap; old ones fall out.
+#[map]
+pub static OVER_BUDGET: LruHashMap<u64, u32> = LruHashMap::pinned(65536, 0);
+
+/// What the tap tells the uplink's program on the same CPU of the clone that it is sending, and
+/// hears back.
+#[map]
+pub static SLOT: PerCpuArray<Slot> = PerCpuArray::pinned(1, 0);
+
+/// CPU -> payload that is being cut into pieces. The daemon sets the size to the number of CPUs;
+/// a per-CPU map cannot hold values this large.
+#[map]
+pub static SCRATCH: Array<Scratch> = Array::pinned(1, 0);
+
+/// Hook (0 ingress, 1 egress) -> durations of our runs.
+#[map]
+pub static RUN_TIME: PerCpuArray<RunTime> = PerCpuArray::pinned(2, 0);

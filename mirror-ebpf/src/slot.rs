@@ -1,0 +1,96 @@
+//! How the tap and the uplink's program talk about a clone. `bpf_clone_redirect` sends at once
+//! and on the same CPU, so one slot per CPU is enough, and skb.mark is never touched.
+
+use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
+use mirror_common::verdict::Reason;
+
+/// What the next packet through the uplink is.
+pub mod state {
+    /// A packet of the host.
+    pub const EMPTY: u32 = 0;
+    /// A clone that wants its tunnel headers.
+    pub const CLONE: u32 = 1;
+    /// A piece of a clone that was cut, of a size that fits.
+    pub const PIECE: u32 = 2;
+    /// A copy that has its headers and passes a lower device.
+    pub const SENT: u32 = 3;
+}
+
+/// Outcome of a clone that the uplink's program has not seen.
+pub const UNSEEN: u32 = u32::MAX;
+
+/// One per CPU.
+#[repr(C)]
+pub struct Slot {
+    /// One of [`state`].
+    pub state: u32,
+    /// A [`Reason`], or [`UNSEEN`].
+    pub outcome: u32,
+    /// The tunnel's VNI.
+    pub service_id: u32,
+    /// Number of the agent.
+    pub agent: u32,
+    /// A [`Direction`].
+    pub direction: u32,
+    /// 1 = the packet is IPv6.
+    pub ipv6: u32,
+    /// From the IP header to the transport header, in bytes.
+    pub transport_offset: u32,
+    /// From the IP header to the payload, in bytes.
+    pub payload_offset: u32,
+    /// Payload of the whole packet, in bytes.
+    pub payload_length: u32,
+    /// The outer UDP source port.
+    pub source_port: u32,
+    /// The copy's number.
+    pub sequence: u32,
+    /// 1 = the piece at hand is the last.
+    pub last_piece: u32,
+    /// When the tap saw the packet.
+    pub time_ns: u64,
+    /// Runs on this CPU, to time one in 1,024.
+    pub runs: u64,
+}
+
+/// What the uplink's program makes of a packet.
+pub enum Fate {
+    /// It is the host's.
+    Production,
+    /// It is a copy on its way.
+    Copy,
+    /// It is a clone that was sent in pieces, or that could not be sent.
+    SpentCopy,
+}
+
+impl Slot {
+    /// The tunnel header of the clone, or piece, at hand.
+    #[inline(always)]
+    pub fn header(&self, cpu: u32, piece: bool) -> Header {
+        Header {
+            vni: self.service_id,
+            inner: Inner::Packet,
+            ipv6: self.ipv6 != 0,
+            meta: Meta {
+                direction: if self.direction == Direction::Request as u32 {
+                    Direction::Request
+                } else {
+                    Direction::Response
+                },
+                arm: Arm::Stable,
+                piece,
+                last_piece: piece && self.last_piece != 0,
+                cpu: cpu as u16,
+                length: self.payload_length,
+                sequence: self.sequence,
+                time_ns: self.time_ns,
+            },
+        }
+    }
+
+    /// Tells the tap how it went.
+    #[inline(always)]
+    pub fn report(&mut self, outcome: Reason) {
+        self.outcome = outcome as u32;
+        self.state = state::SENT;
+    }
+}

@@ -1,0 +1,170 @@
+//! The uplink's end: turns a clone into a tunnel packet.
+
+use aya_ebpf::bindings::{
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+};
+use mirror_common::packet::Link;
+use mirror_common::policy::Agent;
+use mirror_common::tunnel::{HEADER_LENGTH, outer_ipv4, outer_ipv6, overhead};
+use mirror_common::verdict::Reason;
+
+use crate::frame::{Skb, cpu, link_length};
+use crate::slot::{Fate, Slot, state};
+use crate::{maps, split};
+
+/// TC_PRIO_FILLER: the lowest band of the kernel's default queue.
+const LOWEST_PRIORITY: u32 = 1;
+
+/// The largest packet that `bpf_skb_adjust_room` takes when it is not a super-packet.
+const LARGEST_PLAIN: u32 = 16_000;
+
+/// A super-packet with smaller segments than this would have none left after the headers.
+const SMALLEST_SEGMENT: u32 = 256;
+
+/// Says whose a packet is, and gives a clone its headers.
+#[inline(always)]
+pub fn fate(skb: &Skb, link: Link) -> Fate {
+    let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
+        return Fate::Production;
+    };
+    // SAFETY: a per-CPU value; the tap that filled it waits for this run to end.
+    let slot = unsafe { &mut *slot };
+    match slot.state {
+        state::CLONE => send_clone(skb, slot, link),
+        state::PIECE => match find_agent(slot) {
+            Some(agent) if encapsulate(skb, slot, agent, link, true) => {
+                slot.state = state::SENT;
+                Fate::Copy
+            }
+            _ => {
+                slot.report(Reason::SplitFailed);
+                Fate::SpentCopy
+            }
+        },
+        state::SENT => Fate::Copy,
+        _ => Fate::Production,
+    }
+}
+
+#[inline(always)]
+fn find_agent(slot: &Slot) -> Option<&'static Agent> {
+    // SAFETY: the daemon replaces values as a whole, and a replaced one is kept until this run ends.
+    unsafe { maps::AGENTS.get(&slot.agent) }
+}
+
+#[inline(always)]
+fn send_clone(skb: &Skb, slot: &mut Slot, link: Link) -> Fate {
+    let Some(agent) = find_agent(slot) else {
+        slot.report(Reason::NoTunnel);
+        return Fate::SpentCopy;
+    };
+    if !strip_vlan(skb) {
+        slot.report(Reason::EncapsulationFailed);
+        return Fate::SpentCopy;
+    }
+    skb.set_priority(LOWEST_PRIORITY);
+    slot.last_piece = 0;
+    if !fits(skb, slot, agent, link) {
+        return split::send(skb, slot, agent, link);
+    }
+    if !take_number(slot) || !encapsulate(skb, slot, agent, link, false) {
+        slot.report(Reason::EncapsulationFailed);
+        return Fate::SpentCopy;
+    }
+    slot.report(Reason::Mirrored);
+    Fate::Copy
+}
+
+/// Takes VLAN tags away: the tunnel's own way may have others, or none.
+#[inline(always)]
+fn strip_vlan(skb: &Skb) -> bool {
+    let mut tags = 0;
+    while tags < 2 {
+        let in_frame = matches!(skb.protocol(), 0x8100 | 0x88a8);
+        if skb.vlan_present() == 0 && !in_frame {
+            return true;
+        }
+        if !skb.pop_vlan() {
+            return false;
+        }
+        tags += 1;
+    }
+    true
+}
+
+/// Whether every packet on the wire will be within the path's MTU.
+#[inline(always)]
+fn fits(skb: &Skb, slot: &Slot, agent: &Agent, link: Link) -> bool {
+    let length = skb.length() - link_length(link) + overhead(agent);
+    let gso_size = skb.gso_size();
+    if gso_size == 0 {
+        return length <= agent.mtu && length <= LARGEST_PLAIN;
+    }
+    // The kernel takes the overhead off each segment's payload.
+    gso_size >= SMALLEST_SEGMENT && slot.payload_offset + gso_size <= agent.mtu && length <= 65_535
+}
+
+/// Numbers the clone: from here on the agent knows of it, and misses it when it is lost.
+#[inline(always)]
+pub fn take_number(slot: &mut Slot) -> bool {
+    let Some(sent) = maps::SENT.get_ptr_mut(slot.agent) else {
+        return false;
+    };
+    // SAFETY: a per-CPU value, as in `fate`.
+    let sent = unsafe { &mut *sent };
+    slot.sequence = sent.copies as u32;
+    sent.copies += 1;
+    sent.bytes += u64::from(slot.payload_length);
+    true
+}
+
+/// Writes the outer headers in front of the clone's IP header.
+#[inline(always)]
+fn encapsulate(skb: &Skb, slot: &Slot, agent: &Agent, link: Link, piece: bool) -> bool {
+    let inner_length = skb.length() - link_length(link);
+    let network = if agent.ipv6 == 0 {
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+    } else {
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+    };
+    let flags = u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) | encap_l2(HEADER_LENGTH as u64);
+    if !skb.grow_head(overhead(agent), flags) {
+        return false;
+    }
+    let header = slot.header(cpu(), piece).encode();
+    let tunnel_length = inner_length + HEADER_LENGTH as u32;
+    let port = slot.source_port as u16;
+    let network_offset = link_length(link);
+    if let Link::Ethernet = link {
+        if !skb.store_array(0, &ethernet(agent)) {
+            return false;
+        }
+    }
+    if agent.ipv6 == 0 {
+        skb.store_array(network_offset, &outer_ipv4(agent, port, tunnel_length))
+            && skb.store_array(network_offset + 28, &header)
+    } else {
+        skb.store_array(network_offset, &outer_ipv6(agent, port, tunnel_length))
+            && skb.store_array(network_offset + 48, &header)
+    }
+}
+
+/// BPF_F_ADJ_ROOM_ENCAP_L2: how many bytes stand between UDP and the inner IP header.
+#[inline(always)]
+const fn encap_l2(length: u64) -> u64 {
+    (length & 0xff) << 56
+}
+
+#[inline(always)]
+fn ethernet(agent: &Agent) -> [u8; 14] {
+    let [a, b, c] = agent.macs;
+    let [a, b, c] = [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
+    let [t0, t1] = if agent.ipv6 == 0 {
+        [0x08, 0x00]
+    } else {
+        [0x86, 0xdd]
+    };
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], t0, t1,
+    ]
+}
