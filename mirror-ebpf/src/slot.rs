@@ -4,6 +4,8 @@
 use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
 use mirror_common::verdict::Reason;
 
+use crate::split::Progress;
+
 /// What the next packet through the uplink is.
 pub mod state {
     /// A packet of the host.
@@ -18,6 +20,12 @@ pub mod state {
 
 /// Outcome of a clone that the uplink's program has not seen.
 pub const UNSEEN: u32 = u32::MAX;
+
+/// The longest header that is read at once: IPv6's.
+pub const HEADER_BUFFER: usize = 40;
+
+/// The longest outer headers, Ethernet and IPv6 with ours: 94 bytes, and some to end on a word.
+pub const OUT_LENGTH: usize = 96;
 
 /// One per CPU.
 #[repr(C)]
@@ -50,6 +58,12 @@ pub struct Slot {
     pub time_ns: u64,
     /// Runs on this CPU, to time one in 1,024.
     pub runs: u64,
+    /// How far a packet that is sent in pieces has come.
+    pub cut: Progress,
+    /// The outer headers, while they are written.
+    pub out: [u8; OUT_LENGTH],
+    /// A header that lies outside the packet's linear part, while it is parsed.
+    pub header: [u8; HEADER_BUFFER],
 }
 
 /// What the uplink's program makes of a packet.

@@ -45,8 +45,28 @@ pub fn send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) -> Fate {
     Fate::SpentCopy
 }
 
-/// The bytes of TCP's header from the sequence number to the flags.
+/// From TCP's sequence number to its flags.
 const FROM_SEQUENCE: u32 = 4;
+
+/// How far the cutting has come. Kept in the slot, a map's value: what is read from there is news
+/// to the verifier at every turn of the loop, which else would follow each turn on its own.
+#[repr(C)]
+pub struct Progress {
+    /// Payload that has been sent, in bytes.
+    offset: u32,
+    /// The sequence number of the payload's first byte.
+    sequence: u32,
+    /// TCP's header from its sequence number to its flags.
+    fields: [u8; 12],
+    /// Payload that a piece may have, in bytes.
+    room: u32,
+}
+
+/// What a turn of the loop came to.
+enum Turn {
+    More,
+    Last,
+}
 
 #[inline(always)]
 fn try_send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) -> Result<(), Reason> {
@@ -54,64 +74,95 @@ fn try_send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) -> Result<(),
     let scratch = maps::SCRATCH.get_ptr_mut(cpu()).ok_or(failed)?;
     // SAFETY: this CPU's scratch; no other run on this CPU uses it before this one ends.
     let scratch = unsafe { (&raw mut (*scratch).bytes).cast::<u8>() };
-    let network_offset = link_length(link);
-    let transport_offset = network_offset + slot.transport_offset;
-    let payload_offset = network_offset + slot.payload_offset;
-    let length = slot.payload_length;
-    let room = agent
+    let transport_offset = link_length(link) + slot.transport_offset;
+    let payload_offset = link_length(link) + slot.payload_offset;
+    slot.cut.room = agent
         .mtu
         .min(LONGEST_PIECE)
         .saturating_sub(overhead(agent) + slot.payload_offset);
-    if room == 0 || length > LONGEST {
+    if slot.cut.room == 0 || slot.payload_length > LONGEST {
         return Err(failed);
     }
-    let mut fields = [0; 10];
-    if !skb.load(transport_offset + FROM_SEQUENCE, fields.as_mut_ptr(), 10) {
+    if !skb.load(
+        transport_offset + FROM_SEQUENCE,
+        slot.cut.fields.as_mut_ptr(),
+        10,
+    ) {
         return Err(failed);
     }
-    let sequence = u32::from_be_bytes([fields[0], fields[1], fields[2], fields[3]]);
-    let flags = fields[9];
-    if length > 0 && !load_payload(skb, payload_offset, scratch, length) {
+    let [a, b, c, d, ..] = slot.cut.fields;
+    slot.cut.sequence = u32::from_be_bytes([a, b, c, d]);
+    slot.cut.offset = 0;
+    if !load_payload(skb, payload_offset, scratch, slot.payload_length)
+        || !tunnel::take_number(slot)
+    {
         return Err(failed);
     }
-    if !tunnel::take_number(slot) {
-        return Err(failed);
-    }
-    let mut offset = 0;
-    let mut piece = 0;
-    while piece < MOST_PIECES {
-        let part = room.min(length - offset);
-        let last = offset + part >= length;
-        [fields[0], fields[1], fields[2], fields[3]] = sequence.wrapping_add(offset).to_be_bytes();
-        // What begins a connection belongs to its first byte, what ends it to its last.
-        fields[9] = flags
-            & if last { 0xff } else { !(FIN | RST | PSH) }
-            & if offset == 0 { 0xff } else { !SYN };
-        if (piece == 0 || last) && !skb.cut(payload_offset + part) {
-            return Err(failed);
+    let flags = slot.cut.fields[9];
+    let mut pieces = 0;
+    while pieces < MOST_PIECES {
+        match send_piece(skb, slot, agent, link, scratch, flags)? {
+            Turn::More => pieces += 1,
+            Turn::Last => return Ok(()),
         }
-        if !store_part(skb, payload_offset, scratch, offset, part)
-            || !skb.store_array(transport_offset + FROM_SEQUENCE, &fields)
-            || !store_ip_length(skb, slot, network_offset, slot.payload_offset + part)
-        {
-            return Err(failed);
-        }
-        slot.last_piece = last as u32;
-        slot.state = state::PIECE;
-        let result = skb.clone_to(agent.ifindex);
-        if core::hint::black_box(&mut *slot).state != state::SENT {
-            return Err(failed);
-        }
-        if result != 0 {
-            return Err(Reason::UplinkDropped);
-        }
-        if last {
-            return Ok(());
-        }
-        offset += part;
-        piece += 1;
     }
     Err(failed)
+}
+
+#[inline(always)]
+fn send_piece(
+    skb: &Skb,
+    slot: &mut Slot,
+    agent: &Agent,
+    link: Link,
+    scratch: *mut u8,
+    flags: u8,
+) -> Result<Turn, Reason> {
+    let failed = Reason::SplitFailed;
+    let slot = core::hint::black_box(slot);
+    let offset = slot.cut.offset;
+    let rest = slot.payload_length.saturating_sub(offset);
+    let last = rest <= slot.cut.room;
+    let part = if last { rest } else { slot.cut.room };
+    slot.last_piece = last as u32;
+    slot.cut.offset = offset + part;
+    let [a, b, c, d] = slot.cut.sequence.wrapping_add(offset).to_be_bytes();
+    [
+        slot.cut.fields[0],
+        slot.cut.fields[1],
+        slot.cut.fields[2],
+        slot.cut.fields[3],
+    ] = [a, b, c, d];
+    // What begins a connection belongs to its first byte, what ends it to its last.
+    let kept = if last { 0xff } else { !(FIN | RST | PSH) } & if offset == 0 { 0xff } else { !SYN };
+    slot.cut.fields[9] = flags & kept;
+    let transport_offset = link_length(link) + slot.transport_offset;
+    let payload_offset = link_length(link) + slot.payload_offset;
+    if !skb.cut(payload_offset + part)
+        || !store_part(skb, payload_offset, scratch, offset, part)
+        || !skb.store(
+            transport_offset + FROM_SEQUENCE,
+            slot.cut.fields.as_ptr(),
+            10,
+        )
+        || !store_ip_length(skb, slot, link_length(link), slot.payload_offset + part)
+    {
+        return Err(failed);
+    }
+    slot.state = state::PIECE;
+    let result = skb.clone_to(agent.ifindex);
+    let slot = core::hint::black_box(slot);
+    if slot.state != state::SENT {
+        return Err(failed);
+    }
+    if result != 0 {
+        return Err(Reason::UplinkDropped);
+    }
+    Ok(if slot.last_piece != 0 {
+        Turn::Last
+    } else {
+        Turn::More
+    })
 }
 
 /// Copies the payload out. The length goes through `black_box` so that the check before the

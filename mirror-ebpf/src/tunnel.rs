@@ -9,7 +9,7 @@ use mirror_common::tunnel::{HEADER_LENGTH, outer_ipv4, outer_ipv6, overhead};
 use mirror_common::verdict::Reason;
 
 use crate::frame::{Skb, cpu, link_length};
-use crate::slot::{Fate, Slot, state};
+use crate::slot::{Fate, OUT_LENGTH, Slot, state};
 use crate::{maps, split};
 
 /// TC_PRIO_FILLER: the lowest band of the kernel's default queue.
@@ -120,7 +120,7 @@ pub fn take_number(slot: &mut Slot) -> bool {
 
 /// Writes the outer headers in front of the clone's IP header.
 #[inline(always)]
-fn encapsulate(skb: &Skb, slot: &Slot, agent: &Agent, link: Link, piece: bool) -> bool {
+fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: bool) -> bool {
     let inner_length = skb.length() - link_length(link);
     let network = if agent.ipv6 == 0 {
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
@@ -134,18 +134,42 @@ fn encapsulate(skb: &Skb, slot: &Slot, agent: &Agent, link: Link, piece: bool) -
     let header = slot.header(cpu(), piece).encode();
     let tunnel_length = inner_length + HEADER_LENGTH as u32;
     let port = slot.source_port as u16;
-    let network_offset = link_length(link);
-    if let Link::Ethernet = link {
-        if !skb.store_array(0, &ethernet(agent)) {
-            return false;
+    // Written in a map's value, not on the stack, where the verifier wants every write aligned.
+    let out = &mut slot.out;
+    match (link, agent.ipv6) {
+        (Link::Ethernet, 0) => {
+            put(out, 0, &ethernet(agent));
+            put(out, 14, &outer_ipv4(agent, port, tunnel_length));
+            put(out, 42, &header);
+            skb.store(0, out.as_ptr(), 74)
+        }
+        (Link::Ethernet, _) => {
+            put(out, 0, &ethernet(agent));
+            put(out, 14, &outer_ipv6(agent, port, tunnel_length));
+            put(out, 62, &header);
+            skb.store(0, out.as_ptr(), 94)
+        }
+        (Link::Ip, 0) => {
+            put(out, 0, &outer_ipv4(agent, port, tunnel_length));
+            put(out, 28, &header);
+            skb.store(0, out.as_ptr(), 60)
+        }
+        (Link::Ip, _) => {
+            put(out, 0, &outer_ipv6(agent, port, tunnel_length));
+            put(out, 48, &header);
+            skb.store(0, out.as_ptr(), 80)
         }
     }
-    if agent.ipv6 == 0 {
-        skb.store_array(network_offset, &outer_ipv4(agent, port, tunnel_length))
-            && skb.store_array(network_offset + 28, &header)
-    } else {
-        skb.store_array(network_offset, &outer_ipv6(agent, port, tunnel_length))
-            && skb.store_array(network_offset + 48, &header)
+}
+
+/// Writes `bytes` at `offset`.
+#[inline(always)]
+fn put<const N: usize>(out: &mut [u8; OUT_LENGTH], offset: usize, bytes: &[u8; N]) {
+    if let Some(place) = out
+        .get_mut(offset..)
+        .and_then(|rest| rest.first_chunk_mut::<N>())
+    {
+        *place = *bytes;
     }
 }
 
