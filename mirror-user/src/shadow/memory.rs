@@ -72,6 +72,11 @@ impl Lease {
         self.bytes -= less;
     }
 
+    /// Takes `bytes` more from the same memory, as a lease of their own.
+    pub fn sibling(&self, bytes: usize) -> Option<Self> {
+        Memory(Arc::clone(&self.account)).lease(bytes)
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes

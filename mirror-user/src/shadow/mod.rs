@@ -1,6 +1,9 @@
 //! The agent on the shadow host, in the order a request travels: capture, stream, http, exchange,
 //! replay, compare, record, report.
 
+pub mod compare;
 pub mod ledger;
 pub mod memory;
 pub mod message;
+pub mod record;
+pub mod report;

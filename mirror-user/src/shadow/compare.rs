@@ -1,0 +1,261 @@
+//! Two answers to one request, held against each other. Pure.
+//!
+//! Only the status decides first; then the bodies are compared as JSON, as text, or byte for byte,
+//! by what they are. `docs/comparison.md` says it for users. Headers are not compared.
+
+mod content;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod json;
+pub mod pointer;
+mod prediction;
+mod slices;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod words;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use self::content::{Content, Unequal};
+use self::json::{Node, REDACTED};
+use self::pointer::Pointers;
+use self::walk::{Finding, Rules};
+use super::message::{Exchange, Request, Response, ShadowError, header};
+use crate::config;
+
+pub use self::prediction::Summary;
+pub use self::slices::{MAX_SLICES, OTHER, Slices};
+
+/// What the comparison of one exchange came to. Label `verdict`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The answers are equal by the service's rules.
+    Match,
+    /// They are not.
+    Different,
+    /// The shadow gave no answer.
+    Error,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: &'static [Self] = &[Self::Match, Self::Different, Self::Error];
+
+    /// The value of the `verdict` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Match => "match",
+            Self::Different => "different",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The comparison of one exchange.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// What it came to.
+    pub verdict: Verdict,
+    /// 1 = equal, 0 = nothing alike: the share of JSON leaves, lines or bytes that agree; 0 when the
+    /// status differs or there is no answer.
+    pub score: f64,
+    /// The difference to name, in words.
+    pub difference: Option<String>,
+    /// What production's model said.
+    pub production_prediction: Option<Value>,
+    /// What the shadow's model said.
+    pub shadow_prediction: Option<Value>,
+    /// The request's slice; [`Slices`] bounds how many there are.
+    pub slice: Option<String>,
+}
+
+/// The rules of one service. What its `[service.record]` redacts is quoted nowhere in a
+/// [`Comparison`].
+#[derive(Clone, Debug)]
+pub struct Comparer {
+    rules: Rules,
+    slice: Option<Slice>,
+}
+
+#[derive(Clone, Debug)]
+enum Slice {
+    Header(String),
+    Pointer(Pointers),
+    Redacted,
+}
+
+impl Comparer {
+    /// The rules of a service.
+    pub fn new(compare: &config::Compare, record: &config::Record) -> Self {
+        let hidden = |name: &str| {
+            let mut redacted = record.redact_headers.iter();
+            redacted.any(|redacted| redacted.eq_ignore_ascii_case(name))
+        };
+        let slice = compare.slice.as_ref().map(|slice| match slice {
+            config::Slice::Header(name) if hidden(name) => Slice::Redacted,
+            config::Slice::Header(name) => Slice::Header(name.clone()),
+            config::Slice::Pointer(pointer) => Slice::Pointer(Pointers::new(&[pointer])),
+        });
+        Self {
+            rules: Rules {
+                ignore: Pointers::new(&compare.ignore),
+                absolute: compare.absolute,
+                relative: compare.relative,
+                prediction: compare
+                    .prediction
+                    .as_ref()
+                    .map_or_else(Pointers::default, |pointer| Pointers::new(&[pointer])),
+                redact: Pointers::new(&record.redact_fields),
+            },
+            slice,
+        }
+    }
+
+    /// Compares production's answer with the shadow's.
+    pub fn compare(&self, exchange: &Exchange) -> Comparison {
+        let production = &exchange.production;
+        let mut comparison = Comparison {
+            verdict: Verdict::Match,
+            score: 1.0,
+            difference: None,
+            production_prediction: None,
+            shadow_prediction: None,
+            slice: self.slice(&exchange.request),
+        };
+        let shadow = match &exchange.shadow {
+            Ok(shadow) => shadow,
+            Err(error) => {
+                comparison.production_prediction = self.prediction(production);
+                return comparison.unlike(Verdict::Error, 0.0, error_words(*error).to_owned());
+            }
+        };
+        if production.status == shadow.status && production.body == shadow.body {
+            comparison.production_prediction = self.prediction(production);
+            comparison.shadow_prediction = comparison.production_prediction.clone();
+            return comparison;
+        }
+        let (left, right) = (Content::of(production), Content::of(shadow));
+        comparison.production_prediction = self.prediction_in(&left);
+        comparison.shadow_prediction = self.prediction_in(&right);
+        let unequal = if production.status == shadow.status {
+            self.contents(production, shadow, &left, &right)
+        } else {
+            let (was, now) = (production.status, shadow.status);
+            Some(Unequal {
+                score: 0.0,
+                words: format!("status {was} became {now}"),
+            })
+        };
+        match unequal {
+            Some(Unequal { score, words }) => comparison.unlike(Verdict::Different, score, words),
+            None => comparison,
+        }
+    }
+
+    fn contents(
+        &self,
+        production: &Response,
+        shadow: &Response,
+        left: &Content<'_>,
+        right: &Content<'_>,
+    ) -> Option<Unequal> {
+        let quote = self.rules.redact.is_empty();
+        match (left, right) {
+            (Content::Json(left), Content::Json(right)) => {
+                unequal(walk::compare(&self.rules, left, right))
+            }
+            (Content::Text(left, why), Content::Text(right, why_too)) => {
+                let mut unequal = content::lines(left, right, quote)?;
+                if let Some(why) = why.as_ref().or(why_too.as_ref()) {
+                    unequal.words += &format!(" (compared as text: {why})");
+                }
+                Some(unequal)
+            }
+            (Content::Json(_), Content::Text(_, why)) => Some(not_json("the shadow's", why)),
+            (Content::Text(_, why), Content::Json(_)) => Some(not_json("production's", why)),
+            (left, right) => {
+                let mut unequal = content::bytes(&production.body, &shadow.body)?;
+                let why = [left, right].into_iter().find_map(|content| match content {
+                    Content::Bytes(why) => why.as_ref(),
+                    _ => None,
+                });
+                if let Some(why) = why {
+                    unequal.words += &format!(" (compared as bytes: {why})");
+                }
+                Some(unequal)
+            }
+        }
+    }
+
+    fn prediction(&self, response: &Response) -> Option<Value> {
+        if self.rules.prediction.is_empty() {
+            return None;
+        }
+        self.prediction_in(&Content::of(response))
+    }
+
+    fn prediction_in(&self, content: &Content<'_>) -> Option<Value> {
+        match content {
+            Content::Json(node) if !self.rules.prediction.is_empty() => {
+                prediction::extract(node, &self.rules.prediction, &self.rules.redact)
+            }
+            _ => None,
+        }
+    }
+
+    fn slice(&self, request: &Request) -> Option<String> {
+        match self.slice.as_ref()? {
+            Slice::Redacted => Some(REDACTED.to_owned()),
+            Slice::Header(name) => {
+                let value = header(&request.headers, name)?;
+                slices::name(&String::from_utf8_lossy(value))
+            }
+            Slice::Pointer(pointer) => {
+                let body = Node::parse(&request.body).ok()?;
+                match prediction::extract(&body, pointer, &self.rules.redact)? {
+                    Value::String(text) => slices::name(&text),
+                    other => slices::name(&other.to_string()),
+                }
+            }
+        }
+    }
+}
+
+impl Comparison {
+    fn unlike(mut self, verdict: Verdict, score: f64, difference: String) -> Self {
+        self.verdict = verdict;
+        self.score = score;
+        self.difference = Some(difference);
+        self
+    }
+}
+
+fn unequal(finding: Finding) -> Option<Unequal> {
+    Some(Unequal {
+        score: finding.agreeing as f64 / finding.compared.max(1) as f64,
+        words: finding.difference?,
+    })
+}
+
+fn not_json(whose: &str, why: &Option<json::Unparsed>) -> Unequal {
+    let why = why
+        .as_ref()
+        .map_or_else(|| "text".to_owned(), ToString::to_string);
+    Unequal {
+        score: 0.0,
+        words: format!("only one answer is JSON; {whose} is {why}"),
+    }
+}
+
+const fn error_words(error: ShadowError) -> &'static str {
+    match error {
+        ShadowError::Connect => "the shadow could not be reached",
+        ShadowError::Timeout => "the shadow gave no whole answer in time",
+        ShadowError::Closed => "the shadow closed the connection before its answer was whole",
+        ShadowError::Malformed => "the shadow's answer is not HTTP/1",
+        ShadowError::TooLarge => "the shadow's answer is larger than the limit",
+    }
+}

@@ -1,0 +1,80 @@
+//! Exchanges for tests.
+
+use bytes::Bytes;
+use mirror_common::tunnel::Arm;
+
+use crate::config;
+use crate::shadow::memory::Memory;
+use crate::shadow::message::{Exchange, Field, Request, Response, ShadowError, Version};
+
+pub(crate) const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
+
+pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<Field> {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let field = |&(name, value): &(&str, &str)| Field {
+        name: bytes(name),
+        value: bytes(value),
+    };
+    fields.iter().map(field).collect()
+}
+
+pub(crate) fn response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    Response {
+        status,
+        headers: fields(headers),
+        body: Bytes::copy_from_slice(body),
+        first_byte_ns: 7_000_000,
+        last_byte_ns: 9_500_000,
+        lease: Memory::new(0).lease(0).unwrap(),
+    }
+}
+
+/// An exchange with a small JSON request; the request ends at 5 ms, the shadow's at 6 ms.
+pub(crate) fn exchange(production: Response, shadow: Result<Response, ShadowError>) -> Exchange {
+    Exchange {
+        id: uuid::Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001),
+        time: "2026-11-22T03:00:00.25Z".parse().unwrap(),
+        client: "10.0.0.7:41000".parse().unwrap(),
+        request: Request {
+            method: "POST".into(),
+            target: "/v2/models/sentiment/infer".into(),
+            version: Version::Http11,
+            headers: fields(JSON),
+            body: Bytes::from_static(br#"{"user":{"tenant":"acme"},"text":"fine"}"#),
+            chunked: false,
+            trailers: Vec::new(),
+            first_byte_ns: 4_000_000,
+            last_byte_ns: 5_000_000,
+            lease: Memory::new(1 << 30).lease(0).unwrap(),
+        },
+        arm: Arm::Stable,
+        production_version: "v12".into(),
+        production,
+        shadow_request_ns: 6_000_000,
+        shadow,
+    }
+}
+
+pub(crate) fn json_exchange(production: &str, shadow: &str) -> Exchange {
+    let answer = |body: &str| response(200, JSON, body.as_bytes());
+    exchange(answer(production), Ok(answer(shadow)))
+}
+
+pub(crate) fn compare_config() -> config::Compare {
+    config::Compare {
+        prediction: None,
+        slice: None,
+        ignore: Vec::new(),
+        absolute: 0.0,
+        relative: 0.0,
+    }
+}
+
+pub(crate) fn record_config() -> config::Record {
+    config::Record {
+        payloads: config::Payloads::None,
+        sample: 0.0,
+        redact_headers: Vec::new(),
+        redact_fields: Vec::new(),
+    }
+}

@@ -1,0 +1,467 @@
+//! Two JSON values held against each other, leaf by leaf.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use super::json::{Node, Number};
+use super::pointer::{Pointers, push_token};
+use super::words::{excerpts, number_pair, short};
+
+/// What the comparison goes by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    pub(super) ignore: Pointers,
+    pub(super) absolute: f64,
+    pub(super) relative: f64,
+    /// Where the prediction is; empty when none is named.
+    pub(super) prediction: Pointers,
+    /// What must not be quoted.
+    pub(super) redact: Pointers,
+}
+
+impl Rules {
+    /// Whether two numbers are equal.
+    ///
+    /// Two integers are subtracted exactly, and only the absolute tolerance counts: they are
+    /// identifiers and counts more often than measurements. Otherwise both tolerances count, the
+    /// relative one as a part of the larger magnitude.
+    pub(super) fn equal(&self, a: Number, b: Number) -> bool {
+        if a == b {
+            return true;
+        }
+        let difference = a.distance(b);
+        let integers = a.is_integer() && b.is_integer();
+        let larger = a.as_f64().abs().max(b.as_f64().abs());
+        difference <= self.absolute || (!integers && difference <= self.relative * larger)
+    }
+}
+
+/// What a walk found.
+#[derive(Debug)]
+pub(super) struct Finding {
+    /// Leaves held against each other; a leaf that only one side has counts as well.
+    pub(super) compared: u64,
+    /// Leaves that are equal.
+    pub(super) agreeing: u64,
+    /// The difference to name, if there is any.
+    pub(super) difference: Option<String>,
+}
+
+/// Holds `production` against `shadow`.
+pub(super) fn compare<'n>(
+    rules: &'n Rules,
+    production: &'n Node<'n>,
+    shadow: &'n Node<'n>,
+) -> Finding {
+    let mut walk = Walk {
+        rules,
+        path: Vec::new(),
+        compared: 0,
+        agreeing: 0,
+        differences: 0,
+        first: None,
+        answer: None,
+    };
+    let prediction = match &rules.prediction {
+        pointers if pointers.is_empty() => Place::Outside,
+        pointers => Place::Above(pointers).settled(),
+    };
+    let ignore = (!rules.ignore.is_empty()).then_some(&rules.ignore);
+    walk.nodes(production, shadow, ignore, prediction);
+    let difference = walk.answer.or(walk.first).map(|mut words| {
+        let more = walk.differences - 1;
+        if more > 0 {
+            let plural = if more == 1 { "" } else { "s" };
+            let _ = write!(words, "; {more} more difference{plural}");
+        }
+        words
+    });
+    Finding {
+        compared: walk.compared,
+        agreeing: walk.agreeing,
+        difference,
+    }
+}
+
+/// Where a node lies as the prediction pointer sees it.
+#[derive(Clone, Copy)]
+enum Place<'n> {
+    Outside,
+    Above(&'n Pointers),
+    Inside,
+}
+
+impl<'n> Place<'n> {
+    fn settled(self) -> Self {
+        match self {
+            Self::Above(pointers) if pointers.is_named() => Self::Inside,
+            other => other,
+        }
+    }
+
+    fn child(self, step: impl FnOnce(&'n Pointers) -> Option<&'n Pointers>) -> Self {
+        match self {
+            Self::Above(pointers) => step(pointers).map_or(Self::Outside, Self::Above).settled(),
+            other => other,
+        }
+    }
+
+    /// Whether an array here holds the prediction: at the pointer, under it, or spread by its `*`.
+    fn holds_numbers(self) -> bool {
+        match self {
+            Self::Outside => false,
+            Self::Inside => true,
+            Self::Above(pointers) => pointers.index(usize::MAX).is_some_and(Pointers::is_named),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Step<'n> {
+    Key(&'n str),
+    Index(usize),
+}
+
+struct Walk<'n> {
+    rules: &'n Rules,
+    path: Vec<Step<'n>>,
+    compared: u64,
+    agreeing: u64,
+    differences: u64,
+    /// The first difference, in words.
+    first: Option<String>,
+    /// The first difference in what the model said: named before all others.
+    answer: Option<String>,
+}
+
+/// The numbers of one array that differ.
+struct Numbers {
+    differing: u64,
+    /// Index and distance of those furthest apart.
+    largest: Option<(usize, f64)>,
+}
+
+impl<'n> Walk<'n> {
+    fn nodes(
+        &mut self,
+        production: &'n Node<'n>,
+        shadow: &'n Node<'n>,
+        ignore: Option<&'n Pointers>,
+        prediction: Place<'n>,
+    ) {
+        if ignore.is_some_and(Pointers::is_named) {
+            return;
+        }
+        match (production, shadow) {
+            (Node::Array(a), Node::Array(b)) if !(a.is_empty() && b.is_empty()) => {
+                self.arrays(a, b, ignore, prediction);
+            }
+            (Node::Object(a), Node::Object(b)) if !(a.is_empty() && b.is_empty()) => {
+                self.objects(a, b, ignore, prediction);
+            }
+            (Node::Number(a), Node::Number(b)) if self.rules.equal(*a, *b) => self.agree(),
+            (a, b) if a == b => self.agree(),
+            (a, b) => {
+                self.compared += a.leaves().max(b.leaves());
+                let answer = matches!(prediction, Place::Inside);
+                self.differ(answer, |walk| walk.became(a, b));
+            }
+        }
+    }
+
+    fn agree(&mut self) {
+        self.compared += 1;
+        self.agreeing += 1;
+    }
+
+    /// Notes a difference here; words are only made for those that are named.
+    fn differ(&mut self, answer: bool, words: impl FnOnce(&Self) -> Cow<'static, str>) {
+        self.differences += 1;
+        let taken = if answer { &self.answer } else { &self.first };
+        if taken.is_some() {
+            return;
+        }
+        let (pointer, redacted) = self.pointer();
+        let words = if redacted {
+            "differs (redacted)".into()
+        } else {
+            words(self)
+        };
+        let words = format!("{pointer}: {words}");
+        *(if answer {
+            &mut self.answer
+        } else {
+            &mut self.first
+        }) = Some(words);
+    }
+
+    fn step<R>(&mut self, step: Step<'n>, visit: impl FnOnce(&mut Self) -> R) -> R {
+        self.path.push(step);
+        let result = visit(self);
+        self.path.pop();
+        result
+    }
+
+    fn arrays(
+        &mut self,
+        production: &'n [Node<'n>],
+        shadow: &'n [Node<'n>],
+        ignore: Option<&'n Pointers>,
+        prediction: Place<'n>,
+    ) {
+        let mut numbers = Numbers {
+            differing: 0,
+            largest: None,
+        };
+        for (index, (p, s)) in production.iter().zip(shadow).enumerate() {
+            let ignore = ignore.and_then(|ignore| ignore.index(index));
+            if let (Node::Number(p), Node::Number(s)) = (p, s) {
+                if ignore.is_some_and(Pointers::is_named) {
+                    continue;
+                }
+                self.compared += 1;
+                if self.rules.equal(*p, *s) {
+                    self.agreeing += 1;
+                } else {
+                    numbers.add(index, *p, *s);
+                }
+                continue;
+            }
+            let prediction = prediction.child(|pointers| pointers.index(index));
+            self.step(Step::Index(index), |walk| {
+                walk.nodes(p, s, ignore, prediction);
+            });
+        }
+        if numbers.differing > 0 {
+            self.numbers(&numbers, production, shadow, prediction);
+        }
+        self.lengths(production, shadow, ignore);
+    }
+
+    /// Elements that only one side has.
+    fn lengths(
+        &mut self,
+        production: &'n [Node<'n>],
+        shadow: &'n [Node<'n>],
+        ignore: Option<&'n Pointers>,
+    ) {
+        let common = production.len().min(shadow.len());
+        let rest = production[common..].iter().chain(&shadow[common..]);
+        let mut extra = 0;
+        for (index, node) in (common..).zip(rest) {
+            let ignored = ignore.and_then(|ignore| ignore.index(index));
+            if !ignored.is_some_and(Pointers::is_named) {
+                extra += node.leaves();
+            }
+        }
+        if extra > 0 {
+            self.compared += extra;
+            let (from, to) = (production.len(), shadow.len());
+            self.differ(false, |_| format!("{from} elements became {to}").into());
+        }
+    }
+
+    /// Names the largest difference in an array of numbers, and what became of the label.
+    fn numbers(
+        &mut self,
+        numbers: &Numbers,
+        production: &[Node<'n>],
+        shadow: &[Node<'n>],
+        prediction: Place<'n>,
+    ) {
+        let labels = prediction
+            .holds_numbers()
+            .then(|| Some((label(production)?, label(shadow)?)))
+            .flatten()
+            .filter(|_| production.len() == shadow.len());
+        if let Some((was, now)) = labels
+            && was.0 != now.0
+        {
+            self.differ(true, |walk| {
+                if walk.hides(was.0) || walk.hides(now.0) {
+                    return "the label changed (redacted)".into();
+                }
+                let (was_p, now_p) = number_pair(Number::Float(was.1), Number::Float(now.1));
+                let (was, now) = (was.0, now.0);
+                format!("label {was} became {now} (probability {was_p}, now {now_p})").into()
+            });
+            return;
+        }
+        let Some((index, distance)) = numbers.largest else {
+            return;
+        };
+        let (Some(p), Some(s)) = (production[index].number(), shadow[index].number()) else {
+            return;
+        };
+        let (differing, of) = (numbers.differing, production.len().max(shadow.len()));
+        let holds = prediction.holds_numbers();
+        self.differ(holds, |walk| {
+            if walk.hides(index) {
+                return format!("{differing} of {of} numbers differ (redacted)").into();
+            }
+            let differ = match differing {
+                1 => "differs, at",
+                _ => "differ, most at",
+            };
+            let (p, s) = number_pair(p, s);
+            let by = short(distance);
+            let mut words = format!(
+                "{differing} of {of} numbers {differ} index {index}: {p} became {s} (by {by})"
+            );
+            if let Some((was, _)) = labels {
+                let _ = write!(words, "; the label agrees ({})", was.0);
+            }
+            words.into()
+        });
+    }
+
+    fn objects(
+        &mut self,
+        production: &'n [(Cow<'n, str>, Node<'n>)],
+        shadow: &'n [(Cow<'n, str>, Node<'n>)],
+        ignore: Option<&'n Pointers>,
+        prediction: Place<'n>,
+    ) {
+        // Both are sorted by name: one pass over the two.
+        let (mut p, mut s) = (production.iter().peekable(), shadow.iter().peekable());
+        loop {
+            let order = match (p.peek(), s.peek()) {
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (None, None) => return,
+            };
+            let left = order.is_le().then(|| p.next()).flatten();
+            let right = order.is_ge().then(|| s.next()).flatten();
+            let Some((key, _)) = left.or(right) else {
+                return;
+            };
+            let ignore = ignore.and_then(|ignore| ignore.key(key));
+            let prediction = prediction.child(|pointers| pointers.key(key));
+            self.step(Step::Key(key), |walk| match (left, right) {
+                (Some((_, p)), Some((_, s))) => walk.nodes(p, s, ignore, prediction),
+                (Some((_, only)), None) => walk.missing(only, "production's", ignore, prediction),
+                (None, Some((_, only))) => walk.missing(only, "the shadow's", ignore, prediction),
+                (None, None) => {}
+            });
+        }
+    }
+
+    fn missing(
+        &mut self,
+        only: &Node<'_>,
+        whose: &'static str,
+        ignore: Option<&Pointers>,
+        prediction: Place<'n>,
+    ) {
+        if ignore.is_some_and(Pointers::is_named) {
+            return;
+        }
+        self.compared += only.leaves();
+        let answer = matches!(prediction, Place::Inside);
+        self.differ(answer, |_| format!("only in {whose} answer").into());
+    }
+
+    /// The words for two values that are not two arrays or two objects.
+    fn became(&self, production: &Node<'_>, shadow: &Node<'_>) -> Cow<'static, str> {
+        match (production, shadow) {
+            (Node::Number(a), Node::Number(b)) => {
+                let (p, s) = number_pair(*a, *b);
+                if a.is_integer() && b.is_integer() {
+                    return format!("{p} became {s}").into();
+                }
+                format!("{p} became {s} (by {})", short(a.distance(*b))).into()
+            }
+            (Node::Text(a), Node::Text(b)) => {
+                let (a, b) = excerpts(a, b);
+                format!("{a} became {b}").into()
+            }
+            (a, b) => format!("{} became {}", describe(a), describe(b)).into(),
+        }
+    }
+
+    /// The pointer to here, and whether its value is redacted. It ends at what is redacted: the
+    /// names of members under it are not shown.
+    fn pointer(&self) -> (String, bool) {
+        let mut pointer = String::new();
+        let mut redact = Some(&self.rules.redact);
+        let mut hidden = redact.is_some_and(Pointers::is_named);
+        for step in &self.path {
+            if hidden {
+                break;
+            }
+            match step {
+                Step::Key(key) => {
+                    redact = redact.and_then(|redact| redact.key(key));
+                    push_token(&mut pointer, key);
+                }
+                Step::Index(index) => {
+                    redact = redact.and_then(|redact| redact.index(*index));
+                    let _ = write!(pointer, "/{index}");
+                }
+            }
+            hidden = redact.is_some_and(Pointers::is_named);
+        }
+        if pointer.is_empty() {
+            pointer.push_str("the answer");
+        }
+        (pointer, hidden)
+    }
+
+    /// Whether element `index` of the array here is redacted.
+    fn hides(&self, index: usize) -> bool {
+        let here = self
+            .path
+            .iter()
+            .try_fold(&self.rules.redact, |redact, step| match step {
+                Step::Key(key) => redact.key(key),
+                Step::Index(index) => redact.index(*index),
+            });
+        here.and_then(|redact| redact.index(index))
+            .is_some_and(Pointers::is_named)
+    }
+}
+
+impl Numbers {
+    fn add(&mut self, index: usize, production: Number, shadow: Number) {
+        self.differing += 1;
+        let distance = production.distance(shadow);
+        if self.largest.is_none_or(|(_, largest)| distance > largest) {
+            self.largest = Some((index, distance));
+        }
+    }
+}
+
+/// The label that a class distribution gives, with its probability: the first largest number,
+/// where there are two or more numbers, none negative, and their sum is within 0.001 of 1.
+pub(super) fn label(values: &[Node<'_>]) -> Option<(usize, f64)> {
+    let mut largest: Option<(usize, f64)> = None;
+    let mut sum = 0.0;
+    for (index, node) in values.iter().enumerate() {
+        let value = node.number()?.as_f64();
+        if value < 0.0 {
+            return None;
+        }
+        sum += value;
+        if largest.is_none_or(|(_, most)| value > most) {
+            largest = Some((index, value));
+        }
+    }
+    largest.filter(|_| values.len() >= 2 && is_one(sum))
+}
+
+/// Whether probabilities sum up to one, as far as 32-bit and rounded ones can.
+pub(super) fn is_one(sum: f64) -> bool {
+    (sum - 1.0).abs() <= 1e-3
+}
+
+fn describe(node: &Node<'_>) -> String {
+    match node {
+        Node::Null => "null".to_owned(),
+        Node::Bool(value) => value.to_string(),
+        Node::Number(value) => number_pair(*value, *value).0,
+        Node::Text(value) => excerpts(value, "").0,
+        Node::Array(items) => format!("an array of {}", items.len()),
+        Node::Object(_) => "an object".to_owned(),
+    }
+}

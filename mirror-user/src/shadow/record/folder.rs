@@ -1,0 +1,48 @@
+//! Folders that only their owner can read.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+
+const MODE: u32 = 0o700;
+const STICKY: u32 = 0o1000;
+
+/// Makes `path` a folder of mode 0700, whatever the umask.
+///
+/// A folder that is there and laxer is tightened, but only where that takes nothing away from
+/// anybody: it is ours, and `ours` says so of everything in it. Any other is refused.
+pub(super) fn private(path: &Path, ours: impl Fn(&OsStr) -> bool) -> anyhow::Result<()> {
+    let shown = path.display();
+    if let Err(error) = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(MODE)
+        .create(path)
+    {
+        return Err(error).with_context(|| format!("cannot create {shown} for the records"));
+    }
+    let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot read {shown}"))?;
+    ensure!(
+        metadata.is_dir(),
+        "{shown} is not a folder: give record_dir another path"
+    );
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let mut entries = fs::read_dir(path).with_context(|| format!("cannot list {shown}"))?;
+    let foreign = entries.any(|entry| entry.map_or(true, |entry| !ours(&entry.file_name())));
+    let owned = metadata.uid() == nix::unistd::geteuid().as_raw();
+    if foreign || !owned || mode & STICKY != 0 {
+        bail!(
+            "{shown} can be read by others (mode {mode:o}) and is not the records' own: give \
+             record_dir a folder of its own, or run `chmod 700 {shown}`"
+        );
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))
+        .with_context(|| format!("cannot run `chmod 700 {shown}`"))?;
+    tracing::warn!(path = %shown, mode = format!("{mode:o}"), "tightened the folder of the records to 0700");
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! From an exchange and its comparison to a line, redacted. Pure.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use super::line::{Answer, Payload, Record, RequestPart};
+use crate::config::{self, Payloads};
+use crate::shadow::compare::json::{Node, REDACTED, Redacted};
+use crate::shadow::compare::pointer::Pointers;
+use crate::shadow::compare::{Comparison, Verdict};
+use crate::shadow::message::{Exchange, Field, Response, header};
+
+/// Bodies larger than this, in bytes, are not written.
+const MAX_BODY: usize = 16 << 20;
+
+/// Bytes of a header's value or a path that are written.
+const MAX_TEXT: usize = 2048;
+
+/// How one service's exchanges are written.
+#[derive(Clone, Debug)]
+pub(super) struct Form {
+    service: String,
+    shadow_version: String,
+    payloads: Payloads,
+    sample: f64,
+    redact_headers: Vec<String>,
+    redact_fields: Pointers,
+}
+
+impl Form {
+    pub(super) fn new(service: &config::ShadowService) -> Self {
+        let record = &service.record;
+        Self {
+            service: service.name.clone(),
+            shadow_version: service.version.clone(),
+            payloads: record.payloads,
+            sample: record.sample,
+            redact_headers: record.redact_headers.clone(),
+            redact_fields: Pointers::new(&record.redact_fields),
+        }
+    }
+
+    /// The exchange as it is written.
+    pub(super) fn record<'a>(
+        &'a self,
+        exchange: &'a Exchange,
+        comparison: &'a Comparison,
+    ) -> Record<'a> {
+        let request = &exchange.request;
+        let production = &exchange.production;
+        let payload = self.wants_payload(exchange, comparison.verdict);
+        let digest = sha256(&production.body);
+        let shadow = match &exchange.shadow {
+            Ok(shadow) => Answer {
+                version: Cow::Borrowed(&self.shadow_version),
+                prediction: comparison.shadow_prediction.clone(),
+                sha256: Some(if shadow.body == production.body {
+                    digest.clone().into()
+                } else {
+                    sha256(&shadow.body).into()
+                }),
+                ..self.answer(shadow, exchange.shadow_request_ns, payload)
+            },
+            Err(error) => Answer {
+                version: Cow::Borrowed(&self.shadow_version),
+                error: Some(error.label().into()),
+                ..Answer::default()
+            },
+        };
+        Record {
+            id: exchange.id,
+            trace_id: self
+                .visible(&request.headers, "traceparent")
+                .and_then(trace_id),
+            request_id: self.visible(&request.headers, "x-request-id").map(cut),
+            time: exchange.time,
+            service: Cow::Borrowed(&self.service),
+            slice: comparison.slice.as_deref().map(Cow::Borrowed),
+            client: exchange.client,
+            method: Cow::Borrowed(&request.method),
+            path: path(&request.target),
+            arm: exchange.arm.label().into(),
+            request: RequestPart {
+                bytes: request.body.len() as u64,
+                sha256: sha256(&request.body).into(),
+                payload: self.payload(&request.headers, &request.body, payload),
+            },
+            production: Answer {
+                version: Cow::Borrowed(&exchange.production_version),
+                prediction: comparison.production_prediction.clone(),
+                sha256: Some(digest.into()),
+                ..self.answer(production, request.last_byte_ns, payload)
+            },
+            shadow,
+            verdict: comparison.verdict,
+            score: comparison.score,
+            difference: comparison.difference.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    fn wants_payload(&self, exchange: &Exchange, verdict: Verdict) -> bool {
+        match self.payloads {
+            Payloads::None => false,
+            Payloads::All => true,
+            Payloads::Different => verdict != Verdict::Match,
+            Payloads::Sampled => {
+                // The last 62 bits of a version 7 UUID are random (RFC 9562, 5.7).
+                let (_, low) = exchange.id.as_u64_pair();
+                ((low << 2) as f64) < self.sample * 2_f64.powi(64)
+            }
+        }
+    }
+
+    /// What a leg's answer itself tells; `request_ns` is when the last byte of its request passed.
+    fn answer<'a>(&self, response: &'a Response, request_ns: u64, payload: bool) -> Answer<'a> {
+        Answer {
+            status: Some(response.status),
+            bytes: Some(response.body.len() as u64),
+            first_byte_ms: Some(milliseconds(request_ns, response.first_byte_ns)),
+            total_ms: Some(milliseconds(request_ns, response.last_byte_ns)),
+            payload: self.payload(&response.headers, &response.body, payload),
+            ..Answer::default()
+        }
+    }
+
+    fn payload<'a>(&self, headers: &[Field], body: &'a [u8], wanted: bool) -> Payload<'a> {
+        if !wanted {
+            return Payload::default();
+        }
+        Payload {
+            headers: Some(self.headers(headers)),
+            ..self.body(body)
+        }
+    }
+
+    fn headers(&self, fields: &[Field]) -> BTreeMap<String, String> {
+        let mut headers: BTreeMap<String, String> = BTreeMap::new();
+        for field in fields {
+            let name = String::from_utf8_lossy(&field.name).to_ascii_lowercase();
+            let value = if self.hides(&name) {
+                REDACTED.into()
+            } else {
+                cut(String::from_utf8_lossy(&field.value))
+            };
+            headers
+                .entry(name)
+                .and_modify(|joined| {
+                    joined.push_str(", ");
+                    joined.push_str(&value);
+                })
+                .or_insert_with(|| value.into_owned());
+        }
+        headers
+    }
+
+    /// Whether a header's value is not written. What hides cookies and credentials hides them in
+    /// both directions.
+    fn hides(&self, name: &str) -> bool {
+        let named = match name {
+            "set-cookie" => "cookie",
+            "proxy-authorization" => "authorization",
+            other => other,
+        };
+        let mut redacted = self.redact_headers.iter();
+        redacted.any(|redacted| {
+            redacted.eq_ignore_ascii_case(name) || redacted.eq_ignore_ascii_case(named)
+        })
+    }
+
+    fn visible<'a>(&self, headers: &'a [Field], name: &str) -> Option<Cow<'a, str>> {
+        let value = header(headers, name).filter(|_| !self.hides(name))?;
+        Some(String::from_utf8_lossy(value))
+    }
+
+    fn body<'a>(&self, body: &'a [u8]) -> Payload<'a> {
+        let withheld = |why: &'static str| Payload {
+            body_withheld: Some(why.into()),
+            ..Payload::default()
+        };
+        let written = |body| Payload {
+            body: Some(body),
+            ..Payload::default()
+        };
+        if body.len() > MAX_BODY {
+            return withheld("larger than 16 MiB");
+        }
+        if !self.redact_fields.is_empty() && !body.is_empty() {
+            let redacted = Node::parse(body).ok().and_then(|node| {
+                let redact = Some(&self.redact_fields);
+                serde_json::to_string(&Redacted {
+                    node: &node,
+                    redact,
+                })
+                .ok()
+            });
+            return redacted.map_or_else(
+                || withheld("not JSON, so that redact_fields cannot be applied"),
+                |json| written(json.into()),
+            );
+        }
+        match std::str::from_utf8(body) {
+            Ok(text) => written(text.into()),
+            Err(_) => Payload {
+                body_base64: Some(STANDARD.encode(body).into()),
+                ..Payload::default()
+            },
+        }
+    }
+}
+
+fn sha256(body: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(body))
+}
+
+/// From one instant to another, in milliseconds to three decimals; an answer that began before its
+/// request was whole took no time.
+pub(super) fn milliseconds(from_ns: u64, to_ns: u64) -> f64 {
+    let microseconds = to_ns.saturating_sub(from_ns).saturating_add(500) / 1000;
+    microseconds as f64 / 1000.0
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context, 3.2.2): version, trace id, parent id and
+/// flags in lower-case hexadecimal; all zeros are no trace.
+fn trace_id(traceparent: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    let hexadecimal = |part: &str, length: usize| {
+        let digits = part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        part.len() == length && digits
+    };
+    let mut parts = traceparent.trim().split('-');
+    let version = parts.next().filter(|part| hexadecimal(part, 2))?;
+    let trace = parts.next().filter(|part| hexadecimal(part, 32))?;
+    parts.next().filter(|part| hexadecimal(part, 16))?;
+    parts.next().filter(|part| hexadecimal(part, 2))?;
+    let last = version == "00" && parts.next().is_some();
+    let valid = version != "ff" && !last && trace.bytes().any(|b| b != b'0');
+    valid.then(|| trace.to_owned().into())
+}
+
+fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
+    let end = text.floor_char_boundary(MAX_TEXT);
+    format!("{}…", &text[..end]).into()
+}
+
+/// The path of a request target: without scheme and authority, and of the query only the names,
+/// since its values are often keys and never covered by `redact_fields`.
+fn path(target: &str) -> Cow<'_, str> {
+    let origin_form = match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
+            rest.find(['/', '?']).map_or("/", |start| &rest[start..])
+        }
+        _ => target,
+    };
+    let Some((path, query)) = origin_form.split_once('?') else {
+        return cut(origin_form.into());
+    };
+    let mut written = format!("{path}?");
+    for (index, parameter) in query.split('&').enumerate() {
+        if index > 0 {
+            written.push('&');
+        }
+        match parameter.split_once('=') {
+            Some((name, "")) => written.extend([name, "="]),
+            Some((name, _)) => written.extend([name, "=*"]),
+            None if parameter.is_empty() => {}
+            None => written.push('*'),
+        }
+    }
+    cut(Cow::<str>::Owned(written).into_owned().into())
+}
