@@ -1,1 +1,41 @@
-//! Integration tests and their harness.
+//! The harness of the integration tests, of the demo and of the bench: network namespaces, an HTTP
+//! server that writes down what it was asked, a client that checks every byte of every answer, and
+//! the real `modelmirror` between them.
+//!
+//! Everything is a guard: what was made is gone when its value is dropped, also after a panic.
+//! Namespaces have no name in the file system, so not even a killed process leaves one behind.
+//!
+//! ```no_run
+//! use tests::{Answers, Client, Request, Server, Topology};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let net = Topology::new()?;
+//! let answers = Answers::of("v12");
+//! let production = Server::start(&net.node, "0.0.0.0:8000".parse()?, &answers)?;
+//! let client = Client::new(&net.client, "10.0.0.5:8000".parse()?, &answers);
+//! let exchanges = client.load(4, 10, |_, _| Request::post("/echo", b"hello"))?;
+//! assert_eq!(exchanges.len(), 40);
+//! assert_eq!(production.received().len(), 40);
+//! # Ok(())
+//! # }
+//! ```
+
+mod answers;
+mod client;
+mod metrics;
+mod namespace;
+mod process;
+mod program;
+mod server;
+mod topology;
+mod wait;
+
+pub use answers::{Answer, Answers, pattern, sha256};
+pub use client::{Client, Connection, Exchange, Framing, Request};
+pub use metrics::Metrics;
+pub use namespace::{Namespace, veth};
+pub use process::Process;
+pub use program::{Agent, Daemon, Home, binary};
+pub use server::{Mood, Received, Server};
+pub use topology::Topology;
+pub use wait::{eventually, eventually_within, privileged};

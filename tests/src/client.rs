@@ -1,0 +1,269 @@
+//! A client that knows what it must be answered, and checks every byte of it.
+
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::answers::{Answers, sha256};
+use crate::namespace::Namespace;
+
+mod request;
+mod response;
+
+pub use request::{Framing, Request};
+use response::{Response, read_response};
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request and its answer, both as the client knows them.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// The request's `x-request-id`, unique in the process.
+    pub id: String,
+    /// Counts the load's connections from 0.
+    pub connection: usize,
+    /// The client's end of the connection.
+    pub local: SocketAddr,
+    /// The request.
+    pub request: Request,
+    /// The request body's hash, in hexadecimal.
+    pub request_sha256: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The answer's headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// How long the answer's body was.
+    pub body_bytes: usize,
+    /// The answer body's hash, in hexadecimal.
+    pub body_sha256: String,
+    /// From the first byte sent to the last one received.
+    pub latency: Duration,
+}
+
+/// Where to send, and what must come back.
+#[derive(Clone, Debug)]
+pub struct Client<'a> {
+    namespace: &'a Namespace,
+    server: SocketAddr,
+    answers: Answers,
+}
+
+impl<'a> Client<'a> {
+    /// A client inside a namespace, of a server that answers so.
+    pub fn new(namespace: &'a Namespace, server: SocketAddr, answers: &Answers) -> Self {
+        Self {
+            namespace,
+            server,
+            answers: answers.clone(),
+        }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn connect(&self) -> Result<Connection> {
+        let stream = self
+            .namespace
+            .run(|| TcpStream::connect_timeout(&self.server, PATIENCE))
+            .with_context(|| format!("cannot connect to {}", self.server))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Connection {
+            number: 0,
+            local: stream.local_addr()?,
+            server: self.server,
+            answers: self.answers.clone(),
+            reader: BufReader::new(stream.try_clone()?),
+            stream,
+        })
+    }
+
+    /// Sends `requests` requests one after another over each of `connections` connections at once.
+    /// `make` is asked for each, by the numbers of its connection and of the request in it. Returns
+    /// all exchanges, in the order of connections and then of requests.
+    ///
+    /// # Errors
+    /// When any request fails, or any answer is not what it must be, to the byte.
+    pub fn load(
+        &self,
+        connections: usize,
+        requests: usize,
+        make: impl Fn(usize, usize) -> Request + Sync,
+    ) -> Result<Vec<Exchange>> {
+        let make = &make;
+        let one = |number: usize| -> Result<Vec<Exchange>> {
+            let mut connection = self.connect()?;
+            connection.number = number;
+            (0..requests)
+                .map(|index| {
+                    let exchange = connection.exchange(&make(number, index));
+                    exchange.with_context(|| format!("connection {number}, request {index}"))
+                })
+                .collect()
+        };
+        let one = &one;
+        let all: Result<Vec<Vec<Exchange>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..connections)
+                .map(|number| scope.spawn(move || one(number)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        });
+        Ok(all?.concat())
+    }
+}
+
+/// One connection; requests go over it one after another, or piled up.
+#[derive(Debug)]
+pub struct Connection {
+    number: usize,
+    local: SocketAddr,
+    server: SocketAddr,
+    answers: Answers,
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// The client's end.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The socket, for what a test does to it below HTTP.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// # Errors
+    /// When it fails, or the answer is not what it must be.
+    pub fn exchange(&mut self, request: &Request) -> Result<Exchange> {
+        let (id, start) = (next_id(), Instant::now());
+        self.send(request, &id)?;
+        self.receive(request, id, start)
+    }
+
+    /// Sends all requests before it reads the first answer (pipelining). They must fit the
+    /// sockets' buffers.
+    ///
+    /// # Errors
+    /// When one fails, or an answer is not what it must be.
+    pub fn pipeline(&mut self, requests: &[Request]) -> Result<Vec<Exchange>> {
+        let start = Instant::now();
+        let ids: Vec<String> = requests.iter().map(|_| next_id()).collect();
+        let mut bytes = Vec::new();
+        for (request, id) in requests.iter().zip(&ids) {
+            bytes.extend(request.head(self.server, id));
+            bytes.extend(request.framed_body());
+        }
+        self.stream.write_all(&bytes).context("cannot send")?;
+        let pairs = requests.iter().zip(ids);
+        pairs
+            .map(|(request, id)| self.receive(request, id, start))
+            .collect()
+    }
+
+    fn send(&mut self, request: &Request, id: &str) -> Result<()> {
+        let mut bytes = request.head(self.server, id);
+        if request.waits_for_continue() {
+            self.stream
+                .write_all(&bytes)
+                .context("cannot send the head")?;
+            let interim = read_response(&mut self.reader, false).context("waiting for 100")?;
+            ensure!(
+                interim.status == 100,
+                "{} where 100 Continue is expected",
+                interim.status
+            );
+            bytes.clear();
+        }
+        bytes.extend(request.framed_body());
+        self.stream.write_all(&bytes).context("cannot send")
+    }
+
+    fn receive(&mut self, request: &Request, id: String, start: Instant) -> Result<Exchange> {
+        let head = request.method == "HEAD";
+        let response = read_response(&mut self.reader, head)
+            .with_context(|| format!("no answer to {} {} ({id})", request.method, request.path))?;
+        let latency = start.elapsed();
+        self.verify(request, &response)
+            .with_context(|| format!("{} {} ({id})", request.method, request.path))?;
+        Ok(Exchange {
+            id,
+            connection: self.number,
+            local: self.local,
+            request_sha256: sha256(&request.body),
+            request: request.clone(),
+            status: response.status,
+            headers: response.headers,
+            body_bytes: response.body.len(),
+            body_sha256: sha256(&response.body),
+            latency,
+        })
+    }
+
+    fn verify(&self, request: &Request, response: &Response) -> Result<()> {
+        let expected = self.answers.to(&request.path, &request.body);
+        ensure!(
+            response.status == expected.status,
+            "status {}, not {}",
+            response.status,
+            expected.status
+        );
+        let empty = request.method == "HEAD" || matches!(expected.status, 204 | 304);
+        let body: &[u8] = if empty { &[] } else { &expected.body };
+        ensure!(
+            response.body == body,
+            "a body of {} bytes that is not the {} expected: they differ from byte {} on",
+            response.body.len(),
+            body.len(),
+            response
+                .body
+                .iter()
+                .zip(body)
+                .take_while(|(a, b)| a == b)
+                .count()
+        );
+        Ok(())
+    }
+}
+
+/// A name that no other request of this process has.
+fn next_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!(
+        "{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// One GET without expectations, inside a namespace: status and body.
+pub(crate) fn get(namespace: &Namespace, server: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = namespace.run(|| TcpStream::connect_timeout(&server, PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(
+        &Request::get(path)
+            .header("connection", "close")
+            .head(server, "get"),
+    )?;
+    let response = read_response(&mut BufReader::new(stream), false)?;
+    Ok((
+        response.status,
+        String::from_utf8_lossy(&response.body).into_owned(),
+    ))
+}

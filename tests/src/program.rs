@@ -1,0 +1,319 @@
+//! The real `modelmirror`, as daemon and as agent.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+use crate::client::get;
+use crate::metrics::Metrics;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::wait::eventually;
+
+/// Where the daemon's /metrics is, inside its namespace.
+const NODE_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9469);
+
+/// Where the agent's /metrics is, inside its namespace.
+const SHADOW_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9470);
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The name of the service that the configs are about.
+const SERVICE: &str = "digits";
+
+/// A program of this workspace, built by the same cargo run as the program that asks: `cargo xtask
+/// test`, `demo` and `bench` see to it.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let this = std::env::current_exe().context("cannot find out where this program is")?;
+    let folder = this.parent().unwrap_or(Path::new("."));
+    // Tests are one folder deeper than programs.
+    let folder = if folder.ends_with("deps") {
+        folder.parent().unwrap_or(folder)
+    } else {
+        folder
+    };
+    let path = folder.join(name);
+    ensure!(
+        path.is_file(),
+        "{} was not built: `cargo build --workspace --bins` does",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The files of one node and its shadow: configs, state, records and pins; all gone when dropped.
+/// It outlives daemons, so that the next one finds what the last one left.
+#[derive(Debug)]
+pub struct Home {
+    folder: TempDir,
+    pins: PathBuf,
+}
+
+impl Home {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// When there is no room for temporary files.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let folder = tempfile::Builder::new().prefix("modelmirror-").tempdir()?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let pins = format!("/sys/fs/bpf/modelmirror-{}-{number}", std::process::id()).into();
+        Ok(Self { folder, pins })
+    }
+
+    /// The folder for everything but pins.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where programs and maps are pinned.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Where the agent's records are.
+    pub fn record_dir(&self) -> PathBuf {
+        self.path().join("records")
+    }
+
+    /// A node's config: the service `digits` with id 101 on port 8000 of all addresses, in version
+    /// `v12`, all of it mirrored from `eth0` to the agent at 10.1.0.9:6181. Change what the test is
+    /// about: `config["service"][0]["mirror"]["sample"] = 0.5.into()`.
+    pub fn node_config(&self) -> Table {
+        toml::toml! {
+            interfaces = ["eth0"]
+            [[service]]
+            name = "digits"
+            id = 101
+            addresses = ["*:8000"]
+            [service.stable]
+            version = "v12"
+            [service.mirror]
+            agent = "10.1.0.9:6181"
+            sample = 1.0
+            max_bytes_per_second = 1_000_000_000
+        }
+        .with("state_dir", self.path().join("state"))
+        .with("pin_dir", self.pins.clone())
+        .with("control_socket", self.control())
+        .with("admin", NODE_ADMIN.to_string())
+    }
+
+    /// A shadow host's config: that service, replayed to the model in version `v13` at
+    /// 127.0.0.1:8000, and compared by its probabilities.
+    pub fn shadow_config(&self) -> Table {
+        toml::toml! {
+            listen = "[::]:6181"
+            allow = ["10.1.0.5/32", "fd00:1::5/128"]
+            [[service]]
+            name = "digits"
+            id = 101
+            target = "127.0.0.1:8000"
+            version = "v13"
+            [service.compare]
+            prediction = "/outputs/1/data/0"
+            ignore = ["/id", "/model_version"]
+        }
+        .with("admin", SHADOW_ADMIN.to_string())
+        .with("record_dir", self.record_dir())
+    }
+
+    /// Runs `modelmirror ARGUMENTS --control SOCKET` inside a namespace and returns what it printed.
+    ///
+    /// # Errors
+    /// With what it wrote to stderr, when its exit code is not 0.
+    pub fn modelmirror(&self, namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+        let (program, control) = (binary("modelmirror")?, self.control());
+        let mut arguments = arguments.to_vec();
+        let control = control.to_string_lossy();
+        arguments.extend(["--control", &control]);
+        namespace.output(&program.to_string_lossy(), &arguments)
+    }
+
+    /// The daemon's control socket.
+    pub fn control(&self) -> PathBuf {
+        self.path().join("control.sock")
+    }
+
+    fn write(&self, name: &str, config: &Table) -> Result<PathBuf> {
+        let path = self.path().join(name);
+        fs::write(&path, config.to_string()).context("cannot write the config")?;
+        Ok(path)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Not there when no daemon ever ran; programs and links go with their pins.
+        let _ = fs::remove_dir_all(&self.pins);
+    }
+}
+
+/// A table with one more value.
+trait With {
+    fn with(self, key: &str, value: impl Into<PathBuf>) -> Self;
+}
+
+impl With for Table {
+    fn with(mut self, key: &str, value: impl Into<PathBuf>) -> Self {
+        let value: PathBuf = value.into();
+        self.insert(key.to_owned(), value.to_string_lossy().into_owned().into());
+        self
+    }
+}
+
+/// `modelmirror run`, killed when dropped. What it attached stays, as the design wants it, until
+/// its [`Home`] or its namespace goes.
+#[derive(Debug)]
+pub struct Daemon<'a> {
+    /// The process, for signals and output.
+    pub process: Process,
+    namespace: &'a Namespace,
+    config: PathBuf,
+}
+
+impl<'a> Daemon<'a> {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// With its output, when it ends instead.
+    ///
+    /// # Panics
+    /// When it is not ready within ten seconds.
+    pub fn start(namespace: &'a Namespace, home: &Home, config: &Table) -> Result<Self> {
+        let config = home.write("node.toml", config)?;
+        let process = start(namespace, "run", &config, NODE_ADMIN)?;
+        Ok(Self {
+            process,
+            namespace,
+            config,
+        })
+    }
+
+    /// What /metrics says now.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn metrics(&self) -> Result<Metrics> {
+        metrics(self.namespace, NODE_ADMIN)
+    }
+
+    /// The path of its config, for a SIGHUP after a change.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+}
+
+/// `modelmirror shadow`, killed when dropped.
+#[derive(Debug)]
+pub struct Agent<'a> {
+    /// The process, for signals and output.
+    pub process: Process,
+    namespace: &'a Namespace,
+    records: PathBuf,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// With its output, when it ends instead.
+    ///
+    /// # Panics
+    /// When it is not ready within ten seconds.
+    pub fn start(namespace: &'a Namespace, home: &Home, config: &Table) -> Result<Self> {
+        let config = home.write("shadow.toml", config)?;
+        let process = start(namespace, "shadow", &config, SHADOW_ADMIN)?;
+        Ok(Self {
+            process,
+            namespace,
+            records: home.record_dir(),
+        })
+    }
+
+    /// What /metrics says now.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn metrics(&self) -> Result<Metrics> {
+        metrics(self.namespace, SHADOW_ADMIN)
+    }
+
+    /// How many of the service's requests ended so: `compared`, or the reason of a drop.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn requests(&self, outcome: &str) -> Result<u64> {
+        let labels = [("service", SERVICE), ("outcome", outcome)];
+        Ok(self
+            .metrics()?
+            .sum("modelmirror_shadow_requests_total", &labels) as u64)
+    }
+
+    /// Everything it has recorded, oldest first.
+    ///
+    /// # Errors
+    /// When a line is not JSON.
+    pub fn records(&self) -> Result<Vec<Value>> {
+        let Ok(folder) = fs::read_dir(self.records.join(SERVICE)) else {
+            return Ok(Vec::new());
+        };
+        let mut files: Vec<_> = folder.flatten().map(|file| file.path()).collect();
+        files.sort();
+        let mut records = Vec::new();
+        for file in files
+            .iter()
+            .filter(|file| file.extension().is_some_and(|e| e == "jsonl"))
+        {
+            let text = fs::read_to_string(file)?;
+            // The last line may be half written.
+            for line in text
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'))
+            {
+                records.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
+            }
+        }
+        Ok(records)
+    }
+}
+
+/// Starts one half of modelmirror, and waits until it says that it is ready.
+fn start(namespace: &Namespace, half: &str, config: &Path, admin: SocketAddr) -> Result<Process> {
+    let mut command = namespace.command(binary("modelmirror")?);
+    command.arg(half).arg("--config").arg(config);
+    let mut process = namespace.spawn(&format!("modelmirror {half}"), command)?;
+    eventually(
+        &format!("`modelmirror {half}` is ready"),
+        || -> Result<Result<()>> {
+            if let Err(ended) = process.running() {
+                return Ok(Err(ended));
+            }
+            let (status, body) =
+                get(namespace, admin, "/readyz").with_context(|| process.output())?;
+            ensure!(
+                status == 200,
+                "/readyz says {status}: {body}\n{}",
+                process.output()
+            );
+            Ok(Ok(()))
+        },
+    )?;
+    Ok(process)
+}
+
+fn metrics(namespace: &Namespace, admin: SocketAddr) -> Result<Metrics> {
+    let (status, body) = get(namespace, admin, "/metrics")?;
+    ensure!(status == 200, "/metrics says {status}: {body}");
+    Metrics::parse(&body)
+}

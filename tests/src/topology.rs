@@ -1,0 +1,48 @@
+//! The three hosts of the design's picture.
+
+use anyhow::Result;
+
+use crate::namespace::{Namespace, veth};
+
+/// A client, an inference node and a shadow host; two cables, and no route between them:
+///
+/// ```text
+/// client eth0 ───────────── eth0 node eth1 ───────────── eth0 shadow
+/// 10.0.0.2         10.0.0.5      │      10.1.0.5          10.1.0.9
+/// fd00:0::2        fd00:0::5     │      fd00:1::5         fd00:1::9
+/// ```
+#[derive(Debug)]
+pub struct Topology {
+    /// Where requests come from.
+    pub client: Namespace,
+    /// Where the model in production answers.
+    pub node: Namespace,
+    /// Where the shadow and its agent are.
+    pub shadow: Namespace,
+}
+
+impl Topology {
+    /// Makes and connects the hosts.
+    ///
+    /// # Errors
+    /// Needs root and the program `ip`.
+    pub fn new() -> Result<Self> {
+        let net = Self {
+            client: Namespace::new("client")?,
+            node: Namespace::new("node")?,
+            shadow: Namespace::new("shadow")?,
+        };
+        veth((&net.client, "eth0"), (&net.node, "eth0"))?;
+        veth((&net.node, "eth1"), (&net.shadow, "eth0"))?;
+        for (host, device, last, network) in [
+            (&net.client, "eth0", 2, 0),
+            (&net.node, "eth0", 5, 0),
+            (&net.node, "eth1", 5, 1),
+            (&net.shadow, "eth0", 9, 1),
+        ] {
+            host.address(device, &format!("10.{network}.0.{last}/24"))?;
+            host.address(device, &format!("fd00:{network}::{last}/64"))?;
+        }
+        Ok(net)
+    }
+}
