@@ -7,3 +7,4 @@ pub mod memory;
 pub mod message;
 pub mod record;
 pub mod report;
+pub mod stream;
