@@ -24,11 +24,16 @@ impl Memory {
 
     /// Takes `bytes`, given back when the lease is dropped; nothing when they are not there.
     pub fn lease(&self, bytes: usize) -> Option<Lease> {
-        let mut lease = Lease {
+        let mut lease = self.empty_lease();
+        lease.grow(bytes).then_some(lease)
+    }
+
+    /// A lease of nothing, to grow.
+    pub fn empty_lease(&self) -> Lease {
+        Lease {
             account: Arc::clone(&self.0),
             bytes: 0,
-        };
-        lease.grow(bytes).then_some(lease)
+        }
     }
 
     /// Bytes in use.

@@ -2,6 +2,7 @@
 //! replay, compare, record, report.
 
 pub mod compare;
+pub mod http;
 pub mod ledger;
 pub mod memory;
 pub mod message;

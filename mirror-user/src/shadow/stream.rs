@@ -25,17 +25,28 @@ pub struct Piece {
     pub position: u64,
     /// When the tap saw the segment, in nanoseconds.
     pub time_ns: u64,
-    /// The segment's acknowledgement number.
-    pub acknowledgement: u32,
-    /// Whether it starts where its segment started, and the segment acknowledged something.
+    /// The segment's acknowledgement number, where it had one.
+    pub acknowledgement: Option<u32>,
+    /// Whether it starts where its segment started.
     pub starts: bool,
-    /// Whether it ends where its segment ended, and the segment acknowledged something.
+    /// Whether it ends where its segment ended.
     pub ends: bool,
     /// The bytes; never empty inside a stream.
     pub data: Bytes,
 }
 
 impl Piece {
+    fn empty() -> Self {
+        Self {
+            position: 0,
+            time_ns: 0,
+            acknowledgement: None,
+            starts: false,
+            ends: false,
+            data: Bytes::new(),
+        }
+    }
+
     /// The position behind its last byte.
     pub fn end(&self) -> u64 {
         self.position + self.data.len() as u64
@@ -95,6 +106,13 @@ impl Stream {
         }
     }
 
+    /// Like [`Stream::position`]; a stream that knew nothing of its place now lies about there.
+    pub fn place(&mut self, sequence: u32) -> u64 {
+        let position = self.position(sequence);
+        self.next.get_or_insert(position.saturating_sub(SLACK));
+        position
+    }
+
     /// The position of the next byte to hand out; meaningful once anchored.
     pub fn next(&self) -> u64 {
         self.next.unwrap_or(0)
@@ -105,9 +123,8 @@ impl Stream {
         self.anchored
     }
 
-    /// The stream goes on at `sequence`, whatever came before. Returns what lay before.
-    pub fn anchor(&mut self, sequence: u32) -> Vec<Piece> {
-        let position = self.position(sequence);
+    /// The stream goes on at `position`, whatever came before. Returns what lay before.
+    pub fn anchor(&mut self, position: u64) -> Vec<Piece> {
         let before = self.discard(position);
         self.next = Some(position);
         self.anchored = true;
@@ -147,14 +164,14 @@ impl Stream {
         time_ns: u64,
         data: Bytes,
     ) {
-        let position = self.position(sequence);
-        let next = *self.next.get_or_insert(position.saturating_sub(SLACK));
+        let position = self.place(sequence);
+        let next = self.next();
         let mut rest = Piece {
             position,
             time_ns,
-            acknowledgement: acknowledgement.unwrap_or(0),
-            starts: acknowledgement.is_some(),
-            ends: acknowledgement.is_some(),
+            acknowledgement,
+            starts: true,
+            ends: true,
             data,
         };
         let end = self.end.unwrap_or(u64::MAX).min(next + WINDOW);
@@ -202,12 +219,11 @@ impl Stream {
 
     /// The sender's FIN stands at `sequence`: nothing follows. The first one counts.
     pub fn finish(&mut self, sequence: u32) {
-        let end = self.position(sequence);
-        let next = self.next.unwrap_or(end);
+        let end = self.place(sequence);
+        let next = self.next();
         let behind = self.pieces.back().map_or(next, Piece::end);
         if self.end.is_none() && end >= behind && end <= next + WINDOW {
             self.end = Some(end);
-            self.next.get_or_insert(end.saturating_sub(SLACK));
         }
     }
 
@@ -290,19 +306,6 @@ impl Stream {
     }
 }
 
-impl Piece {
-    fn empty() -> Self {
-        Self {
-            position: 0,
-            time_ns: 0,
-            acknowledgement: 0,
-            starts: false,
-            ends: false,
-            data: Bytes::new(),
-        }
-    }
-}
-
 /// `5 [8..10) [12..14) fin 20`, relative to nothing: positions as they are, modulo 2^32.
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -326,7 +329,7 @@ mod tests {
     /// A stream that starts at 0 and has taken these segments in.
     fn stream(segments: &[(u32, &'static str)]) -> Stream {
         let mut stream = Stream::default();
-        stream.anchor(0);
+        stream.anchor(BASE);
         for &(sequence, text) in segments {
             stream.insert(sequence, Some(7), 1, Bytes::from_static(text.as_bytes()));
         }
@@ -428,7 +431,7 @@ mod tests {
     #[test]
     fn sequence_numbers_wrap() {
         let mut stream = Stream::default();
-        stream.anchor(u32::MAX - 1);
+        stream.anchor(BASE + u64::from(u32::MAX - 1));
         stream.insert(1, None, 0, Bytes::from_static(b"d"));
         stream.insert(u32::MAX - 1, None, 0, Bytes::from_static(b"abc"));
         stream.finish(2);
@@ -481,7 +484,7 @@ mod tests {
         stream.insert(998, Some(1), 0, Bytes::from_static(b"ab"));
         assert_eq!(stream.pop(), None);
         assert_eq!(stream.hole(None), None);
-        let before = stream.anchor(999);
+        let before = stream.anchor(BASE + 999);
         assert_eq!(before[0].data, "a");
         assert_eq!(drain(&mut stream), "bcd");
     }
@@ -517,7 +520,7 @@ mod tests {
         ) {
             let text: Vec<u8> = (0..400_u32).map(|i| (i * 7 + i / 256) as u8).collect();
             let mut stream = Stream::default();
-            stream.anchor(start);
+            stream.anchor(BASE + u64::from(start));
             let origin = stream.next();
             for (from, length, give_up) in cuts {
                 let data = Bytes::copy_from_slice(&text[from..from + length]);

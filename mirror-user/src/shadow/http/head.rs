@@ -1,0 +1,380 @@
+//! Heads: request line or status line, header fields, and what they say of the body's length.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use memchr::memchr_iter;
+
+use super::{Fault, MAX_FIELDS, MAX_SECTION};
+use crate::shadow::message::{Field, Version, header};
+
+/// Header fields that are parsed on the stack.
+const USUAL_FIELDS: usize = 96;
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Of a request.
+    Request {
+        /// The method.
+        method: String,
+        /// The request target, as on the wire.
+        target: String,
+    },
+    /// Of a response.
+    Response {
+        /// The status code.
+        status: u16,
+    },
+}
+
+/// A message's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The first line.
+    pub start: Start,
+    /// HTTP's version.
+    pub version: Version,
+    /// Header fields in their order.
+    pub fields: Vec<Field>,
+}
+
+/// How the body's end is found (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// So many bytes; 0 where there is no body.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// By the connection's end.
+    Close,
+}
+
+/// What a response's length depends on: the request it answers (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Head,
+    Connect,
+    Other,
+}
+
+impl Asked {
+    pub(super) fn by(method: &str) -> Self {
+        match method {
+            "HEAD" => Self::Head,
+            "CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What is being parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Request,
+    Response(Asked),
+}
+
+impl Head {
+    /// The members of a list field, over all fields of that name, without white space.
+    fn members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields
+            .iter()
+            .filter(move |field| field.name.eq_ignore_ascii_case(name.as_bytes()))
+            .flat_map(|field| field.value.split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|member| !member.is_empty())
+    }
+
+    /// Whether a list field has this member, without regard to case.
+    pub fn lists(&self, name: &str, member: &str) -> bool {
+        self.members(name)
+            .any(|listed| listed.eq_ignore_ascii_case(member.as_bytes()))
+    }
+
+    /// Whether the request asks to leave HTTP/1 if the server agrees: CONNECT (RFC 9110, section
+    /// 9.3.6) or Upgrade (section 7.8).
+    pub fn asks_to_leave(&self) -> bool {
+        let connect = matches!(&self.start, Start::Request { method, .. } if method == "CONNECT");
+        connect
+            || (self.lists("connection", "upgrade") && header(&self.fields, "upgrade").is_some())
+    }
+
+    /// Whether the client may wait for `100 Continue` before it sends the body.
+    pub fn expects_continue(&self) -> bool {
+        self.lists("expect", "100-continue")
+    }
+
+    /// Whether the connection stays open after this message (RFC 9112, section 9.3).
+    pub fn is_persistent(&self) -> bool {
+        match self.version {
+            Version::Http11 => !self.lists("connection", "close"),
+            Version::Http10 => self.lists("connection", "keep-alive"),
+        }
+    }
+
+    /// How the body's end is found, and whether there are codings besides `chunked`.
+    pub(super) fn framing(&self, side: Side) -> Result<(Framing, bool), Fault> {
+        if let (Side::Response(asked), &Start::Response { status }) = (side, &self.start) {
+            let tunnel = asked == Asked::Connect && (200..300).contains(&status);
+            let bodiless = matches!(status, 100..200 | 204 | 304);
+            if asked == Asked::Head || tunnel || bodiless {
+                return Ok((Framing::Length(0), false));
+            }
+        }
+        let codings: Vec<_> = self.members("transfer-encoding").collect();
+        if let Some((last, others)) = codings.split_last() {
+            return self.coded(side, last, others);
+        }
+        match (self.content_length()?, side) {
+            (Some(length), _) => Ok((Framing::Length(length), false)),
+            (None, Side::Request) => Ok((Framing::Length(0), false)),
+            (None, Side::Response(_)) => Ok((Framing::Close, false)),
+        }
+    }
+
+    /// Transfer-Encoding overrides Content-Length (RFC 9112, section 6.3, number 3).
+    fn coded(&self, side: Side, last: &[u8], others: &[&[u8]]) -> Result<(Framing, bool), Fault> {
+        if self.version == Version::Http10 {
+            return Err(Fault::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+        if others.iter().any(|coding| is_chunked(coding)) {
+            return Err(Fault::Malformed("chunked is not the last transfer coding"));
+        }
+        match (is_chunked(last), side) {
+            (true, _) => Ok((Framing::Chunked, !others.is_empty())),
+            (false, Side::Request) => Err(Fault::Malformed(
+                "a request whose last coding is not chunked",
+            )),
+            (false, Side::Response(_)) => Ok((Framing::Close, true)),
+        }
+    }
+
+    /// Content-Length: exactly one value of digits, or none at all.
+    fn content_length(&self) -> Result<Option<u64>, Fault> {
+        let mut values = self
+            .fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case(b"content-length"));
+        let Some(field) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(Fault::Malformed("Content-Length twice"));
+        }
+        let digits = !field.value.is_empty() && field.value.iter().all(u8::is_ascii_digit);
+        let text = std::str::from_utf8(&field.value).ok().filter(|_| digits);
+        match text.and_then(|text| text.parse().ok()) {
+            Some(length) => Ok(Some(length)),
+            None => Err(Fault::Malformed("Content-Length is not a number")),
+        }
+    }
+}
+
+/// Collects a head or a trailer section until the empty line that ends it.
+#[derive(Debug, Default)]
+pub(super) struct Section {
+    held: BytesMut,
+    /// Up to where `held` was searched.
+    searched: usize,
+}
+
+impl Section {
+    /// Whether nothing of it has arrived.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Takes the whole section, its empty line included, off the front of what is held and
+    /// `input`; nothing while it has not ended.
+    pub(super) fn take(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, Fault> {
+        if self.held.is_empty()
+            && let Some(end) = end_of_section(input, 0)
+        {
+            return within(end).map(|end| Some(input.split_to(end)));
+        }
+        let before = self.held.len();
+        let room = (MAX_SECTION + 1).saturating_sub(before).min(input.len());
+        self.held.extend_from_slice(&input[..room]);
+        let Some(end) = end_of_section(&self.held, self.searched) else {
+            within(self.held.len())?;
+            self.searched = self.held.len().saturating_sub(2);
+            input.clear();
+            return Ok(None);
+        };
+        within(end)?;
+        let _ = input.split_to(end - before);
+        self.searched = 0;
+        let mut section = std::mem::take(&mut self.held);
+        section.truncate(end);
+        Ok(Some(section.freeze()))
+    }
+}
+
+fn within(length: usize) -> Result<usize, Fault> {
+    if length > MAX_SECTION {
+        return Err(Fault::HeadTooLarge);
+    }
+    Ok(length)
+}
+
+/// Where the first empty line ends, looking at line ends from `from` on. Lines may end with a bare
+/// LF (RFC 9112, section 2.2).
+fn end_of_section(bytes: &[u8], from: usize) -> Option<usize> {
+    if from == 0 {
+        match bytes {
+            [b'\r', b'\n', ..] => return Some(2),
+            [b'\n', ..] => return Some(1),
+            _ => {}
+        }
+    }
+    memchr_iter(b'\n', &bytes[from..]).find_map(|at| match bytes[from + at + 1..] {
+        [b'\n', ..] => Some(from + at + 2),
+        [b'\r', b'\n', ..] => Some(from + at + 3),
+        _ => None,
+    })
+}
+
+/// Parses a whole head; `section` ends with its empty line.
+pub(super) fn parse(section: &Bytes, side: Side) -> Result<Head, Fault> {
+    let mut usual = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+    match parse_into(section, side, &mut usual) {
+        Err(httparse::Error::TooManyHeaders) => {
+            let mut many = vec![MaybeUninit::uninit(); MAX_FIELDS];
+            parse_into(section, side, &mut many)
+        }
+        parsed => parsed,
+    }
+    .map_err(fault)
+}
+
+fn parse_into<'a>(
+    section: &'a Bytes,
+    side: Side,
+    fields: &mut [MaybeUninit<httparse::Header<'a>>],
+) -> Result<Head, httparse::Error> {
+    let config = httparse::ParserConfig::default();
+    let (start, minor, parsed): (_, _, &[httparse::Header<'_>]) = match side {
+        Side::Request => {
+            let mut request = httparse::Request::new(&mut []);
+            if request
+                .parse_with_uninit_headers(section, fields)?
+                .is_partial()
+            {
+                return Err(httparse::Error::NewLine);
+            }
+            let method = request.method.unwrap_or_default().to_owned();
+            let target = request.path.unwrap_or_default().to_owned();
+            (
+                Start::Request { method, target },
+                request.version,
+                request.headers,
+            )
+        }
+        Side::Response(_) => {
+            let mut response = httparse::Response::new(&mut []);
+            let status =
+                config.parse_response_with_uninit_headers(&mut response, section, fields)?;
+            if status.is_partial() {
+                return Err(httparse::Error::NewLine);
+            }
+            let status = response.code.unwrap_or_default();
+            (
+                Start::Response { status },
+                response.version,
+                response.headers,
+            )
+        }
+    };
+    let version = match minor {
+        Some(0) => Version::Http10,
+        _ => Version::Http11,
+    };
+    let fields = parsed.iter().map(|header| field(section, header)).collect();
+    Ok(Head {
+        start,
+        version,
+        fields,
+    })
+}
+
+/// Parses the trailer section of a chunked body, which ends with its empty line.
+pub(super) fn parse_trailers(section: &Bytes) -> Result<Vec<Field>, Fault> {
+    if section.len() <= 2 {
+        return Ok(Vec::new());
+    }
+    let mut fields = vec![httparse::EMPTY_HEADER; 256];
+    match httparse::parse_headers(section, &mut fields).map_err(fault)? {
+        httparse::Status::Complete((_, parsed)) => {
+            Ok(parsed.iter().map(|header| field(section, header)).collect())
+        }
+        httparse::Status::Partial => Err(Fault::Malformed("trailer section")),
+    }
+}
+
+fn field(section: &Bytes, header: &httparse::Header<'_>) -> Field {
+    let slice = |part: &[u8]| match part {
+        [] => Bytes::new(),
+        part => section.slice_ref(part),
+    };
+    Field {
+        name: slice(header.name.as_bytes()),
+        value: slice(header.value),
+    }
+}
+
+fn fault(error: httparse::Error) -> Fault {
+    Fault::Malformed(match error {
+        httparse::Error::HeaderName => "header name",
+        httparse::Error::HeaderValue => "header value",
+        httparse::Error::NewLine => "line end",
+        httparse::Error::Status => "status code",
+        httparse::Error::Token => "method or target",
+        httparse::Error::TooManyHeaders => return Fault::HeadTooLarge,
+        httparse::Error::Version => "version",
+    })
+}
+
+/// Whether a head may begin so: nothing in it is wrong so far.
+pub(super) fn is_plausible(bytes: &[u8], side: Side) -> Result<(), Fault> {
+    let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+    let parsed = match side {
+        Side::Request => {
+            httparse::Request::new(&mut []).parse_with_uninit_headers(bytes, &mut fields)
+        }
+        Side::Response(_) => httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut httparse::Response::new(&mut []),
+            bytes,
+            &mut fields,
+        ),
+    };
+    match parsed {
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Ok(()),
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// Whether these bytes begin with a request line, and nothing in them contradicts a head.
+pub fn begins_request(bytes: &[u8]) -> bool {
+    let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+    let named = request.method.is_some() && request.path.is_some();
+    named && matches!(parsed, Ok(_) | Err(httparse::Error::TooManyHeaders))
+}
+
+/// Whether these bytes begin with a status line: its status, if so.
+pub fn begins_response(bytes: &[u8]) -> Option<u16> {
+    let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut fields,
+    );
+    match parsed {
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => response.code,
+        Err(_) => None,
+    }
+}
