@@ -1,8 +1,358 @@
 //! The command line.
 
+mod commands;
+mod logging;
+mod signals;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::config;
+
+pub use signals::Signals;
+
+/// Exit code for a config that is refused; clap uses the same for bad arguments.
+const BAD_CONFIG: u8 = 2;
+
+/// The program's version, and that of the layouts that it shares with the kernel.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{version} (ABI {})", mirror_common::ABI_VERSION)
+});
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "modelmirror",
+    about = "Mirrors a model server's traffic in the kernel to a shadow model, and compares every answer",
+    version = VERSION.as_str(),
+    after_help = "Exit codes: 0 done, 1 failed, 2 bad arguments or config."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// The daemon's control socket [default: the config's, or /run/modelmirror/control.sock]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// How logs are written to stderr; RUST_LOG chooses what is logged
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    log_format: Output,
+}
+
+/// For people, or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon on an inference node
+    ///
+    /// SIGHUP reads the config again. SIGTERM stops the daemon and leaves the programs attached, so
+    /// that a restart takes over; without a daemon they stop copying after 5 s.
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Take the programs and maps away when the daemon stops
+        #[arg(long)]
+        detach_on_exit: bool,
+    },
+    /// Run the agent on a shadow host
+    Shadow {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Look whether this host is ready: ok, warn or refuse, with the cure
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Show what the daemon does
+    Status {
+        /// Only this service
+        #[arg(long, value_name = "NAME", value_parser = service_name)]
+        service: Option<String>,
+    },
+    /// Change a service's mirror, until it is cleared
+    Mirror {
+        #[command(subcommand)]
+        change: MirrorChange,
+    },
+    /// Take everything away, with or without a living daemon, and stay off
+    Off {
+        /// Where pin_dir, state_dir and control_socket stand, when they are not the defaults
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Sum up the comparisons, on the shadow host
+    Report(ReportArgs),
+    /// Print or check config files
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The config file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ServiceName {
+    /// The service
+    #[arg(long = "service", value_name = "NAME", value_parser = service_name)]
+    name: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum MirrorChange {
+    /// Mirror the service, whatever the file says; lifts `off`
+    On(ServiceName),
+    /// Do not mirror the service, whatever the file says
+    Off(ServiceName),
+    /// Mirror a share of its connections
+    Sample {
+        /// From 0 to 1
+        #[arg(value_parser = share)]
+        share: f64,
+        #[command(flatten)]
+        service: ServiceName,
+    },
+    /// Back to what the file says
+    Clear(ServiceName),
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The agent's config: its record_dir is read
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "records",
+        conflicts_with = "records"
+    )]
+    config: Option<PathBuf>,
+    /// The folder of the records
+    #[arg(long, value_name = "DIR")]
+    records: Option<PathBuf>,
+    /// Only this service
+    #[arg(long, value_name = "NAME", value_parser = service_name)]
+    service: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print a config with every key, its default and what it means
+    Default {
+        /// For which host
+        #[arg(long = "for", value_enum, default_value = "node")]
+        kind: config::Kind,
+    },
+    /// Read a config and say everything that is wrong with it
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// For which host [default: told by its keys]
+        #[arg(long = "for", value_enum)]
+        kind: Option<config::Kind>,
+    },
+}
+
+fn share(typed: &str) -> Result<f64, String> {
+    match typed.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("write a share from 0 to 1, such as 0.25 for a quarter".to_owned()),
+    }
+}
+
+fn service_name(typed: &str) -> Result<String, String> {
+    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !typed.is_empty() && typed.chars().all(fit) {
+        return Ok(typed.to_owned());
+    }
+    Err("names of services are made of letters, digits, `.`, `_` and `-`".to_owned())
+}
+
+/// The reader of our output went away, `modelmirror status | head`: nothing is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output")]
+struct ReaderGone;
+
+/// Prints one result.
+struct Printer(Output);
+
+impl Printer {
+    /// As text, or as the type in JSON.
+    fn print(&self, result: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<()> {
+        let text = match self.0 {
+            Output::Text => result.to_string(),
+            Output::Json => serde_json::to_string_pretty(result)?,
+        };
+        print_text(&text)
+    }
+}
+
+fn print_text(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let end = if text.ends_with('\n') || text.is_empty() {
+        ""
+    } else {
+        "\n"
+    };
+    match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        written => Ok(written?),
+    }
+}
+
+fn complain(text: &str) {
+    // When stderr is gone too there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "{text}");
+}
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let Cli { global, command } = Cli::parse();
+    match run(&global, command) {
+        Ok(code) => code,
+        Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&explain(&error));
+            if error.is::<config::Error>() {
+                ExitCode::from(BAD_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// One line; but for a config that is refused, every problem in its place.
+fn explain(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(config::Error::Refused(report)) => {
+            let problems = match report.count() {
+                1 => "1 problem".to_owned(),
+                count => format!("{count} problems"),
+            };
+            let file = report.file().display();
+            format!("{report}\nerror: {file} cannot be used: {problems}")
+        }
+        _ => format!("error: {error:#}"),
+    }
+}
+
+fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    let printer = Printer(global.output);
+    match command {
+        Command::Run {
+            file,
+            detach_on_exit,
+        } => {
+            logging::start(global.log_format == Output::Json);
+            let node = config::read_node(&file.config)?;
+            let _ = (node, detach_on_exit);
+            anyhow::bail!("not built yet")
+        }
+        Command::Shadow { file } => {
+            logging::start(global.log_format == Output::Json);
+            let shadow = config::read_shadow(&file.config)?;
+            let _ = shadow;
+            anyhow::bail!("not built yet")
+        }
+        Command::Check { file } => {
+            let file = config::read_either(&file.config, None)?;
+            let _ = file;
+            anyhow::bail!("not built yet")
+        }
+        Command::Status { service } => commands::status(&printer, socket(global), service),
+        Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
+        Command::Off { config } => commands::off(&printer, global, config),
+        Command::Report(arguments) => {
+            let _ = arguments;
+            anyhow::bail!("not built yet")
+        }
+        Command::Config { command } => commands::config(&printer, command),
+    }
+}
+
+fn socket(global: &Global) -> &Path {
+    let socket = global.control.as_deref();
+    socket.unwrap_or(Path::new(config::CONTROL_SOCKET))
+}
+
+/// Runs a short exchange on this thread.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// `line` is accepted, or refused with these words.
+    fn check(line: &str, expected: Result<(), &str>) {
+        let parsed = Cli::try_parse_from(["modelmirror"].into_iter().chain(line.split(' ')));
+        match (parsed, expected) {
+            (Ok(_), Ok(())) => {}
+            (Err(error), Err(words)) => {
+                assert_eq!(error.exit_code(), 2, "{line}");
+                let said = error.to_string();
+                assert!(said.contains(words), "{line}: {said}");
+            }
+            (parsed, _) => panic!("{line}: {parsed:?}"),
+        }
+    }
+
+    #[test]
+    fn commands_are_those_of_the_contract() {
+        check("run --config node.toml --detach-on-exit", Ok(()));
+        check("run", Err("--config"));
+        check("shadow --config shadow.toml --log-format json", Ok(()));
+        check("check --config node.toml --output json", Ok(()));
+        check("status --service a --control /tmp/c.sock", Ok(()));
+        check("--output json status", Ok(()));
+        check("status --service a/b", Err("letters, digits"));
+        check("mirror on --service a", Ok(()));
+        check("mirror off", Err("--service"));
+        check("mirror sample 0.5 --service a", Ok(()));
+        check("mirror sample 50 --service a", Err("from 0 to 1"));
+        check("mirror sample nan --service a", Err("from 0 to 1"));
+        check("mirror clear --service a", Ok(()));
+        check("off", Ok(()));
+        check("report --config shadow.toml", Ok(()));
+        check("report --records /var/log/modelmirror --service a", Ok(()));
+        check("report", Err("--config"));
+        check("config default --for shadow", Ok(()));
+        check("config check --config node.toml", Ok(()));
+    }
 }

@@ -21,13 +21,18 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 pub use defaults::default_text;
-pub use errors::{Error, Fault, Problem, Report};
+pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::{node, read_secret};
 pub use reload::{Changes, NeedsRestart, changes};
 pub use shadow::shadow;
 
 /// Where the daemon is controlled unless the config says otherwise.
 pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";
+
+/// Where maps and links are pinned unless the config says otherwise.
+pub const PIN_DIR: &str = "/sys/fs/bpf/modelmirror";
+/// Where what the command line set is kept unless the config says otherwise.
+pub const STATE_DIR: &str = "/var/lib/modelmirror";
 
 /// Reads a token file: the only thing outside the text that a config needs.
 pub type Secret<'a> = &'a dyn Fn(&Path) -> Result<String, Fault>;
@@ -87,9 +92,9 @@ pub fn read_either(file: &Path, kind: Option<Kind>) -> Result<File, Error> {
 }
 
 fn read<T>(file: &Path, parse: impl Fn(&str) -> Result<T, Vec<Problem>>) -> Result<T, Error> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+    let text = std::fs::read_to_string(file).map_err(|why| Error::Read {
         file: file.to_owned(),
-        source,
+        why,
     })?;
     parse(&text).map_err(|problems| Error::Refused(Report::new(file, &text, problems)))
 }

@@ -13,11 +13,12 @@ mod render;
 mod server;
 mod status;
 
+pub use crate::dataplane::Mechanism;
 pub use crate::state::{Change, Source};
 pub use client::{Client, ClientError};
 pub use server::{bind, serve};
 pub use status::{
-    Agent, Hook, Interface, MirrorState, Mirrored, PacketCount, RunTimes, Sample, Service, Status,
+    Agent, Interface, MirrorState, Mirrored, PacketCount, RunTimes, Sample, Service, Status,
 };
 
 use serde::{Deserialize, Serialize};

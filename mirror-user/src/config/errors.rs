@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// What is wrong with one value, and the cure; where it stands is added by who read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -36,16 +38,29 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read.
-    #[error("{}: {source}; name an existing config file with --config, or start from `modelmirror config default`", file.display())]
+    #[error("cannot read the config {}: {why} (`modelmirror config default` prints one to start from)", file.display())]
     Read {
         /// The file.
         file: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The file was read and refused.
     #[error("{0}")]
     Refused(Report),
+}
+
+/// A problem as programs read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is wrong there.
+    pub what: String,
+    /// What to write instead.
+    pub cure: String,
 }
 
 /// The problems of one file, to be shown.
@@ -66,6 +81,30 @@ impl Report {
             text: text.to_owned(),
             problems,
         }
+    }
+
+    /// How many problems there are.
+    pub fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Every problem with its line and column.
+    pub fn places(&self) -> Vec<Place> {
+        let place = |Problem { span, fault }: &Problem| {
+            let (line, column) = self.position(span.start);
+            Place {
+                line,
+                column,
+                what: fault.what.clone(),
+                cure: fault.cure.clone(),
+            }
+        };
+        self.problems.iter().map(place).collect()
     }
 
     /// Line and column (both from 1, in characters) where a problem begins.

@@ -64,10 +64,10 @@ impl Typed {
                 values::interface,
             ),
             state_dir: root
-                .or("state_dir", "/var/lib/modelmirror".into(), values::path)
+                .or("state_dir", super::STATE_DIR.into(), values::path)
                 .into_inner(),
             pin_dir: root
-                .or("pin_dir", "/sys/fs/bpf/modelmirror".into(), values::path)
+                .or("pin_dir", super::PIN_DIR.into(), values::path)
                 .into_inner(),
             control_socket: root
                 .or(

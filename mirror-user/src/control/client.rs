@@ -29,12 +29,12 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// The socket cannot be opened.
-    #[error("{}: {source}; run this as the user that the daemon runs as", socket.display())]
+    #[error("{}: {why}; run this as the user that the daemon runs as", socket.display())]
     Closed {
         /// The socket.
         socket: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The daemon refused, with its words.
     #[error("{said}")]
@@ -162,13 +162,13 @@ impl Client {
         }
     }
 
-    fn unreachable(&self, source: io::Error) -> ClientError {
+    fn unreachable(&self, why: io::Error) -> ClientError {
         let socket = self.socket.clone();
-        match source.kind() {
+        match why.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NoDaemon { socket }
             }
-            _ => ClientError::Closed { socket, source },
+            _ => ClientError::Closed { socket, why },
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
 
+use super::Mechanism;
 use super::status::{Agent, Interface, MirrorState, PacketCount, Service, Status};
 
 impl fmt::Display for Status {
@@ -65,7 +66,11 @@ fn interfaces(interfaces: &[Interface]) -> String {
             (false, None) => "not attached".to_owned(),
             (false, Some(error)) => format!("NOT ATTACHED: {error}"),
         };
-        let hook = interface.hook.map_or("-", |hook| hook.label());
+        let hook = match interface.hook {
+            Some(Mechanism::Tcx) => "tcx",
+            Some(Mechanism::Clsact) => "clsact",
+            None => "-",
+        };
         let index = or_dash(interface.ifindex);
         table.add_row([interface.name.as_str(), &index, hook, &state]);
     }

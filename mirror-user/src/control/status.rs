@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use mirror_common::counters::{RUN_TIME_BUCKETS, RunTime};
 use serde::{Deserialize, Serialize};
 
+use crate::dataplane::Mechanism;
 use crate::state::Source;
 
 /// The daemon and all it looks after.
@@ -30,26 +31,6 @@ pub struct Status {
     pub run_time: RunTimes,
 }
 
-/// How a program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hook {
-    /// A TCX link.
-    Tcx,
-    /// A filter on the clsact qdisc.
-    Clsact,
-}
-
-impl Hook {
-    /// The word for it.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
-    }
-}
-
 /// One configured interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
@@ -58,7 +39,7 @@ pub struct Interface {
     /// Its index, while it exists.
     pub ifindex: Option<u32>,
     /// How the programs are attached.
-    pub hook: Option<Hook>,
+    pub hook: Option<Mechanism>,
     /// Whether both programs are attached.
     pub attached: bool,
     /// The last thing that went wrong.

@@ -16,7 +16,7 @@ fn status() -> Status {
             Interface {
                 name: "eth0".to_owned(),
                 ifindex: Some(2),
-                hook: Some(Hook::Tcx),
+                hook: Some(Mechanism::Tcx),
                 attached: true,
                 error: None,
             },

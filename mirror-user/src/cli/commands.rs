@@ -1,0 +1,193 @@
+//! The short commands: ask, print, done.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{ConfigCommand, Global, MirrorChange, Output, Printer, block_on, complain, print_text};
+use crate::config::{self, File};
+use crate::control::{Change, Client, ClientError, Done};
+use crate::dataplane;
+use crate::state::{Overrides, State};
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.done.join("\n"))
+    }
+}
+
+pub(super) fn status(
+    printer: &Printer,
+    socket: &Path,
+    service: Option<String>,
+) -> anyhow::Result<ExitCode> {
+    let client = Client::new(socket);
+    let status = block_on(async { Ok(client.status(service.as_deref()).await?) })?;
+    printer.print(&status)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn mirror(
+    printer: &Printer,
+    socket: &Path,
+    change: MirrorChange,
+) -> anyhow::Result<ExitCode> {
+    let (service, change) = match change {
+        MirrorChange::On(service) => (service, Change::On),
+        MirrorChange::Off(service) => (service, Change::Off),
+        MirrorChange::Sample { share, service } => (service, Change::Sample(share)),
+        MirrorChange::Clear(service) => (service, Change::Clear),
+    };
+    let client = Client::new(socket);
+    let done = block_on(async { Ok(client.mirror(&service.name, change).await?) })?;
+    print_done(printer, &done)
+}
+
+fn print_done(printer: &Printer, done: &Done) -> anyhow::Result<ExitCode> {
+    if printer.0 == Output::Text {
+        for warning in &done.warnings {
+            complain(&format!("warning: {warning}"));
+        }
+    }
+    printer.print(done)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the daemon; where none answers, or it fails, takes the pins away itself.
+pub(super) fn off(
+    printer: &Printer,
+    global: &Global,
+    file: Option<PathBuf>,
+) -> anyhow::Result<ExitCode> {
+    let places = Places::of(file.as_deref())?;
+    let socket = global.control.as_deref().unwrap_or(&places.control_socket);
+    let client = Client::new(socket);
+    match block_on(async { Ok(client.off().await) })? {
+        Ok(done) => print_done(printer, &done),
+        // Not allowed to ask means not allowed to detach either.
+        Err(error @ ClientError::Closed { .. }) => Err(error.into()),
+        Err(error) => print_done(printer, &off_without_daemon(&places, &error)?),
+    }
+}
+
+/// What `off` needs to know when no daemon answers.
+struct Places {
+    control_socket: PathBuf,
+    pin_dir: PathBuf,
+    state_dir: PathBuf,
+}
+
+impl Places {
+    fn of(file: Option<&Path>) -> Result<Self, config::Error> {
+        Ok(match file.map(config::read_node).transpose()? {
+            Some(node) => Self {
+                control_socket: node.control_socket,
+                pin_dir: node.pin_dir,
+                state_dir: node.state_dir,
+            },
+            None => Self {
+                control_socket: config::CONTROL_SOCKET.into(),
+                pin_dir: config::PIN_DIR.into(),
+                state_dir: config::STATE_DIR.into(),
+            },
+        })
+    }
+}
+
+fn off_without_daemon(places: &Places, asked: &ClientError) -> anyhow::Result<Done> {
+    let mut done = Done::default();
+    if !matches!(asked, ClientError::NoDaemon { .. }) {
+        done.warnings
+            .push(format!("the daemon could not do it: {asked}"));
+    }
+    // Written first: a daemon that starts meanwhile must not attach again.
+    let written = State::open(&places.state_dir).update(Overrides::switch_off);
+    let pins = places.pin_dir.display();
+    let detached = dataplane::detach_all(&places.pin_dir)
+        .with_context(|| format!("cannot take away what is pinned in {pins}"))?;
+    if detached.is_empty() {
+        done.done.push(format!(
+            "nothing was attached from {pins} (for another pin_dir, name the config with --config)"
+        ));
+    }
+    done.done
+        .extend(detached.iter().map(|pin| format!("removed {pin}")));
+    written?;
+    let state = places.state_dir.display();
+    done.done
+        .push(format!("off, also after a restart (kept in {state})"));
+    Ok(done)
+}
+
+/// What `config check` found.
+#[derive(Debug, Serialize)]
+struct Checked {
+    file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    services: Vec<String>,
+    problems: Vec<config::Place>,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind.as_deref().unwrap_or("unknown");
+        let services = self.services.join(", ");
+        write!(
+            f,
+            "{}: ok, a {kind} config; services: {services}",
+            self.file.display()
+        )
+    }
+}
+
+pub(super) fn config(printer: &Printer, command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    let (path, kind) = match command {
+        ConfigCommand::Default { kind } => {
+            print_text(config::default_text(kind))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ConfigCommand::Check { file, kind } => (file.config, kind),
+    };
+    match config::read_either(&path, kind) {
+        Ok(file) => {
+            let (kind, services) = match file {
+                File::Node(node) => (
+                    config::Kind::Node,
+                    node.services
+                        .into_iter()
+                        .map(|service| service.name)
+                        .collect(),
+                ),
+                File::Shadow(shadow) => (
+                    config::Kind::Shadow,
+                    shadow
+                        .services
+                        .into_iter()
+                        .map(|service| service.name)
+                        .collect(),
+                ),
+            };
+            printer.print(&Checked {
+                file: path,
+                kind: Some(kind.to_string()),
+                services,
+                problems: Vec::new(),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(config::Error::Refused(report)) if printer.0 == Output::Json => {
+            printer.print(&Checked {
+                file: path,
+                kind: None,
+                services: Vec::new(),
+                problems: report.places(),
+            })?;
+            Ok(ExitCode::from(super::BAD_CONFIG))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
