@@ -17,8 +17,8 @@ const LINKER_LLVM: u32 = 22;
 /// The compilers that can build `core` for BPF.
 #[derive(Clone, Debug)]
 pub(crate) enum Compiler {
-    /// rustup's nightly with rust-src: builds `core` itself.
-    Nightly,
+    /// A nightly of rustup's, by name, with rust-src: builds `core` itself.
+    Nightly(String),
     /// Debian's rustc-web, which ships `core` for BPF.
     Debian(PathBuf),
 }
@@ -54,8 +54,8 @@ pub(crate) fn find() -> Result<Toolchain, Missing> {
 
 /// A compiler that can build `core` for BPF, nightly before Debian's.
 pub(crate) fn compiler() -> Option<Compiler> {
-    if nightly_builds_core() {
-        return Some(Compiler::Nightly);
+    if let Some(nightly) = nightly() {
+        return Some(Compiler::Nightly(nightly));
     }
     let debian = PathBuf::from("/usr/bin/rustc");
     let core = sysroot(Command::new(&debian))?
@@ -77,25 +77,32 @@ pub(crate) fn linker_root() -> PathBuf {
         .join(format!("modelmirror/bpf-linker-{LINKER_VERSION}"))
 }
 
+/// The first nightly that will do, dated ones included.
+fn nightly() -> Option<String> {
+    let list = output(Command::new("rustup").args(["toolchain", "list"]))?;
+    let names = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let mut nightlies = names.filter(|name| name.starts_with("nightly"));
+    nightlies
+        .find(|name| builds_core(name).unwrap_or(false))
+        .map(str::to_owned)
+}
+
 /// A nightly can be installed without rust-src, or be newer than the linker's LLVM: neither helps.
-fn nightly_builds_core() -> bool {
+fn builds_core(nightly: &str) -> Option<bool> {
     let rustc = || {
-        let mut command = rustup("nightly");
+        let mut command = rustup(nightly);
         command.arg("rustc");
         command
     };
-    let Some(sysroot) = sysroot(rustc()) else {
-        return false;
-    };
-    let Some(version) = output(rustc().arg("-vV")) else {
-        return false;
-    };
+    let core = sysroot(rustc())?.join("lib/rustlib/src/rust/library/core");
+    let version = output(rustc().arg("-vV"))?;
     let llvm = version
         .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "));
-    let llvm = llvm.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
-    sysroot.join("lib/rustlib/src/rust/library/core").is_dir()
-        && llvm.is_some_and(|llvm| llvm <= LINKER_LLVM)
+        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let llvm: u32 = llvm.split('.').next()?.parse().ok()?;
+    Some(core.is_dir() && llvm <= LINKER_LLVM)
 }
 
 /// `rustup run TOOLCHAIN`, which never installs anything.
@@ -148,9 +155,9 @@ fn clean(command: &mut Command) -> &mut Command {
 impl Toolchain {
     /// `cargo SUBCOMMAND` for the eBPF crate in `crate_dir`, with its target given.
     pub(crate) fn cargo(&self, subcommand: &str, crate_dir: &Path) -> Command {
-        let mut command = match self.compiler {
-            Compiler::Nightly => {
-                let mut command = rustup("nightly");
+        let mut command = match &self.compiler {
+            Compiler::Nightly(name) => {
+                let mut command = rustup(name);
                 command.args(["cargo", subcommand, "-Zbuild-std=core"]);
                 command
             }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::setup::{self, Need};
-use crate::toolchain::{self, Toolchain};
+use crate::toolchain::{self, Compiler};
 use crate::{licences, process};
 
 /// Crates outside the workspace: they are built for another target, or with a sanitizer.
@@ -58,20 +58,18 @@ fn formatting() -> Result<()> {
 
 /// Lints the eBPF crate for its real target, with the clippy that belongs to its compiler.
 fn ebpf_lints() -> Result<()> {
-    if !manifest("mirror-ebpf").is_file() {
-        return Ok(());
-    }
-    let found = toolchain::find()?;
-    let mut command = match found.toolchain {
-        Toolchain::Nightly(_) => {
-            let mut command = found.cargo("clippy");
+    let toolchain = toolchain::find().map_err(|missing| anyhow!("no BPF {missing:?}"))?;
+    let folder = process::root().join("mirror-ebpf");
+    let mut command = match toolchain.compiler {
+        Compiler::Nightly(_) => {
+            let mut command = toolchain.cargo("clippy", &folder);
             command.args(["--quiet", "--release", "--", "--deny", "warnings"]);
             command
         }
         // rustup's clippy cannot read the `core` that another compiler made: do by hand what
         // `cargo clippy` does, with Debian's driver.
-        Toolchain::Debian => {
-            let mut command = found.cargo("check");
+        Compiler::Debian(_) => {
+            let mut command = toolchain.cargo("check", &folder);
             command.env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/clippy-driver");
             command.env(
                 "CLIPPY_ARGS",
@@ -81,7 +79,7 @@ fn ebpf_lints() -> Result<()> {
             command
         }
     };
-    process::run(command.current_dir(process::root().join("mirror-ebpf")))
+    process::run(&mut command)
 }
 
 fn documentation() -> Result<()> {

@@ -18,6 +18,7 @@ mod licences;
 mod process;
 mod setup;
 mod test;
+#[path = "../../mirror-user/build/toolchain.rs"]
 mod toolchain;
 
 /// Builds, checks, tests, shows and measures modelmirror.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::process;
-use crate::toolchain::{self, Missing, Toolchain};
+use crate::toolchain::{self, Compiler, Missing};
 
 /// Where maps and links are pinned.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -146,8 +146,8 @@ fn network() -> Result<usize> {
 /// clippy for the compiler that Debian packages; a nightly has its own.
 fn lints() -> Result<usize> {
     match toolchain::compiler() {
-        Some(Toolchain::Debian) => packages(LINTS),
-        Some(Toolchain::Nightly(_)) | None => Ok(0),
+        Some(Compiler::Debian(_)) => packages(LINTS),
+        Some(Compiler::Nightly(_)) | None => Ok(0),
     }
 }
 
