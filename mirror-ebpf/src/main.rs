@@ -76,7 +76,7 @@ fn leave(skb: &Skb, link: Link, tapped: bool) -> i32 {
         }
         Fate::Copy => NEXT,
         // Only ever a clone of ours, never a packet of the host.
-        Fate::SpentCopy => TC_ACT_SHOT as i32,
+        Fate::SpentCopy => TC_ACT_SHOT,
     }
 }
 

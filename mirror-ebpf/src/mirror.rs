@@ -46,7 +46,7 @@ pub fn tap(skb: &Skb, link: Link, hook: Hook) {
 fn counted_on_the_way_in(skb: &Skb) -> bool {
     let ifindex = skb.ingress_ifindex();
     // SAFETY: the value is read, not kept.
-    ifindex != 0 && unsafe { maps::TAPPED.get(&ifindex) }.is_some()
+    ifindex != 0 && unsafe { maps::TAPPED.get(ifindex) }.is_some()
 }
 
 #[inline(always)]
@@ -137,7 +137,7 @@ fn serve(
         &tap,
         || {
             // SAFETY: as in `look_up`.
-            let agent = unsafe { maps::AGENTS.get(&service.agent) }?;
+            let agent = unsafe { maps::AGENTS.get(service.agent) }?;
             ifindex = agent.ifindex;
             Some(agent.state)
         },
@@ -192,9 +192,9 @@ fn pay(
     let (due_ns, tripped) = unsafe { ((*budget).due_ns, (*budget).tripped) };
     if tripped != 0 {
         if policy::opens(packet) {
-            let _ = maps::OVER_BUDGET.remove(&hash);
+            let _ = maps::OVER_BUDGET.remove(hash);
         // SAFETY: the value is read, not kept.
-        } else if unsafe { maps::OVER_BUDGET.get(&hash) }.is_some() {
+        } else if unsafe { maps::OVER_BUDGET.get(hash) }.is_some() {
             return Err(Reason::OverBudget);
         }
     }
@@ -205,7 +205,7 @@ fn pay(
     };
     let bytes = skb.length() + segments * tunnel::OVERHEAD_IPV6;
     let Some(cost_ns) = policy::charge(service, due_ns, now, bytes) else {
-        let _ = maps::OVER_BUDGET.insert(&hash, &1, 0);
+        let _ = maps::OVER_BUDGET.insert(hash, 1, 0);
         counters.over_budget_connections += 1;
         // SAFETY: as above; every CPU writes the same value.
         unsafe { (*budget).tripped = 1 };

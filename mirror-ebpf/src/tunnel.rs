@@ -49,7 +49,7 @@ pub fn fate(skb: &Skb, link: Link) -> Fate {
 #[inline(always)]
 fn find_agent(slot: &Slot) -> Option<&'static Agent> {
     // SAFETY: the daemon replaces values as a whole, and a replaced one is kept until this run ends.
-    unsafe { maps::AGENTS.get(&slot.agent) }
+    unsafe { maps::AGENTS.get(slot.agent) }
 }
 
 #[inline(always)]
