@@ -1,6 +1,7 @@
 //! The agent on the shadow host, in the order a request travels: capture, stream, http, exchange,
 //! replay, compare, record, report.
 
+pub mod capture;
 pub mod compare;
 pub mod http;
 pub mod ledger;
@@ -9,3 +10,8 @@ pub mod message;
 pub mod record;
 pub mod report;
 pub mod stream;
+
+#[cfg(test)]
+mod conversation;
+#[cfg(test)]
+mod fixtures;

@@ -1,0 +1,264 @@
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use mirror_common::packet::{ACK, SYN};
+use mirror_common::tunnel::{Arm, Direction};
+
+use super::*;
+use crate::shadow::conversation::{self, Connection};
+
+const WAIT: Duration = Duration::from_secs(10);
+
+fn service(id: u32, addresses: &[&str]) -> config::ShadowService {
+    let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+    config::ShadowService {
+        addresses,
+        ..crate::shadow::fixtures::service(id, "127.0.0.1:1".parse().unwrap())
+    }
+}
+
+fn config(listen: SocketAddr, allow: &str) -> config::Shadow {
+    config::Shadow {
+        listen,
+        allow: vec![allow.parse().unwrap()],
+        services: vec![service(7, &[]), service(101, &["10.0.0.5:8000"])],
+        ..crate::shadow::fixtures::shadow()
+    }
+}
+
+/// An agent's end and a tap's socket that is connected to it.
+fn pair(listen: SocketAddr, from: SocketAddr, allow: &str) -> (Capture, UdpSocket) {
+    let capture = Capture::open(&config(listen, allow)).unwrap();
+    let mut to = capture.local_address().unwrap();
+    if to.ip().is_unspecified() {
+        to.set_ip(from.ip());
+    }
+    let socket = UdpSocket::bind(from).unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    (capture, socket)
+}
+
+fn loopback() -> (Capture, UdpSocket) {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    pair(any, any, "127.0.0.0/8")
+}
+
+/// Receives until `count` datagrams have come.
+fn receive(capture: &mut Capture, count: usize) -> Vec<Segment> {
+    receive_when(capture, count, false)
+}
+
+fn receive_when(capture: &mut Capture, count: usize, overloaded: bool) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    let mut received = 0;
+    while received < count {
+        let sink = &mut |segment| segments.push(segment);
+        let more = capture.receive(WAIT, overloaded, sink).unwrap();
+        assert!(more > 0, "{received} of {count} datagrams in {WAIT:?}");
+        received += more;
+    }
+    segments
+}
+
+fn outcomes(capture: &mut Capture) -> Vec<(&'static str, u64, u64)> {
+    capture.tick();
+    capture.tick();
+    let (_, tap) = capture.taps().next().unwrap();
+    let totals = tap.totals();
+    let outcomes = Outcome::ALL.iter().map(|&outcome| {
+        let volume = totals.of(outcome);
+        (outcome.label(), volume.copies, volume.bytes)
+    });
+    outcomes.filter(|&(_, copies, _)| copies > 0).collect()
+}
+
+#[test]
+fn segments_arrive_as_they_were_copied() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let mut connection = Connection::new(101, 40_000);
+    let body: Vec<u8> = (0..4_000_u32).map(|n| n as u8).collect();
+    let mut datagrams = connection.open(&mut tap);
+    datagrams.extend(connection.request(&mut tap, &body));
+    for datagram in &datagrams {
+        socket.send(datagram).unwrap();
+    }
+    let segments = receive(&mut capture, datagrams.len());
+    let payload: Vec<u8> = segments
+        .iter()
+        .filter(|segment| segment.direction == Direction::Request)
+        .flat_map(|segment| segment.payload.clone())
+        .collect();
+    assert_eq!(payload, body);
+    let first = &segments[0];
+    assert_eq!(
+        (first.service, first.flags, first.arm),
+        (1, SYN, Arm::Stable)
+    );
+    assert_eq!(first.tap, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    assert_eq!(SocketAddr::from(first.flow.client), connection.client());
+    assert_eq!(first.time_ns, 1_000_010_000);
+    assert_eq!(segments[1].flags, SYN | ACK);
+    assert_eq!(segments[1].flow, first.flow);
+    assert_eq!(outcomes(&mut capture), [("received", 5, 4_000)]);
+}
+
+#[test]
+fn a_datagram_of_64_kib_arrives_whole() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let from = Connection::new(101, 1);
+    let payload = vec![9; 65_400];
+    let packet = conversation::ipv4(from.client, from.server, 1, 1, ACK, &payload);
+    let datagram = tap.copy(101, Direction::Request, Arm::Canary, &packet, payload.len());
+    socket.send(&datagram).unwrap();
+    let segments = receive(&mut capture, 1);
+    assert_eq!(segments[0].payload, payload);
+    assert_eq!(segments[0].arm, Arm::Canary);
+}
+
+#[test]
+fn a_report_is_echoed_byte_for_byte_and_remembered() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let report = tap.report(&[(101, "v12")]).remove(0);
+    socket.send(&report).unwrap();
+    assert!(receive(&mut capture, 1).is_empty());
+    let mut echo = vec![0; 2_000];
+    let length = socket.recv(&mut echo).unwrap();
+    assert_eq!(echo[..length], report);
+    let (_, tap) = capture.taps().next().unwrap();
+    assert_eq!(tap.services[&101].stable_version, "v12");
+    assert_eq!(tap.strays[Stray::Control as usize], 1);
+}
+
+#[test]
+fn peers_that_are_not_allowed_get_nothing() {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let (mut capture, socket) = pair(any, any, "10.0.0.5/32");
+    let mut tap = conversation::Tap::new(1);
+    let mut datagrams = tap.report(&[]);
+    datagrams.extend(Connection::new(101, 1).open(&mut tap));
+    for datagram in &datagrams {
+        socket.send(datagram).unwrap();
+    }
+    assert!(receive(&mut capture, 3).is_empty());
+    assert_eq!(capture.not_allowed(), 3);
+    assert_eq!(capture.taps().count(), 0);
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 2_000]).is_err(), "no echo");
+}
+
+#[test]
+fn one_end_hears_both_address_families() {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    for (from, allow) in [("127.0.0.1:0", "127.0.0.1/32"), ("[::1]:0", "::1/128")] {
+        let (mut capture, socket) = pair(any, from.parse().unwrap(), allow);
+        let mut tap = conversation::Tap::new(1);
+        let report = tap.report(&[]).remove(0);
+        socket.send(&report).unwrap();
+        receive(&mut capture, 1);
+        let heard: Vec<_> = capture.taps().map(|(address, _)| address).collect();
+        assert_eq!(heard, [socket.local_addr().unwrap().ip()]);
+        assert_eq!(socket.recv(&mut [0; 2_000]).unwrap(), report.len());
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_counted_by_name() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let mut stranger = Connection::new(9, 1);
+    let mut connection = Connection::new(101, 1);
+    let mut datagrams = stranger.request(&mut tap, b"unknown");
+    let mut cut = connection.request(&mut tap, b"cut off").remove(0);
+    cut.truncate(cut.len() - 3);
+    datagrams.push(cut);
+    datagrams.push(tap.copy(101, Direction::Request, Arm::Stable, b"\xffbad", 5));
+    datagrams.push(vec![0xff; 40]);
+    datagrams.push(vec![0; 4]);
+    for datagram in &datagrams {
+        socket.send(datagram).unwrap();
+    }
+    assert!(receive(&mut capture, datagrams.len()).is_empty());
+    let expected = [
+        ("unknown_service", 1, 7),
+        ("truncated", 1, 0),
+        ("not_tcp", 1, 5),
+    ];
+    assert_eq!(outcomes(&mut capture), expected);
+    let (_, tap) = capture.taps().next().unwrap();
+    assert_eq!(tap.strays[Stray::UnknownEncapsulation as usize], 1);
+    assert_eq!(tap.strays[Stray::Truncated as usize], 1);
+}
+
+#[test]
+fn an_overloaded_agent_drops_by_name() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let datagram = Connection::new(101, 1)
+        .request(&mut tap, b"too much")
+        .remove(0);
+    socket.send(&datagram).unwrap();
+    assert!(receive_when(&mut capture, 1, true).is_empty());
+    assert_eq!(outcomes(&mut capture), [("overloaded", 1, 8)]);
+}
+
+#[test]
+fn vxlan_is_known_by_its_addresses() {
+    let (mut capture, socket) = loopback();
+    let connection = Connection::new(0, 40_000);
+    let frame = |from, to, payload: &[u8]| {
+        let mut frame = vec![0x08, 0, 0, 0, 0, 0, 7, 0];
+        frame.extend_from_slice(&[2; 12]);
+        frame.extend_from_slice(&[0x08, 0x00]);
+        frame.extend_from_slice(&conversation::ipv4(from, to, 5, 6, ACK, payload));
+        // Padding of a short frame is not payload.
+        frame.extend_from_slice(&[0; 6]);
+        frame
+    };
+    let (client, server) = (connection.client, connection.server);
+    for datagram in [
+        frame(client, server, b"question"),
+        frame(server, client, b"answer"),
+        frame(client, server, b""),
+        frame(client, client, b"other"),
+    ] {
+        socket.send(&datagram).unwrap();
+    }
+    let segments = receive(&mut capture, 4);
+    let seen: Vec<_> = segments
+        .iter()
+        .map(|segment| (segment.service, segment.direction, &segment.payload[..]))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (1, Direction::Request, &b"question"[..]),
+            (1, Direction::Response, &b"answer"[..]),
+        ]
+    );
+    assert_eq!(segments[0].flow, segments[1].flow);
+    assert!(segments[0].time_ns > 1_700_000_000_000_000_000);
+    assert_eq!(
+        outcomes(&mut capture),
+        [("received", 3, 14), ("unknown_service", 1, 5)]
+    );
+}
+
+#[test]
+fn the_kernel_s_own_drops_are_read() {
+    let (mut capture, socket) = loopback();
+    assert_eq!(capture.socket_drops(), 0);
+    assert!(capture.receive_buffer() > 0);
+    // A buffer of the least size, and more than it holds.
+    let fd = capture.sockets[0].as_fd();
+    let smallest = socket2::SockRef::from(&fd);
+    smallest.set_recv_buffer_size(1).unwrap();
+    for _ in 0..100 {
+        socket.send(&[0; 1_000]).unwrap();
+    }
+    let dropped = capture.socket_drops() as usize;
+    assert!(dropped > 50, "{dropped}");
+    receive(&mut capture, 100 - dropped);
+}

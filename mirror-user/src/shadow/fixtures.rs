@@ -1,0 +1,51 @@
+//! For tests: configs that differ from the usual in one thing.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::config;
+
+/// An agent on loopback that listens to loopback, without services.
+pub(crate) fn shadow() -> config::Shadow {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    config::Shadow {
+        listen: any,
+        vxlan: None,
+        admin: any,
+        api: None,
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
+        record_dir: "/nonexistent".into(),
+        record_limit: 1 << 30,
+        memory: 64 << 20,
+        services: Vec::new(),
+    }
+}
+
+/// A service that is shadowed by `target`.
+pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
+    config::ShadowService {
+        name: format!("service-{id}"),
+        id,
+        addresses: Vec::new(),
+        target,
+        host: config::HostHeader::Keep,
+        version: "v13".into(),
+        timeout: Duration::from_secs(5),
+        concurrency: 64,
+        queue: 1024,
+        max_body: 64 << 20,
+        compare: config::Compare {
+            prediction: None,
+            slice: None,
+            ignore: Vec::new(),
+            absolute: 1e-6,
+            relative: 1e-4,
+        },
+        record: config::Record {
+            payloads: config::Payloads::None,
+            sample: 0.01,
+            redact_headers: Vec::new(),
+            redact_fields: Vec::new(),
+        },
+    }
+}
