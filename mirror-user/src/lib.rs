@@ -1,6 +1,7 @@
 //! The user half of modelmirror: the daemon on the inference node, the agent on the shadow host,
 //! and the command line that controls both.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;

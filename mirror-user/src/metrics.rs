@@ -1,1 +1,366 @@
-//! Every metric of both halves: name, help, labels, buckets.
+//! Every metric of both halves: name, help, labels, buckets. No other file names one.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
+};
+
+use crate::shadow::capture::{Stray, Tap};
+use crate::shadow::compare::Verdict;
+use crate::shadow::ledger::Outcome;
+use crate::shadow::message::DropReason;
+
+/// Something that is made of a name, a help text and label names.
+trait Metric: Collector + Clone + Sized + 'static {
+    fn create(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+}
+
+macro_rules! single {
+    ($($kind:ident)*) => {$(
+        impl Metric for $kind {
+            fn create(name: &str, help: &str, _: &[&str]) -> prometheus::Result<Self> {
+                Self::new(name, help)
+            }
+        }
+    )*};
+}
+
+macro_rules! labelled {
+    ($($kind:ident)*) => {$(
+        impl Metric for $kind {
+            fn create(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+                Self::new(Opts::new(name, help), labels)
+            }
+        }
+    )*};
+}
+
+single!(Gauge IntCounter IntGauge);
+labelled!(GaugeVec IntCounterVec IntGaugeVec);
+
+impl Metric for HistogramVec {
+    fn create(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+        Self::new(options, labels)
+    }
+}
+
+/// From half a millisecond to a minute, in seconds: a small classifier as well as a language model.
+const LATENCY_BUCKETS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
+
+/// Declares a set of metrics: the doc comment is the help text.
+macro_rules! metrics {
+    (
+        $(#[doc = $doc:literal])+
+        $visibility:vis struct $set:ident {
+            $($(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal $([$($label:literal),+])?,)+
+        }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug)]
+        $visibility struct $set {
+            registry: Registry,
+            $($(#[doc = $help])+ $field: $kind,)+
+        }
+
+        impl $set {
+            /// All metrics of the set, registered and without values.
+            pub fn new() -> Self {
+                let registry = Registry::new();
+                Self {
+                    $($field: register(&registry, $name, concat!($($help),+), &[$($($label),+)?]),)+
+                    registry,
+                }
+            }
+
+            /// What /metrics shows.
+            pub fn registry(&self) -> &Registry {
+                &self.registry
+            }
+        }
+
+        impl Default for $set {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+    };
+}
+
+/// Names and labels are constants: a clash shows in the first test that makes the set.
+fn register<M: Metric>(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> M {
+    let metric = M::create(name, help.trim(), labels).expect("names and labels are well formed");
+    let registered = registry.register(Box::new(metric.clone()));
+    registered.expect("no name is used twice");
+    metric
+}
+
+/// Moves a counter on to a figure that is counted elsewhere.
+fn advance(counter: &IntCounter, figure: u64) {
+    counter.inc_by(figure.saturating_sub(counter.get()));
+}
+
+/// A gauge's value.
+fn gauge(figure: impl TryInto<i64>) -> i64 {
+    figure.try_into().unwrap_or(i64::MAX)
+}
+
+metrics! {
+    /// The shadow agent's metrics.
+    pub struct Agent {
+        /// Requests that were seen, by what became of them: compared, or why not.
+        requests: IntCounterVec = "modelmirror_shadow_requests_total" ["service", "outcome"],
+        /// Requests that were seen and have no outcome yet.
+        in_flight: IntGaugeVec = "modelmirror_shadow_requests_in_flight" ["service"],
+        /// Comparisons by verdict; error = the shadow failed to answer.
+        comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "verdict"],
+        /// Answers the shadow failed to give, by what happened.
+        errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
+        /// Compared requests as a part of those with an outcome.
+        fidelity: GaugeVec = "modelmirror_shadow_fidelity_ratio" ["service"],
+        /// From the last byte of a request to the first byte of its answer, in seconds.
+        latency: HistogramVec = "modelmirror_shadow_latency_seconds" ["service", "leg"],
+        /// Requests that wait for the shadow.
+        queue: IntGaugeVec = "modelmirror_shadow_queue_length" ["service"],
+        /// Exchanges with the shadow going on.
+        active: IntGaugeVec = "modelmirror_shadow_exchanges_active" ["service"],
+        /// Requests sent a second time because the kept connection had been closed.
+        retries: IntCounterVec = "modelmirror_shadow_retries_total" ["service"],
+        /// Copies of a tap by what became of them, and other datagrams by what they were.
+        tunnel_packets: IntCounterVec = "modelmirror_shadow_tunnel_packets_total" ["tap", "outcome"],
+        /// Payload bytes of a tap's copies by what became of them.
+        tunnel_bytes: IntCounterVec = "modelmirror_shadow_tunnel_bytes_total" ["tap", "outcome"],
+        /// Copies a tap says it sent, as far as the ledger is settled.
+        tunnel_sent_packets: IntCounterVec = "modelmirror_shadow_tunnel_sent_packets_total" ["tap"],
+        /// Payload bytes a tap says it sent, as far as the ledger is settled.
+        tunnel_sent_bytes: IntCounterVec = "modelmirror_shadow_tunnel_sent_bytes_total" ["tap"],
+        /// Datagrams of peers that are not in `allow`.
+        not_allowed: IntCounter = "modelmirror_shadow_not_allowed_total",
+        /// Datagrams the kernel dropped because the receive buffer was full; they show as lost.
+        socket_drops: IntCounter = "modelmirror_shadow_socket_drops_total",
+        /// Receive buffer that the kernel granted, in bytes.
+        receive_buffer: IntGauge = "modelmirror_shadow_receive_buffer_bytes",
+        /// Memory in use for everything that is buffered, in bytes.
+        memory_used: IntGauge = "modelmirror_shadow_memory_used_bytes",
+        /// Limit of that memory, in bytes.
+        memory_limit: IntGauge = "modelmirror_shadow_memory_limit_bytes",
+        /// Records by what became of them.
+        records: IntCounterVec = "modelmirror_shadow_records_total" ["outcome"],
+        /// 1 = recording is stopped because the disk refuses.
+        recording_stopped: IntGauge = "modelmirror_shadow_recording_stopped",
+    }
+}
+
+/// Which answer a latency is of. Label `leg`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leg {
+    /// Production's.
+    Production,
+    /// The shadow's.
+    Shadow,
+}
+
+impl Leg {
+    /// The value of the `leg` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Shadow => "shadow",
+        }
+    }
+}
+
+/// The label of requests that were compared, beside [`DropReason::label`].
+const COMPARED: &str = "compared";
+
+/// What counts for one service, ready to be counted.
+#[derive(Clone, Debug)]
+pub struct ServiceMetrics {
+    compared: IntCounter,
+    drops: Vec<IntCounter>,
+    verdicts: Vec<IntCounter>,
+    in_flight: IntGauge,
+    fidelity: Gauge,
+    production: Histogram,
+    shadow: Histogram,
+    queue: IntGauge,
+    active: IntGauge,
+    retries: IntCounter,
+    errors: IntCounterVec,
+    name: String,
+}
+
+/// A moment's figures of one service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceFigures {
+    /// Requests without an outcome.
+    pub in_flight: u64,
+    /// Compared / those with an outcome; nothing before the first one.
+    pub fidelity: Option<f64>,
+    /// Requests that wait for the shadow.
+    pub waiting: usize,
+    /// Exchanges with the shadow going on.
+    pub active: usize,
+    /// Requests sent twice.
+    pub retries: u64,
+}
+
+impl Agent {
+    /// The metrics of one service, every series there from the start.
+    pub fn service(&self, name: &str) -> ServiceMetrics {
+        let outcome = |label| self.requests.with_label_values(&[name, label]);
+        let verdict = |label| self.comparisons.with_label_values(&[name, label]);
+        let latency = |leg: Leg| self.latency.with_label_values(&[name, leg.label()]);
+        ServiceMetrics {
+            compared: outcome(COMPARED),
+            drops: DropReason::ALL
+                .iter()
+                .map(|reason| outcome(reason.label()))
+                .collect(),
+            verdicts: Verdict::ALL.iter().map(|v| verdict(v.label())).collect(),
+            in_flight: self.in_flight.with_label_values(&[name]),
+            fidelity: self.fidelity.with_label_values(&[name]),
+            production: latency(Leg::Production),
+            shadow: latency(Leg::Shadow),
+            queue: self.queue.with_label_values(&[name]),
+            active: self.active.with_label_values(&[name]),
+            retries: self.retries.with_label_values(&[name]),
+            errors: self.errors.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Shows what is known of a tap.
+    pub fn tap(&self, address: IpAddr, tap: &Tap) {
+        let address = address.to_string();
+        let address = address.as_str();
+        let packets = |outcome| self.tunnel_packets.with_label_values(&[address, outcome]);
+        let totals = tap.totals();
+        for outcome in Outcome::ALL {
+            let volume = totals.of(outcome);
+            advance(&packets(outcome.label()), volume.copies);
+            let bytes = self
+                .tunnel_bytes
+                .with_label_values(&[address, outcome.label()]);
+            advance(&bytes, volume.bytes);
+        }
+        advance(&packets("late"), totals.late);
+        advance(&packets("duplicate"), totals.duplicates);
+        for stray in Stray::ALL {
+            advance(&packets(stray.label()), tap.strays[stray as usize]);
+        }
+        let sent = self.tunnel_sent_packets.with_label_values(&[address]);
+        advance(&sent, totals.sent.copies);
+        let sent = self.tunnel_sent_bytes.with_label_values(&[address]);
+        advance(&sent, totals.sent.bytes);
+    }
+
+    /// Shows what the sockets say.
+    pub fn sockets(&self, receive_buffer: usize, drops: u64, not_allowed: u64) {
+        self.receive_buffer.set(gauge(receive_buffer));
+        advance(&self.socket_drops, drops);
+        advance(&self.not_allowed, not_allowed);
+    }
+
+    /// Shows the memory account.
+    pub fn memory(&self, used: usize, limit: usize) {
+        self.memory_used.set(gauge(used));
+        self.memory_limit.set(gauge(limit));
+    }
+
+    /// Shows how recording goes.
+    pub fn recording(&self, state: crate::shadow::record::State) {
+        let records = |outcome| self.records.with_label_values(&[outcome]);
+        advance(&records("written"), state.written);
+        advance(&records("lost"), state.lost);
+        advance(&records("failed"), state.failed);
+        self.recording_stopped.set(i64::from(state.stopped));
+    }
+}
+
+impl ServiceMetrics {
+    /// A request has been compared.
+    pub fn compared(&self, verdict: Verdict) {
+        self.compared.inc();
+        self.verdicts[verdict as usize].inc();
+    }
+
+    /// A request has been dropped.
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason as usize].inc();
+    }
+
+    /// The shadow failed to answer.
+    pub fn failed(&self, error: crate::shadow::message::ShadowError) {
+        self.errors
+            .with_label_values(&[self.name.as_str(), error.label()])
+            .inc();
+    }
+
+    /// An answer took `first_byte`.
+    pub fn latency(&self, leg: Leg, first_byte: Duration) {
+        match leg {
+            Leg::Production => &self.production,
+            Leg::Shadow => &self.shadow,
+        }
+        .observe(first_byte.as_secs_f64());
+    }
+
+    /// Shows a moment's figures.
+    pub fn show(&self, figures: &ServiceFigures) {
+        self.in_flight.set(gauge(figures.in_flight));
+        if let Some(fidelity) = figures.fidelity {
+            self.fidelity.set(fidelity);
+        }
+        self.queue.set(gauge(figures.waiting));
+        self.active.set(gauge(figures.active));
+        advance(&self.retries, figures.retries);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_those_of_the_enums() {
+        for (index, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+        for (index, &verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(verdict as usize, index);
+        }
+    }
+
+    #[test]
+    fn series_are_there_before_anything_happens() {
+        let agent = Agent::new();
+        let service = agent.service("sentiment");
+        service.dropped(DropReason::QueueFull);
+        service.compared(Verdict::Different);
+        service.latency(Leg::Shadow, Duration::from_millis(3));
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&agent.registry().gather())
+            .unwrap();
+        for line in [
+            "# HELP modelmirror_shadow_requests_total Requests that were seen, by what became of them: compared, or why not.",
+            "modelmirror_shadow_requests_total{outcome=\"queue_full\",service=\"sentiment\"} 1",
+            "modelmirror_shadow_requests_total{outcome=\"tls\",service=\"sentiment\"} 0",
+            "modelmirror_shadow_requests_total{outcome=\"compared\",service=\"sentiment\"} 1",
+            "modelmirror_shadow_comparisons_total{service=\"sentiment\",verdict=\"different\"} 1",
+            "modelmirror_shadow_latency_seconds_bucket{leg=\"shadow\",service=\"sentiment\",le=\"0.005\"} 1",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line}\nis not in\n{text}"
+            );
+        }
+    }
+}

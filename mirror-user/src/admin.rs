@@ -1,0 +1,100 @@
+//! The admin endpoint of both halves: /metrics for Prometheus, /healthz and /readyz for whoever
+//! keeps the process running.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Registry, TextEncoder};
+use tokio::net::TcpListener;
+
+/// Whether the process does what it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It does.
+    Ready,
+    /// It does not, and why.
+    NotReady(String),
+}
+
+struct Admin<F> {
+    registry: Registry,
+    ready: F,
+}
+
+/// Serves until it is dropped.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    ready: impl Fn() -> Readiness + Send + Sync + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(registry, ready)).await
+}
+
+fn router<F: Fn() -> Readiness + Send + Sync + 'static>(registry: Registry, ready: F) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics::<F>))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz::<F>))
+        .with_state(Arc::new(Admin { registry, ready }))
+}
+
+async fn metrics<F>(State(admin): State<Arc<Admin<F>>>) -> Response {
+    match TextEncoder::new().encode_to_string(&admin.registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn readyz<F: Fn() -> Readiness>(State(admin): State<Arc<Admin<F>>>) -> Response {
+    match (admin.ready)() {
+        Readiness::Ready => "ready\n".into_response(),
+        Readiness::NotReady(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::http::Request;
+    use http_body_util::BodyExt as _;
+    use tower::Service as _;
+
+    async fn ask(ready: Readiness, path: &str) -> (StatusCode, String) {
+        let registry = Registry::new();
+        let counter = prometheus::IntCounter::new("tests_total", "Tests.").unwrap();
+        registry.register(Box::new(counter)).unwrap();
+        let mut router = router(registry, move || ready.clone());
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.call(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn says_how_it_is() {
+        let ready = Readiness::Ready;
+        let dead = Readiness::NotReady("the capture thread has stopped".into());
+        let ok = |text: &str| (StatusCode::OK, text.to_owned());
+        assert_eq!(ask(ready.clone(), "/healthz").await, ok("ok\n"));
+        assert_eq!(ask(dead.clone(), "/healthz").await, ok("ok\n"));
+        assert_eq!(ask(ready.clone(), "/readyz").await, ok("ready\n"));
+        let refused = (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the capture thread has stopped\n".to_owned(),
+        );
+        assert_eq!(ask(dead, "/readyz").await, refused);
+        let metrics = "# HELP tests_total Tests.\n# TYPE tests_total counter\ntests_total 0\n";
+        assert_eq!(ask(ready, "/metrics").await, ok(metrics));
+    }
+}
