@@ -9,6 +9,7 @@ pub mod memory;
 pub mod message;
 pub mod record;
 pub mod report;
+pub mod requests;
 pub mod stream;
 
 #[cfg(test)]

@@ -262,3 +262,35 @@ fn the_kernel_s_own_drops_are_read() {
     assert!(dropped > 50, "{dropped}");
     receive(&mut capture, 100 - dropped);
 }
+
+#[test]
+fn the_ledger_closes_with_the_tap_s_reports() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let mut kept = Connection::new(101, 1);
+    let mut given_up = Connection::new(101, 2);
+    let mut datagrams = tap.report(&[]);
+    datagrams.extend(kept.open(&mut tap));
+    datagrams.extend(kept.request(&mut tap, &[1; 3_000]));
+    datagrams.extend(kept.response(&mut tap, &[2; 5_000]));
+    datagrams.extend(kept.close(&mut tap));
+    datagrams.extend(given_up.reset(&mut tap));
+    // Lost on the way: a part of the answer, and the reset.
+    datagrams.remove(8);
+    datagrams.pop();
+    datagrams.extend(tap.report(&[]));
+    for datagram in &datagrams {
+        socket.send(datagram).unwrap();
+    }
+    receive(&mut capture, datagrams.len());
+    let lost = conversation::SEGMENT as u64;
+    let (copies, bytes) = (tap.copies() - 2, tap.bytes() - lost);
+    let expected = [("received", copies, bytes), ("lost", 2, lost)];
+    assert_eq!(outcomes(&mut capture), expected);
+    let totals = capture.taps().next().unwrap().1.totals();
+    assert_eq!(
+        (totals.sent.copies, totals.sent.bytes),
+        (tap.copies(), tap.bytes())
+    );
+    assert!(totals.closes());
+}

@@ -1,0 +1,105 @@
+//! The request ledger: seen = compared + dropped by reason + in flight.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::message::DropReason;
+
+/// The ledger of one service. Written and read by any thread.
+#[derive(Debug, Default)]
+pub struct RequestLedger {
+    seen: AtomicU64,
+    compared: AtomicU64,
+    drops: [AtomicU64; DropReason::ALL.len()],
+}
+
+/// What a ledger says at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Requests of which at least one byte, or one of the response, was received.
+    pub seen: u64,
+    /// Those that were compared.
+    pub compared: u64,
+    /// Those that were dropped, by [`DropReason`].
+    pub drops: [u64; DropReason::ALL.len()],
+}
+
+impl RequestLedger {
+    /// A request was seen.
+    pub fn seen(&self) {
+        self.seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It was compared.
+    pub fn compared(&self) {
+        self.compared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It was dropped.
+    pub fn dropped(&self, reason: DropReason) {
+        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The figures of this moment.
+    pub fn balance(&self) -> Balance {
+        // Outcomes first: what is counted meanwhile then shows as in flight, never as less.
+        let compared = self.compared.load(Ordering::Relaxed);
+        let drops = std::array::from_fn(|index| self.drops[index].load(Ordering::Relaxed));
+        Balance {
+            compared,
+            drops,
+            seen: self.seen.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Balance {
+    /// Requests with an outcome.
+    pub fn settled(&self) -> u64 {
+        self.compared + self.drops.iter().sum::<u64>()
+    }
+
+    /// Requests without an outcome.
+    pub fn in_flight(&self) -> u64 {
+        self.seen.saturating_sub(self.settled())
+    }
+
+    /// Compared requests as a part of those with an outcome; nothing before the first one.
+    pub fn fidelity(&self) -> Option<f64> {
+        let settled = self.settled();
+        (settled > 0).then(|| self.compared as f64 / settled as f64)
+    }
+
+    /// Drops by reason, those that happened.
+    pub fn reasons(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        let all = DropReason::ALL.iter().copied().zip(self.drops);
+        all.filter(|&(_, count)| count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_closes() {
+        let ledger = RequestLedger::default();
+        assert_eq!(ledger.balance().fidelity(), None);
+        for _ in 0..5 {
+            ledger.seen();
+        }
+        for _ in 0..3 {
+            ledger.compared();
+        }
+        ledger.dropped(DropReason::Tls);
+        let balance = ledger.balance();
+        assert_eq!(
+            (balance.seen, balance.settled(), balance.in_flight()),
+            (5, 4, 1)
+        );
+        assert_eq!(balance.fidelity(), Some(0.75));
+        assert_eq!(
+            balance.reasons().collect::<Vec<_>>(),
+            [(DropReason::Tls, 1)]
+        );
+    }
+}
