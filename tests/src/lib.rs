@@ -31,11 +31,11 @@ mod topology;
 mod wait;
 
 pub use answers::{Answer, Answers, pattern, sha256};
-pub use client::{Client, Connection, Exchange, Framing, Request};
+pub use client::{Client, Connection, Exchange, Framing, Request, Response};
 pub use metrics::Metrics;
 pub use namespace::{Namespace, veth};
 pub use process::Process;
 pub use program::{Agent, Daemon, Home, binary};
 pub use server::{Mood, Received, Server};
 pub use topology::Topology;
-pub use wait::{eventually, eventually_within, privileged};
+pub use wait::{eventually, eventually_within, privileged, try_within};

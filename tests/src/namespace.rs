@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -14,11 +15,12 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::process::Process;
 
 /// A network namespace with its loopback up. It has no name in the file system: the kernel takes
-/// it away, with the devices in it, once this value and all processes and sockets in it are gone.
-#[derive(Debug)]
+/// it away, with the devices in it, once this value and its clones, and all processes and sockets in
+/// it are gone.
+#[derive(Clone, Debug)]
 pub struct Namespace {
-    name: String,
-    handle: File,
+    name: Arc<str>,
+    handle: Arc<File>,
 }
 
 impl Namespace {
@@ -36,8 +38,8 @@ impl Namespace {
         .unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
         .with_context(|| format!("cannot make the network namespace {name}"))?;
         let namespace = Self {
-            name: name.to_owned(),
-            handle,
+            name: name.into(),
+            handle: Arc::new(handle),
         };
         namespace.ip("link set lo up")?;
         namespace.sysctl("net/ipv4/ip_forward", "0")?;
@@ -78,12 +80,9 @@ impl Namespace {
 
     /// A command that will run inside. It sees the same files as this process, bpffs included,
     /// unlike under `ip netns exec`.
-    ///
-    /// # Panics
-    /// When there are no file descriptors left.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        let handle = self.handle.try_clone().expect("a file descriptor");
+        let handle = Arc::clone(&self.handle);
         let enter =
             move || setns(handle.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
         // SAFETY: between fork and exec it makes one system call and allocates nothing.

@@ -32,6 +32,8 @@ impl Process {
             || prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from);
         // SAFETY: between fork and exec it makes one system call and allocates nothing.
         unsafe { command.pre_exec(die_with_parent) };
+        // Control-C at a terminal is for this process, which then ends its children in order.
+        command.process_group(0);
         let program = command.get_program().to_owned();
         let child = command
             .spawn()

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::client::get;
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::wait::eventually;
+use crate::wait::try_within;
 
 /// Where the daemon's /metrics is, inside its namespace.
 const NODE_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9469);
@@ -121,7 +122,7 @@ impl Home {
             target = "127.0.0.1:8000"
             version = "v13"
             [service.compare]
-            prediction = "/outputs/1/data/0"
+            prediction = "/outputs/0/data"
             ignore = ["/id", "/model_version"]
         }
         .with("admin", SHADOW_ADMIN.to_string())
@@ -175,27 +176,24 @@ impl With for Table {
 /// `modelmirror run`, killed when dropped. What it attached stays, as the design wants it, until
 /// its [`Home`] or its namespace goes.
 #[derive(Debug)]
-pub struct Daemon<'a> {
+pub struct Daemon {
     /// The process, for signals and output.
     pub process: Process,
-    namespace: &'a Namespace,
+    namespace: Namespace,
     config: PathBuf,
 }
 
-impl<'a> Daemon<'a> {
+impl Daemon {
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
-    /// With its output, when it ends instead.
-    ///
-    /// # Panics
-    /// When it is not ready within ten seconds.
-    pub fn start(namespace: &'a Namespace, home: &Home, config: &Table) -> Result<Self> {
+    /// With its output, when it ends instead, or is not ready within ten seconds.
+    pub fn start(namespace: &Namespace, home: &Home, config: &Table) -> Result<Self> {
         let config = home.write("node.toml", config)?;
         let process = start(namespace, "run", &config, NODE_ADMIN)?;
         Ok(Self {
             process,
-            namespace,
+            namespace: namespace.clone(),
             config,
         })
     }
@@ -205,7 +203,7 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When the daemon does not answer.
     pub fn metrics(&self) -> Result<Metrics> {
-        metrics(self.namespace, NODE_ADMIN)
+        metrics(&self.namespace, NODE_ADMIN)
     }
 
     /// The path of its config, for a SIGHUP after a change.
@@ -216,27 +214,24 @@ impl<'a> Daemon<'a> {
 
 /// `modelmirror shadow`, killed when dropped.
 #[derive(Debug)]
-pub struct Agent<'a> {
+pub struct Agent {
     /// The process, for signals and output.
     pub process: Process,
-    namespace: &'a Namespace,
+    namespace: Namespace,
     records: PathBuf,
 }
 
-impl<'a> Agent<'a> {
+impl Agent {
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
-    /// With its output, when it ends instead.
-    ///
-    /// # Panics
-    /// When it is not ready within ten seconds.
-    pub fn start(namespace: &'a Namespace, home: &Home, config: &Table) -> Result<Self> {
+    /// With its output, when it ends instead, or is not ready within ten seconds.
+    pub fn start(namespace: &Namespace, home: &Home, config: &Table) -> Result<Self> {
         let config = home.write("shadow.toml", config)?;
         let process = start(namespace, "shadow", &config, SHADOW_ADMIN)?;
         Ok(Self {
             process,
-            namespace,
+            namespace: namespace.clone(),
             records: home.record_dir(),
         })
     }
@@ -246,7 +241,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When the agent does not answer.
     pub fn metrics(&self) -> Result<Metrics> {
-        metrics(self.namespace, SHADOW_ADMIN)
+        metrics(&self.namespace, SHADOW_ADMIN)
     }
 
     /// How many of the service's requests ended so: `compared`, or the reason of a drop.
@@ -293,22 +288,19 @@ fn start(namespace: &Namespace, half: &str, config: &Path, admin: SocketAddr) ->
     let mut command = namespace.command(binary("modelmirror")?);
     command.arg(half).arg("--config").arg(config);
     let mut process = namespace.spawn(&format!("modelmirror {half}"), command)?;
-    eventually(
-        &format!("`modelmirror {half}` is ready"),
-        || -> Result<Result<()>> {
-            if let Err(ended) = process.running() {
-                return Ok(Err(ended));
-            }
-            let (status, body) =
-                get(namespace, admin, "/readyz").with_context(|| process.output())?;
-            ensure!(
-                status == 200,
-                "/readyz says {status}: {body}\n{}",
-                process.output()
-            );
-            Ok(Ok(()))
-        },
-    )?;
+    let what = format!("`modelmirror {half}` is ready");
+    try_within(Duration::from_secs(10), &what, || -> Result<Result<()>> {
+        if let Err(ended) = process.running() {
+            return Ok(Err(ended));
+        }
+        let (status, body) = get(namespace, admin, "/readyz").with_context(|| process.output())?;
+        ensure!(
+            status == 200,
+            "/readyz says {status}: {body}\n{}",
+            process.output()
+        );
+        Ok(Ok(()))
+    })??;
     Ok(process)
 }
 

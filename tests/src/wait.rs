@@ -27,14 +27,26 @@ pub fn eventually<T, E: Debug>(what: &str, attempt: impl FnMut() -> Result<T, E>
 pub fn eventually_within<T, E: Debug>(
     limit: Duration,
     what: &str,
-    mut attempt: impl FnMut() -> Result<T, E>,
+    attempt: impl FnMut() -> Result<T, E>,
 ) -> T {
+    try_within(limit, what, attempt).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// [`eventually_within`] for programs.
+///
+/// # Errors
+/// When it has not succeeded by then.
+pub fn try_within<T, E: Debug>(
+    limit: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> anyhow::Result<T> {
     let start = Instant::now();
     loop {
         match attempt() {
-            Ok(value) => return value,
+            Ok(value) => return Ok(value),
             Err(error) if start.elapsed() >= limit => {
-                panic!("not within {limit:?}: {what}\n{error:?}")
+                anyhow::bail!("not within {limit:?}: {what}\n{error:?}")
             }
             Err(_) => thread::sleep(POLL),
         }
