@@ -27,6 +27,8 @@ use crate::config;
 
 pub use self::prediction::Summary;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
+pub(crate) use self::walk::is_one;
+pub(crate) use self::words::short;
 
 /// What the comparison of one exchange came to. Label `verdict`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

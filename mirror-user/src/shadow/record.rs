@@ -28,6 +28,8 @@ use super::message::Exchange;
 use super::report::LedgerFile;
 use crate::config;
 
+pub(crate) use self::store::is_records;
+
 /// Records that wait to be written.
 const QUEUE: usize = 4096;
 

@@ -451,7 +451,7 @@ pub(super) fn label(values: &[Node<'_>]) -> Option<(usize, f64)> {
 }
 
 /// Whether probabilities sum up to one, as far as 32-bit and rounded ones can.
-pub(super) fn is_one(sum: f64) -> bool {
+pub(crate) fn is_one(sum: f64) -> bool {
     (sum - 1.0).abs() <= 1e-3
 }
 

@@ -35,7 +35,7 @@ fn exact(number: Number) -> String {
 }
 
 /// A number to six significant digits.
-pub(super) fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let rounded: f64 = format!("{value:.5e}").parse().unwrap_or(value);
     plain(rounded, format!("{rounded}"))
 }

@@ -1,5 +1,8 @@
 //! The files of all services: written, rotated, bounded, and left alone while the disk is full.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -51,7 +54,7 @@ struct Open {
 }
 
 /// Whether a file's name is that of a file of records.
-pub(super) fn is_records(name: &str) -> bool {
+pub(crate) fn is_records(name: &str) -> bool {
     name.starts_with("comparisons-") && name.ends_with(".jsonl")
 }
 

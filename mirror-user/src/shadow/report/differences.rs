@@ -1,0 +1,153 @@
+//! The most frequent differences: those that are alike but for their values, counted together.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::shadow::record::line::Record;
+
+/// Kinds of differences that are told apart.
+const MAX_KINDS: usize = 1000;
+
+/// Differences of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// The words with numbers as `#` and quoted text as `"…"`.
+    pub kind: String,
+    /// How many exchanges.
+    pub count: u64,
+    /// The first of them.
+    pub example: Example,
+}
+
+/// One exchange that differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Example {
+    /// The exchange.
+    pub id: uuid::Uuid,
+    /// When it was seen.
+    pub time: jiff::Timestamp,
+    /// The difference in full.
+    pub difference: String,
+}
+
+/// Differences as they come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Differences {
+    kinds: HashMap<String, (u64, Example)>,
+    other: u64,
+}
+
+impl Differences {
+    pub(super) fn add(&mut self, record: &Record<'_>, difference: &str) {
+        let kind = kind(difference);
+        if let Some((count, _)) = self.kinds.get_mut(&kind) {
+            *count += 1;
+        } else if self.kinds.len() < MAX_KINDS {
+            let example = Example {
+                id: record.id,
+                time: record.time,
+                difference: difference.to_owned(),
+            };
+            self.kinds.insert(kind, (1, example));
+        } else {
+            self.other += 1;
+        }
+    }
+
+    /// The most frequent first, and how many are of kinds beyond those told apart.
+    pub(super) fn finish(self) -> (Vec<Difference>, u64) {
+        let mut kinds: Vec<Difference> = self
+            .kinds
+            .into_iter()
+            .map(|(kind, (count, example))| Difference {
+                kind,
+                count,
+                example,
+            })
+            .collect();
+        kinds.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.kind.cmp(&b.kind)));
+        (kinds, self.other)
+    }
+}
+
+/// A difference without its values. A status stays as it is: there are few, and they matter.
+fn kind(difference: &str) -> String {
+    if difference.starts_with("status ") {
+        return difference.to_owned();
+    }
+    let first = difference
+        .rfind("; ")
+        .filter(|&at| {
+            difference.ends_with("more difference")
+                || difference[at..].ends_with("more differences")
+        })
+        .map_or(difference, |at| &difference[..at]);
+    let mut kind = String::with_capacity(first.len());
+    let mut characters = first.chars().peekable();
+    let mut before = ' ';
+    while let Some(character) = characters.next() {
+        if character == '"' {
+            while let Some(inner) = characters.next() {
+                match inner {
+                    '\\' => _ = characters.next(),
+                    '"' => break,
+                    _ => {}
+                }
+            }
+            characters.next_if_eq(&'…');
+            if kind.ends_with('…') {
+                kind.pop();
+            }
+            kind.push_str("\"…\"");
+        } else if character.is_ascii_digit() && !before.is_alphanumeric() {
+            // 12, -0.5, 1.5e-9: a sign before it was pushed already.
+            while characters
+                .next_if(|&c| c.is_ascii_digit() || matches!(c, '.' | 'e' | '-'))
+                .is_some()
+            {}
+            if kind.ends_with('-') {
+                kind.pop();
+            }
+            kind.push('#');
+        } else {
+            kind.push(character);
+        }
+        before = character;
+    }
+    kind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(difference: &str, expected: &str) {
+        assert_eq!(kind(difference), expected);
+    }
+
+    #[test]
+    fn values_make_no_new_kind() {
+        check("status 200 became 503", "status 200 became 503");
+        check(
+            "/outputs/0/data: label 3 became 5 (probability 0.61, now 5.8e-1); 2 more differences",
+            "/outputs/#/data: label # became # (probability #, now #)",
+        );
+        check(
+            "/a1/x2: -1.5 became 2e-9 (by 3)",
+            "/a1/x2: # became # (by #)",
+        );
+        check(
+            r#"/name: …"a \"b\" 3"… became null"#,
+            r#"/name: "…" became null"#,
+        );
+        check(
+            "line 3: only in production's answer",
+            "line #: only in production's answer",
+        );
+        check(
+            "/d: 2 of 3 numbers differ, most at index 1: 0.6 became 0.7 (by 0.1); the label agrees (1)",
+            "/d: # of # numbers differ, most at index #: # became # (by #); the label agrees (#)",
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! One service's records, added up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::LedgerFile;
+use super::differences::{Difference, Differences};
+use super::prediction::{Gathered, Predictions};
+use super::statistics::{Durations, Quantiles, Share};
+use crate::shadow::compare::{OTHER, Verdict};
+use crate::shadow::record::line::{Answer, Record};
+
+/// Slices that are told apart: each run of the agent records up to a hundred.
+const MAX_SLICES: usize = 1000;
+
+/// What the records of one service say.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Service {
+    /// The service's name.
+    pub service: String,
+    /// Versions that answered in production.
+    pub production_versions: BTreeSet<String>,
+    /// Versions that answered in the shadow.
+    pub shadow_versions: BTreeSet<String>,
+    /// When the first recorded request was seen.
+    pub first: Option<Timestamp>,
+    /// When the last one was.
+    pub last: Option<Timestamp>,
+    /// Records: requests that were compared.
+    pub compared: u64,
+    /// What the comparisons came to.
+    pub verdicts: Verdicts,
+    /// Share of comparisons that matched. Errors did not.
+    pub agreement: Option<Share>,
+    /// Mean score of the comparisons that are no errors.
+    pub mean_score: Option<f64>,
+    /// Exchanges without an answer of the shadow's, by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// Exchanges in which both answered with a status of 500 or more.
+    pub both_failed: u64,
+    /// Production's status by class (`2xx`).
+    pub production_status: BTreeMap<String, u64>,
+    /// The shadow's.
+    pub shadow_status: BTreeMap<String, u64>,
+    /// How long both took.
+    pub latency: Latency,
+    /// How much of what was seen was compared, by the agent's ledger.
+    pub fidelity: Option<Fidelity>,
+    /// The most frequent differences first, errors included.
+    pub differences: Vec<Difference>,
+    /// Differences of kinds beyond the thousand that are told apart.
+    pub other_differences: u64,
+    /// What both versions said.
+    pub predictions: Option<Predictions>,
+    /// Agreement by slice, worst first: by the upper end of the interval, so that a slice of few
+    /// requests is not taken for a bad one.
+    pub slices: Vec<Slice>,
+    /// Lines that are no records.
+    pub unreadable_lines: u64,
+}
+
+/// Comparisons by verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Verdicts {
+    /// Equal by the service's rules.
+    pub r#match: u64,
+    /// Not equal.
+    pub different: u64,
+    /// Without an answer of the shadow's.
+    pub error: u64,
+}
+
+/// Latency of both legs, from the last byte of the request on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// Production, as the tap saw it.
+    pub production: LegLatency,
+    /// The shadow, as the agent saw it.
+    pub shadow: LegLatency,
+}
+
+/// One leg's latency, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LegLatency {
+    /// To the first byte of the answer.
+    pub first_byte_ms: Option<Quantiles>,
+    /// To its last byte.
+    pub total_ms: Option<Quantiles>,
+}
+
+/// The agent's ledger of requests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fidelity {
+    /// compared / seen.
+    pub ratio: f64,
+    /// The ledger.
+    #[serde(flatten)]
+    pub ledger: LedgerFile,
+}
+
+/// One slice.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Slice {
+    /// Its name.
+    pub slice: String,
+    /// How many of its requests were compared.
+    pub compared: u64,
+    /// Share of them that matched.
+    pub agreement: Share,
+}
+
+/// Records as they come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    compared: u64,
+    verdicts: Verdicts,
+    score: f64,
+    first: Option<Timestamp>,
+    last: Option<Timestamp>,
+    production: Leg,
+    shadow: Leg,
+    errors: BTreeMap<String, u64>,
+    both_failed: u64,
+    differences: Differences,
+    predictions: Gathered,
+    slices: HashMap<String, (u64, u64)>,
+    unreadable: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Leg {
+    versions: BTreeSet<String>,
+    status: BTreeMap<String, u64>,
+    first_byte: Durations,
+    total: Durations,
+}
+
+impl Leg {
+    fn add(&mut self, answer: &Answer<'_>) {
+        if !self.versions.contains(&*answer.version) {
+            self.versions.insert(answer.version.to_string());
+        }
+        if let Some(status) = answer.status {
+            *self
+                .status
+                .entry(format!("{}xx", status / 100))
+                .or_default() += 1;
+        }
+        if let Some(milliseconds) = answer.first_byte_ms {
+            self.first_byte.add(milliseconds);
+        }
+        if let Some(milliseconds) = answer.total_ms {
+            self.total.add(milliseconds);
+        }
+    }
+
+    fn latency(&self) -> LegLatency {
+        LegLatency {
+            first_byte_ms: self.first_byte.quantiles(),
+            total_ms: self.total.quantiles(),
+        }
+    }
+}
+
+impl Tally {
+    pub(super) fn unreadable(&mut self) {
+        self.unreadable += 1;
+    }
+
+    pub(super) fn add(&mut self, record: &Record<'_>) {
+        self.compared += 1;
+        self.first = self.first.into_iter().chain([record.time]).min();
+        self.last = self.last.max(Some(record.time));
+        self.production.add(&record.production);
+        self.shadow.add(&record.shadow);
+        match record.verdict {
+            Verdict::Match => self.verdicts.r#match += 1,
+            Verdict::Different => self.verdicts.different += 1,
+            Verdict::Error => self.verdicts.error += 1,
+        }
+        if record.verdict == Verdict::Error {
+            let kind = record.shadow.error.as_deref().unwrap_or("unknown");
+            *self.errors.entry(kind.to_owned()).or_default() += 1;
+        } else {
+            self.score += record.score;
+        }
+        let failed = |answer: &Answer<'_>| answer.status.is_some_and(|status| status >= 500);
+        self.both_failed += u64::from(failed(&record.production) && failed(&record.shadow));
+        if let Some(difference) = &record.difference {
+            self.differences.add(record, difference);
+        }
+        self.predictions.add(
+            record.id,
+            record.production.prediction.as_ref(),
+            record.shadow.prediction.as_ref(),
+        );
+        if let Some(slice) = &record.slice {
+            self.slice(slice, record.verdict);
+        }
+    }
+
+    fn slice(&mut self, slice: &str, verdict: Verdict) {
+        let known = self.slices.len() < MAX_SLICES || self.slices.contains_key(slice);
+        let name = if known { slice } else { OTHER };
+        let (compared, matched) = self.slices.entry(name.to_owned()).or_default();
+        *compared += 1;
+        *matched += u64::from(verdict == Verdict::Match);
+    }
+
+    pub(super) fn finish(self, service: String, ledger: Option<LedgerFile>) -> Service {
+        let (differences, other_differences) = self.differences.finish();
+        let judged = self.compared - self.verdicts.error;
+        Service {
+            service,
+            first: self.first,
+            last: self.last,
+            compared: self.compared,
+            verdicts: self.verdicts,
+            agreement: Share::of(self.verdicts.r#match, self.compared),
+            mean_score: (judged > 0).then(|| self.score / judged as f64),
+            errors: self.errors,
+            both_failed: self.both_failed,
+            latency: Latency {
+                production: self.production.latency(),
+                shadow: self.shadow.latency(),
+            },
+            production_versions: self.production.versions,
+            shadow_versions: self.shadow.versions,
+            production_status: self.production.status,
+            shadow_status: self.shadow.status,
+            fidelity: ledger
+                .filter(|ledger| ledger.seen > 0)
+                .map(|ledger| Fidelity {
+                    ratio: ledger.compared as f64 / ledger.seen as f64,
+                    ledger,
+                }),
+            differences,
+            other_differences,
+            predictions: self.predictions.finish(),
+            slices: slices(self.slices),
+            unreadable_lines: self.unreadable,
+        }
+    }
+}
+
+fn slices(counts: HashMap<String, (u64, u64)>) -> Vec<Slice> {
+    let mut slices: Vec<Slice> = counts
+        .into_iter()
+        .filter_map(|(slice, (compared, matched))| {
+            let agreement = Share::of(matched, compared)?;
+            Some(Slice {
+                slice,
+                compared,
+                agreement,
+            })
+        })
+        .collect();
+    slices.sort_by(|a, b| {
+        let worse = a.agreement.high.total_cmp(&b.agreement.high);
+        worse.then_with(|| a.slice.cmp(&b.slice))
+    });
+    slices
+}

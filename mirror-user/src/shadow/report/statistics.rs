@@ -1,0 +1,179 @@
+//! Shares with their intervals, quantiles, and samples of bounded size.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// A share with its 95 % interval (Wilson, 1927), all from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// The share that was observed.
+    pub share: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
+}
+
+impl Share {
+    /// `part` of `whole`; nothing of nothing has no share.
+    pub fn of(part: u64, whole: u64) -> Option<Self> {
+        const Z: f64 = 1.959_963_984_540_054;
+        if whole == 0 {
+            return None;
+        }
+        let n = whole as f64;
+        let share = part as f64 / n;
+        let scale = 1.0 + Z * Z / n;
+        let middle = (share + Z * Z / (2.0 * n)) / scale;
+        let half = Z / scale * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        Some(Self {
+            share,
+            low: (middle - half).max(0.0),
+            high: (middle + half).min(1.0),
+        })
+    }
+}
+
+/// Durations in milliseconds, to three significant digits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// The median.
+    pub p50: f64,
+    /// 95 % are no longer.
+    pub p95: f64,
+    /// 99 % are no longer.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// Durations as they come.
+#[derive(Clone, Debug)]
+pub(super) struct Durations(Option<Histogram<u64>>);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Histogram::new(3).ok())
+    }
+}
+
+impl Durations {
+    pub(super) fn add(&mut self, milliseconds: f64) {
+        const DAY: u64 = 86_400_000_000;
+        if let Some(histogram) = &mut self.0 {
+            let microseconds = (milliseconds * 1000.0).round() as u64;
+            // Cannot fail: the histogram grows by itself, and a day is in its range.
+            let _ = histogram.record(microseconds.min(DAY));
+        }
+    }
+
+    pub(super) fn quantiles(&self) -> Option<Quantiles> {
+        let histogram = self.0.as_ref().filter(|histogram| !histogram.is_empty())?;
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+        Some(Quantiles {
+            p50: at(0.5),
+            p95: at(0.95),
+            p99: at(0.99),
+            max: histogram.max() as f64 / 1000.0,
+        })
+    }
+}
+
+/// A uniform sample of what came (reservoir sampling, Vitter 1985), with exact extremes and mean.
+/// Deterministic, so that two reports of the same records are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Sample {
+    values: Vec<f64>,
+    pub(super) count: u64,
+    sum: f64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    random: u64,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self {
+            values: Vec::new(),
+            count: 0,
+            sum: 0.0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            random: 0x9e37_79b9_7f4a_7c15,
+        }
+    }
+}
+
+impl Sample {
+    const SIZE: usize = 1 << 16;
+
+    pub(super) fn add(&mut self, value: f64) {
+        self.count += 1;
+        self.sum += value;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        if self.values.len() < Self::SIZE {
+            self.values.push(value);
+            return;
+        }
+        // xorshift64 (Marsaglia, 2003).
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let place = (self.random % self.count) as usize;
+        if let Some(old) = self.values.get_mut(place) {
+            *old = value;
+        }
+    }
+
+    pub(super) fn mean(&self) -> f64 {
+        self.sum / self.count as f64
+    }
+
+    /// The sampled values in their order.
+    pub(super) fn sorted(&self) -> Vec<f64> {
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        values
+    }
+}
+
+/// The `quantile` of sorted values, the nearest one below.
+pub(super) fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let index = (quantile * last as f64).round() as usize;
+    sorted.get(index.min(last)).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_have_wilson_s_interval() {
+        let check = |part, whole, (low, high): (f64, f64)| {
+            let share = Share::of(part, whole).unwrap();
+            assert!(
+                (share.low - low).abs() < 5e-4 && (share.high - high).abs() < 5e-4,
+                "{share:?}"
+            );
+        };
+        check(0, 10, (0.0, 0.2775));
+        check(10, 10, (0.7225, 1.0));
+        check(81, 263, (0.2553, 0.3662));
+        assert_eq!(Share::of(0, 0), None);
+    }
+
+    #[test]
+    fn a_sample_stays_bounded_and_fair() {
+        let mut sample = Sample::default();
+        for value in 0..500_000 {
+            sample.add(f64::from(value));
+        }
+        let sorted = sample.sorted();
+        assert_eq!(sorted.len(), Sample::SIZE);
+        let median = quantile(&sorted, 0.5);
+        assert!((median - 250_000.0).abs() < 5_000.0, "{median}");
+        assert_eq!((sample.min, sample.max), (0.0, 499_999.0));
+    }
+}

@@ -1,0 +1,168 @@
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn line(index: u64, change: impl FnOnce(&mut Value)) -> String {
+    let ms = 2.0 + (index % 50) as f64 / 10.0;
+    let leg = |version: &str, ms: f64| {
+        json!({
+            "version": version, "status": 200, "bytes": 80, "sha256": "00",
+            "first_byte_ms": ms, "total_ms": ms + 0.4, "prediction": [0.25, 0.75],
+        })
+    };
+    let time = jiff::Timestamp::from_second(1_795_316_400 + index as i64 / 3).unwrap();
+    let mut record = json!({
+        "id": uuid::Uuid::from_u128(u128::from(index)),
+        "time": time,
+        "service": "sentiment",
+        "slice": format!("tenant-{}", index % 3),
+        "client": "10.0.0.7:41000",
+        "method": "POST",
+        "path": "/v2/models/sentiment/infer",
+        "arm": "stable",
+        "request": {"bytes": 40, "sha256": "00"},
+        "production": leg("v12", ms),
+        "shadow": leg("v13", ms * 1.5),
+        "verdict": "match",
+        "score": 1.0,
+    });
+    change(&mut record);
+    format!("{record}\n")
+}
+
+fn different(index: u64) -> String {
+    line(index, |record| {
+        let now = 0.5 + (index % 7) as f64 / 20.0;
+        record["verdict"] = "different".into();
+        record["score"] = 0.5.into();
+        record["slice"] = "tenant-1".into();
+        record["shadow"]["prediction"] = json!([now, 1.0 - now]);
+        let words = format!("/outputs/0/data: label 1 became 0 (probability 0.75, now {now})");
+        record["difference"] = words.into();
+    })
+}
+
+fn failed(index: u64) -> String {
+    line(index, |record| {
+        record["verdict"] = "error".into();
+        record["score"] = 0.0.into();
+        record["shadow"] = json!({"version": "v13", "error": "timeout"});
+        record["difference"] = "the shadow gave no whole answer in time".into();
+    })
+}
+
+/// 300 records in two files: 276 match, 20 differ, 4 fail.
+fn records() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let service = folder.path().join("sentiment");
+    fs::create_dir(&service).unwrap();
+    let lines: Vec<String> = (0..300)
+        .map(|index| match index {
+            _ if index % 15 == 7 => different(index),
+            _ if index % 75 == 3 => failed(index),
+            _ => line(index, |_| {}),
+        })
+        .collect();
+    let (first, second) = lines.split_at(200);
+    let half = &line(300, |_| {})[..50];
+    let write = |name: &str, text: String| fs::write(service.join(name), text).unwrap();
+    write("comparisons-1.jsonl", first.concat() + half);
+    write(
+        "comparisons-2.jsonl",
+        format!("{}not a record\n", second.concat()),
+    );
+    write("notes.txt", "left alone".into());
+    let ledger = json!({
+        "since": "2026-11-22T02:59:00Z", "time": "2026-11-22T03:02:00Z",
+        "seen": 303, "compared": 300, "drops": {"request_gap": 2, "queue_full": 1},
+    });
+    write(LEDGER, ledger.to_string());
+    folder
+}
+
+#[test]
+fn records_are_added_up() {
+    let folder = records();
+    let report = summarize(folder.path(), None).unwrap();
+    let service = &report.services[0];
+    assert_eq!(service.compared, 300);
+    let verdicts = Verdicts {
+        r#match: 276,
+        different: 20,
+        error: 4,
+    };
+    assert_eq!(service.verdicts, verdicts);
+    assert_eq!(service.agreement.unwrap().share, 0.92);
+    assert_eq!(service.unreadable_lines, 2);
+    assert_eq!(service.errors["timeout"], 4);
+    assert_eq!(service.production_status["2xx"], 300);
+    assert_eq!(service.shadow_status["2xx"], 296);
+    assert_eq!(service.fidelity.as_ref().unwrap().ratio, 300.0 / 303.0);
+    let production = service.latency.production.first_byte_ms.unwrap();
+    assert!((production.p50 - 4.4).abs() < 0.1, "{production:?}");
+    assert_eq!(service.slices[0].slice, "tenant-1");
+    let kinds: Vec<(&str, u64)> = service
+        .differences
+        .iter()
+        .map(|difference| (difference.kind.as_str(), difference.count))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            (
+                "/outputs/#/data: label # became # (probability #, now #)",
+                20
+            ),
+            ("the shadow gave no whole answer in time", 4),
+        ]
+    );
+    assert_eq!(
+        service.differences[0].example.difference,
+        "/outputs/0/data: label 1 became 0 (probability 0.75, now 0.5)"
+    );
+    let predictions = service.predictions.as_ref().unwrap();
+    assert_eq!(predictions.changes[0].count, 20);
+}
+
+#[test]
+fn the_report_is_read_by_people() {
+    let folder = records();
+    let text = summarize(folder.path(), None).unwrap().to_string();
+    println!("{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+        assert_eq!(line.trim_end(), line);
+    }
+    for words in [
+        "sentiment: v13 in the shadow of v12",
+        "92.00 %",
+        "99.01 %",
+        "timeout 4",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+}
+
+#[test]
+fn an_unknown_service_is_said_so() {
+    let folder = records();
+    let error = summarize(folder.path(), Some("none")).unwrap_err();
+    assert!(
+        error.to_string().contains("there are: sentiment"),
+        "{error}"
+    );
+    assert!(summarize(&folder.path().join("none"), None).is_err());
+}
+
+#[test]
+fn nothing_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = summarize(folder.path(), None).unwrap();
+    assert!(report.to_string().contains("nothing was compared yet"));
+    fs::create_dir(folder.path().join("new")).unwrap();
+    let report = summarize(folder.path(), None).unwrap();
+    assert_eq!(report.services[0].compared, 0);
+    assert!(report.to_string().contains("nothing yet"));
+}
