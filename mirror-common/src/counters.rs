@@ -165,7 +165,7 @@ mod tests {
             ("Service", 56),
             ("Agent", 72),
             ("Budget", 16),
-            ("Tap", 8),
+            ("Tap", 32),
             ("Counters", 208),
             ("Sent", 16),
             ("RunTime", 520),

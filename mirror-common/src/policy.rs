@@ -82,6 +82,11 @@ pub struct Agent {
 pub struct Tap {
     /// When the daemon was last alive, on the monotonic clock, in nanoseconds.
     pub heartbeat_ns: u64,
+    /// Names this life of the counters; 0 = nobody has written here yet.
+    pub boot: u64,
+    /// Key of the connection hash: kept as long as the maps, so that a restarted daemon samples
+    /// the same connections.
+    pub key: [u64; 2],
 }
 
 /// State of a service's budget, shared by all CPUs.

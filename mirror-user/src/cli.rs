@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::config;
+use crate::{config, daemon};
 
 pub use signals::Signals;
 
@@ -270,8 +270,24 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         } => {
             logging::start(global.log_format == Output::Json);
             let node = config::read_node(&file.config)?;
-            let _ = (node, detach_on_exit);
-            anyhow::bail!("not built yet")
+            let options = daemon::Options {
+                config: file.config,
+                detach_on_exit,
+                mechanism: None,
+            };
+            block_on(async {
+                let mut signals = Signals::listen()?;
+                let shutdown = signals.shutdown();
+                let (asked, reload) = tokio::sync::mpsc::channel(1);
+                tokio::spawn(async move {
+                    loop {
+                        signals.reload().await;
+                        let _ = asked.try_send(());
+                    }
+                });
+                daemon::run(node, options, shutdown, reload).await
+            })?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Shadow { file } => {
             logging::start(global.log_format == Output::Json);

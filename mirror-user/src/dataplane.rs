@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{
@@ -106,7 +106,7 @@ pub enum Mechanism {
 }
 
 /// What an interface is to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Role {
     /// Clients' packets pass here.
     pub tapped: bool,
@@ -334,6 +334,12 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Attaches anew, as the first in the chain, where others may have come in between.
+    pub fn reattach(&mut self, interface: &Interface, role: Role) -> Result<(), Error> {
+        self.detach(interface)?;
+        self.attach(interface, role)
+    }
+
     /// Detaches whatever is on `interface`.
     pub fn detach(&mut self, interface: &Interface) -> Result<(), Error> {
         self.mark_tapped(interface.index, false)?;
@@ -460,20 +466,62 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Tells the programs that the daemon lives, on the monotonic clock.
-    pub fn heartbeat(&mut self, now_ns: u64) -> Result<(), Error> {
+    /// State of the whole tap.
+    pub fn tap(&mut self) -> Result<Tap, Error> {
         self.array::<Tap>("TAP")?
-            .set(
-                0,
-                Tap {
-                    heartbeat_ns: now_ns,
-                },
-                0,
-            )
-            .map_err(|source| Error::Map {
-                map: "TAP",
-                source: Box::new(source),
-            })
+            .get(&0, 0)
+            .map_err(|source| map_error("TAP", source))
+    }
+
+    /// Sets the state of the whole tap: with it the programs know that the daemon lives.
+    pub fn set_tap(&mut self, tap: Tap) -> Result<(), Error> {
+        self.array::<Tap>("TAP")?
+            .set(0, tap, 0)
+            .map_err(|source| map_error("TAP", source))
+    }
+
+    /// The rules that hold, by endpoint.
+    pub fn services(&mut self) -> Result<HashMap<Endpoint, Service>, Error> {
+        Ok(self.hash_map("SERVICES")?.iter().flatten().collect())
+    }
+
+    /// The ways to agents, by their numbers.
+    pub fn agents(&mut self) -> Result<HashMap<u32, Agent>, Error> {
+        Ok(self.hash_map("AGENTS")?.iter().flatten().collect())
+    }
+
+    /// Sets both of a service's rows of counters to nothing.
+    pub fn clear_rows(&mut self, index: u32) -> Result<(), Error> {
+        for row in [index * 2, index * 2 + 1] {
+            self.clear_per_cpu::<Counters>("COUNTERS", row)?;
+        }
+        Ok(())
+    }
+
+    /// Sets what has been sent to an agent to nothing.
+    pub fn clear_sent(&mut self, agent: u32) -> Result<(), Error> {
+        self.clear_per_cpu::<Sent>("SENT", agent)
+    }
+
+    fn clear_per_cpu<T: aya::Pod + Default>(
+        &mut self,
+        name: &'static str,
+        row: u32,
+    ) -> Result<(), Error> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::PinDir {
+            path: "/sys/devices/system/cpu".into(),
+            source,
+        })?;
+        let zero = PerCpuValues::try_from(vec![T::default(); cpus])
+            .map_err(|source| map_error(name, MapError::IoError(source)))?;
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| Error::Missing(format!("map {name}")))?;
+        let mut map =
+            PerCpuArray::<_, T>::try_from(map).map_err(|source| map_error(name, source))?;
+        map.set(row, zero, 0)
+            .map_err(|source| map_error(name, source))
     }
 
     /// Clones to an agent that left without their headers, since the last [`DataPlane::forgive`].
@@ -600,12 +648,6 @@ impl Log {
     /// Passes on what has come in.
     pub fn flush(&mut self) {
         self.0.flush();
-    }
-}
-
-impl std::os::fd::AsRawFd for Log {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
     }
 }
 

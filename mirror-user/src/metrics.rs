@@ -1,5 +1,7 @@
 //! Every metric of both halves: name, help, labels, buckets. No other file names one.
 
+mod node;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,6 +10,8 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry,
 };
+
+pub use node::Node;
 
 use crate::shadow::capture::{Stray, Tap};
 use crate::shadow::compare::Verdict;

@@ -1,0 +1,320 @@
+//! One agent as the daemon sees it: whether it answers, and by which way.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mirror_common::policy::{self, agent_state};
+use mirror_common::tunnel::{self, Datagram, Inner};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::network::{NoWay, Way};
+use crate::tap_report::TapReport;
+
+/// Without an echo for this long an agent is dead. It is asked once a second, and looked at twice:
+/// copying stops within 3 s, and one lost answer does not stop it.
+const SILENCE: Duration = Duration::from_millis(2_400);
+
+/// How long the mirror yields after the uplink has dropped packets.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// An echo, as its socket's reader passes it on.
+#[derive(Debug)]
+pub(super) struct Echo {
+    /// Whose.
+    pub(super) agent: SocketAddr,
+    /// When the control packet was sent, on the monotonic clock, in nanoseconds.
+    pub(super) sent_at_ns: u64,
+}
+
+/// One agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    /// Its tunnel end.
+    pub(super) address: SocketAddr,
+    /// Its number in the maps.
+    pub(super) number: u32,
+    /// The way there.
+    pub(super) way: Result<Way, NoWay>,
+    /// Whether the uplink's program is attached.
+    pub(super) attached: bool,
+    /// From a control packet to its echo.
+    pub(super) round_trip: Option<Duration>,
+    /// The last thing that went wrong.
+    pub(super) error: Option<String>,
+    socket: Option<Socket>,
+    last_echo: Option<Instant>,
+    paused_until: Option<Instant>,
+    drops: Option<(u32, u64)>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    local: IpAddr,
+    socket: Arc<UdpSocket>,
+    reader: AbortHandle,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Agent {
+    /// An agent that has not been heard of.
+    pub(super) fn new(address: SocketAddr, number: u32) -> Self {
+        Self {
+            address,
+            number,
+            way: Err(NoWay::NoRoute(address.ip())),
+            attached: false,
+            round_trip: None,
+            error: None,
+            socket: None,
+            last_echo: None,
+            paused_until: None,
+            drops: None,
+        }
+    }
+
+    /// Whether it has answered lately.
+    pub(super) fn alive(&self, now: Instant) -> bool {
+        self.last_echo
+            .is_some_and(|at| now.duration_since(at) <= SILENCE)
+    }
+
+    /// How long ago it answered.
+    pub(super) fn silence(&self, now: Instant) -> Option<Duration> {
+        self.last_echo.map(|at| now.duration_since(at))
+    }
+
+    /// Whether copying yields to the uplink's own traffic.
+    pub(super) fn paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+
+    /// It has answered.
+    pub(super) fn answered(&mut self, echo: &Echo, now: Instant, now_ns: u64) {
+        self.last_echo = Some(now);
+        self.round_trip = Some(Duration::from_nanos(now_ns.saturating_sub(echo.sent_at_ns)));
+        self.error = None;
+    }
+
+    /// Looks at what the uplink has dropped in all; more than before pauses the mirror.
+    pub(super) fn watch_drops(&mut self, uplink: u32, dropped: u64, now: Instant) {
+        if let Some((before_uplink, before)) = self.drops
+            && before_uplink == uplink
+            && dropped > before
+        {
+            if !self.paused(now) {
+                let packets = dropped - before;
+                tracing::warn!(agent = %self.address, packets, "the uplink drops packets: mirroring pauses");
+            }
+            self.paused_until = Some(now + PAUSE);
+        }
+        self.drops = Some((uplink, dropped));
+    }
+
+    /// What the programs should know of it; nothing without a way.
+    pub(super) fn policy(&self, now: Instant) -> Option<policy::Agent> {
+        let way = self.way.as_ref().ok()?;
+        let alive = if self.attached && self.alive(now) {
+            agent_state::ALIVE
+        } else {
+            0
+        };
+        let paused = if self.paused(now) {
+            agent_state::PAUSED
+        } else {
+            0
+        };
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&way.next_hop);
+        macs[6..].copy_from_slice(&way.link.mac);
+        let word =
+            |at: usize| u32::from_ne_bytes([macs[at], macs[at + 1], macs[at + 2], macs[at + 3]]);
+        Some(policy::Agent {
+            ifindex: way.link.interface.index,
+            state: alive | paused,
+            local: way.local.into(),
+            remote: self.address.ip().into(),
+            port: u32::from(self.address.port()),
+            mtu: way.mtu,
+            ipv6: u32::from(self.address.is_ipv6()),
+            ethernet: u32::from(way.link.interface.ethernet),
+            macs: [word(0), word(4), word(8)],
+            pad: 0,
+        })
+    }
+
+    /// Sends a control packet, through the way that copies take.
+    pub(super) async fn ask(&mut self, report: &TapReport, echoes: &mpsc::Sender<Echo>) {
+        if let Err(error) = self.try_ask(report, echoes).await {
+            self.error = Some(error.to_string());
+        }
+    }
+
+    async fn try_ask(
+        &mut self,
+        report: &TapReport,
+        echoes: &mpsc::Sender<Echo>,
+    ) -> std::io::Result<()> {
+        let local = self.way.as_ref().ok().map(|way| way.local);
+        if self.socket.as_ref().map(|socket| socket.local) != local {
+            self.socket = None;
+        }
+        let socket = match &self.socket {
+            Some(socket) => Arc::clone(&socket.socket),
+            // Even without a way: what is sent makes the kernel look for the next hop.
+            None => self.open(local, echoes).await?,
+        };
+        for datagram in report.datagrams() {
+            socket.send(&datagram).await?;
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &mut self,
+        local: Option<IpAddr>,
+        echoes: &mpsc::Sender<Echo>,
+    ) -> std::io::Result<Arc<UdpSocket>> {
+        let any: IpAddr = if self.address.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = Arc::new(UdpSocket::bind((local.unwrap_or(any), 0)).await?);
+        socket.connect(self.address).await?;
+        if let Some(local) = local {
+            let reader = tokio::spawn(read(Arc::clone(&socket), self.address, echoes.clone()));
+            self.socket = Some(Socket {
+                local,
+                socket: Arc::clone(&socket),
+                reader: reader.abort_handle(),
+            });
+        }
+        Ok(socket)
+    }
+}
+
+/// Passes echoes on. The socket is connected: nobody but the agent can answer.
+async fn read(socket: Arc<UdpSocket>, agent: SocketAddr, echoes: mpsc::Sender<Echo>) {
+    let mut buffer = vec![0; 2048];
+    loop {
+        match socket.recv(&mut buffer).await {
+            Ok(length) => {
+                if let Ok(Datagram::Geneve { header, .. }) = tunnel::decode(&buffer[..length])
+                    && header.inner == Inner::Control
+                    && echoes
+                        .send(Echo {
+                            agent,
+                            sent_at_ns: header.meta.time_ns,
+                        })
+                        .await
+                        .is_err()
+                {
+                    return;
+                }
+            }
+            // "Connection refused": nobody listens there. The next control packet asks again.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::network::Link;
+    use crate::dataplane::Interface;
+
+    fn agent() -> Agent {
+        let mut agent = Agent::new("10.0.0.9:6181".parse().unwrap(), 3);
+        let interface = Interface {
+            name: "eth0".into(),
+            index: 7,
+            ethernet: true,
+        };
+        let link = Link {
+            interface,
+            up: true,
+            loopback: false,
+            mtu: 1500,
+            mac: [9; 6],
+            dropped: 0,
+        };
+        let local = "10.0.0.5".parse().unwrap();
+        agent.way = Ok(Way {
+            link,
+            local,
+            mtu: 1400,
+            next_hop: [1, 2, 3, 4, 5, 6],
+        });
+        agent.attached = true;
+        agent
+    }
+
+    #[test]
+    fn an_agent_is_alive_while_it_answers() {
+        let mut agent = agent();
+        let start = Instant::now();
+        let state = |agent: &Agent, ms| {
+            agent
+                .policy(start + Duration::from_millis(ms))
+                .unwrap()
+                .state
+        };
+        assert_eq!(state(&agent, 0), 0);
+        agent.answered(
+            &Echo {
+                agent: agent.address,
+                sent_at_ns: 1_000,
+            },
+            start,
+            3_000,
+        );
+        assert_eq!(agent.round_trip, Some(Duration::from_nanos(2_000)));
+        assert_eq!(
+            (state(&agent, 2_400), state(&agent, 2_401)),
+            (agent_state::ALIVE, 0)
+        );
+        agent.attached = false;
+        assert_eq!(
+            state(&agent, 0),
+            0,
+            "without its uplink's program no clone may be sent"
+        );
+    }
+
+    #[test]
+    fn a_dropping_uplink_pauses_the_mirror() {
+        let mut agent = agent();
+        let start = Instant::now();
+        agent.watch_drops(7, 100, start);
+        assert!(!agent.paused(start));
+        agent.watch_drops(7, 101, start);
+        assert!(agent.paused(start) && !agent.paused(start + PAUSE));
+        // Another uplink counts from another number.
+        agent.watch_drops(8, 500, start + PAUSE);
+        assert!(!agent.paused(start + PAUSE));
+    }
+
+    #[test]
+    fn the_way_is_written_for_the_programs() {
+        let policy = agent().policy(Instant::now()).unwrap();
+        assert_eq!(
+            (policy.ifindex, policy.mtu, policy.ipv6, policy.ethernet),
+            (7, 1400, 0, 1)
+        );
+        let macs: Vec<u8> = policy
+            .macs
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
+        assert_eq!(macs, [1, 2, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9]);
+    }
+}

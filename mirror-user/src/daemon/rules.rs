@@ -1,0 +1,197 @@
+//! From the config, what the command line set, and the host's addresses to the rules that the
+//! programs obey. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use mirror_common::flow::Endpoint;
+use mirror_common::policy::{self, MAX_SERVICES, byte_cost, threshold};
+
+use crate::config::ServiceAddress;
+
+/// How far a budget may be overdrawn at once, in nanoseconds of what it earns.
+const BURST_NS: u64 = 100_000_000;
+
+/// What holds for one service.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rule<'a> {
+    /// What clients dial.
+    pub(super) addresses: &'a [ServiceAddress],
+    /// Row of its counters.
+    pub(super) row: u32,
+    /// The tunnel's VNI.
+    pub(super) id: u32,
+    /// The number of its agent.
+    pub(super) agent: u32,
+    /// Whether it is mirrored.
+    pub(super) on: bool,
+    /// The share of connections, 0..=1.
+    pub(super) sample: f64,
+    /// Limit in bytes per second.
+    pub(super) budget: Option<u64>,
+}
+
+impl Rule<'_> {
+    fn service(&self, key: [u64; 2]) -> policy::Service {
+        policy::Service {
+            index: self.row,
+            id: self.id,
+            agent: self.agent,
+            mirror: u32::from(self.on),
+            threshold: threshold(self.sample),
+            key,
+            byte_cost: self.budget.map_or(0, byte_cost),
+            burst_ns: BURST_NS,
+        }
+    }
+}
+
+/// The rules by endpoint. A wildcard stands for each of `local`, the host's own addresses: a
+/// connection of this host to the same port elsewhere is not the service's. The agents' tunnel
+/// ends are in it too, with row 0, so that nothing to or from them is ever copied.
+pub(super) fn by_endpoint(
+    rules: &[Rule<'_>],
+    agents: impl IntoIterator<Item = SocketAddr>,
+    local: &[IpAddr],
+    key: [u64; 2],
+) -> HashMap<Endpoint, policy::Service> {
+    let mut endpoints = HashMap::new();
+    for agent in agents {
+        endpoints.insert(Endpoint::from(agent), policy::Service::default());
+    }
+    // Wildcards first: what is named wins.
+    for named in [false, true] {
+        for rule in rules {
+            for address in rule
+                .addresses
+                .iter()
+                .filter(|address| address.ip.is_some() == named)
+            {
+                let ips = address.ip.as_ref().map_or(local, std::slice::from_ref);
+                for &ip in ips {
+                    let endpoint = Endpoint::from(SocketAddr::new(ip, address.port));
+                    endpoints.insert(endpoint, rule.service(key));
+                }
+            }
+        }
+    }
+    endpoints
+}
+
+/// Gives each id a row of counters, 1 and up. An id that has one keeps it, so that a restart goes
+/// on counting; the second value names the ids whose row is new and must be cleared.
+///
+/// Ids beyond the last row get none.
+pub(super) fn assign_rows(
+    ids: impl IntoIterator<Item = u32>,
+    known: &HashMap<Endpoint, policy::Service>,
+) -> (BTreeMap<u32, u32>, Vec<u32>) {
+    let old: HashMap<u32, u32> = known
+        .values()
+        .filter(|service| service.index != 0)
+        .map(|service| (service.id, service.index))
+        .collect();
+    let ids: Vec<u32> = ids.into_iter().collect();
+    let mut rows: BTreeMap<u32, u32> = ids
+        .iter()
+        .filter_map(|id| old.get(id).map(|&row| (*id, row)))
+        .collect();
+    let mut fresh = Vec::new();
+    let taken: std::collections::HashSet<u32> = rows.values().copied().collect();
+    let mut free = (1..MAX_SERVICES).filter(|row| !taken.contains(row));
+    for id in ids {
+        if let std::collections::btree_map::Entry::Vacant(entry) = rows.entry(id)
+            && let Some(row) = free.next()
+        {
+            entry.insert(row);
+            fresh.push(row);
+        }
+    }
+    (rows, fresh)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u64; 2] = [1, 2];
+
+    fn address(text: &str) -> ServiceAddress {
+        match text.strip_prefix("*:") {
+            Some(port) => ServiceAddress {
+                ip: None,
+                port: port.parse().unwrap(),
+            },
+            None => {
+                let socket: SocketAddr = text.parse().unwrap();
+                ServiceAddress {
+                    ip: Some(socket.ip()),
+                    port: socket.port(),
+                }
+            }
+        }
+    }
+
+    fn endpoint(text: &str) -> Endpoint {
+        Endpoint::from(text.parse::<SocketAddr>().unwrap())
+    }
+
+    #[test]
+    fn a_wildcard_is_every_address_of_the_host_and_what_is_named_wins() {
+        let (any, named) = (
+            [address("*:8000")],
+            [address("10.0.0.5:8000"), address("[::1]:8001")],
+        );
+        let rule = |addresses, row| Rule {
+            addresses,
+            row,
+            id: row + 100,
+            agent: 0,
+            on: true,
+            sample: 0.5,
+            budget: None,
+        };
+        let rules = [rule(&named[..], 2), rule(&any[..], 1)];
+        let local: Vec<IpAddr> = ["127.0.0.1", "10.0.0.5", "::1"]
+            .map(|ip| ip.parse().unwrap())
+            .to_vec();
+        let agent = "10.0.0.9:6181".parse().unwrap();
+        let endpoints = by_endpoint(&rules, [agent], &local, KEY);
+        let rows: HashMap<Endpoint, u32> = endpoints
+            .iter()
+            .map(|(end, service)| (*end, service.index))
+            .collect();
+        let expected = [
+            ("10.0.0.9:6181", 0),
+            ("127.0.0.1:8000", 1),
+            ("10.0.0.5:8000", 2),
+            ("[::1]:8000", 1),
+            ("[::1]:8001", 2),
+        ];
+        assert_eq!(rows, expected.map(|(end, row)| (endpoint(end), row)).into());
+        assert_eq!(
+            endpoints[&endpoint("[::1]:8000")].threshold,
+            policy::WHOLE / 2
+        );
+    }
+
+    #[test]
+    fn rows_outlive_a_restart() {
+        let known: HashMap<Endpoint, policy::Service> = [(7, 2), (9, 1), (0, 0)]
+            .map(|(id, index)| {
+                let end = Endpoint::new(Default::default(), id as u16);
+                (
+                    end,
+                    policy::Service {
+                        id,
+                        index,
+                        ..Default::default()
+                    },
+                )
+            })
+            .into();
+        let (rows, fresh) = assign_rows([5, 7, 8], &known);
+        assert_eq!(rows, [(5, 1), (7, 2), (8, 3)].into());
+        assert_eq!(fresh, [1, 3]);
+    }
+}

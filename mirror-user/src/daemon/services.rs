@@ -1,0 +1,203 @@
+//! One service as the daemon sees it: how much of it is copied, and how much should be.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mirror_common::counters::Counters;
+use mirror_common::policy::Tap;
+use mirror_common::tunnel::{Direction, OVERHEAD_IPV6};
+use mirror_common::verdict::Reason;
+
+use super::agents::Agent;
+use super::budget::{Load, next_sample};
+use super::rules::Rule;
+use crate::config;
+use crate::dataplane::{self, DataPlane};
+use crate::state::{Effective, Overrides};
+use crate::tap_report::{CpuSent, Mirrored, ServiceReport, TapReport};
+
+/// What an uplink whose speed is unknown is taken to carry of copies, in bytes per second.
+const UNKNOWN_SPEED_BUDGET: u64 = 100_000_000;
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Service {
+    /// What the config says.
+    pub(super) config: config::Service,
+    /// Row of its counters.
+    pub(super) row: u32,
+    /// The share that is copied.
+    pub(super) sample: f64,
+    /// Bytes copied per second, headers included, of late.
+    pub(super) bytes_per_second: f64,
+    last: Option<(Instant, Counters)>,
+}
+
+impl Service {
+    /// A service that has not been measured.
+    pub(super) fn new(config: config::Service, row: u32) -> Self {
+        let sample = config.mirror.as_ref().map_or(0.0, |mirror| mirror.sample);
+        Self {
+            config,
+            row,
+            sample,
+            bytes_per_second: 0.0,
+            last: None,
+        }
+    }
+
+    /// The same service with another config.
+    pub(super) fn with(mut self, config: config::Service) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where its copies go.
+    pub(super) fn agent(&self) -> Option<SocketAddr> {
+        self.config.mirror.as_ref().map(|mirror| mirror.agent)
+    }
+
+    /// What file and command line want, together.
+    pub(super) fn wanted(&self, overrides: &Overrides) -> Effective {
+        let sample = self
+            .config
+            .mirror
+            .as_ref()
+            .map_or(0.0, |mirror| mirror.sample);
+        overrides.effective(&self.config.name, sample)
+    }
+
+    /// Its limit in bytes per second: the config's, or a tenth of the uplink's speed.
+    pub(super) fn budget(&self, agents: &BTreeMap<SocketAddr, Agent>) -> Option<u64> {
+        let mirror = self.config.mirror.as_ref()?;
+        if mirror.max_bytes_per_second.is_some() {
+            return mirror.max_bytes_per_second;
+        }
+        let way = agents.get(&mirror.agent)?.way.as_ref().ok()?;
+        Some(speed(&way.link.interface.name).map_or(UNKNOWN_SPEED_BUDGET, |speed| speed / 10))
+    }
+
+    /// Looks at what was copied since the last time, and sets the share for the next second.
+    pub(super) fn measure(
+        &mut self,
+        plane: &DataPlane,
+        now: Instant,
+        wanted: f64,
+        budget: Option<u64>,
+    ) -> Result<(), dataplane::Error> {
+        let mut counters = counters(plane, self.row, Direction::Request)?;
+        counters += &self::counters(plane, self.row, Direction::Response)?;
+        let Some((then, last)) = self.last.replace((now, counters)) else {
+            self.sample = wanted;
+            return Ok(());
+        };
+        let seconds = now.duration_since(then).as_secs_f64().max(0.001);
+        let bytes = |counters: &Counters| {
+            counters.mirrored_bytes
+                + counters.packets[Reason::Mirrored as usize] * u64::from(OVERHEAD_IPV6)
+        };
+        self.bytes_per_second = bytes(&counters).saturating_sub(bytes(&last)) as f64 / seconds;
+        let load = Load {
+            bytes_per_second: self.bytes_per_second,
+            shut_out: counters
+                .over_budget_connections
+                .saturating_sub(last.over_budget_connections),
+        };
+        let next = next_sample(self.sample, wanted, load, budget);
+        if next < self.sample && next < wanted {
+            let (service, bytes_per_second) = (&self.config.name, load.bytes_per_second);
+            tracing::warn!(
+                service,
+                bytes_per_second,
+                sample = next,
+                "over the mirror budget: sampling less"
+            );
+        }
+        self.sample = next;
+        Ok(())
+    }
+
+    /// What the programs should do with it.
+    pub(super) fn rule(
+        &self,
+        overrides: &Overrides,
+        numbers: &HashMap<SocketAddr, u32>,
+        budget: Option<u64>,
+    ) -> Rule<'_> {
+        let wanted = self.wanted(overrides);
+        let number = self.agent().and_then(|agent| numbers.get(&agent).copied());
+        Rule {
+            addresses: &self.config.addresses,
+            row: self.row,
+            id: self.config.id,
+            agent: number.unwrap_or(0),
+            on: wanted.on && number.is_some(),
+            sample: self.sample.min(wanted.sample),
+            budget,
+        }
+    }
+}
+
+/// Counters of a service in one direction.
+pub(super) fn counters(
+    plane: &DataPlane,
+    row: u32,
+    direction: Direction,
+) -> Result<Counters, dataplane::Error> {
+    plane.counters(row * 2 + direction as u32)
+}
+
+/// The control packet for one agent.
+pub(super) fn report<'a>(
+    plane: &DataPlane,
+    tap: &Tap,
+    number: u64,
+    agent: u32,
+    services: impl Iterator<Item = &'a Service>,
+) -> Result<TapReport, dataplane::Error> {
+    let cpus = plane.sent(agent)?;
+    let mirrored = |row, direction| {
+        counters(plane, row, direction).map(|counters| Mirrored {
+            packets: counters.packets[Reason::Mirrored as usize],
+            bytes: counters.mirrored_bytes,
+        })
+    };
+    let mut reports = Vec::new();
+    for service in services {
+        reports.push(ServiceReport {
+            id: service.config.id,
+            name: service.config.name.clone(),
+            stable_version: service.config.stable_version.clone(),
+            mirror: true,
+            sample: service.sample,
+            requests: mirrored(service.row, Direction::Request)?,
+            responses: mirrored(service.row, Direction::Response)?,
+        });
+    }
+    Ok(TapReport {
+        boot: tap.boot,
+        number,
+        sent_at_ns: super::now_ns(),
+        cpus: (0..)
+            .zip(cpus)
+            .map(|(cpu, sent)| CpuSent {
+                cpu,
+                copies: sent.copies,
+                bytes: sent.bytes,
+            })
+            .collect(),
+        services: reports,
+    })
+}
+
+/// An interface's speed in bytes per second, where it has one.
+fn speed(interface: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
+    // In Mbit/s; -1 where the driver does not know.
+    let speed: i64 = text.trim().parse().ok()?;
+    u64::try_from(speed)
+        .ok()
+        .filter(|&speed| speed > 0)
+        .map(|speed| speed * 1_000_000 / 8)
+}

@@ -1,0 +1,217 @@
+//! How things are, for `status`, the metrics and /readyz.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use mirror_common::ABI_VERSION;
+use mirror_common::tunnel::Direction;
+use mirror_common::verdict::Reason;
+
+use super::{Daemon, Shared};
+use crate::admin::Readiness;
+use crate::config::ServiceAddress;
+use crate::control::{
+    self, Agent, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply, RunTimes, Sample,
+    Status,
+};
+use crate::dataplane;
+use crate::state::{Change, Overrides};
+
+use super::services::counters;
+
+/// Before anything is known.
+pub(super) fn empty() -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        abi: ABI_VERSION,
+        uptime_seconds: 0.0,
+        off: false,
+        warnings: Vec::new(),
+        interfaces: Vec::new(),
+        agents: Vec::new(),
+        services: Vec::new(),
+        run_time: RunTimes::default(),
+    }
+}
+
+/// Ready = attached wherever the config says, or switched off on purpose.
+pub(super) fn readiness(shared: &Mutex<Shared>) -> Readiness {
+    let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let missing = shared
+        .status
+        .interfaces
+        .iter()
+        .find(|interface| !interface.attached);
+    match missing {
+        Some(interface) if !shared.status.off => Readiness::NotReady(format!(
+            "not attached to {}: {}",
+            interface.name,
+            interface.error.as_deref().unwrap_or("not tried yet")
+        )),
+        _ => Readiness::Ready,
+    }
+}
+
+/// What a change came to, for the one who made it.
+pub(super) fn sentence(service: &str, change: Change, overrides: &Overrides) -> String {
+    match change {
+        Change::On => format!("{service}: mirroring is on"),
+        Change::Off => format!("{service}: mirroring is off"),
+        Change::Sample(share) if overrides.is_off() => {
+            format!("{service}: the sample is {share}, once mirroring is on again")
+        }
+        Change::Sample(share) => format!("{service}: the sample is {share}"),
+        Change::Clear => format!("{service}: as the config file says"),
+    }
+}
+
+impl Daemon {
+    pub(super) fn status(&mut self, service: Option<String>) -> Result<Reply, Refusal> {
+        self.publish();
+        let mut status = self.lock().status.clone();
+        if let Some(name) = service {
+            let known: Vec<String> = status
+                .services
+                .iter()
+                .map(|service| service.name.clone())
+                .collect();
+            if !known.contains(&name) {
+                return Err(Refusal::UnknownService { name, known });
+            }
+            status.services.retain(|service| service.name == name);
+        }
+        Ok(Reply::Status(Box::new(status)))
+    }
+
+    /// Writes down how things are.
+    pub(super) fn publish(&mut self) {
+        let now = Instant::now();
+        let mut status = empty();
+        status.uptime_seconds = self.started.elapsed().as_secs_f64();
+        status.off = self.state.overrides().is_off();
+        status
+            .warnings
+            .extend(self.state.trouble().map(str::to_owned));
+        status.warnings.extend(self.warning.clone());
+        for stranger in self.state.overrides().strangers(&self.config) {
+            status.warnings.push(format!(
+                "something is set for {stranger}, which the config does not know"
+            ));
+        }
+        status.interfaces = self
+            .config
+            .interfaces
+            .iter()
+            .map(|name| self.interface(name))
+            .collect();
+        status.agents = self
+            .agents
+            .values()
+            .map(|agent| describe(agent, now))
+            .collect();
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for service in &self.services {
+            match self.describe_service(&shared, service) {
+                Ok(described) => status.services.push(described),
+                Err(error) => status.warnings.push(error.to_string()),
+            }
+        }
+        if let Ok(mut run_time) = shared.plane.run_time(dataplane::Hook::Ingress) {
+            if let Ok(egress) = shared.plane.run_time(dataplane::Hook::Egress) {
+                run_time += &egress;
+            }
+            status.run_time = RunTimes::from(&run_time);
+        }
+        shared.rows = self.services.iter().map(|service| service.row).collect();
+        shared.numbers = self.agents.values().map(|agent| agent.number).collect();
+        shared.status = status;
+    }
+
+    fn interface(&self, name: &str) -> Interface {
+        let attachment = self.attachments.get(name).cloned().unwrap_or_default();
+        let attached = attachment.to.is_some();
+        Interface {
+            name: name.to_owned(),
+            ifindex: attachment.to.map(|(interface, _)| interface.index),
+            hook: attached.then_some(self.mechanism),
+            attached,
+            error: attachment.error,
+        }
+    }
+
+    fn describe_service(
+        &self,
+        shared: &Shared,
+        service: &super::Service,
+    ) -> Result<control::Service, dataplane::Error> {
+        let wanted = service.wanted(self.state.overrides());
+        let mut described = control::Service {
+            name: service.config.name.clone(),
+            id: service.config.id,
+            addresses: service.config.addresses.iter().map(address).collect(),
+            version: service.config.stable_version.clone(),
+            mirror: service.config.mirror.as_ref().map(|mirror| MirrorState {
+                on: wanted.on,
+                from: wanted.from,
+                agent: mirror.agent,
+                sample: Sample {
+                    configured: mirror.sample,
+                    set: wanted.sample_set,
+                    effective: service.sample.min(wanted.sample),
+                },
+                budget_bytes_per_second: service.budget(&self.agents),
+                bytes_per_second: service.bytes_per_second,
+            }),
+            connections: 0,
+            over_budget_connections: 0,
+            packets: Vec::new(),
+            mirrored: Vec::new(),
+        };
+        for direction in [Direction::Request, Direction::Response] {
+            let counters = counters(&shared.plane, service.row, direction)?;
+            described.connections += counters.connections;
+            described.over_budget_connections += counters.over_budget_connections;
+            for (reason, packets) in Reason::ALL.iter().zip(counters.packets) {
+                if packets > 0 {
+                    described.packets.push(PacketCount {
+                        direction: direction.label().to_owned(),
+                        reason: reason.label().to_owned(),
+                        packets,
+                    });
+                }
+            }
+            described.mirrored.push(Mirrored {
+                direction: direction.label().to_owned(),
+                packets: counters.packets[Reason::Mirrored as usize],
+                bytes: counters.mirrored_bytes,
+            });
+        }
+        Ok(described)
+    }
+}
+
+fn describe(agent: &super::Agent, now: Instant) -> Agent {
+    let way = agent.way.as_ref();
+    Agent {
+        address: agent.address,
+        alive: agent.alive(now) && agent.attached,
+        last_echo_seconds: agent.silence(now).map(|silence| silence.as_secs_f64()),
+        round_trip_seconds: agent.round_trip.map(|round_trip| round_trip.as_secs_f64()),
+        uplink: way.ok().map(|way| way.link.interface.name.clone()),
+        mtu: way.ok().map(|way| way.mtu),
+        paused: agent
+            .paused(now)
+            .then(|| "the uplink dropped packets".to_owned()),
+        error: way
+            .err()
+            .map(ToString::to_string)
+            .or_else(|| agent.error.clone()),
+    }
+}
+
+fn address(address: &ServiceAddress) -> String {
+    match address.ip {
+        Some(ip) => std::net::SocketAddr::new(ip, address.port).to_string(),
+        None => format!("*:{}", address.port),
+    }
+}

@@ -1,0 +1,273 @@
+//! The inference node's metrics. They are read from the maps at every scrape, so that they are as
+//! true as the kernel's own counters.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mirror_common::counters::{Counters, RUN_TIME_BUCKETS, RunTime};
+use mirror_common::tunnel::{Arm, Direction};
+use mirror_common::verdict::Reason;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use crate::daemon::Shared;
+use crate::dataplane::Hook;
+
+/// Declares each family once: its name, type and help.
+macro_rules! families {
+    ($($(#[doc = $doc:literal])+ $family:ident = $kind:ident $name:literal,)+) => {
+        $(const $family: Family = Family { name: $name, help: concat!($($doc),+), kind: MetricType::$kind };)+
+        const ALL: &[Family] = &[$($family,)+];
+    };
+}
+
+/// Name, help and type of a metric.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+}
+
+families! {
+    /// Packets seen, by what became of them; service "none" for packets of no service.
+    PACKETS = COUNTER "modelmirror_packets_total",
+    /// Packets copied to the shadow agent.
+    MIRRORED_PACKETS = COUNTER "modelmirror_mirrored_packets_total",
+    /// TCP payload bytes of the copied packets.
+    MIRRORED_BYTES = COUNTER "modelmirror_mirrored_bytes_total",
+    /// Connections opened by clients (SYN packets).
+    CONNECTIONS = COUNTER "modelmirror_connections_total",
+    /// Connections that hit the mirror budget and are not copied until they close.
+    OVER_BUDGET = COUNTER "modelmirror_over_budget_connections_total",
+    /// Whether the service is being mirrored (1) or switched off (0).
+    ENABLED = GAUGE "modelmirror_mirror_enabled",
+    /// Share of connections that is copied: as configured, and after what the budget took away.
+    SAMPLE = GAUGE "modelmirror_mirror_sample_ratio",
+    /// Mirror budget in bytes per second, headers included.
+    BUDGET = GAUGE "modelmirror_mirror_budget_bytes",
+    /// Copies handed to the uplink for an agent, by CPU.
+    SENT_PACKETS = COUNTER "modelmirror_tunnel_sent_packets_total",
+    /// TCP payload bytes of the copies handed to the uplink for an agent, by CPU.
+    SENT_BYTES = COUNTER "modelmirror_tunnel_sent_bytes_total",
+    /// Whether the agent answers control packets (1).
+    AGENT_UP = GAUGE "modelmirror_agent_up",
+    /// Time from a control packet to its echo.
+    ROUND_TRIP = GAUGE "modelmirror_agent_round_trip_seconds",
+    /// Whether copying yields because the uplink drops packets (1).
+    PAUSED = GAUGE "modelmirror_mirror_paused",
+    /// Whether our programs are attached to the interface (1).
+    ATTACHED = GAUGE "modelmirror_interface_attached",
+    /// Time that our programs add to a packet; one run in 1,024 is timed.
+    RUN_SECONDS = HISTOGRAM "modelmirror_program_run_seconds",
+    /// Always 1; its labels tell the version.
+    BUILD = GAUGE "modelmirror_build_info",
+}
+
+/// Collects them.
+pub struct Node {
+    shared: Arc<Mutex<Shared>>,
+    descriptions: Vec<Desc>,
+}
+
+impl Node {
+    /// Over what the daemon's loop keeps up to date.
+    pub fn new(shared: Arc<Mutex<Shared>>) -> Self {
+        let describe = |family: &Family| {
+            Desc::new(
+                family.name.to_owned(),
+                family.help.trim().to_owned(),
+                Vec::new(),
+                HashMap::new(),
+            )
+            .ok()
+        };
+        Self {
+            shared,
+            descriptions: ALL.iter().filter_map(describe).collect(),
+        }
+    }
+}
+
+impl Collector for Node {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scrape = Scrape::default();
+        scrape.foreign(&shared);
+        scrape.services(&shared);
+        scrape.agents(&shared);
+        for interface in &shared.status.interfaces {
+            scrape.gauge(
+                &ATTACHED,
+                &[("interface", &interface.name)],
+                f64::from(interface.attached),
+            );
+        }
+        for hook in [Hook::Ingress, Hook::Egress] {
+            if let Ok(run_time) = shared.plane.run_time(hook) {
+                scrape.run_time(hook, &run_time);
+            }
+        }
+        scrape.gauge(&BUILD, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        scrape.families()
+    }
+}
+
+/// What one scrape has brought together.
+#[derive(Default)]
+struct Scrape(HashMap<&'static str, Vec<Metric>>);
+
+impl Scrape {
+    fn add(&mut self, family: &Family, labels: &[(&str, &str)], fill: impl FnOnce(&mut Metric)) {
+        let mut metric = Metric::default();
+        let pairs = labels.iter().map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        metric.set_label(pairs.collect());
+        fill(&mut metric);
+        self.0.entry(family.name).or_default().push(metric);
+    }
+
+    fn counter(&mut self, family: &Family, labels: &[(&str, &str)], value: u64) {
+        let mut counter = Counter::default();
+        counter.set_value(value as f64);
+        self.add(family, labels, |metric| metric.set_counter(counter));
+    }
+
+    fn gauge(&mut self, family: &Family, labels: &[(&str, &str)], value: f64) {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        self.add(family, labels, |metric| metric.set_gauge(gauge));
+    }
+
+    fn packets(&mut self, service: &str, direction: &str, counters: &Counters) {
+        for (reason, &packets) in Reason::ALL.iter().zip(&counters.packets) {
+            if packets > 0 {
+                let labels = [
+                    ("service", service),
+                    ("direction", direction),
+                    ("reason", reason.label()),
+                ];
+                self.counter(&PACKETS, &labels, packets);
+            }
+        }
+    }
+
+    fn foreign(&mut self, shared: &Shared) {
+        if let Ok(counters) = shared.plane.counters(0) {
+            self.packets("none", "none", &counters);
+        }
+    }
+
+    fn services(&mut self, shared: &Shared) {
+        for (service, &row) in shared.status.services.iter().zip(&shared.rows) {
+            let name = service.name.as_str();
+            let mut connections = 0;
+            let mut over_budget = 0;
+            for direction in [Direction::Request, Direction::Response] {
+                let Ok(counters) = shared.plane.counters(row * 2 + direction as u32) else {
+                    continue;
+                };
+                self.packets(name, direction.label(), &counters);
+                let labels = [("service", name), ("direction", direction.label())];
+                self.counter(
+                    &MIRRORED_PACKETS,
+                    &labels,
+                    counters.packets[Reason::Mirrored as usize],
+                );
+                self.counter(&MIRRORED_BYTES, &labels, counters.mirrored_bytes);
+                connections += counters.connections;
+                over_budget += counters.over_budget_connections;
+            }
+            let labels = [
+                ("service", name),
+                ("arm", Arm::Stable.label()),
+                ("version", &service.version),
+            ];
+            self.counter(&CONNECTIONS, &labels, connections);
+            self.counter(&OVER_BUDGET, &[("service", name)], over_budget);
+            let Some(mirror) = &service.mirror else {
+                continue;
+            };
+            self.gauge(&ENABLED, &[("service", name)], f64::from(mirror.on));
+            let wanted = mirror.sample.set.unwrap_or(mirror.sample.configured);
+            self.gauge(&SAMPLE, &[("service", name), ("of", "wanted")], wanted);
+            self.gauge(
+                &SAMPLE,
+                &[("service", name), ("of", "effective")],
+                mirror.sample.effective,
+            );
+            if let Some(budget) = mirror.budget_bytes_per_second {
+                self.gauge(&BUDGET, &[("service", name)], budget as f64);
+            }
+        }
+    }
+
+    fn agents(&mut self, shared: &Shared) {
+        for (agent, &number) in shared.status.agents.iter().zip(&shared.numbers) {
+            let address = agent.address.to_string();
+            let labels = [("agent", address.as_str())];
+            self.gauge(&AGENT_UP, &labels, f64::from(agent.alive));
+            self.gauge(&PAUSED, &labels, f64::from(agent.paused.is_some()));
+            if let Some(seconds) = agent.round_trip_seconds {
+                self.gauge(&ROUND_TRIP, &labels, seconds);
+            }
+            let Ok(cpus) = shared.plane.sent(number) else {
+                continue;
+            };
+            for (cpu, sent) in cpus.iter().enumerate() {
+                let cpu = cpu.to_string();
+                let labels = [("agent", address.as_str()), ("cpu", cpu.as_str())];
+                self.counter(&SENT_PACKETS, &labels, sent.copies);
+                self.counter(&SENT_BYTES, &labels, sent.bytes);
+            }
+        }
+    }
+
+    fn run_time(&mut self, hook: Hook, run_time: &RunTime) {
+        let mut histogram = Histogram::default();
+        let mut runs = 0;
+        let mut buckets = Vec::new();
+        for (index, count) in run_time.buckets.iter().enumerate() {
+            runs += count;
+            // The kernel's buckets are four to the octave: one to the octave is enough here.
+            if index % 4 == 3 && index + 1 < RUN_TIME_BUCKETS {
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(RunTime::upper_bound_ns(index) as f64 / 1e9);
+                bucket.set_cumulative_count(runs);
+                buckets.push(bucket);
+            }
+        }
+        histogram.set_bucket(buckets);
+        histogram.set_sample_count(runs);
+        histogram.set_sample_sum(run_time.sum_ns as f64 / 1e9);
+        self.add(&RUN_SECONDS, &[("hook", hook.label())], |metric| {
+            metric.set_histogram(histogram)
+        });
+    }
+
+    /// In the order of their declaration; families without values are left out.
+    fn families(mut self) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        for declared in ALL {
+            let Some(metrics) = self.0.remove(declared.name) else {
+                continue;
+            };
+            let mut family = MetricFamily::default();
+            family.set_name(declared.name.to_owned());
+            family.set_help(declared.help.trim().to_owned());
+            family.set_field_type(declared.kind);
+            family.set_metric(metrics);
+            families.push(family);
+        }
+        families
+    }
+}
