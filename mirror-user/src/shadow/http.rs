@@ -10,10 +10,12 @@ mod chunked;
 mod decoder;
 mod head;
 
+use mirror_common::tunnel::Direction;
+
 use super::message::DropReason;
 
 pub use decoder::{Decoder, Step};
-pub use head::{Head, Start, begins_request, begins_response};
+pub use head::{Asked, Head, Start, begins_request, begins_response};
 
 /// The largest head or trailer section, in bytes.
 pub const MAX_SECTION: usize = 64 << 10;
@@ -62,8 +64,9 @@ pub enum Unfit {
 }
 
 impl Fault {
-    /// The drop reason of an exchange whose request (or else response) shows this.
-    pub const fn reason(self, request: bool) -> DropReason {
+    /// The drop reason of an exchange whose message in this direction shows this.
+    pub const fn reason(self, direction: Direction) -> DropReason {
+        let request = matches!(direction, Direction::Request);
         match self {
             Self::Malformed(_) => DropReason::Malformed,
             Self::HeadTooLarge => DropReason::TooLarge,
@@ -76,8 +79,9 @@ impl Fault {
 }
 
 impl Unfit {
-    /// The drop reason of an exchange whose request (or else response) is unfit so.
-    pub const fn reason(self, request: bool) -> DropReason {
+    /// The drop reason of an exchange whose message in this direction is unfit so.
+    pub const fn reason(self, direction: Direction) -> DropReason {
+        let request = matches!(direction, Direction::Request);
         match self {
             Self::TooLarge => DropReason::TooLarge,
             Self::Memory => DropReason::Memory,

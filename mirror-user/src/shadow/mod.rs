@@ -3,6 +3,7 @@
 
 pub mod capture;
 pub mod compare;
+pub mod exchange;
 pub mod http;
 pub mod ledger;
 pub mod memory;

@@ -290,7 +290,7 @@ impl Stream {
     }
 
     /// What is held, in order.
-    pub fn pieces(&self) -> impl ExactSizeIterator<Item = &Piece> {
+    pub fn pieces(&self) -> impl DoubleEndedIterator<Item = &Piece> + ExactSizeIterator {
         self.pieces.iter()
     }
 

@@ -29,6 +29,7 @@ pub struct Decoder {
     head: Option<Head>,
     body: Body,
     trailers: Vec<Field>,
+    body_begun: bool,
     first_byte_ns: Option<u64>,
     last_byte_ns: u64,
 }
@@ -52,7 +53,12 @@ impl Decoder {
     /// Decodes the response to a request with this method, with a body of at most `max_body`
     /// bytes.
     pub fn response(method: &str, memory: &Memory, max_body: usize) -> Self {
-        Self::new(Side::Response(Asked::by(method)), memory, max_body)
+        Self::response_to(Asked::by(method), memory, max_body)
+    }
+
+    /// Decodes the response to such a request, with a body of at most `max_body` bytes.
+    pub fn response_to(asked: Asked, memory: &Memory, max_body: usize) -> Self {
+        Self::new(Side::Response(asked), memory, max_body)
     }
 
     fn new(side: Side, memory: &Memory, max_body: usize) -> Self {
@@ -62,6 +68,7 @@ impl Decoder {
             head: None,
             body: Body::new(memory, max_body),
             trailers: Vec::new(),
+            body_begun: false,
             first_byte_ns: None,
             last_byte_ns: 0,
         }
@@ -83,6 +90,11 @@ impl Decoder {
     /// Whether a byte of the message has arrived. Empty lines before it are not of it.
     pub fn has_begun(&self) -> bool {
         self.first_byte_ns.is_some()
+    }
+
+    /// Whether the head is whole, and a body is to come of which nothing has arrived.
+    pub fn awaits_body(&self) -> bool {
+        self.head.is_some() && !self.body_begun && !self.is_complete()
     }
 
     /// Whether the message is whole.
@@ -135,6 +147,7 @@ impl Decoder {
             Phase::Close => self.body.push(input.split_to(input.len()), 0),
             Phase::Complete => {}
         }
+        self.body_begun = true;
         self.last_byte_ns = time_ns;
         Ok(())
     }

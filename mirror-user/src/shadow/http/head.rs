@@ -52,14 +52,18 @@ pub(super) enum Framing {
 
 /// What a response's length depends on: the request it answers (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub enum Asked {
+    /// By HEAD: the answer has no body.
     Head,
+    /// By CONNECT: after a 2xx HTTP has ended.
     Connect,
+    /// By any other method.
     Other,
 }
 
 impl Asked {
-    pub(super) fn by(method: &str) -> Self {
+    /// What a request with this method asks.
+    pub fn by(method: &str) -> Self {
         match method {
             "HEAD" => Self::Head,
             "CONNECT" => Self::Connect,

@@ -1,0 +1,290 @@
+//! Pairs requests with production's responses, connection by connection.
+//!
+//! Segments go in, events come out; `now` is time since the agent's start. Every exchange that is
+//! [`Event::Seen`] ends in exactly one [`Event::Response`] or [`Event::Dropped`].
+
+mod connection;
+mod framing;
+mod half;
+mod resync;
+
+use std::collections::{BTreeSet, HashMap, hash_map};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mirror_common::flow::Flow;
+use mirror_common::packet::SYN;
+use mirror_common::tunnel::{Arm, Direction};
+
+use super::http::begins_request;
+use super::memory::Memory;
+use super::message::{DropReason, ExchangeId, Request, Response, Segment};
+use connection::Connection;
+
+/// The most connections at once, of all services and taps together.
+pub const MAX_CONNECTIONS: usize = 65_536;
+
+/// How long a closed connection is remembered, so that late copies do not look like a new one.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What bounds the connections of one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest body that is rebuilt, in bytes.
+    pub max_body: usize,
+    /// The most bytes of one direction of a connection that wait for others before them.
+    pub buffer: usize,
+    /// A connection without open exchanges is forgotten after so much silence.
+    pub idle: Duration,
+    /// A connection with an open exchange is given up after so much silence.
+    pub incomplete: Duration,
+}
+
+impl Limits {
+    /// The usual bounds, with this one on bodies.
+    pub const fn new(max_body: usize) -> Self {
+        Self {
+            max_body,
+            buffer: 8 << 20,
+            idle: Duration::from_secs(300),
+            incomplete: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Number of a connection, unique within one run of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What happened on a connection.
+#[derive(Debug)]
+pub enum Event {
+    /// The first byte of a request, or of its response; exactly once per exchange.
+    Seen {
+        /// The exchange.
+        id: ExchangeId,
+        /// Index of the service.
+        service: usize,
+    },
+    /// A whole request, to be replayed. Requests of one connection come in their order.
+    Request {
+        /// The exchange.
+        id: ExchangeId,
+        /// The connection whose order it keeps.
+        connection: ConnectionId,
+        /// Index of the service.
+        service: usize,
+        /// The tap it comes from.
+        tap: IpAddr,
+        /// The client's end.
+        client: SocketAddr,
+        /// Which version answers it in production.
+        arm: Arm,
+        /// The request.
+        request: Request,
+    },
+    /// Production's whole answer. Always after the exchange's [`Event::Request`].
+    Response {
+        /// The exchange.
+        id: ExchangeId,
+        /// Production's answer.
+        response: Response,
+    },
+    /// The exchange is over without being compared; may come after [`Event::Request`].
+    Dropped {
+        /// The exchange.
+        id: ExchangeId,
+        /// Why.
+        reason: DropReason,
+    },
+    /// No more requests on a connection that had some.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+}
+
+/// A connection's name. Connections of two taps never meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Key {
+    service: usize,
+    tap: IpAddr,
+    flow: Flow,
+}
+
+/// Numbers exchanges, and takes down what happens.
+struct Journal<'a> {
+    service: usize,
+    exchanges: &'a mut u64,
+    events: &'a mut Vec<Event>,
+}
+
+impl Journal<'_> {
+    fn seen(&mut self) -> ExchangeId {
+        *self.exchanges += 1;
+        let id = ExchangeId(*self.exchanges);
+        self.events.push(Event::Seen {
+            id,
+            service: self.service,
+        });
+        id
+    }
+
+    fn dropped(&mut self, id: ExchangeId, reason: DropReason) {
+        self.events.push(Event::Dropped { id, reason });
+    }
+
+    /// An exchange of which nothing more is known than that it was there.
+    fn missed(&mut self, reason: DropReason) {
+        let id = self.seen();
+        self.dropped(id, reason);
+    }
+}
+
+/// All connections.
+#[derive(Debug)]
+pub struct Exchanges {
+    services: Vec<Limits>,
+    memory: Memory,
+    connections: HashMap<Key, Box<Connection>>,
+    /// When each connection wants to be looked at again: one entry a connection.
+    timers: BTreeSet<(Duration, Key)>,
+    max_connections: usize,
+    last_exchange: u64,
+    last_connection: u64,
+}
+
+impl Exchanges {
+    /// An empty table. Services go by their index; buffers and messages lease from `memory`.
+    pub fn new(services: Vec<Limits>, memory: Memory) -> Self {
+        Self {
+            services,
+            memory,
+            connections: HashMap::new(),
+            timers: BTreeSet::new(),
+            max_connections: MAX_CONNECTIONS,
+            last_exchange: 0,
+            last_connection: 0,
+        }
+    }
+
+    /// The same, with room for fewer connections.
+    pub fn with_max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections;
+        self
+    }
+
+    /// How many connections are remembered.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Takes a mirrored segment in. Segments of unknown services are ignored.
+    pub fn segment(&mut self, segment: Segment, now: Duration, events: &mut Vec<Event>) {
+        let Some(&limits) = self.services.get(segment.service) else {
+            return;
+        };
+        let key = Key {
+            service: segment.service,
+            tap: segment.tap,
+            flow: segment.flow,
+        };
+        let mut journal = Journal {
+            service: segment.service,
+            exchanges: &mut self.last_exchange,
+            events,
+        };
+        let full = self.connections.len() >= self.max_connections;
+        let connection = match self.connections.entry(key) {
+            hash_map::Entry::Occupied(entry) => {
+                let connection = entry.into_mut();
+                if segment.flags & SYN != 0 && connection.is_replaced_by(&segment) {
+                    connection.close(now, None, &mut journal);
+                    self.last_connection += 1;
+                    let id = ConnectionId(self.last_connection);
+                    let timer = connection.timer.take();
+                    **connection = Connection::new(id, &segment, limits, &self.memory);
+                    connection.timer = timer;
+                }
+                connection
+            }
+            hash_map::Entry::Vacant(_) if !Connection::is_begun_by(&segment) => return,
+            hash_map::Entry::Vacant(_) if full => {
+                // Its connection is not remembered, so only what is certainly a request counts.
+                if segment.direction == Direction::Request && begins_request(&segment.payload) {
+                    journal.missed(DropReason::TooManyConnections);
+                }
+                return;
+            }
+            hash_map::Entry::Vacant(entry) => {
+                self.last_connection += 1;
+                let id = ConnectionId(self.last_connection);
+                let connection = Connection::new(id, &segment, limits, &self.memory);
+                entry.insert(Box::new(connection))
+            }
+        };
+        connection.segment(segment, now, &mut journal);
+        wind(&mut self.timers, key, connection, now);
+    }
+
+    /// Lets time pass: declares gaps, gives up what is silent. To be called 10 times a second.
+    pub fn tick(&mut self, now: Duration, events: &mut Vec<Event>) {
+        while let Some(&(due, key)) = self.timers.first()
+            && due <= now
+        {
+            self.timers.pop_first();
+            let Some(connection) = self.connections.get_mut(&key) else {
+                continue;
+            };
+            connection.timer = None;
+            let mut journal = Journal {
+                service: key.service,
+                exchanges: &mut self.last_exchange,
+                events,
+            };
+            if connection.tick(now, &mut journal) {
+                self.connections.remove(&key);
+            } else {
+                wind(&mut self.timers, key, connection, now);
+            }
+        }
+    }
+
+    /// The agent stops: every open exchange is dropped as [`DropReason::Shutdown`].
+    pub fn finish(&mut self, events: &mut Vec<Event>) {
+        self.timers.clear();
+        for (key, mut connection) in self.connections.drain() {
+            let mut journal = Journal {
+                service: key.service,
+                exchanges: &mut self.last_exchange,
+                events,
+            };
+            connection.close(Duration::MAX, Some(DropReason::Shutdown), &mut journal);
+        }
+    }
+}
+
+/// Has the connection looked at in time, but later than `now`. A timer that rings too early does no
+/// harm, so it is only moved when it would ring too late.
+fn wind(
+    timers: &mut BTreeSet<(Duration, Key)>,
+    key: Key,
+    connection: &mut Connection,
+    now: Duration,
+) {
+    let soonest = now.saturating_add(Duration::from_millis(1));
+    let deadline = connection.deadline().max(soonest);
+    match connection.timer {
+        Some(timer) if timer <= deadline => {}
+        timer => {
+            if let Some(timer) = timer {
+                timers.remove(&(timer, key));
+            }
+            timers.insert((deadline, key));
+            connection.timer = Some(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

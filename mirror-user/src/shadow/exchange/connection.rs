@@ -1,0 +1,412 @@
+//! One TCP connection: how it begins, lives and ends.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mirror_common::packet::{ACK, FIN, RST, SYN};
+use mirror_common::tunnel::{Arm, Direction};
+
+use super::framing::Open;
+use super::half::{Half, Patience};
+use super::resync::Seek;
+use super::{ConnectionId, Event, Journal, LINGER, Limits};
+use crate::shadow::http::Decoder;
+use crate::shadow::memory::{Lease, Memory};
+use crate::shadow::message::{DropReason, Segment};
+
+/// How long the copies of segments that were sent before a connection closed may take.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A SYN may come this many bytes of data late: the tap copies on many CPUs.
+const LATE_SYN: u64 = 1 << 20;
+
+/// What is known of where messages begin.
+#[derive(Debug)]
+pub(super) enum Mode {
+    /// In both directions.
+    Framed,
+    /// Only of requests.
+    SeekResponses,
+    /// Of neither, but for responses to exchanges that are still open.
+    Seek(Seek),
+    /// Not HTTP/1 (any more): left alone.
+    Alone,
+    /// It is over; remembered so that late copies do not look like a new connection.
+    Closed {
+        /// Until then.
+        until: Duration,
+    },
+}
+
+/// One TCP connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) tap: IpAddr,
+    pub(super) client: SocketAddr,
+    pub(super) arm: Arm,
+    pub(super) limits: Limits,
+    pub(super) memory: Memory,
+    /// Pays for segments that wait.
+    lease: Lease,
+    pub(super) mode: Mode,
+    pub(super) requests: Half,
+    pub(super) responses: Half,
+    /// Exchanges whose request or response is not yet whole, in their order.
+    pub(super) open: VecDeque<Open>,
+    /// Where the client's and the server's first bytes stand, as far as SYNs told.
+    starts: (Option<u32>, Option<u32>),
+    /// Whether the client was seen to send a request before it had the answer to the last one.
+    pub(super) pipelines: bool,
+    /// Whether a request of it was handed on.
+    pub(super) has_requests: bool,
+    /// When it will be closed for good.
+    closing: Option<Duration>,
+    last_segment: Duration,
+    /// When it will be looked at again.
+    pub(super) timer: Option<Duration>,
+}
+
+impl Connection {
+    /// Whether a segment of an unknown connection begins one: what closes one does not.
+    pub(super) fn is_begun_by(segment: &Segment) -> bool {
+        segment.flags & RST == 0 && (segment.flags & SYN != 0 || !segment.payload.is_empty())
+    }
+
+    pub(super) fn new(
+        id: ConnectionId,
+        segment: &Segment,
+        limits: Limits,
+        memory: &Memory,
+    ) -> Self {
+        let mode = if segment.flags & SYN != 0 {
+            Mode::Framed
+        } else {
+            Mode::Seek(Seek::new(DropReason::MidStream))
+        };
+        Self {
+            id,
+            tap: segment.tap,
+            client: segment.flow.client.into(),
+            arm: segment.arm,
+            limits,
+            memory: memory.clone(),
+            lease: memory.empty_lease(),
+            mode,
+            requests: Half::new(),
+            responses: Half::new(),
+            open: VecDeque::new(),
+            starts: (None, None),
+            pipelines: false,
+            has_requests: false,
+            closing: None,
+            last_segment: Duration::ZERO,
+            timer: None,
+        }
+    }
+
+    /// Whether it was seen from its first byte on.
+    pub(super) fn has_start(&self) -> bool {
+        self.starts.0.is_some()
+    }
+
+    /// Whether this SYN, or SYN-ACK, is of another connection between the same ends.
+    pub(super) fn is_replaced_by(&self, segment: &Segment) -> bool {
+        let (requests, responses) = starts_by(segment);
+        let differs = |known: Option<u32>, told: Option<u32>| match (known, told) {
+            (Some(known), Some(told)) => Some(known != told),
+            _ => None,
+        };
+        let other = [
+            differs(self.starts.0, requests),
+            differs(self.starts.1, responses),
+        ];
+        if other.contains(&Some(true)) {
+            return true;
+        }
+        if other.contains(&Some(false)) {
+            return false;
+        }
+        // Nothing to compare: it was joined in its middle, or its SYN is late.
+        let begins = |half: &Half, start: Option<u32>| {
+            let near = start.is_none_or(|start| {
+                let start = half.stream.position(start);
+                let mut pieces = half.stream.pieces();
+                pieces.all(|piece| (start..start + LATE_SYN).contains(&piece.position))
+            });
+            half.stream.buffered() > 0 && near
+        };
+        let late = begins(&self.requests, requests) || begins(&self.responses, responses);
+        !(late && matches!(self.mode, Mode::Seek(_)))
+    }
+
+    /// Takes a segment in.
+    pub(super) fn segment(&mut self, segment: Segment, now: Duration, journal: &mut Journal<'_>) {
+        if matches!(self.mode, Mode::Closed { .. }) {
+            return;
+        }
+        self.last_segment = now;
+        self.arm = segment.arm;
+        if segment.flags & SYN != 0 {
+            self.synchronise(&segment);
+        }
+        if segment.flags & RST == 0 {
+            self.absorb(segment, now);
+        } else {
+            self.closing.get_or_insert(now.saturating_add(GRACE));
+        }
+        self.pump(journal);
+        self.bound(now, journal);
+        self.conclude(now, journal);
+    }
+
+    /// A SYN fixes where requests start, a SYN-ACK where both directions do.
+    fn synchronise(&mut self, segment: &Segment) {
+        let (requests, responses) = starts_by(segment);
+        if let (None, Some(start)) = (self.starts.0, requests) {
+            self.requests.start(start);
+            self.starts.0 = requests;
+        }
+        if let (None, Some(start)) = (self.starts.1, responses) {
+            self.responses.start(start);
+            self.starts.1 = responses;
+        }
+        if matches!(self.mode, Mode::Seek(_)) && self.has_start() {
+            self.mode = Mode::Framed;
+        }
+    }
+
+    fn absorb(&mut self, segment: Segment, now: Duration) {
+        let sequence = segment
+            .sequence
+            .wrapping_add(u32::from(segment.flags & SYN != 0));
+        let acknowledgement = (segment.flags & ACK != 0).then_some(segment.acknowledgement);
+        let end = sequence.wrapping_add(segment.payload.len() as u32);
+        if matches!(self.mode, Mode::Framed)
+            && segment.direction == Direction::Request
+            && !segment.payload.is_empty()
+            && self.starts == (Some(sequence), None)
+            && let Some(start) = acknowledgement
+        {
+            // The SYN-ACK was lost, but a server does not speak first.
+            self.responses.start(start);
+            self.starts.1 = Some(start);
+        }
+        let (own, peer) = match segment.direction {
+            Direction::Request => (&mut self.requests, &mut self.responses),
+            Direction::Response => (&mut self.responses, &mut self.requests),
+        };
+        if let Some(sequence) = acknowledgement {
+            peer.acknowledge(sequence, now);
+        }
+        if segment.flags & FIN != 0 {
+            own.stream.finish(end);
+        }
+        if !segment.payload.is_empty() && !matches!(self.mode, Mode::Alone) {
+            let time_ns = segment.time_ns;
+            own.stream
+                .insert(sequence, acknowledgement, time_ns, segment.payload);
+        }
+        own.arrive(end, now);
+        if self.requests.stream.is_finished() && self.responses.stream.is_finished() {
+            self.closing.get_or_insert(now.saturating_add(GRACE));
+        }
+    }
+
+    /// Keeps what waits within its limits.
+    fn bound(&mut self, now: Duration, journal: &mut Journal<'_>) {
+        while matches!(self.mode, Mode::Framed | Mode::SeekResponses) && self.is_full() {
+            if !self.relieve(now, journal) {
+                self.overflow(DropReason::Memory, journal);
+            }
+        }
+        if matches!(self.mode, Mode::Seek(_)) {
+            self.trim(journal);
+        }
+        let waiting = self.requests.buffered() + self.responses.buffered();
+        let more = waiting.saturating_sub(self.lease.bytes());
+        if more > 0 && !self.lease.grow(more) {
+            self.overflow(DropReason::Memory, journal);
+            self.lease.shrink_to(0);
+        } else {
+            self.lease.shrink_to(waiting);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.requests.is_full(self.limits.buffer) || self.responses.is_full(self.limits.buffer)
+    }
+
+    /// Gives one hole up before its time. Whether that changed anything.
+    fn relieve(&mut self, now: Duration, journal: &mut Journal<'_>) -> bool {
+        if self.requests.is_full(self.limits.buffer) {
+            return self.give_up(now, Patience::None, Direction::Request, journal);
+        }
+        if matches!(self.mode, Mode::SeekResponses) {
+            let middle = self.responses.middle_ns().unwrap_or_default();
+            self.responses.discard_before(middle.saturating_add(1));
+            return true;
+        }
+        self.give_up(now, Patience::None, Direction::Response, journal)
+            || self.give_up(now, Patience::None, Direction::Request, journal)
+    }
+
+    /// Gives up every hole whose time has come. Those that are left are looked at again later.
+    fn give_up_all(&mut self, now: Duration, patience: Patience, journal: &mut Journal<'_>) {
+        while self.give_up(now, patience, Direction::Request, journal)
+            || self.give_up(now, patience, Direction::Response, journal)
+        {}
+    }
+
+    /// Nothing of what waits can be kept.
+    fn overflow(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        let counted = !self.open.is_empty();
+        self.drop_all(reason, journal);
+        self.requests.clear();
+        self.responses.clear();
+        self.mode = Mode::Seek(if counted {
+            Seek::after_one(reason, Direction::Request, None)
+        } else {
+            Seek::new(reason)
+        });
+    }
+
+    /// From here on the connection is left alone.
+    pub(super) fn leave_alone(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        self.drop_all(reason, journal);
+        self.requests.clear();
+        self.responses.clear();
+        self.mode = Mode::Alone;
+        self.announce_closed(journal);
+    }
+
+    fn announce_closed(&mut self, journal: &mut Journal<'_>) {
+        if std::mem::take(&mut self.has_requests) {
+            let connection = self.id;
+            journal.events.push(Event::Closed { connection });
+        }
+    }
+
+    /// Draws the conclusions from what has ended.
+    fn conclude(&mut self, now: Duration, journal: &mut Journal<'_>) {
+        if self.requests.is_ended() {
+            self.end_requests(journal);
+        }
+        if self.responses.is_ended() {
+            self.end_responses(journal);
+        }
+        if self.requests.is_ended() && self.responses.is_ended() && self.open.is_empty() {
+            self.close(now, None, journal);
+        }
+    }
+
+    /// Ends it. What is open is dropped as incomplete, or for `reason`.
+    pub(super) fn close(
+        &mut self,
+        now: Duration,
+        reason: Option<DropReason>,
+        journal: &mut Journal<'_>,
+    ) {
+        if matches!(self.mode, Mode::Closed { .. }) {
+            return;
+        }
+        if reason.is_none() {
+            self.give_up_all(now, Patience::None, journal);
+            self.end_requests(journal);
+        }
+        let unclaimed = self.open.is_empty();
+        while let Some(mut open) = self.open.pop_front() {
+            let reason = reason.unwrap_or_else(|| self.why_incomplete(&open));
+            open.drop(reason, journal);
+        }
+        let waiting = self.requests.buffered() + self.responses.buffered() > 0;
+        match self.mode {
+            Mode::Seek(_) => self.pass_all(reason, journal),
+            // An answer to nothing that was seen, or bytes behind a request to leave HTTP/1.
+            Mode::Framed if waiting && unclaimed => {
+                journal.missed(reason.unwrap_or(DropReason::RequestIncomplete));
+            }
+            _ => {}
+        }
+        self.requests.clear();
+        self.responses.clear();
+        self.lease.shrink_to(0);
+        self.announce_closed(journal);
+        let until = now.saturating_add(LINGER);
+        self.mode = Mode::Closed { until };
+    }
+
+    /// Why an exchange that the end of the connection finds open will not be whole.
+    fn why_incomplete(&self, open: &Open) -> DropReason {
+        if !matches!(self.mode, Mode::Framed) || !open.is_awaited() {
+            return DropReason::ResponseGap;
+        }
+        let decoder = self.responses.decoder.as_ref();
+        decoder
+            .and_then(Decoder::unfit)
+            .map_or(DropReason::ResponseIncomplete, |unfit| {
+                unfit.reason(Direction::Response)
+            })
+    }
+
+    /// Lets time pass. Whether the connection can be forgotten.
+    pub(super) fn tick(&mut self, now: Duration, journal: &mut Journal<'_>) -> bool {
+        if let Mode::Closed { until } = self.mode {
+            return until <= now;
+        }
+        if self.closing.is_some_and(|closing| closing <= now) {
+            self.close(now, None, journal);
+            return false;
+        }
+        self.give_up_all(now, Patience::Usual, journal);
+        self.bound(now, journal);
+        self.conclude(now, journal);
+        if matches!(self.mode, Mode::Closed { .. }) || now < self.silent_at() {
+            return false;
+        }
+        if matches!(self.mode, Mode::Seek(_)) && self.is_incomplete() && self.open.is_empty() {
+            // What was passed over is accounted for; the next turn may still be told.
+            self.pass_all(None, journal);
+            self.bound(now, journal);
+            return false;
+        }
+        self.close(now, None, journal);
+        true
+    }
+
+    fn is_incomplete(&self) -> bool {
+        !self.open.is_empty() || self.requests.buffered() + self.responses.buffered() > 0
+    }
+
+    /// When its silence will have been too long.
+    fn silent_at(&self) -> Duration {
+        let ending = self.requests.stream.is_finished() || self.responses.stream.is_finished();
+        self.last_segment
+            .saturating_add(if ending || self.is_incomplete() {
+                self.limits.incomplete
+            } else {
+                self.limits.idle
+            })
+    }
+
+    /// When it has to be looked at again.
+    pub(super) fn deadline(&self) -> Duration {
+        if let Mode::Closed { until } = self.mode {
+            return until;
+        }
+        let holes = [self.requests.deadline(), self.responses.deadline()];
+        let earliest = holes.into_iter().flatten().chain(self.closing).min();
+        earliest.map_or(self.silent_at(), |earliest| earliest.min(self.silent_at()))
+    }
+}
+
+/// Where the client's and the server's first bytes stand by this SYN or SYN-ACK.
+fn starts_by(segment: &Segment) -> (Option<u32>, Option<u32>) {
+    let start = Some(segment.sequence.wrapping_add(1));
+    match (segment.direction, segment.flags & ACK != 0) {
+        (Direction::Request, false) => (start, None),
+        (Direction::Response, true) => (Some(segment.acknowledgement), start),
+        _ => (None, None),
+    }
+}

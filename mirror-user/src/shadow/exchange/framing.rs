@@ -1,0 +1,464 @@
+//! A connection's messages: which request is being read, which answer belongs to it.
+
+use std::time::Duration;
+
+use mirror_common::tunnel::Direction;
+
+use super::connection::{Connection, Mode};
+use super::half::Patience;
+use super::resync::Seek;
+use super::{Event, Journal};
+use crate::shadow::http::{Asked, Decoder, Fault, Start, Step};
+use crate::shadow::message::{DropReason, ExchangeId, Request, Response, header};
+use crate::shadow::stream::Piece;
+
+/// The most exchanges of one connection that are open at once.
+const MAX_OPEN: usize = 1_024;
+
+/// An exchange whose request or response is not yet whole.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) id: ExchangeId,
+    /// Where its request starts.
+    pub(super) start: u64,
+    /// What the client had acknowledged when it sent the request's first byte, where the request
+    /// starts with a segment.
+    pub(super) acknowledgement: Option<u32>,
+    /// What its answer's length depends on, once the request's head is known.
+    asked: Option<Asked>,
+    /// The client may be waiting for `100 Continue`.
+    expects: bool,
+    /// The request asks to leave HTTP/1, and the server has not answered that.
+    leaves: bool,
+    pub(super) request: Reading,
+    pub(super) answer: Answer,
+    /// Neither dropped nor answered.
+    live: bool,
+}
+
+/// How far a request is.
+#[derive(Debug)]
+pub(super) enum Reading {
+    Going,
+    /// Whole, but handed on only if the server stays with HTTP/1.
+    Held(Box<Request>),
+    Done,
+}
+
+/// How far a response is.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Awaited,
+    Whole(Box<Response>),
+    /// Framed to its end, or given up.
+    Gone,
+}
+
+impl Open {
+    /// The exchange is over; its bytes may still be framed.
+    pub(super) fn drop(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        if std::mem::take(&mut self.live) {
+            journal.dropped(self.id, reason);
+        }
+        if matches!(self.request, Reading::Held(_)) {
+            self.request = Reading::Done;
+        }
+        if matches!(self.answer, Answer::Whole(_)) {
+            self.answer = Answer::Gone;
+        }
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self.answer, Answer::Awaited)
+    }
+
+    fn is_going(&self) -> bool {
+        matches!(self.request, Reading::Going)
+    }
+}
+
+impl Connection {
+    /// Decodes what can be decoded.
+    pub(super) fn pump(&mut self, journal: &mut Journal<'_>) {
+        loop {
+            let moved = match self.mode {
+                Mode::Framed => self.read_requests(journal) | self.read_responses(journal),
+                Mode::SeekResponses => self.read_requests(journal) | self.realign(journal),
+                Mode::Seek(_) => self.read_responses(journal) | self.resync(journal),
+                Mode::Alone | Mode::Closed { .. } => false,
+            };
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn read_requests(&mut self, journal: &mut Journal<'_>) -> bool {
+        let mut moved = false;
+        while matches!(self.mode, Mode::Framed | Mode::SeekResponses)
+            && self.open.len() < MAX_OPEN
+            && !self.open.back().is_some_and(|open| open.leaves)
+        {
+            let leftover = self.requests.current.is_some();
+            let Some(piece) = self.requests.take() else {
+                break;
+            };
+            self.read_request(piece, leftover, journal);
+            moved = true;
+        }
+        moved
+    }
+
+    fn read_responses(&mut self, journal: &mut Journal<'_>) -> bool {
+        let mut moved = false;
+        while matches!(self.mode, Mode::Framed | Mode::Seek(_))
+            && let Some(front) = self.open.front()
+            && let (Some(asked), Answer::Awaited) = (front.asked, &front.answer)
+            && let Some(piece) = self.responses.take()
+        {
+            self.read_response(piece, asked, journal);
+            moved = true;
+        }
+        moved
+    }
+
+    fn read_request(&mut self, mut piece: Piece, leftover: bool, journal: &mut Journal<'_>) {
+        let decoder = self.requests.decoder.take();
+        let mut decoder =
+            decoder.unwrap_or_else(|| Decoder::request(&self.memory, self.limits.max_body));
+        let fresh = !decoder.has_begun();
+        let (start, end, starts) = (piece.position, piece.end(), piece.starts);
+        let fed = decoder.feed(&mut piece.data, piece.time_ns);
+        if fresh && decoder.has_begun() {
+            self.begin(
+                start,
+                piece.acknowledgement.filter(|_| starts),
+                leftover,
+                journal,
+            );
+        }
+        match fed {
+            Err(fault @ (Fault::Tls | Fault::Http2)) => {
+                self.leave_alone(fault.reason(Direction::Request), journal);
+            }
+            Err(fault) => self.lose_requests(fault.reason(Direction::Request), journal),
+            Ok(step) => {
+                self.requests.keep(piece, end);
+                self.note_head(&decoder, journal);
+                match step {
+                    Step::More => self.requests.decoder = Some(decoder),
+                    Step::Complete => self.finish_request(decoder, journal),
+                }
+            }
+        }
+    }
+
+    /// A request's first byte.
+    fn begin(
+        &mut self,
+        start: u64,
+        acknowledgement: Option<u32>,
+        leftover: bool,
+        journal: &mut Journal<'_>,
+    ) {
+        // A client that has not yet got the last answer pipelines (RFC 9112, section 9.3.2).
+        let early = acknowledgement
+            .zip(self.responses.last)
+            .is_some_and(|(got, (end, _))| self.responses.stream.position(got) < end);
+        self.pipelines |= leftover || (early && self.open.is_empty());
+        self.open.push_back(Open {
+            id: journal.seen(),
+            start,
+            acknowledgement,
+            asked: None,
+            expects: false,
+            leaves: false,
+            request: Reading::Going,
+            answer: Answer::Awaited,
+            live: true,
+        });
+    }
+
+    /// Takes down what the request's head says, once it is known.
+    fn note_head(&mut self, decoder: &Decoder, journal: &mut Journal<'_>) {
+        let Some(open) = self.open.back_mut().filter(|open| open.asked.is_none()) else {
+            return;
+        };
+        let Some(head) = decoder.head() else {
+            return;
+        };
+        let Start::Request { method, .. } = &head.start else {
+            return;
+        };
+        open.asked = Some(Asked::by(method));
+        open.expects = head.expects_continue();
+        open.leaves = head.asks_to_leave();
+        if header(&head.fields, "x-modelmirror-shadow").is_some() {
+            open.drop(DropReason::Loop, journal);
+        } else if open.asked == Some(Asked::Connect) {
+            open.drop(DropReason::Upgrade, journal);
+        }
+    }
+
+    fn finish_request(&mut self, decoder: Decoder, journal: &mut Journal<'_>) {
+        let Some(open) = self.open.back_mut() else {
+            return;
+        };
+        open.request = Reading::Done;
+        match decoder.into_request() {
+            Err(unfit) => open.drop(unfit.reason(Direction::Request), journal),
+            Ok(_) if !open.live => {}
+            Ok(request) if open.leaves => open.request = Reading::Held(Box::new(request)),
+            Ok(request) => {
+                let id = open.id;
+                self.hand_on(id, request, journal);
+            }
+        }
+        self.settle(journal);
+    }
+
+    fn hand_on(&mut self, id: ExchangeId, request: Request, journal: &mut Journal<'_>) {
+        self.has_requests = true;
+        journal.events.push(Event::Request {
+            id,
+            connection: self.id,
+            service: journal.service,
+            tap: self.tap,
+            client: self.client,
+            arm: self.arm,
+            request,
+        });
+    }
+
+    fn read_response(&mut self, mut piece: Piece, asked: Asked, journal: &mut Journal<'_>) {
+        let decoder = self.responses.decoder.take();
+        let mut decoder = decoder
+            .unwrap_or_else(|| Decoder::response_to(asked, &self.memory, self.limits.max_body));
+        if !decoder.has_begun() && !self.answers_front(&piece) {
+            // Sent before the request had come: it answers something else (a 408, say).
+            return self.lose_responses(DropReason::ResponseIncomplete, journal);
+        }
+        let end = piece.end();
+        match decoder.feed(&mut piece.data, piece.time_ns) {
+            Err(fault) => self.lose_responses(fault.reason(Direction::Response), journal),
+            Ok(step) => {
+                self.responses.keep(piece, end);
+                if let Some(status) = decoder.status()
+                    && self.open.front().is_some_and(|open| open.leaves)
+                    && self.decide_leaving(status, asked, journal)
+                {
+                    return;
+                }
+                match step {
+                    Step::More => self.responses.decoder = Some(decoder),
+                    Step::Complete => self.finish_response(decoder, journal),
+                }
+            }
+        }
+    }
+
+    /// Whether the server had received something of the oldest open request when it sent this.
+    fn answers_front(&self, piece: &Piece) -> bool {
+        let front = self.open.front().map(|open| open.start);
+        let received = piece.acknowledgement;
+        front
+            .zip(received)
+            .is_some_and(|(start, received)| self.requests.stream.position(received) > start)
+    }
+
+    /// The server's answer to a request to leave HTTP/1. Whether it agreed.
+    fn decide_leaving(&mut self, status: u16, asked: Asked, journal: &mut Journal<'_>) -> bool {
+        if status == 101 || (asked == Asked::Connect && (200..300).contains(&status)) {
+            self.leave_alone(DropReason::Upgrade, journal);
+            return true;
+        }
+        if let Some(open) = self.open.front_mut() {
+            open.leaves = false;
+            let id = open.id;
+            match std::mem::replace(&mut open.request, Reading::Done) {
+                Reading::Held(request) => self.hand_on(id, *request, journal),
+                reading => open.request = reading,
+            }
+        }
+        false
+    }
+
+    fn finish_response(&mut self, decoder: Decoder, journal: &mut Journal<'_>) {
+        let end = self.responses.position();
+        // The next client's request was on its way before this answer had come.
+        let early = self.open.get(1).and_then(|next| next.acknowledgement);
+        self.pipelines |= early.is_some_and(|got| self.responses.stream.position(got) < end);
+        let Some(front) = self.open.front_mut() else {
+            return;
+        };
+        front.answer = Answer::Gone;
+        match decoder.into_response() {
+            Err(unfit) => front.drop(unfit.reason(Direction::Response), journal),
+            Ok(_) if !front.live => {}
+            Ok(response) => front.answer = Answer::Whole(Box::new(response)),
+        }
+        self.settle(journal);
+        self.refuse_body(journal);
+    }
+
+    /// A final answer instead of `100 Continue`, before anything of the body had come: whether the
+    /// body will follow is not known (RFC 9110, section 10.1.1).
+    fn refuse_body(&mut self, journal: &mut Journal<'_>) {
+        let Some(front) = self.open.front() else {
+            return;
+        };
+        let decoder = self.requests.decoder.as_ref();
+        let refused = front.expects
+            && front.is_going()
+            && !front.is_awaited()
+            && decoder.is_some_and(Decoder::awaits_body)
+            && self.responses.last.is_some_and(|(_, received)| {
+                self.requests.stream.position(received) == self.requests.position()
+            });
+        if refused {
+            self.lose_requests(DropReason::RequestIncomplete, journal);
+        }
+    }
+
+    /// Hands on what is whole, and forgets what is over.
+    pub(super) fn settle(&mut self, journal: &mut Journal<'_>) {
+        // Without framing, and with answers that overlap requests, none can be told any more.
+        let lost = matches!(self.mode, Mode::SeekResponses) && self.pipelines;
+        while let Some(front) = self.open.front_mut() {
+            if lost && !front.is_going() {
+                front.drop(DropReason::ResponseGap, journal);
+                front.answer = Answer::Gone;
+            }
+            if front.is_awaited() || !matches!(front.request, Reading::Done) {
+                return;
+            }
+            let Some(open) = self.open.pop_front() else {
+                return;
+            };
+            if let (true, Answer::Whole(response)) = (open.live, open.answer) {
+                journal.events.push(Event::Response {
+                    id: open.id,
+                    response: *response,
+                });
+            }
+        }
+    }
+
+    /// Drops all that is open.
+    pub(super) fn drop_all(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        for mut open in self.open.drain(..) {
+            open.drop(reason, journal);
+        }
+    }
+
+    /// Where requests begin is not known any more.
+    pub(super) fn lose_requests(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        if matches!(self.mode, Mode::SeekResponses) {
+            let going = self.open.pop_back_if(|open| open.is_going());
+            self.drop_all(DropReason::ResponseGap, journal);
+            self.open.extend(going);
+        }
+        let going = self.open.pop_back_if(|open| open.is_going());
+        let seek = match going {
+            Some(mut open) => {
+                open.drop(reason, journal);
+                if self.open.is_empty() {
+                    self.responses.decoder = None;
+                }
+                match (&open.answer, self.responses.last) {
+                    (Answer::Gone, Some((_, received))) => {
+                        Seek::after_one(reason, Direction::Response, Some(received))
+                    }
+                    _ => Seek::after_one(reason, Direction::Request, open.acknowledgement),
+                }
+            }
+            None => Seek::new(reason),
+        };
+        self.requests.lose();
+        self.mode = Mode::Seek(seek);
+    }
+
+    /// Where responses begin is not known any more.
+    fn lose_responses(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        self.responses.lose();
+        if let Some(front) = self.open.front_mut() {
+            front.drop(reason, journal);
+            front.answer = Answer::Gone;
+        }
+        match self.mode {
+            Mode::Framed => self.mode = Mode::SeekResponses,
+            _ => self.drop_all(DropReason::ResponseGap, journal),
+        }
+        self.settle(journal);
+    }
+
+    /// Gives up a hole in this direction. Whether there was one whose time had come.
+    pub(super) fn give_up(
+        &mut self,
+        now: Duration,
+        patience: Patience,
+        direction: Direction,
+        journal: &mut Journal<'_>,
+    ) -> bool {
+        let half = match direction {
+            Direction::Request => &mut self.requests,
+            Direction::Response => &mut self.responses,
+        };
+        let Some(bytes) = half.give_up(now, patience) else {
+            return false;
+        };
+        let decoder = half.decoder.take().and_then(|mut decoder| {
+            let certain = decoder.skip(bytes);
+            certain.then_some(decoder)
+        });
+        match (decoder, direction) {
+            (None, Direction::Request) => self.lose_requests(DropReason::RequestGap, journal),
+            (None, Direction::Response) => self.lose_responses(DropReason::ResponseGap, journal),
+            (Some(decoder), _) if !decoder.is_complete() => half.decoder = Some(decoder),
+            (Some(decoder), Direction::Request) => self.finish_request(decoder, journal),
+            (Some(decoder), Direction::Response) => self.finish_response(decoder, journal),
+        }
+        self.pump(journal);
+        true
+    }
+
+    /// The client sends nothing more.
+    pub(super) fn end_requests(&mut self, journal: &mut Journal<'_>) {
+        let Some(decoder) = self.requests.decoder.take() else {
+            return;
+        };
+        if let Some(open) = self.open.back_mut().filter(|open| open.is_going()) {
+            let reason = decoder
+                .unfit()
+                .map(|unfit| unfit.reason(Direction::Request));
+            open.drop(reason.unwrap_or(DropReason::RequestIncomplete), journal);
+            open.request = Reading::Done;
+            open.asked.get_or_insert(Asked::Other);
+        }
+        self.settle(journal);
+        self.pump(journal);
+    }
+
+    /// The server sends nothing more.
+    pub(super) fn end_responses(&mut self, journal: &mut Journal<'_>) {
+        if let Some(mut decoder) = self.responses.decoder.take() {
+            match decoder.end() {
+                Ok(()) => self.finish_response(decoder, journal),
+                Err(fault) => {
+                    let reason = decoder
+                        .unfit()
+                        .map(|unfit| unfit.reason(Direction::Response));
+                    if let Some(front) = self.open.front_mut() {
+                        front.drop(reason.unwrap_or(fault.reason(Direction::Response)), journal);
+                        front.answer = Answer::Gone;
+                    }
+                }
+            }
+        }
+        for open in self.open.iter_mut().filter(|open| open.is_awaited()) {
+            open.drop(DropReason::ResponseIncomplete, journal);
+            open.answer = Answer::Gone;
+        }
+        self.settle(journal);
+    }
+}

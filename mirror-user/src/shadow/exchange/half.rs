@@ -1,0 +1,272 @@
+//! One direction of a connection: its stream, the message being read, and patience with holes.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::shadow::http::Decoder;
+use crate::shadow::stream::{Piece, Stream};
+
+/// Bytes that the peer has acknowledged were not lost in production: if their copies have not
+/// come after this long, the tunnel has lost them.
+const LOST_AFTER: Duration = Duration::from_millis(100);
+
+/// Bytes that nobody has acknowledged may be sent again: for so long they are waited for.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
+/// The most pieces that wait for bytes before them.
+const MAX_PIECES: usize = 8_192;
+
+/// A position that only grows, and how much of it has been known for `window`, to a quarter.
+#[derive(Debug)]
+struct Known {
+    window: Duration,
+    newest: u64,
+    /// When which position was known: one mark a quarter of the window, no more than five.
+    marks: VecDeque<(Duration, u64)>,
+    ripe: u64,
+}
+
+impl Known {
+    fn new(window: Duration) -> Self {
+        Self {
+            window,
+            newest: 0,
+            marks: VecDeque::new(),
+            ripe: 0,
+        }
+    }
+
+    fn learn(&mut self, position: u64, now: Duration) {
+        if position <= self.newest {
+            return;
+        }
+        self.newest = position;
+        self.ripen(now);
+        match self.marks.back_mut() {
+            Some((since, mark)) if now.saturating_sub(*since) < self.window / 4 => *mark = position,
+            _ => self.marks.push_back((now, position)),
+        }
+    }
+
+    fn ripen(&mut self, now: Duration) {
+        while let Some(&(since, position)) = self.marks.front()
+            && now.saturating_sub(since) >= self.window
+        {
+            self.ripe = position;
+            self.marks.pop_front();
+        }
+    }
+
+    /// When something at `position` will have been known for long enough.
+    fn due(&self, position: u64) -> Option<Duration> {
+        if self.ripe > position {
+            return Some(Duration::ZERO);
+        }
+        let (since, _) = self.marks.iter().find(|(_, mark)| *mark > position)?;
+        Some(since.saturating_add(self.window))
+    }
+}
+
+/// How long missing bytes are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// [`LOST_AFTER`] or [`SILENT_AFTER`].
+    Usual,
+    /// Not at all.
+    None,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub(super) struct Half {
+    pub(super) stream: Stream,
+    /// What the decoder has not yet taken of the piece that was handed out last.
+    pub(super) current: Option<Piece>,
+    pub(super) decoder: Option<Decoder>,
+    /// Where the last piece handed out ended, and what its segment acknowledged.
+    pub(super) last: Option<(u64, u32)>,
+    acknowledged: Known,
+    arrived: Known,
+}
+
+impl Half {
+    pub(super) fn new() -> Self {
+        Self {
+            stream: Stream::default(),
+            current: None,
+            decoder: None,
+            last: None,
+            acknowledged: Known::new(LOST_AFTER),
+            arrived: Known::new(SILENT_AFTER),
+        }
+    }
+
+    /// The stream starts at `sequence`: a SYN says so.
+    pub(super) fn start(&mut self, sequence: u32) {
+        self.stream.anchor(self.stream.position(sequence));
+    }
+
+    /// The peer has received everything before `sequence`.
+    pub(super) fn acknowledge(&mut self, sequence: u32, now: Duration) {
+        let position = self.stream.place(sequence);
+        self.acknowledged.learn(position, now);
+    }
+
+    /// Everything before `sequence` was sent, even if not all has arrived.
+    pub(super) fn arrive(&mut self, sequence: u32, now: Duration) {
+        let position = self.stream.place(sequence);
+        self.arrived.learn(position, now);
+    }
+
+    /// The next bytes to decode.
+    pub(super) fn take(&mut self) -> Option<Piece> {
+        if self.current.is_some() {
+            return self.current.take();
+        }
+        let piece = self.stream.pop()?;
+        if let (true, Some(acknowledgement)) = (piece.ends, piece.acknowledgement) {
+            self.last = Some((piece.end(), acknowledgement));
+        }
+        Some(piece)
+    }
+
+    /// Keeps for later what the decoder has left of a piece that ends at `end`.
+    pub(super) fn keep(&mut self, mut piece: Piece, end: u64) {
+        if !piece.data.is_empty() {
+            piece.position = end - piece.data.len() as u64;
+            piece.starts = false;
+            self.current = Some(piece);
+        }
+    }
+
+    /// The position of the next byte that the decoder gets.
+    pub(super) fn position(&self) -> u64 {
+        match &self.current {
+            Some(piece) => piece.position,
+            None => self.stream.next(),
+        }
+    }
+
+    /// Bytes held for later.
+    pub(super) fn buffered(&self) -> usize {
+        self.stream.buffered() + self.current.as_ref().map_or(0, |piece| piece.data.len())
+    }
+
+    /// Whether everything there was has been decoded.
+    pub(super) fn is_ended(&self) -> bool {
+        self.current.is_none() && self.stream.is_ended()
+    }
+
+    /// Whether more waits here than may.
+    pub(super) fn is_full(&self, limit: usize) -> bool {
+        self.stream.buffered() > limit || self.stream.pieces().len() > MAX_PIECES
+    }
+
+    /// What everything that is there waits for.
+    fn hole(&self) -> Option<Range<u64>> {
+        let acknowledged = Some(self.acknowledged.newest);
+        self.stream
+            .hole(acknowledged)
+            .filter(|_| self.current.is_none())
+    }
+
+    /// Gives up the hole that everything waits for, once patience has run out. Returns how many
+    /// bytes it had.
+    pub(super) fn give_up(&mut self, now: Duration, patience: Patience) -> Option<u64> {
+        self.acknowledged.ripen(now);
+        self.arrived.ripen(now);
+        let hole = self.hole()?;
+        let to = match patience {
+            Patience::None => hole.end,
+            Patience::Usual => hole.end.min(self.acknowledged.ripe.max(self.arrived.ripe)),
+        };
+        (to > hole.start).then(|| self.stream.give_up(to))
+    }
+
+    /// When [`Half::give_up`] will have something to give up.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let hole = self.hole()?;
+        let lost = self.acknowledged.due(hole.start);
+        let silent = self.arrived.due(hole.start);
+        match (lost, silent) {
+            (Some(lost), Some(silent)) => Some(lost.min(silent)),
+            (lost, silent) => lost.or(silent),
+        }
+    }
+
+    /// The message being read cannot be framed any further, nor what follows it.
+    pub(super) fn lose(&mut self) {
+        self.stream.cast_off();
+        self.current = None;
+        self.decoder = None;
+    }
+
+    /// Goes on at `position`, where a message begins. Returns what lay before.
+    pub(super) fn resume(&mut self, position: u64) -> Vec<Piece> {
+        self.current = None;
+        self.decoder = None;
+        self.last = None;
+        self.stream.anchor(position)
+    }
+
+    /// Takes out what is older than `until_ns`, and all that lies before it; the last segment's
+    /// word is remembered.
+    pub(super) fn discard_before(&mut self, until_ns: u64) -> Vec<Piece> {
+        let mut pieces = self.stream.pieces();
+        let Some(end) = pieces
+            .rfind(|piece| piece.time_ns < until_ns)
+            .map(Piece::end)
+        else {
+            return Vec::new();
+        };
+        drop(pieces);
+        let discarded = self.stream.discard(end);
+        if let Some(piece) = discarded.last().filter(|piece| piece.ends) {
+            self.last = piece.acknowledgement.map(|got| (end, got));
+        }
+        discarded
+    }
+
+    /// The tap's time of the piece in the middle of what is held.
+    pub(super) fn middle_ns(&self) -> Option<u64> {
+        let mut pieces = self.stream.pieces();
+        let count = pieces.len();
+        pieces.nth(count / 2).map(|piece| piece.time_ns)
+    }
+
+    /// Forgets everything that is held.
+    pub(super) fn clear(&mut self) {
+        self.lose();
+        self.stream.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_ripens_after_its_window() {
+        let ms = Duration::from_millis;
+        let mut known = Known::new(ms(100));
+        known.learn(10, ms(0));
+        known.learn(20, ms(20));
+        known.learn(30, ms(50));
+        assert_eq!(
+            (known.due(15), known.due(25)),
+            (Some(ms(100)), Some(ms(150)))
+        );
+        assert_eq!(known.due(30), None);
+        known.ripen(ms(99));
+        assert_eq!(known.ripe, 0);
+        known.ripen(ms(100));
+        assert_eq!((known.ripe, known.due(19)), (20, Some(ms(0))));
+        known.ripen(ms(150));
+        assert_eq!(known.ripe, 30);
+        for step in 0..1_000 {
+            known.learn(40 + step, ms(200 + step));
+            assert!(known.marks.len() <= 5);
+        }
+    }
+}

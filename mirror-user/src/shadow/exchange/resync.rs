@@ -1,0 +1,229 @@
+//! Finding the next certain boundary after bytes were lost, or in a connection joined midway.
+//!
+//! A turn is certain when both ends vouch for it: the server's segment that ends at response
+//! position A acknowledges exactly request position S, so nothing before A answers what comes from
+//! S on; and the client's segment that begins at S acknowledges exactly A, so it had received all
+//! of that when it sent what begins at S, which is a request's head. Order of arrival does not
+//! matter.
+//!
+//! Where the connection was seen from its start and the client never pipelined, a lost segment
+//! before A is made up for by what follows A: an answer's head, at the start of a segment, that
+//! acknowledges bytes beyond S. (The client awaited the last answer, as it always did.)
+
+use mirror_common::tunnel::Direction;
+
+use super::Journal;
+use super::connection::{Connection, Mode};
+use super::half::Half;
+use crate::shadow::http::{begins_request, begins_response};
+use crate::shadow::message::DropReason;
+use crate::shadow::stream::Piece;
+
+/// The most pieces of a direction that are kept while a turn is sought.
+const MAX_PIECES: usize = 64;
+
+/// The most bytes of a direction that are kept while a turn is sought.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What is passed over while a turn is sought.
+#[derive(Debug)]
+pub(super) struct Seek {
+    reason: DropReason,
+    turns: Turns,
+    /// Turns that the ledger has.
+    counted: usize,
+}
+
+impl Seek {
+    /// Nothing of what is passed over is in the ledger.
+    pub(super) fn new(reason: DropReason) -> Self {
+        Self {
+            reason,
+            turns: Turns::default(),
+            counted: 0,
+        }
+    }
+
+    /// An exchange that is in the ledger is cut short: its last piece went in `direction` and
+    /// acknowledged this.
+    pub(super) fn after_one(
+        reason: DropReason,
+        direction: Direction,
+        acknowledgement: Option<u32>,
+    ) -> Self {
+        let turns = Turns {
+            count: 1,
+            last: Some((direction, acknowledgement)),
+            interim: None,
+        };
+        Self {
+            reason,
+            turns,
+            counted: 1,
+        }
+    }
+
+    /// Passes over these pieces, and enters the exchanges that they are of into the ledger.
+    fn pass(
+        &mut self,
+        requests: Vec<Piece>,
+        responses: Vec<Piece>,
+        reason: Option<DropReason>,
+        journal: &mut Journal<'_>,
+    ) {
+        let requests = requests
+            .into_iter()
+            .map(|piece| (Direction::Request, piece));
+        let responses = responses
+            .into_iter()
+            .map(|piece| (Direction::Response, piece));
+        let mut pieces: Vec<_> = requests.chain(responses).collect();
+        pieces.sort_by_key(|(_, piece)| piece.time_ns);
+        for (direction, piece) in &pieces {
+            self.turns.pass(*direction, piece);
+        }
+        while self.counted < self.turns.count {
+            journal.missed(reason.unwrap_or(self.reason));
+            self.counted += 1;
+        }
+    }
+}
+
+/// Counts exchanges by their pieces in the order of time: the ends take turns.
+#[derive(Debug, Default)]
+struct Turns {
+    count: usize,
+    last: Option<(Direction, Option<u32>)>,
+    /// Where the last interim answer started and ended.
+    interim: Option<(u32, u32)>,
+}
+
+impl Turns {
+    fn pass(&mut self, direction: Direction, piece: &Piece) {
+        let is_interim = |status| (100..200).contains(&status);
+        if direction == Direction::Response && begins_response(&piece.data).is_some_and(is_interim)
+        {
+            self.interim = Some((piece.position as u32, piece.end() as u32));
+            return;
+        }
+        // An interim answer between a request's head and its body begins no turn.
+        let acknowledgement = match (piece.acknowledgement, self.interim) {
+            (Some(got), Some((start, end))) if got == end => Some(start),
+            (acknowledgement, _) => acknowledgement,
+        };
+        let same = match self.last {
+            None => false,
+            Some((last, seen)) if last == direction => seen == acknowledgement || seen.is_none(),
+            Some((last, _)) => last == Direction::Request,
+        };
+        self.count += usize::from(!same);
+        self.last = Some((direction, acknowledgement));
+    }
+}
+
+impl Connection {
+    /// Whether requests from position `start` on are answered from the position on that the client
+    /// had acknowledged by then. That position, if so.
+    fn turn(&self, start: u64, acknowledgement: u32) -> Option<u64> {
+        let responses = &self.responses.stream;
+        let answer = responses.position(acknowledgement);
+        if self.pipelines || answer < responses.next() {
+            return None;
+        }
+        let received = |piece: &Piece| {
+            let acknowledgement = piece.acknowledgement?;
+            Some(self.requests.stream.position(acknowledgement))
+        };
+        let is_interim = |piece: &Piece| {
+            begins_response(&piece.data).is_some_and(|status| (100..200).contains(&status))
+        };
+        let last = self
+            .responses
+            .last
+            .is_some_and(|(end, got)| end == answer && self.requests.stream.position(got) == start);
+        let vouched = last
+            || responses
+                .ending_at(answer)
+                .is_some_and(|piece| received(piece) == Some(start) && !is_interim(piece));
+        let follows = responses.starting_at(answer);
+        let answered = follows.is_some_and(|piece| {
+            received(piece) > Some(start) && begins_response(&piece.data).is_some()
+        });
+        // What the server sent from there on before it had the request answers another one.
+        let contradicted = follows.is_some_and(|piece| received(piece) <= Some(start));
+        let certain = (vouched && !contradicted) || (answered && self.has_start());
+        certain.then_some(answer)
+    }
+
+    /// Goes on at the first certain turn, where there is one.
+    pub(super) fn resync(&mut self, journal: &mut Journal<'_>) -> bool {
+        let found = self.requests.stream.pieces().find_map(|piece| {
+            let acknowledgement = piece.acknowledgement.filter(|_| piece.starts)?;
+            let answer = self.turn(piece.position, acknowledgement)?;
+            begins_request(&piece.data).then_some((piece.position, answer))
+        });
+        let Some((start, answer)) = found else {
+            return false;
+        };
+        self.drop_all(DropReason::ResponseGap, journal);
+        let requests = self.requests.resume(start);
+        let responses = self.responses.resume(answer);
+        if let Mode::Seek(seek) = &mut self.mode {
+            seek.pass(requests, responses, None, journal);
+        }
+        self.mode = Mode::Framed;
+        true
+    }
+
+    /// Goes on with the first open exchange whose answer can be told, where there is one.
+    pub(super) fn realign(&mut self, journal: &mut Journal<'_>) -> bool {
+        let found = self.open.iter().enumerate().find_map(|(index, open)| {
+            let acknowledgement = open.acknowledgement.filter(|_| open.is_awaited())?;
+            Some((index, self.turn(open.start, acknowledgement)?))
+        });
+        let Some((index, answer)) = found else {
+            return false;
+        };
+        for mut earlier in self.open.drain(..index) {
+            earlier.drop(DropReason::ResponseGap, journal);
+        }
+        self.responses.resume(answer);
+        self.mode = Mode::Framed;
+        true
+    }
+
+    /// Keeps what is held while a turn is sought within its limits.
+    pub(super) fn trim(&mut self, journal: &mut Journal<'_>) {
+        let over = |half: &Half| {
+            half.stream.pieces().len() > MAX_PIECES || half.stream.buffered() > MAX_BYTES
+        };
+        while over(&self.requests) || over(&self.responses) {
+            // The open ones' answers are among what has to go.
+            self.drop_all(DropReason::ResponseGap, journal);
+            self.responses.lose();
+            // Half of one direction goes, and with it what is older in the other.
+            let full = if over(&self.requests) {
+                &self.requests
+            } else {
+                &self.responses
+            };
+            let until_ns = full
+                .middle_ns()
+                .map_or(u64::MAX, |middle| middle.saturating_add(1));
+            let requests = self.requests.discard_before(until_ns);
+            let responses = self.responses.discard_before(until_ns);
+            if let Mode::Seek(seek) = &mut self.mode {
+                seek.pass(requests, responses, None, journal);
+            }
+        }
+    }
+
+    /// Passes over everything that is held, but remembers the server's last word.
+    pub(super) fn pass_all(&mut self, reason: Option<DropReason>, journal: &mut Journal<'_>) {
+        let requests = self.requests.discard_before(u64::MAX);
+        let responses = self.responses.discard_before(u64::MAX);
+        if let Mode::Seek(seek) = &mut self.mode {
+            seek.pass(requests, responses, reason, journal);
+        }
+    }
+}
