@@ -82,6 +82,9 @@ enum Command {
     Check {
         #[command(flatten)]
         file: ConfigFile,
+        /// Dial each service once, to see whether it speaks TLS
+        #[arg(long)]
+        probe_tls: bool,
     },
     /// Show what the daemon does
     Status {
@@ -295,11 +298,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
             let _ = shadow;
             anyhow::bail!("not built yet")
         }
-        Command::Check { file } => {
-            let file = config::read_either(&file.config, None)?;
-            let _ = file;
-            anyhow::bail!("not built yet")
-        }
+        Command::Check { file, probe_tls } => commands::check(&printer, &file.config, probe_tls),
         Command::Status { service } => commands::status(&printer, socket(global), service),
         Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
         Command::Off { config } => commands::off(&printer, global, config),

@@ -2,6 +2,7 @@
 //! and the command line that controls both.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

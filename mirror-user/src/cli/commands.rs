@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{ConfigCommand, Global, MirrorChange, Output, Printer, block_on, complain, print_text};
+use crate::check;
 use crate::config::{self, File};
 use crate::control::{Change, Client, ClientError, Done};
 use crate::dataplane;
@@ -190,4 +191,18 @@ pub(super) fn config(printer: &Printer, command: ConfigCommand) -> anyhow::Resul
         }
         Err(error) => Err(error.into()),
     }
+}
+
+pub(super) fn check(printer: &Printer, path: &Path, probe_tls: bool) -> anyhow::Result<ExitCode> {
+    let findings = match config::read_either(path, None)? {
+        File::Node(node) => block_on(check::node(&node, check::Options { probe_tls }))?,
+        File::Shadow(shadow) => block_on(async { Ok(check::shadow(&shadow).await) })?,
+    };
+    printer.print(&findings)?;
+    let code = if findings.ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    };
+    Ok(code)
 }

@@ -1,0 +1,407 @@
+//! The way to each shadow agent, and whether it answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mirror_common::tunnel::{
+    Arm, Direction, HEADER_LENGTH, Header, Inner, Meta, OVERHEAD_IPV4, OVERHEAD_IPV6,
+};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::{setsockopt_impl, sockopt_impl};
+use tokio::net::UdpSocket;
+
+use super::Finding;
+use super::netlink::{Link, Netlink, Route, offloads};
+use crate::config::Node;
+
+/// How long the agent may take for an echo; it is asked three times.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The largest packet with which a path is tried, in bytes: a jumbo frame's.
+const LARGEST_TRIED: u32 = 9_000;
+/// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
+const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];
+
+pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
+    let mut tapped_mtu = 0;
+    for name in &node.interfaces {
+        tapped_mtu = tapped_mtu.max(netlink.link(name).await.map_or(0, |link| link.mtu));
+    }
+    let mirrors = || {
+        node.services
+            .iter()
+            .filter_map(|service| service.mirror.as_ref())
+    };
+    let agents: BTreeSet<SocketAddr> = mirrors().map(|mirror| mirror.agent).collect();
+    let mut findings = Vec::new();
+    for agent in agents {
+        findings.extend(port(agent));
+        let route = netlink.route(agent.ip()).await;
+        let uplink = match &route {
+            Some(route) => netlink.link_by_index(route.interface).await,
+            None => None,
+        };
+        let (Some(route), Some(uplink)) = (route, uplink) else {
+            findings.push(no_route(agent));
+            continue;
+        };
+        let mtu = route.mtu.map_or(uplink.mtu, |mtu| mtu.min(uplink.mtu));
+        findings.push(room(agent, &uplink, mtu, tapped_mtu));
+        findings.push(privacy(agent, &uplink));
+        findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
+        findings.push(answer(agent, &route, mtu).await);
+        if mirrors().any(|mirror| mirror.agent == agent && mirror.max_bytes_per_second.is_none()) {
+            findings.extend(budget(agent, &uplink));
+        }
+    }
+    findings
+}
+
+fn about(agent: SocketAddr) -> String {
+    format!("agent {agent}")
+}
+
+fn port(agent: SocketAddr) -> Option<Finding> {
+    let (port, whose) = TAKEN_PORTS
+        .into_iter()
+        .find(|(port, _)| *port == agent.port())?;
+    Some(Finding::warn(
+        about(agent),
+        format!("UDP port {port} is that of {whose}: another tunnel may own it"),
+        "choose a port of your own, 6181 by default, on both hosts",
+    ))
+}
+
+fn no_route(agent: SocketAddr) -> Finding {
+    Finding::refuse(
+        about(agent),
+        "this host has no route to it",
+        format!(
+            "correct `agent`, or add a route (`ip route get {}`)",
+            agent.ip()
+        ),
+    )
+}
+
+fn overhead(agent: SocketAddr) -> u32 {
+    match agent {
+        SocketAddr::V4(_) => OVERHEAD_IPV4,
+        SocketAddr::V6(_) => OVERHEAD_IPV6,
+    }
+}
+
+fn room(agent: SocketAddr, uplink: &Link, mtu: u32, tapped_mtu: u32) -> Finding {
+    let (name, overhead) = (&uplink.name, overhead(agent));
+    if !uplink.up {
+        let cure = format!("ip link set {name} up");
+        return Finding::refuse(about(agent), format!("its uplink {name} is down"), cure);
+    }
+    if mtu < 1280 {
+        let what = format!("the path by {name} carries only {mtu} bytes a packet");
+        let cure = "use a path with an MTU of 1500 or more: every copy is cut into many pieces";
+        return Finding::warn(about(agent), what, cure);
+    }
+    let what = format!("by {name}, MTU {mtu}, the tunnel takes {overhead} bytes of it");
+    if tapped_mtu + overhead <= mtu || uplink.loopback {
+        return Finding::ok(about(agent), format!("{what}: every packet fits"));
+    }
+    let wanted = tapped_mtu.min(LARGEST_TRIED) + overhead;
+    let what = format!("{what}: the longest packets are cut (an MTU of {wanted} would spare that)");
+    Finding::ok(about(agent), what)
+}
+
+fn privacy(agent: SocketAddr, uplink: &Link) -> Finding {
+    let name = &uplink.name;
+    if uplink.loopback {
+        return Finding::ok(about(agent), "copies stay on this host");
+    }
+    if uplink.kind.as_deref() == Some("wireguard") {
+        return Finding::ok(
+            about(agent),
+            format!("copies are encrypted by WireGuard ({name})"),
+        );
+    }
+    if !uplink.ethernet {
+        return Finding::ok(about(agent), format!("copies leave by the tunnel {name}"));
+    }
+    Finding::warn(
+        about(agent),
+        format!("copies leave {name} in clear text"),
+        "let the agent's address be one inside a WireGuard tunnel, or see that the network is private",
+    )
+}
+
+fn segmentation(uplink: &Link, offloads: &BTreeMap<String, bool>) -> Option<Finding> {
+    let off = |name: &str| offloads.get(name) == Some(&false);
+    if uplink.loopback || !(off("tx-tcp-segmentation") || off("tx-generic-segmentation")) {
+        return None;
+    }
+    let name = &uplink.name;
+    Some(Finding::warn(
+        format!("uplink {name}"),
+        "TSO or GSO is off: production's packets and the copies are cut in software, which costs CPU",
+        format!("ethtool -K {name} tso on gso on, where the device can"),
+    ))
+}
+
+/// A tenth of the uplink's speed is the budget, unless the config says otherwise.
+fn budget(agent: SocketAddr, uplink: &Link) -> Option<Finding> {
+    let path = format!("/sys/class/net/{}/speed", uplink.name);
+    let speed = std::fs::read_to_string(path).ok();
+    let known = speed.and_then(|speed| speed.trim().parse::<i64>().ok());
+    if known.is_some_and(|speed| speed > 0) {
+        return None;
+    }
+    Some(Finding::warn(
+        about(agent),
+        format!(
+            "{} does not say its speed, a tenth of which is the mirror's budget",
+            uplink.name
+        ),
+        "set `max_bytes_per_second` in [service.mirror]",
+    ))
+}
+
+/// Sends control packets, which an agent sends back as they are: a short one, and one that fills
+/// the path.
+async fn answer(agent: SocketAddr, route: &Route, mtu: u32) -> Finding {
+    let round_trip = match echo(agent, 64).await {
+        Ok(Some(round_trip)) => round_trip,
+        Ok(None) => return silent(agent, route, "does not answer within 1 s"),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            return silent(agent, route, "nothing listens there");
+        }
+        Err(error) => {
+            let cure = format!("see `ip route get {}` and the firewall", agent.ip());
+            return Finding::refuse(about(agent), format!("cannot be reached: {error}"), cure);
+        }
+    };
+    let headers = if agent.is_ipv4() { 28 } else { 48 };
+    let whole = mtu.min(LARGEST_TRIED);
+    let length = whole.saturating_sub(headers) as usize;
+    let milliseconds = round_trip.as_secs_f64() * 1e3;
+    if let Ok(Some(_)) = echo(agent, length).await {
+        let what = format!("answers in {milliseconds:.1} ms, also to packets of {whole} bytes");
+        return Finding::ok(about(agent), what);
+    }
+    Finding::refuse(
+        about(agent),
+        format!(
+            "answers, but not to packets of {whole} bytes: the path carries less than its MTU says"
+        ),
+        format!(
+            "tell the route: `ip route replace {} ... mtu N`, with what `tracepath` shows",
+            agent.ip()
+        ),
+    )
+}
+
+fn silent(agent: SocketAddr, route: &Route, what: &str) -> Finding {
+    let host = || "this host".to_owned();
+    let from = route.source.map_or_else(host, |source| source.to_string());
+    let port = agent.port();
+    Finding::refuse(
+        about(agent),
+        what,
+        format!(
+            "start `modelmirror shadow` there, let its `allow` hold {from}, and let UDP port {port} through both ways"
+        ),
+    )
+}
+
+sockopt_impl!(
+    /// What the kernel does with packets that do not fit (ip(7)).
+    MtuDiscover,
+    SetOnly,
+    libc::IPPROTO_IP,
+    libc::IP_MTU_DISCOVER,
+    libc::c_int
+);
+
+/// A control packet of `length` bytes, and the time until it came back; nothing when it did not.
+async fn echo(agent: SocketAddr, length: usize) -> io::Result<Option<Duration>> {
+    let any: IpAddr = match agent {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    // Never in fragments: the copies are not, either.
+    if agent.is_ipv4() {
+        setsockopt(&socket, MtuDiscover, &libc::IP_PMTUDISC_DO)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv6DontFrag, &true)?;
+    }
+    socket.connect(agent).await?;
+    let datagram = control(length);
+    let asked = async {
+        let mut received = vec![0; LARGEST_TRIED as usize];
+        let start = Instant::now();
+        loop {
+            socket.send(&datagram).await?;
+            let wait = tokio::time::timeout(PATIENCE / 3, socket.recv(&mut received));
+            // Something else, or nothing yet: ask again.
+            if let Ok(length) = wait.await
+                && received[..length?] == datagram
+            {
+                return Ok(start.elapsed());
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(outcome) => outcome.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// A control packet that is no report: the agent counts it apart, and echoes it.
+fn control(length: usize) -> Vec<u8> {
+    let header = Header {
+        vni: 0,
+        inner: Inner::Control,
+        ipv6: false,
+        meta: Meta {
+            direction: Direction::Request,
+            arm: Arm::Stable,
+            piece: false,
+            last_piece: false,
+            cpu: 0,
+            length: 0,
+            sequence: 0,
+            time_ns: 0,
+        },
+    };
+    let mut datagram = header.encode().to_vec();
+    datagram.extend_from_slice(b"modelmirror check");
+    datagram.resize(length.max(HEADER_LENGTH), b'.');
+    datagram
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    fn uplink() -> Link {
+        Link {
+            name: "eth0".to_owned(),
+            up: true,
+            mtu: 1500,
+            ethernet: true,
+            ..Link::default()
+        }
+    }
+
+    fn v4() -> SocketAddr {
+        ([10, 0, 0, 9], 6181).into()
+    }
+
+    fn check(finding: &Finding, level: Level, words: &str) {
+        assert!(
+            finding.level == level && finding.what.contains(words),
+            "{finding:?}"
+        );
+    }
+
+    #[test]
+    fn the_tunnel_s_overhead_is_weighed_against_the_path() {
+        check(
+            &room(v4(), &uplink(), 1560, 1500),
+            Level::Ok,
+            "takes 60 bytes of it: every packet fits",
+        );
+        check(
+            &room(v4(), &uplink(), 1500, 1500),
+            Level::Ok,
+            "an MTU of 1560 would spare that",
+        );
+        let v6 = "[2001:db8::9]:6181".parse().unwrap();
+        check(
+            &room(v6, &uplink(), 1500, 1500),
+            Level::Ok,
+            "an MTU of 1580",
+        );
+        check(
+            &room(v4(), &uplink(), 600, 1500),
+            Level::Warn,
+            "only 600 bytes",
+        );
+        let down = Link {
+            up: false,
+            ..uplink()
+        };
+        check(
+            &room(v4(), &down, 1500, 1500),
+            Level::Refuse,
+            "eth0 is down",
+        );
+    }
+
+    #[test]
+    fn clear_text_is_said() {
+        check(&privacy(v4(), &uplink()), Level::Warn, "clear text");
+        let wireguard = Link {
+            kind: Some("wireguard".to_owned()),
+            ethernet: false,
+            ..uplink()
+        };
+        check(&privacy(v4(), &wireguard), Level::Ok, "WireGuard");
+        check(
+            &privacy(
+                v4(),
+                &Link {
+                    loopback: true,
+                    ..uplink()
+                },
+            ),
+            Level::Ok,
+            "this host",
+        );
+    }
+
+    /// An agent that echoes packets up to `longest` bytes, and what is found of it.
+    async fn asked(longest: usize) -> Finding {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let agent = socket.local_addr().unwrap();
+        let echoing = tokio::spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
+                if length <= longest {
+                    socket.send_to(&buffer[..length], peer).await.unwrap();
+                }
+            }
+        });
+        let route = Route {
+            interface: 1,
+            source: Some([127, 0, 0, 1].into()),
+            mtu: None,
+            advmss: None,
+        };
+        let finding = answer(agent, &route, 1500).await;
+        echoing.abort();
+        finding
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_asked_with_short_and_with_full_packets() {
+        check(
+            &asked(1472).await,
+            Level::Ok,
+            "also to packets of 1500 bytes",
+        );
+        check(
+            &asked(1471).await,
+            Level::Refuse,
+            "but not to packets of 1500 bytes",
+        );
+        let nobody = asked(0).await;
+        check(&nobody, Level::Refuse, "does not answer within 1 s");
+        assert!(
+            nobody
+                .cure
+                .unwrap()
+                .contains("let its `allow` hold 127.0.0.1")
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! Where clients' packets arrive.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::Finding;
+use super::netlink::{Link, Netlink, offloads};
+use crate::dataplane::{self, Hook};
+
+/// The largest packet that IPv4's length field can say.
+const LARGEST: u32 = 65_536;
+
+pub(super) async fn findings(netlink: &Netlink, name: &str) -> Vec<Finding> {
+    let Some(link) = netlink.link(name).await else {
+        return vec![missing(name)];
+    };
+    let mut findings = vec![state(&link)];
+    findings.extend(xdp(&link));
+    findings.extend(big_packets(&link));
+    findings.extend(receive_offload(&link, &offloads(name).await));
+    if link.loopback {
+        let route = netlink.route(IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
+        findings.extend(loopback(&link, route.and_then(|route| route.advmss)));
+    }
+    let others: Vec<_> = [Hook::Ingress, Hook::Egress]
+        .into_iter()
+        .flat_map(|hook| dataplane::foreign_programs(name, hook))
+        .collect();
+    findings.extend(foreign(
+        &link,
+        &others,
+        &netlink.clsact_filters(link.index).await,
+    ));
+    findings
+}
+
+fn about(link: &Link) -> String {
+    format!("interface {}", link.name)
+}
+
+fn missing(name: &str) -> Finding {
+    Finding::refuse(
+        format!("interface {name}"),
+        "there is none of this name",
+        "correct `interfaces` (`ip link` lists them); a daemon that runs attaches when it appears",
+    )
+}
+
+fn state(link: &Link) -> Finding {
+    let kind = link
+        .kind
+        .as_deref()
+        .unwrap_or(if link.loopback { "loopback" } else { "device" });
+    if link.up {
+        return Finding::ok(about(link), format!("{kind}, up, MTU {}", link.mtu));
+    }
+    let cure = format!("ip link set {} up", link.name);
+    Finding::warn(
+        about(link),
+        format!("{kind}, down: nothing arrives there"),
+        cure,
+    )
+}
+
+fn xdp(link: &Link) -> Option<Finding> {
+    let mode = link.xdp?;
+    Some(Finding::warn(
+        about(link),
+        format!("an XDP program is attached ({mode}): what it drops or redirects is not mirrored"),
+        "nothing, if it only passes the service's packets; see `bpftool net`",
+    ))
+}
+
+fn big_packets(link: &Link) -> Option<Finding> {
+    if link.largest <= LARGEST {
+        return None;
+    }
+    let what = format!(
+        "BIG TCP: packets of up to {} bytes; copies of those above {LARGEST} are cut or counted as split_failed",
+        link.largest
+    );
+    let cure = format!(
+        "ip link set {} gso_max_size {LARGEST} gro_max_size {LARGEST}",
+        link.name
+    );
+    Some(Finding::warn(about(link), what, cure))
+}
+
+fn receive_offload(link: &Link, offloads: &BTreeMap<String, bool>) -> Option<Finding> {
+    // Virtual links get super-packets from their other end, GRO or not.
+    if link.kind.is_some() || link.loopback || offloads.get("rx-gro") != Some(&false) {
+        return None;
+    }
+    Some(Finding::warn(
+        about(link),
+        "GRO is off: every packet is copied by itself, which costs several times the CPU",
+        format!("ethtool -K {} gro on", link.name),
+    ))
+}
+
+/// Without GSO the loopback's packets are as long as its MTU, and each is cut into pieces.
+fn loopback(link: &Link, advmss: Option<u32>) -> Option<Finding> {
+    if advmss.is_some() || link.mtu <= 9_000 {
+        return None;
+    }
+    Some(Finding::warn(
+        about(link),
+        "its packets are up to 64 KB long, and copies of long ones are cut into pieces, at about 1 us a piece",
+        "ip route change local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1 advmss 1400",
+    ))
+}
+
+/// Programs of others are no trouble, but whoever hunts for a lost packet wants to know them.
+fn foreign(link: &Link, tcx: &[String], clsact: &[String]) -> Option<Finding> {
+    let mut others = Vec::new();
+    if !tcx.is_empty() {
+        others.push(format!("TCX: {}", tcx.join(", ")));
+    }
+    if !clsact.is_empty() {
+        others.push(format!("clsact filters: {}", clsact.join(", ")));
+    }
+    if others.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "others are attached ({}); ours runs before them",
+        others.join("; ")
+    );
+    Some(Finding::ok(about(link), what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    fn nic() -> Link {
+        Link {
+            name: "eth0".to_owned(),
+            index: 2,
+            up: true,
+            mtu: 1500,
+            ethernet: true,
+            largest: LARGEST,
+            ..Link::default()
+        }
+    }
+
+    fn check(finding: impl Into<Option<Finding>>, expected: Option<(Level, &str)>) {
+        let found: Option<Finding> = finding.into();
+        match (&found, expected) {
+            (None, None) => {}
+            (Some(found), Some((level, words))) => {
+                assert!(
+                    found.level == level && found.what.contains(words),
+                    "{found:?}"
+                );
+            }
+            _ => panic!("{found:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_odd_about_a_link_is_said() {
+        let warn = |words| Some((Level::Warn, words));
+        check(state(&nic()), Some((Level::Ok, "device, up, MTU 1500")));
+        check(state(&Link { up: false, ..nic() }), warn("down"));
+        check(xdp(&nic()), None);
+        check(
+            xdp(&Link {
+                xdp: Some("native"),
+                ..nic()
+            }),
+            warn("XDP program is attached (native)"),
+        );
+        check(big_packets(&nic()), None);
+        check(
+            big_packets(&Link {
+                largest: 185_000,
+                ..nic()
+            }),
+            warn("185000 bytes"),
+        );
+        check(foreign(&nic(), &[], &[]), None);
+        let others = foreign(&nic(), &["cil_from_netdev".to_owned()], &["bpf".to_owned()]);
+        check(
+            others,
+            Some((Level::Ok, "TCX: cil_from_netdev; clsact filters: bpf")),
+        );
+    }
+
+    #[test]
+    fn gro_matters_on_hardware() {
+        let off = BTreeMap::from([("rx-gro".to_owned(), false)]);
+        check(
+            receive_offload(&nic(), &off),
+            Some((Level::Warn, "GRO is off")),
+        );
+        check(receive_offload(&nic(), &BTreeMap::new()), None);
+        let veth = Link {
+            kind: Some("veth".to_owned()),
+            ..nic()
+        };
+        check(receive_offload(&veth, &off), None);
+    }
+
+    #[test]
+    fn the_loopback_is_better_off_with_gso() {
+        let lo = Link {
+            loopback: true,
+            mtu: 65_536,
+            ..nic()
+        };
+        check(loopback(&lo, None), Some((Level::Warn, "cut into pieces")));
+        check(loopback(&lo, Some(1400)), None);
+        check(loopback(&Link { mtu: 1500, ..lo }, None), None);
+    }
+}

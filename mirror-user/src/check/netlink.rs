@@ -1,0 +1,247 @@
+//! What the kernel says of links, routes and addresses, through netlink and ethtool.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+
+use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
+use futures_util::{Stream, TryStreamExt as _};
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMetric};
+use rtnetlink::packet_route::tc::TcAttribute;
+use rtnetlink::{Handle, RouteMessageBuilder, new_connection};
+
+/// `IFLA_GRO_MAX_SIZE`, which the crate does not name.
+const GRO_MAX_SIZE: u16 = 58;
+
+/// A link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) name: String,
+    pub(super) index: u32,
+    pub(super) up: bool,
+    pub(super) mtu: u32,
+    pub(super) loopback: bool,
+    /// Whether its packets have Ethernet headers.
+    pub(super) ethernet: bool,
+    /// `veth`, `wireguard` and so on; nothing for hardware.
+    pub(super) kind: Option<String>,
+    /// How an XDP program is attached, if one is.
+    pub(super) xdp: Option<&'static str>,
+    /// The largest packets that it merges or sends, in bytes.
+    pub(super) largest: u32,
+}
+
+/// What a route lookup answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) interface: u32,
+    pub(super) source: Option<IpAddr>,
+    pub(super) mtu: Option<u32>,
+    pub(super) advmss: Option<u32>,
+}
+
+/// An address of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostAddress {
+    pub(super) interface: u32,
+    pub(super) ip: IpAddr,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Netlink(Handle);
+
+impl Netlink {
+    pub(super) fn open() -> io::Result<Self> {
+        let (connection, handle, _) = new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    pub(super) async fn link(&self, name: &str) -> Option<Link> {
+        let request = self.0.link().get().match_name(name.to_owned());
+        first(request.execute()).await.map(|message| link(&message))
+    }
+
+    pub(super) async fn link_by_index(&self, index: u32) -> Option<Link> {
+        let request = self.0.link().get().match_index(index);
+        first(request.execute()).await.map(|message| link(&message))
+    }
+
+    /// Every address of this host.
+    pub(super) async fn addresses(&self) -> Vec<HostAddress> {
+        let messages = self.0.address().get().execute();
+        let messages: Vec<_> = messages.try_collect().await.unwrap_or_default();
+        let of = |message: &rtnetlink::packet_route::address::AddressMessage| {
+            // On point-to-point links `Address` is the peer's.
+            let local = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Local(ip) => Some(*ip),
+                    _ => None,
+                });
+            let ip = local.or_else(|| {
+                message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Address(ip) => Some(*ip),
+                        _ => None,
+                    })
+            });
+            Some(HostAddress {
+                interface: message.header.index,
+                ip: ip?,
+            })
+        };
+        messages.iter().filter_map(of).collect()
+    }
+
+    /// The way to `ip`, by the kernel's own routing.
+    pub(super) async fn route(&self, ip: IpAddr) -> Option<Route> {
+        let prefix = if ip.is_ipv4() { 32 } else { 128 };
+        let builder = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(ip, prefix)
+            .ok()?;
+        let route = first(self.0.route().get(builder.build()).execute()).await?;
+        let mut found = Route {
+            interface: 0,
+            source: None,
+            mtu: None,
+            advmss: None,
+        };
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => found.interface = *index,
+                RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => {
+                    found.source = Some((*v4).into())
+                }
+                RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => {
+                    found.source = Some((*v6).into())
+                }
+                RouteAttribute::Metrics(metrics) => {
+                    for metric in metrics {
+                        match metric {
+                            RouteMetric::Mtu(mtu) => found.mtu = Some(*mtu),
+                            RouteMetric::Advmss(advmss) => found.advmss = Some(*advmss),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
+    /// Kinds of the filters that hang on a link's clsact qdisc, both directions.
+    pub(super) async fn clsact_filters(&self, index: u32) -> Vec<String> {
+        let index = i32::try_from(index).unwrap_or_default();
+        let mut kinds = Vec::new();
+        for egress in [false, true] {
+            let request = self.0.traffic_filter(index).get();
+            let request = if egress {
+                request.egress()
+            } else {
+                request.ingress()
+            };
+            let filters: Vec<_> = request.execute().try_collect().await.unwrap_or_default();
+            for kind in filters.iter().flat_map(|filter| &filter.attributes) {
+                if let TcAttribute::Kind(kind) = kind
+                    && !kinds.contains(kind)
+                {
+                    kinds.push(kind.clone());
+                }
+            }
+        }
+        kinds
+    }
+}
+
+async fn first<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Option<T> {
+    std::pin::pin!(stream).try_next().await.ok().flatten()
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let layer = message.header.link_layer_type;
+    let loopback = layer == LinkLayerType::Loopback;
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback,
+        ethernet: loopback || layer == LinkLayerType::Ether,
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
+            LinkAttribute::Xdp(facts) => link.xdp = xdp(facts),
+            LinkAttribute::GsoMaxSize(size) => link.largest = link.largest.max(*size),
+            LinkAttribute::Other(other) => link.largest = link.largest.max(gro_max_size(other)),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn kind(infos: &[LinkInfo]) -> Option<String> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind.clone()),
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+fn xdp(facts: &[LinkXdp]) -> Option<&'static str> {
+    facts.iter().find_map(|fact| match fact {
+        LinkXdp::Attached(XdpAttached::None) => None,
+        LinkXdp::Attached(XdpAttached::Driver) => Some("native"),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some("generic"),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some("offloaded"),
+        LinkXdp::Attached(_) => Some("several"),
+        _ => None,
+    })
+}
+
+fn gro_max_size(attribute: &impl rtnetlink::packet_core::Nla) -> u32 {
+    let mut value = [0; 4];
+    if attribute.kind() != GRO_MAX_SIZE || attribute.value_len() != value.len() {
+        return 0;
+    }
+    attribute.emit_value(&mut value);
+    u32::from_ne_bytes(value)
+}
+
+/// The offloads of a link and whether each is on, by the kernel's names; nothing when it cannot
+/// tell.
+pub(super) async fn offloads(interface: &str) -> BTreeMap<String, bool> {
+    let Ok((connection, mut handle, _)) = ethtool::new_connection() else {
+        return BTreeMap::new();
+    };
+    let connection = tokio::spawn(connection);
+    let answers = handle.feature().get(Some(interface)).execute().await;
+    let answers: Vec<_> = answers.try_collect().await.unwrap_or_default();
+    connection.abort();
+    let mut offloads = BTreeMap::new();
+    for attribute in answers.into_iter().flat_map(|answer| answer.payload.nlas) {
+        match attribute {
+            EthtoolAttr::Feature(EthtoolFeatureAttr::Active(active)) => {
+                offloads.extend(active.into_iter().map(|bit| (bit.name, bit.value)));
+            }
+            // Everything that there is; what is on follows.
+            EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(there)) => {
+                for bit in there {
+                    offloads.entry(bit.name).or_insert(false);
+                }
+            }
+            _ => {}
+        }
+    }
+    offloads
+}
