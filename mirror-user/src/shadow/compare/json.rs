@@ -111,6 +111,9 @@ impl Number {
     /// How far apart two numbers are; between whole numbers nothing is rounded before they are
     /// subtracted.
     pub fn distance(self, other: Self) -> f64 {
+        if let (Self::Float(a), Self::Float(b)) = (self, other) {
+            return (a - b).abs();
+        }
         match (self.whole(), other.whole()) {
             (Some(a), Some(b)) => a.abs_diff(b) as f64,
             _ => (self.as_f64() - other.as_f64()).abs(),
