@@ -116,17 +116,15 @@ pub struct Bar {
     pub shadow: f64,
 }
 
-/// A number that stands out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A number that stands out, with what the other leg said in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Unusual {
     /// The exchange.
     pub id: uuid::Uuid,
-    /// `production` or `shadow`: who said it.
-    pub leg: &'static str,
-    /// What it said.
-    pub value: f64,
-    /// What the other one said in its place.
-    pub other: Option<f64>,
+    /// What production said.
+    pub production: Option<f64>,
+    /// What the shadow said.
+    pub shadow: Option<f64>,
 }
 
 /// What one element of a prediction says.
@@ -325,12 +323,19 @@ fn changes(counts: HashMap<(String, String), u64>) -> Vec<Change> {
 fn numbers(samples: &[Sample; 2], ends: &[Ends; 2]) -> Numbers {
     let sorted = [samples[0].sorted(), samples[1].sorted()];
     let spreads = [0, 1].map(|leg| spread(&samples[leg], &sorted[leg]));
-    let mut unusual = Vec::new();
-    for (leg, name) in ["production", "shadow"].into_iter().enumerate() {
-        if let Some(spread) = spreads[leg] {
-            unusual.extend(ends[leg].outside(&spread, name));
+    let mut unusual: Vec<Unusual> = Vec::new();
+    for (leg, spread) in spreads.iter().enumerate() {
+        for found in spread
+            .iter()
+            .flat_map(|spread| ends[leg].outside(spread, leg))
+        {
+            if !unusual.contains(&found) {
+                unusual.push(found);
+            }
         }
     }
+    let said = |unusual: &Unusual| unusual.production.or(unusual.shadow).unwrap_or_default();
+    unusual.sort_by(|a, b| said(a).total_cmp(&said(b)));
     Numbers {
         production: spreads[0],
         shadow: spreads[1],
@@ -406,15 +411,21 @@ impl Ends {
         }
     }
 
-    fn outside(&self, spread: &Spread, leg: &'static str) -> Vec<Unusual> {
+    fn outside(&self, spread: &Spread, leg: usize) -> Vec<Unusual> {
         let fence = 3.0 * (spread.p75 - spread.p25);
         let low = self.low.iter().filter(|(v, ..)| *v < spread.p25 - fence);
         let high = self.high.iter().filter(|(v, ..)| *v > spread.p75 + fence);
-        let unusual = low.chain(high).map(|&(value, other, id)| Unusual {
-            id,
-            leg,
-            value,
-            other,
+        let unusual = low.chain(high).map(|&(value, other, id)| {
+            let value = Some(value);
+            let (production, shadow) = match leg {
+                0 => (value, other),
+                _ => (other, value),
+            };
+            Unusual {
+                id,
+                production,
+                shadow,
+            }
         });
         unusual.collect()
     }
@@ -484,9 +495,8 @@ mod tests {
         let numbers = gathered(&pairs).numbers.unwrap();
         let expected = Unusual {
             id: uuid::Uuid::from_u128(100),
-            leg: "shadow",
-            value: 1000.5,
-            other: Some(5.0),
+            production: Some(5.0),
+            shadow: Some(1000.5),
         };
         assert_eq!(numbers.unusual, [expected]);
         let shares: f64 = numbers.histogram.iter().map(|bar| bar.shadow).sum();

@@ -14,7 +14,7 @@ use crate::shadow::compare::short;
 const WIDTH: u16 = 96;
 
 /// Rows of a list that are shown; `--output json` has all.
-const ROWS: usize = 8;
+const ROWS: usize = 10;
 
 /// Characters of a histogram's longest bar.
 const BAR: f64 = 24.0;
@@ -98,7 +98,7 @@ fn overview(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         "compared".into(),
         count(service.compared),
         match (service.first, service.last) {
-            (Some(first), Some(last)) => format!("{} to {} UTC", minute(first), minute(last)),
+            (Some(first), Some(last)) => span(first, last),
             _ => "nothing yet".into(),
         },
     ]);
@@ -107,11 +107,9 @@ fn overview(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         table.add_row(["agreement".into(), percent(share), interval]);
     }
     if let Some(score) = service.mean_score {
-        let words = format!(
-            "mean score of the {} that are not errors",
-            count(service.compared - verdicts.error)
-        );
-        table.add_row(["alike".into(), percent(score), words]);
+        let judged = count(service.compared - verdicts.error);
+        let words = format!("mean of the {judged} that are not errors; 1 = equal");
+        table.add_row(["score".into(), format!("{score:.4}"), words]);
     }
     if verdicts.different > 0 {
         let words = "answers that are not equal by the service's rules".to_owned();
@@ -127,6 +125,11 @@ fn overview(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
     ]);
     if let Some(fidelity) = &service.fidelity {
         table.add_row(["fidelity".into(), percent(fidelity.ratio), seen(fidelity)]);
+        let drops = &fidelity.ledger.drops;
+        let dropped = drops.values().sum();
+        if dropped > 0 {
+            table.add_row(["dropped".into(), count(dropped), by_reason(drops)]);
+        }
     }
     if service.both_failed > 0 {
         let words = "answered with 5xx by both, equal or not".to_owned();
@@ -143,13 +146,8 @@ fn overview(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
 fn seen(fidelity: &Fidelity) -> String {
     let ledger = &fidelity.ledger;
     let (compared, seen) = (count(ledger.compared), count(ledger.seen));
-    let since = minute(ledger.since);
-    let mut words = format!("{compared} of {seen} seen since {since} UTC");
-    if !ledger.drops.is_empty() {
-        words.push_str("; dropped: ");
-        words.push_str(&by_reason(&ledger.drops));
-    }
-    words
+    let since = second(ledger.since);
+    format!("compared {compared} of {seen} seen since {since} UTC")
 }
 
 fn by_reason(counts: &BTreeMap<String, u64>) -> String {
@@ -260,18 +258,23 @@ fn labels(f: &mut fmt::Formatter<'_>, predictions: &Predictions) -> fmt::Result 
         |leg: fn(&super::LabelCount) -> u64| -> u64 { predictions.labels.iter().map(leg).sum() };
     let totals = [total(|label| label.production), total(|label| label.shadow)];
     let share = |n: u64, leg: usize| n as f64 / totals[leg].max(1) as f64;
+    let all = predictions.labels.iter();
+    let most = all
+        .map(|label| share(label.production, 0).max(share(label.shadow, 1)))
+        .fold(f64::MIN_POSITIVE, f64::max);
     let mut table = plain();
     table.set_header(["label", "production", "", "shadow", "", "points"]);
     for label in predictions.labels.iter().take(ROWS) {
         let (p, s) = (share(label.production, 0), share(label.shadow, 1));
-        let points = format!("{:+.2}", (s - p) * 100.0);
+        // Rounded before it is printed: there is no -0.00.
+        let points = ((s - p) * 1e4).round() / 100.0 + 0.0;
         table.add_row([
             cut(&label.label),
             percent(p),
-            bar(p),
+            bar(p / most),
             percent(s),
-            bar(s),
-            points,
+            bar(s / most),
+            format!("{points:+.2}"),
         ]);
     }
     right(&mut table, 1..2);
@@ -283,9 +286,9 @@ fn labels(f: &mut fmt::Formatter<'_>, predictions: &Predictions) -> fmt::Result 
         return Ok(());
     }
     let mut table = plain();
+    table.set_header(["times", "production", "shadow"]);
     for change in predictions.changes.iter().take(ROWS) {
-        let words = format!("{} became {}", cut(&change.from), cut(&change.to));
-        table.add_row([count(change.count), words]);
+        table.add_row([count(change.count), cut(&change.from), cut(&change.to)]);
     }
     right(&mut table, 0..1);
     show(f, "Labels that changed", &table)?;
@@ -365,17 +368,13 @@ fn unusual(f: &mut fmt::Formatter<'_>, numbers: &Numbers) -> fmt::Result {
         return Ok(());
     }
     let mut table = plain();
-    table.set_header(["said by", "value", "the other", "exchange"]);
+    table.set_header(["production", "shadow", "exchange"]);
     for unusual in &numbers.unusual {
-        let other = unusual.other.map_or_else(|| "-".into(), figure);
-        table.add_row([
-            unusual.leg.to_owned(),
-            figure(unusual.value),
-            other,
-            unusual.id.to_string(),
-        ]);
+        let said = [unusual.production, unusual.shadow];
+        let [production, shadow] = said.map(|said| said.map_or_else(|| "-".into(), figure));
+        table.add_row([production, shadow, unusual.id.to_string()]);
     }
-    right(&mut table, 1..3);
+    right(&mut table, 0..2);
     show(f, "Unusually low and high ones", &table)
 }
 
@@ -465,7 +464,17 @@ fn cut(text: &str) -> String {
     }
 }
 
+/// A span of time to the second, the date said once where it is one.
+fn span(from: jiff::Timestamp, to: jiff::Timestamp) -> String {
+    let (from, to) = (second(from), second(to));
+    let end = match (from.split_once(' '), to.split_once(' ')) {
+        (Some((day, _)), Some((last_day, time))) if day == last_day => time,
+        _ => &to,
+    };
+    format!("{from} to {end} UTC")
+}
+
 /// A time to the second.
-fn minute(time: jiff::Timestamp) -> String {
+fn second(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
