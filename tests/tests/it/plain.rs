@@ -2,11 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use tests::{
-    Answers, Client, Mood, Request, Server, Topology, eventually, pattern, privileged, sha256,
+    Answers, Client, Home, Mood, Request, Server, Topology, binary, eventually, pattern,
+    privileged, sha256,
 };
 
 /// Everything that the other tests ask of HTTP, over IPv4 and IPv6.
@@ -148,5 +150,29 @@ fn the_node_does_not_route() -> Result<()> {
     net.node.sysctl("net/ipv4/ip_forward", "1")?;
     let client = Client::new(&net.client, address, &Answers::of("v13"));
     client.connect()?.exchange(&Request::get("/bytes/10"))?;
+    Ok(())
+}
+
+/// What the harness starts modelmirror with is what a user could write.
+#[test]
+fn the_configs_are_accepted() -> Result<()> {
+    let home = Home::new()?;
+    for (name, config) in [
+        ("node", home.node_config()),
+        ("shadow", home.shadow_config()),
+    ] {
+        let path = home.path().join(name);
+        std::fs::write(&path, config.to_string())?;
+        let check = ["config", "check", "--for", name, "--config"];
+        let output = Command::new(binary("modelmirror")?)
+            .args(check)
+            .arg(&path)
+            .output()?;
+        assert!(
+            output.status.success(),
+            "{config}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
     Ok(())
 }
