@@ -1,6 +1,7 @@
 //! The command line.
 
 mod commands;
+mod daemons;
 mod logging;
 mod signals;
 
@@ -12,9 +13,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::dataplane::Mechanism;
 use crate::{config, daemon};
-
-pub use signals::Signals;
 
 /// Exit code for a config that is refused; clap uses the same for bad arguments.
 const BAD_CONFIG: u8 = 2;
@@ -72,6 +72,9 @@ enum Command {
         /// Take the programs and maps away when the daemon stops
         #[arg(long)]
         detach_on_exit: bool,
+        /// How to attach [default: tcx where the kernel has it (6.6), else clsact]
+        #[arg(long, value_enum)]
+        attach: Option<Attach>,
     },
     /// Run the agent on a shadow host
     Shadow {
@@ -112,6 +115,22 @@ enum Command {
     },
 }
 
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Attach {
+    Tcx,
+    Clsact,
+}
+
+impl From<Attach> for Mechanism {
+    fn from(attach: Attach) -> Self {
+        match attach {
+            Attach::Tcx => Self::Tcx,
+            Attach::Clsact => Self::Clsact,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The config file
@@ -147,14 +166,9 @@ enum MirrorChange {
 #[derive(Debug, Args)]
 struct ReportArgs {
     /// The agent's config: its record_dir is read
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "records",
-        conflicts_with = "records"
-    )]
+    #[arg(long, value_name = "FILE", conflicts_with = "records")]
     config: Option<PathBuf>,
-    /// The folder of the records
+    /// The folder of the records [default: /var/log/modelmirror]
     #[arg(long, value_name = "DIR")]
     records: Option<PathBuf>,
     /// Only this service
@@ -270,42 +284,24 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Run {
             file,
             detach_on_exit,
+            attach,
         } => {
             logging::start(global.log_format == Output::Json);
-            let node = config::read_node(&file.config)?;
-            let options = daemon::Options {
+            daemons::run(daemon::Options {
                 config: file.config,
                 detach_on_exit,
-                mechanism: None,
-            };
-            block_on(async {
-                let mut signals = Signals::listen()?;
-                let shutdown = signals.shutdown();
-                let (asked, reload) = tokio::sync::mpsc::channel(1);
-                tokio::spawn(async move {
-                    loop {
-                        signals.reload().await;
-                        let _ = asked.try_send(());
-                    }
-                });
-                daemon::run(node, options, shutdown, reload).await
-            })?;
-            Ok(ExitCode::SUCCESS)
+                mechanism: attach.map(Mechanism::from),
+            })
         }
         Command::Shadow { file } => {
             logging::start(global.log_format == Output::Json);
-            let shadow = config::read_shadow(&file.config)?;
-            let _ = shadow;
-            anyhow::bail!("not built yet")
+            daemons::shadow(&file.config)
         }
         Command::Check { file, probe_tls } => commands::check(&printer, &file.config, probe_tls),
         Command::Status { service } => commands::status(&printer, socket(global), service),
         Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
         Command::Off { config } => commands::off(&printer, global, config),
-        Command::Report(arguments) => {
-            let _ = arguments;
-            anyhow::bail!("not built yet")
-        }
+        Command::Report(arguments) => commands::report(&printer, arguments),
         Command::Config { command } => commands::config(&printer, command),
     }
 }
@@ -366,7 +362,8 @@ mod tests {
         check("off", Ok(()));
         check("report --config shadow.toml", Ok(()));
         check("report --records /var/log/modelmirror --service a", Ok(()));
-        check("report", Err("--config"));
+        check("report", Ok(()));
+        check("report --config a --records b", Err("cannot be used with"));
         check("config default --for shadow", Ok(()));
         check("config check --config node.toml", Ok(()));
     }

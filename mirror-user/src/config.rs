@@ -33,6 +33,8 @@ pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";
 pub const PIN_DIR: &str = "/sys/fs/bpf/modelmirror";
 /// Where what the command line set is kept unless the config says otherwise.
 pub const STATE_DIR: &str = "/var/lib/modelmirror";
+/// Where records are written unless the config says otherwise.
+pub const RECORD_DIR: &str = "/var/log/modelmirror";
 
 /// Reads a token file: the only thing outside the text that a config needs.
 pub type Secret<'a> = &'a dyn Fn(&Path) -> Result<String, Fault>;

@@ -7,11 +7,15 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{ConfigCommand, Global, MirrorChange, Output, Printer, block_on, complain, print_text};
+use super::{
+    ConfigCommand, Global, MirrorChange, Output, Printer, ReportArgs, block_on, complain,
+    print_text,
+};
 use crate::check;
 use crate::config::{self, File};
 use crate::control::{Change, Client, ClientError, Done};
 use crate::dataplane;
+use crate::shadow::report::summarize;
 use crate::state::{Overrides, State};
 
 impl fmt::Display for Done {
@@ -205,4 +209,15 @@ pub(super) fn check(printer: &Printer, path: &Path, probe_tls: bool) -> anyhow::
         ExitCode::FAILURE
     };
     Ok(code)
+}
+
+pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result<ExitCode> {
+    let records = match (arguments.records, arguments.config) {
+        (Some(records), _) => records,
+        (None, Some(file)) => config::read_shadow(&file)?.record_dir,
+        (None, None) => config::RECORD_DIR.into(),
+    };
+    let report = summarize(&records, arguments.service.as_deref())?;
+    printer.print(&report)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,16 +1,30 @@
-//! Signals as futures: stop, and read the config again.
+//! Signals: stop, and read the config again.
 
 use std::io;
 use std::process;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
-/// SIGINT and SIGTERM: the first asks to stop, the second does not ask.
+/// What signals ask for.
 #[derive(Debug)]
-pub struct Signals {
-    stop: watch::Receiver<bool>,
-    reload: Signal,
+pub(super) struct Signals {
+    /// SIGINT and SIGTERM: the first asks to stop, the second does not ask.
+    pub(super) shutdown: Shutdown,
+    /// A message for each SIGHUP; those that come while one waits are the same as that one.
+    pub(super) reload: mpsc::Receiver<()>,
+}
+
+/// Whether we were asked to stop.
+#[derive(Clone, Debug)]
+pub(super) struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Ends when we were.
+    pub(super) async fn asked(mut self) {
+        // Without its sender nobody could ask any more: then stop, too.
+        let _ = self.0.wait_for(|&stop| stop).await;
+    }
 }
 
 impl Signals {
@@ -18,43 +32,33 @@ impl Signals {
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub fn listen() -> io::Result<Self> {
+    pub(super) fn listen() -> io::Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let (asked, stop) = watch::channel(false);
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (stop, asked) = watch::channel(false);
+        let (reload, reloads) = mpsc::channel(1);
         tokio::spawn(async move {
-            for times in 0.. {
+            loop {
                 let name = tokio::select! {
                     _ = interrupt.recv() => "SIGINT",
                     _ = terminate.recv() => "SIGTERM",
+                    _ = hangup.recv() => {
+                        tracing::info!("SIGHUP: reading the config again");
+                        let _ = reload.try_send(());
+                        continue;
+                    }
                 };
-                if times > 0 {
+                if stop.send_replace(true) {
                     tracing::warn!("{name} again: stopping at once");
                     process::exit(1);
                 }
                 tracing::info!("{name}: stopping");
-                asked.send_replace(true);
             }
         });
         Ok(Self {
-            stop,
-            reload: signal(SignalKind::hangup())?,
+            shutdown: Shutdown(asked),
+            reload: reloads,
         })
-    }
-
-    /// Ends with the first SIGINT or SIGTERM.
-    pub fn shutdown(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut stop = self.stop.clone();
-        async move {
-            // Without its sender nobody could ask any more: then stop, too.
-            let _ = stop.wait_for(|&stop| stop).await;
-        }
-    }
-
-    /// Ends with the next SIGHUP.
-    pub async fn reload(&mut self) {
-        if self.reload.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
     }
 }

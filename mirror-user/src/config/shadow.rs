@@ -83,7 +83,7 @@ impl Typed {
             token,
             allow: root.required_list("allow", "allow = [\"10.0.0.5/32\"]", values::network),
             record_dir: root
-                .or("record_dir", "/var/log/modelmirror".into(), values::path)
+                .or("record_dir", super::RECORD_DIR.into(), values::path)
                 .into_inner(),
             record_limit: root.or("record_limit", 10 << 30, values::size).into_inner(),
             memory: root.or("memory", 1 << 30, values::size),
