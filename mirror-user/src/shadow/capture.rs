@@ -121,6 +121,7 @@ struct Table {
     classifier: Classifier,
     taps: HashMap<IpAddr, Tap>,
     not_allowed: u64,
+    renamed: bool,
 }
 
 impl Capture {
@@ -144,6 +145,7 @@ impl Capture {
                 classifier: Classifier::new(&config.services),
                 taps: HashMap::new(),
                 not_allowed: 0,
+                renamed: false,
             },
         })
     }
@@ -178,6 +180,11 @@ impl Capture {
     /// The taps heard so far.
     pub fn taps(&self) -> impl Iterator<Item = (IpAddr, &Tap)> {
         self.table.taps.iter().map(|(&address, tap)| (address, tap))
+    }
+
+    /// Whether a tap has named a new version of production since this was last asked.
+    pub fn take_renamed(&mut self) -> bool {
+        std::mem::take(&mut self.table.renamed)
     }
 
     /// Moves the ledgers on: call it about once a second.
@@ -258,7 +265,12 @@ impl Table {
         };
         match decode(received.payload) {
             Ok(Datagram::Geneve { header, payload }) => match header.inner {
-                Inner::Control => return tap.control(payload),
+                Inner::Control => {
+                    self.renamed |= tap.control(payload);
+                    // Whatever an allowed peer says is echoed, so that a newer daemon finds an
+                    // older agent alive.
+                    return true;
+                }
                 Inner::Packet => {
                     let copy = self.classifier.geneve(address, &header, payload);
                     let outcome = copy.outcome(overloaded);
@@ -296,23 +308,23 @@ fn allowed_tap<'a>(
 }
 
 impl Tap {
-    /// A control packet; anything from an allowed peer is echoed, so that a newer daemon sees an
-    /// older agent live.
+    /// Takes a control packet in; says whether it names a new version of production.
     fn control(&mut self, payload: &[u8]) -> bool {
-        match TapReport::parse(payload) {
-            Ok(report) => {
-                self.strays[Stray::Control as usize] += 1;
-                self.ledger.report(report.boot, &report.cpus);
-                for service in report.services {
-                    if self.services.len() < MAX_SERVICES || self.services.contains_key(&service.id)
-                    {
-                        self.services.insert(service.id, service);
-                    }
-                }
+        let Ok(report) = TapReport::parse(payload) else {
+            self.strays[Stray::BadControl as usize] += 1;
+            return false;
+        };
+        self.strays[Stray::Control as usize] += 1;
+        self.ledger.report(report.boot, &report.cpus);
+        let mut renamed = false;
+        for service in report.services {
+            let known = self.services.get(&service.id);
+            renamed |= known.is_none_or(|known| known.stable_version != service.stable_version);
+            if known.is_some() || self.services.len() < MAX_SERVICES {
+                self.services.insert(service.id, service);
             }
-            Err(_) => self.strays[Stray::BadControl as usize] += 1,
         }
-        true
+        renamed
     }
 }
 

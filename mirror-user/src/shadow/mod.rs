@@ -1,14 +1,17 @@
 //! The agent on the shadow host, in the order a request travels: capture, stream, http, exchange,
 //! replay, compare, record, report.
 
+pub mod agent;
 pub mod capture;
 pub mod compare;
 pub mod exchange;
 pub mod http;
+pub mod join;
 pub mod ledger;
 pub mod memory;
 pub mod message;
 pub mod record;
+pub mod replay;
 pub mod report;
 pub mod requests;
 pub mod stream;

@@ -1,0 +1,181 @@
+//! The agent put together.
+//!
+//! ```text
+//!   capture thread:  datagrams -> segments -> exchanges ──events──┐
+//!   runtime:         dispatcher <─────────────────────────────────┘
+//!                        └─> replay, a task per connection ──> join ──> compare, record
+//! ```
+//!
+//! The capture never waits for the rest: what the rest cannot take is received, counted and
+//! dropped. The memory account bounds what is under way, the backlog bounds the events.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use self::dispatch::Dispatcher;
+use self::intake::Intake;
+use self::judge::Judge;
+use super::capture::Capture;
+use super::memory::Memory;
+use super::replay::{Load, Replay};
+use crate::admin::{self, Readiness};
+use crate::{config, metrics};
+
+mod dispatch;
+mod intake;
+mod judge;
+
+/// How long the agent goes on with what it has begun when it is asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often figures are shown and ledgers written.
+const SHOW: Duration = Duration::from_secs(1);
+
+/// Runs the agent until `shutdown`.
+///
+/// # Errors
+/// When an address cannot be bound or the records' folder cannot be made, and when the tunnel's
+/// socket fails later on.
+pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    Agent::open(config).await?.run(shutdown).await
+}
+
+/// An agent that listens, but does not work yet.
+pub struct Agent {
+    capture: Capture,
+    admin: TcpListener,
+    judge: Arc<Judge>,
+    memory: Memory,
+    config: config::Shadow,
+}
+
+impl Agent {
+    /// Binds everything.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or the records' folder cannot be made.
+    pub async fn open(config: config::Shadow) -> anyhow::Result<Self> {
+        let capture = Capture::open(&config)?;
+        let address = config.admin;
+        let admin = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on TCP {address} for `admin`: choose another port")
+        })?;
+        let judge = Arc::new(Judge::new(&config)?);
+        Ok(Self {
+            capture,
+            admin,
+            judge,
+            memory: Memory::new(config.memory),
+            config,
+        })
+    }
+
+    /// Where the tunnel ends.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn tunnel_address(&self) -> std::io::Result<SocketAddr> {
+        self.capture.local_address()
+    }
+
+    /// Where /metrics is.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The agent's metrics.
+    pub fn metrics(&self) -> metrics::Agent {
+        self.judge.metrics().clone()
+    }
+
+    /// Works until `shutdown`, then finishes what it has begun, within 5 s.
+    ///
+    /// # Errors
+    /// When the tunnel's socket fails.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self {
+            capture,
+            admin,
+            judge,
+            memory,
+            config,
+        } = self;
+        let clock = Instant::now();
+        let replays: Vec<_> = config
+            .services
+            .iter()
+            .map(|service| Replay::new(service, memory.clone(), clock, Arc::clone(&judge)))
+            .collect();
+        let loads = replays.iter().map(Replay::load).collect();
+        let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
+        let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
+        let dispatched = tokio::spawn(dispatcher.run(events));
+        let shown = tokio::spawn(show(Arc::clone(&judge), memory, loads));
+        let served = serve_admin(admin, &judge, &intake);
+
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            ended = intake.ended() => ended,
+        };
+        let stopped = intake.stop().await;
+        served.abort();
+        let replays = dispatched.await.context("the dispatcher panicked")?;
+        drain(replays, &judge).await;
+        shown.abort();
+        finish(judge).await;
+        ended.and(stopped)
+    }
+}
+
+fn serve_admin(
+    listener: TcpListener,
+    judge: &Judge,
+    intake: &Intake,
+) -> JoinHandle<std::io::Result<()>> {
+    let alive = intake.alive();
+    let registry = judge.metrics().registry().clone();
+    let ready = move || match alive() {
+        true => Readiness::Ready,
+        false => Readiness::NotReady("the capture thread has stopped".into()),
+    };
+    tokio::spawn(admin::serve(listener, registry, ready))
+}
+
+/// Shows the figures and writes the ledgers, once a second.
+async fn show(judge: Arc<Judge>, memory: Memory, loads: Vec<Arc<Load>>) {
+    let mut interval = tokio::time::interval(SHOW);
+    loop {
+        interval.tick().await;
+        judge.show(&memory, &loads);
+    }
+}
+
+/// Sends what is queued, compares what is answered; the rest is dropped as shutdown.
+async fn drain(replays: Vec<Replay<Judge>>, judge: &Arc<Judge>) {
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    for replay in replays {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        replay.drain(left).await;
+    }
+    // Comparisons that run elsewhere end by themselves.
+    let _ = tokio::time::timeout_at(deadline, judge.idle()).await;
+}
+
+/// Closes the ledgers and writes what waits to be written.
+async fn finish(judge: Arc<Judge>) {
+    judge.finish();
+    // The recorder writes when it is dropped, which may take its time.
+    let dropped = tokio::task::spawn_blocking(move || drop(judge));
+    let _ = tokio::time::timeout(DRAIN, dropped).await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! Takes the exchange table's events and starts what follows from them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mirror_common::tunnel::Arm;
+use tokio::sync::mpsc::UnboundedReceiver;
+use uuid::Uuid;
+
+use super::judge::Judge;
+use crate::shadow::exchange::{ConnectionId, Event};
+use crate::shadow::join::{Origin, Pair, Pending};
+use crate::shadow::message::{DropReason, ExchangeId};
+use crate::shadow::replay::{Job, QueueFull, Replay};
+
+pub(super) struct Dispatcher {
+    replays: Vec<Replay<Judge>>,
+    judge: Arc<Judge>,
+    backlog: Arc<AtomicUsize>,
+    /// The service of each connection that has a queue.
+    connections: HashMap<ConnectionId, usize>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        replays: Vec<Replay<Judge>>,
+        judge: Arc<Judge>,
+        backlog: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            replays,
+            judge,
+            backlog,
+            connections: HashMap::new(),
+        }
+    }
+
+    /// Dispatches until there are no more events; gives the replays back to be drained.
+    pub(super) async fn run(
+        mut self,
+        mut events: UnboundedReceiver<Vec<Event>>,
+    ) -> Vec<Replay<Judge>> {
+        while let Some(batch) = events.recv().await {
+            self.backlog.fetch_sub(batch.len(), Ordering::Relaxed);
+            self.dispatch(batch);
+        }
+        self.replays
+    }
+
+    fn dispatch(&mut self, batch: Vec<Event>) {
+        let judge = Arc::clone(&self.judge);
+        let time = jiff::Timestamp::now();
+        let mut pairs = Vec::new();
+        let mut pending = judge.pending();
+        for event in batch {
+            pairs.extend(self.event(&mut pending, time, event));
+        }
+        drop(pending);
+        for pair in pairs {
+            judge.complete(pair);
+        }
+    }
+
+    fn event(
+        &mut self,
+        pending: &mut Pending,
+        time: jiff::Timestamp,
+        event: Event,
+    ) -> Option<Pair> {
+        match event {
+            Event::Seen { id, service } => {
+                self.judge.seen(service);
+                pending.seen(id, service);
+            }
+            Event::Request {
+                id,
+                connection,
+                service,
+                tap,
+                client,
+                arm,
+                request,
+            } => {
+                let origin = Origin {
+                    service,
+                    tap,
+                    client,
+                    time,
+                };
+                let job = Job {
+                    exchange: id,
+                    id: Uuid::now_v7(),
+                    request,
+                };
+                self.request(pending, arm, origin, connection, job);
+            }
+            Event::Response { id, response } => return pending.response(id, response),
+            Event::Dropped { id, reason } => {
+                if let Some(dropped) = pending.dropped(id, reason) {
+                    self.judge.dropped(dropped);
+                }
+            }
+            Event::Closed { connection } => self.close(connection),
+        }
+        None
+    }
+
+    fn request(
+        &mut self,
+        pending: &mut Pending,
+        arm: Arm,
+        origin: Origin,
+        connection: ConnectionId,
+        job: Job,
+    ) {
+        let id = job.exchange;
+        if arm != Arm::Stable {
+            self.discard(pending, id, DropReason::OtherArm);
+            return;
+        }
+        let Some(replay) = self.replays.get_mut(origin.service) else {
+            return;
+        };
+        pending.request(id, origin);
+        match replay.push(connection, job) {
+            Ok(()) => {
+                self.connections.insert(connection, origin.service);
+            }
+            Err(QueueFull) => self.discard(pending, id, DropReason::QueueFull),
+        }
+    }
+
+    fn discard(&self, pending: &mut Pending, id: ExchangeId, reason: DropReason) {
+        if let Some(dropped) = pending.discard(id, reason) {
+            self.judge.dropped(dropped);
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        let service = self.connections.remove(&connection);
+        if let Some(replay) = service.and_then(|service| self.replays.get_mut(service)) {
+            replay.close(connection);
+        }
+    }
+}

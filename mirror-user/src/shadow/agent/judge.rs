@@ -1,0 +1,236 @@
+//! Where the three parts of an exchange meet: joined, compared, recorded, counted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mirror_common::tunnel::Arm;
+use tokio::sync::watch;
+
+use crate::config;
+use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
+use crate::shadow::compare::{Comparer, Slices};
+use crate::shadow::join::{Dropped, Pair, Pending};
+use crate::shadow::memory::Memory;
+use crate::shadow::message::{Exchange, ExchangeId};
+use crate::shadow::record::Recorder;
+use crate::shadow::replay::{Answered, Load, Sink};
+use crate::shadow::report::LedgerFile;
+use crate::shadow::requests::RequestLedger;
+
+/// Answers of more bytes than this, together, are compared on a thread of their own: others wait
+/// for the runtime meanwhile, and their latency is measured there.
+const LARGE: usize = 256 << 10;
+
+/// The version of production before its tap has said one.
+const UNKNOWN: &str = "unknown";
+
+/// All that is shared by those who see a part of an exchange.
+pub(super) struct Judge {
+    pending: Mutex<Pending>,
+    services: Vec<Service>,
+    /// What each tap calls production's version, by service.
+    versions: Mutex<HashMap<(IpAddr, usize), String>>,
+    recorder: Recorder,
+    metrics: metrics::Agent,
+    since: jiff::Timestamp,
+    /// Comparisons that run on other threads.
+    elsewhere: watch::Sender<usize>,
+}
+
+struct Service {
+    comparer: Comparer,
+    slices: Mutex<Slices>,
+    ledger: RequestLedger,
+    metrics: ServiceMetrics,
+}
+
+impl Judge {
+    pub(super) fn new(config: &config::Shadow) -> anyhow::Result<Self> {
+        let metrics = metrics::Agent::new();
+        let services = config.services.iter().map(|service| Service {
+            comparer: Comparer::new(&service.compare, &service.record),
+            slices: Mutex::default(),
+            ledger: RequestLedger::default(),
+            metrics: metrics.service(&service.name),
+        });
+        Ok(Self {
+            pending: Mutex::default(),
+            services: services.collect(),
+            versions: Mutex::default(),
+            recorder: Recorder::open(config)?,
+            since: jiff::Timestamp::now(),
+            elsewhere: watch::Sender::new(0),
+            metrics,
+        })
+    }
+
+    pub(super) fn metrics(&self) -> &metrics::Agent {
+        &self.metrics
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        lock(&self.pending)
+    }
+
+    pub(super) fn seen(&self, service: usize) {
+        if let Some(service) = self.services.get(service) {
+            service.ledger.seen();
+        }
+    }
+
+    pub(super) fn dropped(&self, dropped: Dropped) {
+        if let Some(service) = self.services.get(dropped.service) {
+            service.ledger.dropped(dropped.reason);
+            service.metrics.dropped(dropped.reason);
+        }
+    }
+
+    /// A tap names production's version of a service.
+    pub(super) fn version(&self, tap: IpAddr, service: usize, version: &str) {
+        let mut versions = lock(&self.versions);
+        let known = versions.entry((tap, service)).or_default();
+        if known != version {
+            version.clone_into(known);
+        }
+    }
+
+    /// Compares a pair, here or elsewhere.
+    pub(super) fn complete(self: &Arc<Self>, pair: Pair) {
+        let shadow = pair.shadow.shadow.as_ref();
+        let size = pair.production.body.len() + shadow.map_or(0, |answer| answer.body.len());
+        if size < LARGE {
+            self.judge(pair);
+            return;
+        }
+        let judge = Arc::clone(self);
+        self.elsewhere.send_modify(|count| *count += 1);
+        tokio::task::spawn_blocking(move || {
+            judge.judge(pair);
+            judge.elsewhere.send_modify(|count| *count -= 1);
+        });
+    }
+
+    /// Waits until nothing is compared elsewhere.
+    pub(super) async fn idle(&self) {
+        let mut elsewhere = self.elsewhere.subscribe();
+        // The sender is ours: it is there.
+        let _ = elsewhere.wait_for(|&count| count == 0).await;
+    }
+
+    fn judge(&self, pair: Pair) {
+        let index = pair.origin.service;
+        let Some(service) = self.services.get(index) else {
+            return;
+        };
+        let exchange = self.exchange(pair);
+        let mut comparison = service.comparer.compare(&exchange);
+        comparison.slice = lock(&service.slices).admit(comparison.slice);
+        service.count_latency(&exchange);
+        service.metrics.compared(comparison.verdict);
+        self.recorder.write(index, &exchange, &comparison);
+        service.ledger.compared();
+    }
+
+    fn exchange(&self, pair: Pair) -> Exchange {
+        let Pair {
+            origin,
+            shadow,
+            production,
+        } = pair;
+        let version = lock(&self.versions)
+            .get(&(origin.tap, origin.service))
+            .cloned();
+        Exchange {
+            id: shadow.job.id,
+            time: origin.time,
+            client: origin.client,
+            request: shadow.job.request,
+            arm: Arm::Stable,
+            production_version: version.unwrap_or_else(|| UNKNOWN.to_owned()),
+            production,
+            shadow_request_ns: shadow.written_ns,
+            shadow: shadow.shadow,
+        }
+    }
+
+    /// Shows the figures and writes the ledgers.
+    pub(super) fn show(&self, memory: &Memory, loads: &[Arc<Load>]) {
+        for (index, service) in self.services.iter().enumerate() {
+            let balance = service.ledger.balance();
+            let load = loads.get(index);
+            service.metrics.show(&ServiceFigures {
+                in_flight: balance.in_flight(),
+                fidelity: balance.fidelity(),
+                waiting: load.map_or(0, |load| load.waiting()),
+                active: load.map_or(0, |load| load.active()),
+                retries: load.map_or(0, |load| load.retries()),
+            });
+        }
+        self.metrics.memory(memory.used(), memory.limit());
+        self.metrics.recording(self.recorder.state());
+        self.write_ledgers();
+    }
+
+    /// Drops what has no outcome, and writes the last ledgers.
+    pub(super) fn finish(&self) {
+        let rest = self.pending().finish();
+        for dropped in rest {
+            self.dropped(dropped);
+        }
+        self.write_ledgers();
+    }
+
+    fn write_ledgers(&self) {
+        let time = jiff::Timestamp::now();
+        for (index, service) in self.services.iter().enumerate() {
+            let balance = service.ledger.balance();
+            let drops = balance.reasons();
+            let ledger = LedgerFile {
+                since: self.since,
+                time,
+                seen: balance.seen,
+                compared: balance.compared,
+                drops: drops
+                    .map(|(reason, count)| (reason.label().to_owned(), count))
+                    .collect(),
+            };
+            self.recorder.write_ledger(index, &ledger);
+        }
+    }
+}
+
+impl Service {
+    fn count_latency(&self, exchange: &Exchange) {
+        let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
+        let production = &exchange.production;
+        let first_byte = between(exchange.request.last_byte_ns, production.first_byte_ns);
+        self.metrics.latency(Leg::Production, first_byte);
+        match &exchange.shadow {
+            Ok(answer) => {
+                let first_byte = between(exchange.shadow_request_ns, answer.first_byte_ns);
+                self.metrics.latency(Leg::Shadow, first_byte);
+            }
+            Err(error) => self.metrics.failed(*error),
+        }
+    }
+}
+
+impl Sink for Judge {
+    fn wanted(&self, exchange: ExchangeId) -> bool {
+        self.pending().wants_answer(exchange)
+    }
+
+    fn answered(self: &Arc<Self>, answered: Answered) {
+        let pair = self.pending().answered(answered);
+        if let Some(pair) = pair {
+            self.complete(pair);
+        }
+    }
+}
+
+/// What a panic elsewhere left behind is still counted by.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,277 @@
+//! Brings together what belongs to one exchange: the request, production's answer and the
+//! shadow's, in whatever order they come. Pure.
+//!
+//! ```text
+//!   seen ──request──> replaying ──shadow's answer──> answered ──production's──> a pair
+//!     │                   └──────production's answer, then the shadow's───────> a pair
+//!     └── dropped by the exchange table, or discarded here: one outcome each, never two
+//! ```
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::message::{DropReason, ExchangeId, Response};
+use super::replay::Answered;
+
+/// What is known of an exchange besides its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Index of the service.
+    pub service: usize,
+    /// The tap that copied it.
+    pub tap: IpAddr,
+    /// The client's end.
+    pub client: SocketAddr,
+    /// When the agent saw the request, wall clock.
+    pub time: jiff::Timestamp,
+}
+
+/// An exchange that can be compared.
+#[derive(Debug)]
+pub struct Pair {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The request with the shadow's answer.
+    pub shadow: Answered,
+    /// Production's answer.
+    pub production: Response,
+}
+
+/// An exchange that was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Index of the service.
+    pub service: usize,
+    /// Why.
+    pub reason: DropReason,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Its request is not whole.
+    Seen,
+    /// Its request is with the replay.
+    Replaying {
+        origin: Origin,
+        production: Option<Response>,
+    },
+    /// The shadow has answered, production has not.
+    Answered { origin: Origin, shadow: Answered },
+    /// It has its outcome; production's answer, or its absence, will end it.
+    Discarded,
+}
+
+#[derive(Debug)]
+struct Entry {
+    service: usize,
+    phase: Phase,
+}
+
+/// All exchanges that have no outcome yet, and those that production has not ended.
+///
+/// Every exchange that was [`Pending::seen`] leaves as exactly one [`Pair`] or [`Dropped`].
+#[derive(Debug, Default)]
+pub struct Pending {
+    entries: HashMap<ExchangeId, Entry>,
+}
+
+impl Pending {
+    /// The first byte of an exchange.
+    pub fn seen(&mut self, id: ExchangeId, service: usize) {
+        let phase = Phase::Seen;
+        self.entries.insert(id, Entry { service, phase });
+    }
+
+    /// Its request is whole and will be replayed.
+    pub fn request(&mut self, id: ExchangeId, origin: Origin) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.phase = Phase::Replaying {
+                origin,
+                production: None,
+            };
+        }
+    }
+
+    /// Whether the shadow's answer would be of use.
+    pub fn wants_answer(&self, id: ExchangeId) -> bool {
+        self.entries
+            .get(&id)
+            .is_some_and(|entry| matches!(entry.phase, Phase::Replaying { .. }))
+    }
+
+    /// The shadow's answer.
+    pub fn answered(&mut self, shadow: Answered) -> Option<Pair> {
+        let id = shadow.job.exchange;
+        let entry = self.entries.get_mut(&id)?;
+        let Phase::Replaying { origin, production } = &mut entry.phase else {
+            return None;
+        };
+        let origin = *origin;
+        match production.take() {
+            Some(production) => {
+                self.entries.remove(&id);
+                Some(Pair {
+                    origin,
+                    shadow,
+                    production,
+                })
+            }
+            None => {
+                entry.phase = Phase::Answered { origin, shadow };
+                None
+            }
+        }
+    }
+
+    /// Production's answer, whole.
+    pub fn response(&mut self, id: ExchangeId, response: Response) -> Option<Pair> {
+        let entry = self.entries.get_mut(&id)?;
+        if let Phase::Replaying { production, .. } = &mut entry.phase {
+            *production = Some(response);
+            return None;
+        }
+        match self.entries.remove(&id)?.phase {
+            Phase::Answered { origin, shadow } => Some(Pair {
+                origin,
+                shadow,
+                production: response,
+            }),
+            Phase::Seen | Phase::Replaying { .. } | Phase::Discarded => None,
+        }
+    }
+
+    /// The exchange is over without production's answer. Nothing when it has its outcome already.
+    pub fn dropped(&mut self, id: ExchangeId, reason: DropReason) -> Option<Dropped> {
+        let entry = self.entries.remove(&id)?;
+        let service = entry.service;
+        match entry.phase {
+            Phase::Discarded => None,
+            _ => Some(Dropped { service, reason }),
+        }
+    }
+
+    /// The agent itself gives an exchange up, whose production answer is still to come.
+    pub fn discard(&mut self, id: ExchangeId, reason: DropReason) -> Option<Dropped> {
+        let entry = self.entries.get_mut(&id)?;
+        let service = entry.service;
+        match std::mem::replace(&mut entry.phase, Phase::Discarded) {
+            Phase::Discarded => None,
+            _ => Some(Dropped { service, reason }),
+        }
+    }
+
+    /// Gives up everything: the agent stops.
+    pub fn finish(&mut self) -> Vec<Dropped> {
+        let reason = DropReason::Shutdown;
+        let entries = std::mem::take(&mut self.entries).into_values();
+        entries
+            .filter(|entry| !matches!(entry.phase, Phase::Discarded))
+            .map(|entry| Dropped {
+                service: entry.service,
+                reason,
+            })
+            .collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::fixtures;
+
+    const ID: ExchangeId = ExchangeId(7);
+
+    fn origin() -> Origin {
+        Origin {
+            service: 2,
+            tap: "10.0.0.5".parse().unwrap(),
+            client: "10.0.0.7:4000".parse().unwrap(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn answered() -> Answered {
+        fixtures::answered(ID, 201)
+    }
+
+    #[track_caller]
+    fn check_pair(pair: Option<Pair>) {
+        let pair = pair.expect("both answers are there");
+        assert_eq!(pair.origin, origin());
+        assert_eq!(pair.production.status, 200);
+        assert_eq!(pair.shadow.shadow.unwrap().status, 201);
+    }
+
+    fn replaying() -> Pending {
+        let mut pending = Pending::default();
+        pending.seen(ID, 2);
+        assert!(!pending.wants_answer(ID));
+        pending.request(ID, origin());
+        assert!(pending.wants_answer(ID));
+        pending
+    }
+
+    #[test]
+    fn answers_are_joined_in_either_order() {
+        let mut pending = replaying();
+        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        check_pair(pending.answered(answered()));
+        assert!(pending.is_empty());
+
+        let mut pending = replaying();
+        assert!(pending.answered(answered()).is_none());
+        check_pair(pending.response(ID, fixtures::response(200)));
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_drop_has_one_outcome() {
+        let dropped = |reason| Some(Dropped { service: 2, reason });
+        let mut pending = replaying();
+        assert_eq!(
+            pending.discard(ID, DropReason::QueueFull),
+            dropped(DropReason::QueueFull)
+        );
+        assert_eq!(pending.dropped(ID, DropReason::ResponseGap), None);
+        assert!(pending.is_empty());
+
+        let mut pending = replaying();
+        assert!(pending.discard(ID, DropReason::QueueFull).is_some());
+        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(pending.is_empty());
+
+        let mut pending = replaying();
+        assert_eq!(
+            pending.dropped(ID, DropReason::ResponseGap),
+            dropped(DropReason::ResponseGap)
+        );
+        assert!(!pending.wants_answer(ID));
+        assert!(pending.answered(answered()).is_none());
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn what_is_left_is_dropped_at_the_end() {
+        let mut pending = replaying();
+        pending.seen(ExchangeId(8), 0);
+        pending.seen(ExchangeId(9), 1);
+        pending.discard(ExchangeId(9), DropReason::Loop);
+        let mut services: Vec<_> = pending
+            .finish()
+            .iter()
+            .map(|dropped| dropped.service)
+            .collect();
+        services.sort_unstable();
+        assert_eq!(services, [0, 2]);
+    }
+}

@@ -1,0 +1,217 @@
+//! One connection to the shadow, one exchange at a time.
+
+use std::io::{self, IoSlice};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::net::TcpStream;
+
+use super::Target;
+use super::wire::Encoded;
+use crate::shadow::http::{Decoder, Fault, Step, Unfit};
+use crate::shadow::message::{Response, ShadowError};
+
+/// What is read at once.
+const READ: usize = 16 << 10;
+
+/// Answers that fill less than this part of what was read into are copied out of it.
+const LOOSE: usize = READ / 2;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+}
+
+/// The shadow's answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response,
+    /// When the request's last byte was written.
+    pub(super) written_ns: u64,
+    /// Whether the connection can carry another exchange.
+    pub(super) persistent: bool,
+}
+
+/// No answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: ShadowError,
+    pub(super) written_ns: u64,
+    /// The connection ended before a byte of the answer.
+    pub(super) unanswered: bool,
+}
+
+impl Failure {
+    pub(super) fn new(error: ShadowError, written_ns: u64) -> Self {
+        Self {
+            error,
+            written_ns,
+            unanswered: false,
+        }
+    }
+
+    fn closed(decoder: &Decoder, written_ns: u64) -> Self {
+        Self {
+            error: ShadowError::Closed,
+            written_ns,
+            unanswered: !decoder.has_begun(),
+        }
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(target.address).await.map_err(|error| {
+            let error = match error.kind() {
+                // Somebody was there, and hung up before we looked.
+                io::ErrorKind::ConnectionReset => ShadowError::Closed,
+                _ => ShadowError::Connect,
+            };
+            Failure::new(error, target.now_ns())
+        })?;
+        // Without this the last part of a request waits for the acknowledgement of the one before.
+        // It fails on a connection that was reset meanwhile, as will the request.
+        let _ = stream.set_nodelay(true);
+        Ok(Self { stream })
+    }
+
+    /// Whether the shadow has neither closed it nor sent what nobody asked for, as far as is
+    /// known here.
+    pub(super) fn is_open(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends `request` and reads the answer. A shadow may begin to answer, or refuse and close,
+    /// before it has read all: so both go on at once where the request does not fit the socket.
+    pub(super) async fn exchange(
+        &mut self,
+        target: &Target,
+        method: &str,
+        request: &Encoded,
+    ) -> Result<Answer, Failure> {
+        let mut decoder = Decoder::response(method, &target.memory, target.max_body);
+        let mut unsent = Some(request.clone());
+        let mut written_ns = None;
+        let mut clean = true;
+        loop {
+            if let Some(rest) = &mut unsent {
+                let sent = self.send(rest);
+                if !matches!(sent, Ok(false)) {
+                    written_ns = Some(target.now_ns());
+                    unsent = None;
+                }
+                // What the shadow said before it stopped listening can still be read.
+                clean &= sent.is_ok();
+            }
+            let written_ns = written_ns.unwrap_or_else(|| target.now_ns());
+            let read = match unsent {
+                None => self.read().await,
+                Some(_) => self.read_if_there().await,
+            };
+            let mut input = match read {
+                Ok(None) => continue,
+                Ok(Some(input)) if !input.is_empty() => input,
+                Ok(Some(_)) if decoder.end().is_ok() => return answer(decoder, written_ns, false),
+                Ok(Some(_)) | Err(_) => return Err(Failure::closed(&decoder, written_ns)),
+            };
+            match decoder.feed(&mut input, target.now_ns()) {
+                Ok(Step::Complete) => {
+                    let clean = clean && unsent.is_none() && input.is_empty();
+                    return answer(decoder, written_ns, clean);
+                }
+                Ok(Step::More) => {}
+                Err(fault) => return Err(Failure::new(error_of_fault(fault), written_ns)),
+            }
+            // Nobody needs the rest of an answer that cannot be kept.
+            if let Some(unfit) = decoder.unfit() {
+                return Err(Failure::new(error_of(unfit), written_ns));
+            }
+        }
+    }
+
+    /// Writes as much as fits; says whether that was all.
+    fn send(&self, unsent: &mut Encoded) -> io::Result<bool> {
+        while !unsent.is_empty() {
+            let slices = [&unsent.head, &unsent.body, &unsent.tail].map(|part| IoSlice::new(part));
+            match self.stream.try_write_vectored(&slices) {
+                Ok(count) => unsent.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next bytes; none at the end of the stream.
+    async fn read(&mut self) -> io::Result<Option<Bytes>> {
+        let mut buffer = BytesMut::with_capacity(READ);
+        self.stream.read_buf(&mut buffer).await?;
+        Ok(Some(exact(buffer)))
+    }
+
+    /// Waits until something can be read or written; what can be read is read.
+    async fn read_if_there(&mut self) -> io::Result<Option<Bytes>> {
+        self.stream
+            .ready(Interest::READABLE | Interest::WRITABLE)
+            .await?;
+        let mut buffer = BytesMut::with_capacity(READ);
+        match self.stream.try_read_buf(&mut buffer) {
+            Ok(_) => Ok(Some(exact(buffer))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn answer(decoder: Decoder, written_ns: u64, clean: bool) -> Result<Answer, Failure> {
+    let persistent = clean && decoder.is_persistent();
+    match decoder.into_response() {
+        Ok(response) => Ok(Answer {
+            response,
+            written_ns,
+            persistent,
+        }),
+        Err(unfit) => Err(Failure::new(error_of(unfit), written_ns)),
+    }
+}
+
+impl Encoded {
+    fn advance(&mut self, count: usize) {
+        let mut count = count;
+        for part in [&mut self.head, &mut self.body, &mut self.tail] {
+            let taken = count.min(part.len());
+            part.advance(taken);
+            count -= taken;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head.is_empty() && self.body.is_empty() && self.tail.is_empty()
+    }
+}
+
+/// What was read, not holding on to much more memory than it fills.
+fn exact(buffer: BytesMut) -> Bytes {
+    if buffer.len() < LOOSE {
+        Bytes::copy_from_slice(&buffer)
+    } else {
+        buffer.freeze()
+    }
+}
+
+fn error_of(unfit: Unfit) -> ShadowError {
+    match unfit {
+        Unfit::TooLarge | Unfit::Memory => ShadowError::TooLarge,
+        Unfit::Coding => ShadowError::Malformed,
+        Unfit::Gap | Unfit::Incomplete => ShadowError::Closed,
+    }
+}
+
+fn error_of_fault(fault: Fault) -> ShadowError {
+    match fault {
+        Fault::HeadTooLarge => ShadowError::TooLarge,
+        Fault::Incomplete => ShadowError::Closed,
+        Fault::Malformed(_) | Fault::Tls | Fault::Http2 => ShadowError::Malformed,
+    }
+}

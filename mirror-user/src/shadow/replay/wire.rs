@@ -1,0 +1,226 @@
+//! A request as it goes to the shadow: as it came, but for what belongs to the connection. Pure.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::shadow::message::{Field, Request, Version, header};
+
+/// Names the exchange, in the shadow's logs and in our records.
+pub const ID_HEADER: &str = "x-modelmirror-id";
+
+/// Marks shadow traffic: an agent never replays a request that carries it.
+pub const SHADOW_HEADER: &str = "x-modelmirror-shadow";
+
+/// A request in the pieces that are written in a row; the body is not copied.
+#[derive(Clone, Debug)]
+pub(super) struct Encoded {
+    pub(super) head: Bytes,
+    pub(super) body: Bytes,
+    pub(super) tail: Bytes,
+}
+
+/// Fields of the client's connection, not of its request (RFC 9110, 7.6.1), those for proxies
+/// (11.7), and `Expect`: the body is at hand, nobody need ask for it.
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "upgrade",
+    "expect",
+];
+
+/// Fields that a `Connection` field cannot take away: without them the message is another one.
+const ESSENTIAL: [&str; 3] = ["host", "content-length", "transfer-encoding"];
+
+/// Encodes `request`; `host` replaces the client's Host where it is given.
+pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>) -> Encoded {
+    let mut head = Vec::with_capacity(256 + request.target.len() + 64 * request.headers.len());
+    let version: &[u8] = match request.version {
+        Version::Http10 => b" HTTP/1.0\r\n",
+        Version::Http11 => b" HTTP/1.1\r\n",
+    };
+    head.extend_from_slice(request.method.as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(request.target.as_bytes());
+    head.extend_from_slice(version);
+    for field in &request.headers {
+        match host {
+            Some(host) if is(field, "host") => put(&mut head, &field.name, host.as_bytes()),
+            _ if goes_on(field, request) => put(&mut head, &field.name, &field.value),
+            _ => {}
+        }
+    }
+    if let Some(host) = host.filter(|_| header(&request.headers, "host").is_none()) {
+        put(&mut head, b"host", host.as_bytes());
+    }
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id = id.hyphenated().encode_lower(&mut text);
+    put(&mut head, ID_HEADER.as_bytes(), id.as_bytes());
+    put(&mut head, SHADOW_HEADER.as_bytes(), b"1");
+    head.extend_from_slice(b"\r\n");
+    let tail = if request.chunked {
+        frame_chunk(&mut head, request)
+    } else {
+        Vec::new()
+    };
+    Encoded {
+        head: head.into(),
+        body: request.body.clone(),
+        tail: tail.into(),
+    }
+}
+
+/// The body as one chunk (RFC 9112, 7.1): its size goes to the head, what follows it is returned.
+fn frame_chunk(head: &mut Vec<u8>, request: &Request) -> Vec<u8> {
+    let mut tail = Vec::new();
+    if !request.body.is_empty() {
+        // Writing to a vector cannot fail.
+        let _ = write!(head, "{:x}\r\n", request.body.len());
+        tail.extend_from_slice(b"\r\n");
+    }
+    tail.extend_from_slice(b"0\r\n");
+    for field in &request.trailers {
+        put(&mut tail, &field.name, &field.value);
+    }
+    tail.extend_from_slice(b"\r\n");
+    tail
+}
+
+fn goes_on(field: &Field, request: &Request) -> bool {
+    if is(field, "transfer-encoding") {
+        return request.chunked;
+    }
+    if is(field, "content-length") {
+        return !request.chunked;
+    }
+    let ours = is(field, ID_HEADER) || is(field, SHADOW_HEADER);
+    let hop = HOP_BY_HOP.iter().any(|name| is(field, name));
+    !ours && !hop && !named_by_connection(field, &request.headers)
+}
+
+fn named_by_connection(field: &Field, headers: &[Field]) -> bool {
+    let named = headers
+        .iter()
+        .filter(|connection| is(connection, "connection"))
+        .flat_map(|connection| connection.value.split(|&byte| byte == b','))
+        .any(|name| name.trim_ascii().eq_ignore_ascii_case(&field.name));
+    named && !ESSENTIAL.iter().any(|name| is(field, name))
+}
+
+fn is(field: &Field, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name.as_bytes())
+}
+
+fn put(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    head.extend_from_slice(name);
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::fixtures::request;
+
+    const ID: Uuid = Uuid::from_u128(0x0123);
+    const ADDED: &str = "x-modelmirror-id: 00000000-0000-0000-0000-000000000123\r\n\
+                         x-modelmirror-shadow: 1\r\n\r\n";
+
+    /// `expected` is what stands before the fields that are always added, and what after them.
+    #[track_caller]
+    fn check(request: &Request, host: Option<&str>, expected: (&str, &str)) {
+        let encoded = encode(request, ID, host);
+        let whole = [&encoded.head[..], &encoded.body, &encoded.tail].concat();
+        let whole = String::from_utf8(whole).unwrap();
+        assert_eq!(whole, format!("{}{ADDED}{}", expected.0, expected.1));
+    }
+
+    #[test]
+    fn order_case_and_repetition_are_kept() {
+        let mut request = request("POST", "/v2/x?a=%20b");
+        request.push("HOST", "model.example");
+        request.push("X-b", "2");
+        request.push("X-A", "1");
+        request.push("X-b", "3");
+        request.push("content-length", "2");
+        request.body = Bytes::from_static(b"{}");
+        check(
+            &request,
+            None,
+            (
+                "POST /v2/x?a=%20b HTTP/1.1\r\nHOST: model.example\r\nX-b: 2\r\nX-A: 1\r\n\
+                 X-b: 3\r\ncontent-length: 2\r\n",
+                "{}",
+            ),
+        );
+    }
+
+    #[test]
+    fn the_connection_s_fields_stay_behind() {
+        let mut request = request("GET", "/");
+        request.version = Version::Http10;
+        request.push("Connection", "close, X-Hop ,host");
+        request.push("Host", "a");
+        request.push("x-hop", "1");
+        request.push("Keep-Alive", "timeout=5");
+        request.push("Proxy-Authorization", "secret");
+        request.push("TE", "trailers");
+        request.push("Upgrade", "h2c");
+        request.push("Expect", "100-continue");
+        request.push("X-ModelMirror-Id", "of another");
+        request.push("Accept", "*/*");
+        check(
+            &request,
+            None,
+            ("GET / HTTP/1.0\r\nHost: a\r\nAccept: */*\r\n", ""),
+        );
+    }
+
+    #[test]
+    fn chunked_stays_chunked_with_its_trailers() {
+        let mut request = request("POST", "/");
+        request.push("Transfer-Encoding", "chunked");
+        request.push("Content-Length", "9");
+        request.chunked = true;
+        request.body = Bytes::from(vec![b'a'; 17]);
+        request.trailers.push(Field {
+            name: Bytes::from_static(b"X-Sum"),
+            value: Bytes::from_static(b"7"),
+        });
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
+        check(
+            &request,
+            None,
+            (head, "11\r\naaaaaaaaaaaaaaaaa\r\n0\r\nX-Sum: 7\r\n\r\n"),
+        );
+        request.body = Bytes::new();
+        request.trailers.clear();
+        check(&request, None, (head, "0\r\n\r\n"));
+    }
+
+    #[test]
+    fn host_may_be_the_target_s() {
+        let mut request = request("GET", "/");
+        check(
+            &request,
+            Some("127.0.0.1:8000"),
+            ("GET / HTTP/1.1\r\nhost: 127.0.0.1:8000\r\n", ""),
+        );
+        request.push("Host", "model.example");
+        request.push("Accept", "*/*");
+        check(
+            &request,
+            Some("127.0.0.1:8000"),
+            (
+                "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAccept: */*\r\n",
+                "",
+            ),
+        );
+    }
+}
