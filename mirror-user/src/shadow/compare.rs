@@ -4,6 +4,7 @@
 //! by what they are. `docs/comparison.md` says it for users. Headers are not compared.
 
 mod content;
+pub(crate) mod distribution;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod json;
@@ -14,6 +15,8 @@ mod slices;
 mod tests;
 mod walk;
 mod words;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,7 +30,6 @@ use crate::config;
 
 pub use self::prediction::Summary;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
-pub(crate) use self::walk::is_one;
 pub(crate) use self::words::short;
 
 /// What the comparison of one exchange came to. Label `verdict`.
@@ -74,12 +76,18 @@ pub struct Comparison {
     pub slice: Option<String>,
 }
 
+/// Pairs of answers with more bytes than this wait for each other: parsed, a pair takes up to 128
+/// MiB that no [`super::memory::Lease`] covers.
+const LARGE: usize = 1 << 20;
+
 /// The rules of one service. What its `[service.record]` redacts is quoted nowhere in a
 /// [`Comparison`].
 #[derive(Clone, Debug)]
 pub struct Comparer {
     rules: Rules,
     slice: Option<Slice>,
+    /// Held while a large pair is compared.
+    large: Arc<Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -113,12 +121,19 @@ impl Comparer {
                 redact: Pointers::new(&record.redact_fields),
             },
             slice,
+            large: Arc::default(),
         }
     }
 
-    /// Compares production's answer with the shadow's.
+    /// Compares production's answer with the shadow's. Large ones wait for their turn.
     pub fn compare(&self, exchange: &Exchange) -> Comparison {
         let production = &exchange.production;
+        let bodies = [Some(production), exchange.shadow.as_ref().ok()]
+            .into_iter()
+            .flatten();
+        let size: usize = bodies.map(|response| response.body.len()).sum();
+        let _turn =
+            (size > LARGE).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let mut comparison = Comparison {
             verdict: Verdict::Match,
             score: 1.0,

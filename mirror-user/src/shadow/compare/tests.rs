@@ -161,6 +161,22 @@ fn a_class_distribution_is_judged_by_its_label_first() {
              (by 0.125); the label agrees (1)",
         ),
     );
+    // A batch of two, flattened.
+    check(
+        &labels,
+        &answer("[1.0,0.0,0.25,0.75]"),
+        &answer("[1.0,0.0,0.75,0.25]"),
+        Some("/outputs/0/data: label 1 became 0 in row 1 of 2 (probability 0.75, now 0.75)"),
+    );
+    check(
+        &labels,
+        &answer("[1.0,0.0,0.250,0.750]"),
+        &answer("[1.0,0.0,0.375,0.625]"),
+        Some(
+            "/outputs/0/data: 2 of 4 numbers differ, most at index 2: 0.25 became 0.375 \
+             (by 0.125); all 2 labels agree",
+        ),
+    );
     // A tie within the tolerance is no difference, whichever label leads by a hair.
     check(
         &labels,

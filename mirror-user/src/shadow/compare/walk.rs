@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use super::distribution::{self, Label};
 use super::json::{Node, Number};
 use super::pointer::{Pointers, push_token};
 use super::words::{excerpts, number_pair, short};
@@ -271,20 +272,14 @@ impl<'n> Walk<'n> {
     ) {
         let labels = prediction
             .holds_numbers()
-            .then(|| Some((label(production)?, label(shadow)?)))
+            .then(|| labels(production).zip(labels(shadow)))
             .flatten()
             .filter(|_| production.len() == shadow.len());
-        if let Some((was, now)) = labels
-            && was.0 != now.0
+        if let Some((was, now)) = &labels
+            && let Some(row) = was.iter().zip(now).position(|(p, s)| p.index != s.index)
         {
-            self.differ(true, |walk| {
-                if walk.hides(was.0) || walk.hides(now.0) {
-                    return "the label changed (redacted)".into();
-                }
-                let (was_p, now_p) = number_pair(Number::Float(was.1), Number::Float(now.1));
-                let (was, now) = (was.0, now.0);
-                format!("label {was} became {now} (probability {was_p}, now {now_p})").into()
-            });
+            let width = production.len() / was.len();
+            self.differ(true, |walk| walk.relabelled(was, now, row, width));
             return;
         }
         let Some((index, distance)) = numbers.largest else {
@@ -296,7 +291,7 @@ impl<'n> Walk<'n> {
         let (differing, of) = (numbers.differing, production.len().max(shadow.len()));
         let holds = prediction.holds_numbers();
         self.differ(holds, |walk| {
-            if walk.hides(index) {
+            if (0..of).any(|index| walk.hides(index)) {
                 return format!("{differing} of {of} numbers differ (redacted)").into();
             }
             let differ = match differing {
@@ -308,11 +303,35 @@ impl<'n> Walk<'n> {
             let mut words = format!(
                 "{differing} of {of} numbers {differ} index {index}: {p} became {s} (by {by})"
             );
-            if let Some((was, _)) = labels {
-                let _ = write!(words, "; the label agrees ({})", was.0);
+            match labels.as_ref().map(|(was, _)| was.as_slice()) {
+                Some([only]) => _ = write!(words, "; the label agrees ({})", only.index),
+                Some(all) => _ = write!(words, "; all {} labels agree", all.len()),
+                None => {}
             }
             words.into()
         });
+    }
+
+    /// The words for a label that changed in `row` of `width` numbers.
+    fn relabelled(
+        &self,
+        was: &[Label],
+        now: &[Label],
+        row: usize,
+        width: usize,
+    ) -> Cow<'static, str> {
+        let (rows, was, now) = (was.len(), was[row], now[row]);
+        if (row * width..(row + 1) * width).any(|index| self.hides(index)) {
+            return "the label changed (redacted)".into();
+        }
+        let place = match rows {
+            1 => String::new(),
+            rows => format!(" in row {row} of {rows}"),
+        };
+        let probability = Number::Float(was.probability);
+        let (p, s) = number_pair(probability, Number::Float(now.probability));
+        let (was, now) = (was.index, now.index);
+        format!("label {was} became {now}{place} (probability {p}, now {s})").into()
     }
 
     fn objects(
@@ -432,27 +451,9 @@ impl Numbers {
     }
 }
 
-/// The label that a class distribution gives, with its probability: the first largest number,
-/// where there are two or more numbers, none negative, and their sum is within 0.001 of 1.
-pub(super) fn label(values: &[Node<'_>]) -> Option<(usize, f64)> {
-    let mut largest: Option<(usize, f64)> = None;
-    let mut sum = 0.0;
-    for (index, node) in values.iter().enumerate() {
-        let value = node.number()?.as_f64();
-        if value < 0.0 {
-            return None;
-        }
-        sum += value;
-        if largest.is_none_or(|(_, most)| value > most) {
-            largest = Some((index, value));
-        }
-    }
-    largest.filter(|_| values.len() >= 2 && is_one(sum))
-}
-
-/// Whether probabilities sum up to one, as far as 32-bit and rounded ones can.
-pub(crate) fn is_one(sum: f64) -> bool {
-    (sum - 1.0).abs() <= 1e-3
+fn labels(values: &[Node<'_>]) -> Option<Vec<Label>> {
+    let numbers = values.iter().map(|node| node.number().map(Number::as_f64));
+    distribution::labels(&numbers.collect::<Option<Vec<f64>>>()?)
 }
 
 fn describe(node: &Node<'_>) -> String {

@@ -271,3 +271,17 @@ fn a_service_cannot_leave_the_folder() {
         assert!(Recorder::open(&config).is_err(), "{name:?}");
     }
 }
+
+#[test]
+fn without_memory_the_record_is_lost_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder =
+        Recorder::open(&config(&folder.path().join("records"), record_config())).unwrap();
+    let mut exchange = json_exchange("1", "1");
+    let comparison = Comparer::new(&compare_config(), &record_config()).compare(&exchange);
+    exchange.request.lease = crate::shadow::memory::Memory::new(10).lease(0).unwrap();
+    assert_eq!(recorder.write(0, &exchange, &comparison), Outcome::Lost);
+    assert_eq!(recorder.write(9, &exchange, &comparison), Outcome::Lost);
+    let state = recorder.state();
+    assert_eq!((state.lost, state.written, state.stopped), (2, 0, false));
+}

@@ -6,7 +6,8 @@ use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
 use super::statistics::{Sample, quantile};
-use crate::shadow::compare::{Summary, is_one};
+use crate::shadow::compare::Summary;
+use crate::shadow::compare::distribution::{Label, is_one, labels};
 
 /// Labels that are told apart.
 const MAX_LABELS: usize = 1000;
@@ -133,14 +134,14 @@ enum Said {
     Label(String),
     Number(f64),
     Integer(f64),
-    Class(usize, f64),
+    Class(Label),
 }
 
 impl Said {
     fn label(&self) -> Option<String> {
         match self {
             Self::Label(label) => Some(label.clone()),
-            Self::Class(index, _) => Some(index.to_string()),
+            Self::Class(label) => Some(label.index.to_string()),
             Self::Integer(number) => Some(number.to_string()),
             Self::Number(_) => None,
         }
@@ -148,7 +149,8 @@ impl Said {
 
     fn number(&self) -> Option<f64> {
         match self {
-            Self::Number(number) | Self::Integer(number) | Self::Class(_, number) => Some(*number),
+            Self::Number(number) | Self::Integer(number) => Some(*number),
+            Self::Class(label) => Some(label.probability),
             Self::Label(_) => None,
         }
     }
@@ -167,15 +169,21 @@ fn read(prediction: &Value, said: &mut Vec<Said>) {
                 Said::Integer(value)
             });
         }
-        Value::Array(items) => match class(items) {
-            Some((index, probability)) => said.push(Said::Class(index, probability)),
-            None => items.iter().for_each(|item| read(item, said)),
-        },
+        Value::Array(items) => {
+            let numbers: Option<Vec<f64>> = items.iter().map(Value::as_f64).collect();
+            match numbers.as_deref().and_then(labels) {
+                Some(labels) => said.extend(labels.into_iter().map(Said::Class)),
+                None => items.iter().for_each(|item| read(item, said)),
+            }
+        }
         Value::Object(_) => {
             if let Ok(summary) = Summary::deserialize(prediction) {
                 let sum = summary.mean * summary.length as f64;
                 said.push(if summary.min >= 0.0 && is_one(sum) {
-                    Said::Class(summary.argmax, summary.max)
+                    Said::Class(Label {
+                        index: summary.argmax,
+                        probability: summary.max,
+                    })
                 } else {
                     Said::Number(summary.mean)
                 });
@@ -183,19 +191,6 @@ fn read(prediction: &Value, said: &mut Vec<Said>) {
         }
         Value::Null => {}
     }
-}
-
-/// The label of a class distribution, by the comparison's rule.
-fn class(items: &[Value]) -> Option<(usize, f64)> {
-    let (mut sum, mut largest) = (0.0, None);
-    for (index, item) in items.iter().enumerate() {
-        let value = item.as_f64().filter(|&value| value >= 0.0)?;
-        sum += value;
-        if largest.is_none_or(|(_, most)| value > most) {
-            largest = Some((index, value));
-        }
-    }
-    largest.filter(|_| items.len() >= 2 && is_one(sum))
 }
 
 /// Predictions as they come.
@@ -278,7 +273,7 @@ impl Gathered {
                 Meaning::Values
             },
             labels: if labelled {
-                labels(self.labels)
+                label_counts(self.labels)
             } else {
                 Vec::new()
             },
@@ -292,7 +287,7 @@ impl Gathered {
     }
 }
 
-fn labels(counts: HashMap<String, [u64; 2]>) -> Vec<LabelCount> {
+fn label_counts(counts: HashMap<String, [u64; 2]>) -> Vec<LabelCount> {
     let mut labels: Vec<LabelCount> = counts
         .into_iter()
         .map(|(label, [production, shadow])| LabelCount {
