@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::{error, warn};
 use mirror_common::packet::{Frame, Link};
 
 use crate::maps;
@@ -110,6 +111,27 @@ impl Skb {
     pub fn clone_to(&self, ifindex: u32) -> i64 {
         // SAFETY: the helper checks its arguments.
         unsafe { helpers::bpf_clone_redirect(self.raw, ifindex, 0) }
+    }
+}
+
+/// Rare events, for the daemon's log. Never called for every packet.
+impl Skb {
+    /// A clone left without its tunnel headers.
+    #[inline(always)]
+    pub fn warn_escaped(&self, ifindex: u32) {
+        error!(
+            &TcContext::new(self.raw),
+            "a copy passed interface {} unseen by our program there", ifindex
+        );
+    }
+
+    /// The first connection of a service has hit its budget.
+    #[inline(always)]
+    pub fn warn_over_budget(&self, service_id: u32) {
+        warn!(
+            &TcContext::new(self.raw),
+            "service {}: the mirror budget is spent", service_id
+        );
     }
 }
 

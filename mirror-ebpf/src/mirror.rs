@@ -207,8 +207,11 @@ fn pay(
     let Some(cost_ns) = policy::charge(service, due_ns, now, bytes) else {
         let _ = maps::OVER_BUDGET.insert(hash, 1, 0);
         counters.over_budget_connections += 1;
-        // SAFETY: as above; every CPU writes the same value.
-        unsafe { (*budget).tripped = 1 };
+        if tripped == 0 {
+            // SAFETY: as above; every CPU writes the same value.
+            unsafe { (*budget).tripped = 1 };
+            skb.warn_over_budget(service.id);
+        }
         return Err(Reason::OverBudget);
     };
     if due_ns < now {
@@ -240,6 +243,7 @@ fn send(skb: &Skb, slot: &mut Slot, ifindex: u32) -> Reason {
         if result == 0 {
             // It left as it was: the uplink's program is not where it should be.
             add_shared(escaped, 1);
+            skb.warn_escaped(ifindex);
         }
         return Reason::CloneFailed;
     }

@@ -10,7 +10,7 @@ use mirror_common::policy::{self, MAX_SERVICES, byte_cost, threshold};
 use crate::config::ServiceAddress;
 
 /// How far a budget may be overdrawn at once, in nanoseconds of what it earns.
-const BURST_NS: u64 = 100_000_000;
+const BURST_NS: u64 = 1_000_000_000;
 
 /// What holds for one service.
 #[derive(Clone, Debug, PartialEq)]
