@@ -176,12 +176,22 @@ impl Overrides {
     }
 }
 
+/// Why the file cannot be used. Meanwhile nothing is mirrored, and the file stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {cure}")]
+pub struct Trouble {
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub cure: String,
+}
+
 /// The overrides with their file.
 #[derive(Debug)]
 pub struct State {
     path: PathBuf,
     overrides: Overrides,
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
 }
 
 impl State {
@@ -200,10 +210,14 @@ impl State {
                 let mut off = Overrides::default();
                 off.switch_off();
                 let shown = path.display();
-                let trouble = format!(
-                    "{shown} cannot be used ({why}), so nothing is mirrored: mend or remove it and restart, or run `modelmirror mirror on --service NAME`, which keeps it as {}",
-                    aside(&path).display()
-                );
+                let aside = aside(&path);
+                let trouble = Trouble {
+                    what: format!("{shown} cannot be used ({why}), so nothing is mirrored"),
+                    cure: format!(
+                        "mend or remove it and restart, or run `modelmirror mirror on --service NAME`, which keeps it as {}",
+                        aside.display()
+                    ),
+                };
                 (off, Some(trouble))
             }
         };
@@ -220,8 +234,8 @@ impl State {
     }
 
     /// Why the file could not be used, and the cure.
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
     }
 
     /// Changes what is set, now and for the next start.
@@ -352,7 +366,7 @@ mod tests {
             let path = dir.path().join(FILE);
             std::fs::write(&path, text).unwrap();
             let mut state = State::open(dir.path());
-            let trouble = state.trouble().unwrap();
+            let trouble = state.trouble().unwrap().to_string();
             assert!(
                 trouble.contains("overrides.json cannot be used"),
                 "{trouble}"

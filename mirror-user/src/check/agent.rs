@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use mirror_common::tunnel::{
     Arm, Direction, HEADER_LENGTH, Header, Inner, Meta, OVERHEAD_IPV4, OVERHEAD_IPV6,
 };
@@ -15,6 +16,7 @@ use tokio::net::UdpSocket;
 use super::Finding;
 use super::netlink::{Link, Netlink, Route, offloads};
 use crate::config::Node;
+use crate::daemon;
 
 /// How long the agent may take for an echo; it is asked three times.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,7 +28,9 @@ const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"),
 pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
     let mut tapped_mtu = 0;
     for name in &node.interfaces {
-        tapped_mtu = tapped_mtu.max(netlink.link(name).await.map_or(0, |link| link.mtu));
+        // The loopback's long packets are another matter, see `interfaces`.
+        let link = netlink.link(name).await.filter(|link| !link.loopback);
+        tapped_mtu = tapped_mtu.max(link.map_or(0, |link| link.mtu));
     }
     let mirrors = || {
         node.services
@@ -147,17 +151,15 @@ fn segmentation(uplink: &Link, offloads: &BTreeMap<String, bool>) -> Option<Find
 
 /// A tenth of the uplink's speed is the budget, unless the config says otherwise.
 fn budget(agent: SocketAddr, uplink: &Link) -> Option<Finding> {
-    let path = format!("/sys/class/net/{}/speed", uplink.name);
-    let speed = std::fs::read_to_string(path).ok();
-    let known = speed.and_then(|speed| speed.trim().parse::<i64>().ok());
-    if known.is_some_and(|speed| speed > 0) {
+    if daemon::link_speed(&uplink.name).is_some() {
         return None;
     }
+    let budget = ByteSize(daemon::UNKNOWN_SPEED_BUDGET).display().si();
+    let name = &uplink.name;
     Some(Finding::warn(
         about(agent),
         format!(
-            "{} does not say its speed, a tenth of which is the mirror's budget",
-            uplink.name
+            "{name} does not say its speed: {budget}/s may be copied, rather than a tenth of it"
         ),
         "set `max_bytes_per_second` in [service.mirror]",
     ))

@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::Finding;
 use crate::config::Node;
-use crate::state::State;
+use crate::state::{State, Trouble};
 
 pub(super) fn node(node: &Node) -> Vec<Finding> {
     let mut findings = vec![
@@ -76,9 +76,8 @@ fn control_socket(path: &Path) -> Finding {
 fn state(node: &Node) -> Vec<Finding> {
     let about = "state";
     let state = State::open(&node.state_dir);
-    if let Some(trouble) = state.trouble() {
-        let cure = "see the path above; until then mirroring is off";
-        return vec![Finding::refuse(about, trouble, cure)];
+    if let Some(Trouble { what, cure }) = state.trouble() {
+        return vec![Finding::refuse(about, what, cure)];
     }
     let mut findings = Vec::new();
     if state.overrides().is_off() {

@@ -82,8 +82,8 @@ fn jit(kernel: &Kernel) -> Finding {
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
         Some(_) => Finding::ok("BPF JIT", "on"),
-        // Not there when the kernel always compiles (CONFIG_BPF_JIT_ALWAYS_ON), nor in containers.
-        None => Finding::ok("BPF JIT", "no switch to turn it off"),
+        // Not there outside the host's own network namespace.
+        None => Finding::ok("BPF JIT", "cannot be switched off here"),
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use self::agents::{Agent, Echo};
 use self::network::Network;
 use self::services::Service;
+pub(crate) use self::services::{UNKNOWN_SPEED_BUDGET, link_speed};
 use crate::config::Node;
 use crate::control::{self, Command, Done, Refusal, Reply};
 use crate::dataplane::{self, DataPlane, Interface, Mechanism, Role};

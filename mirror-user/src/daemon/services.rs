@@ -18,7 +18,7 @@ use crate::state::{Effective, Overrides};
 use crate::tap_report::{CpuSent, Mirrored, ServiceReport, TapReport};
 
 /// What an uplink whose speed is unknown is taken to carry of copies, in bytes per second.
-const UNKNOWN_SPEED_BUDGET: u64 = 100_000_000;
+pub(crate) const UNKNOWN_SPEED_BUDGET: u64 = 100_000_000;
 
 /// One service.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Service {
             return mirror.max_bytes_per_second;
         }
         let way = agents.get(&mirror.agent)?.way.as_ref().ok()?;
-        Some(speed(&way.link.interface.name).map_or(UNKNOWN_SPEED_BUDGET, |speed| speed / 10))
+        Some(link_speed(&way.link.interface.name).map_or(UNKNOWN_SPEED_BUDGET, |speed| speed / 10))
     }
 
     /// Looks at what was copied since the last time, and sets the share for the next second.
@@ -192,7 +192,7 @@ pub(super) fn report<'a>(
 }
 
 /// An interface's speed in bytes per second, where it has one.
-fn speed(interface: &str) -> Option<u64> {
+pub(crate) fn link_speed(interface: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
     // In Mbit/s; -1 where the driver does not know.
     let speed: i64 = text.trim().parse().ok()?;

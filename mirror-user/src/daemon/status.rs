@@ -91,7 +91,7 @@ impl Daemon {
         status.off = self.state.overrides().is_off();
         status
             .warnings
-            .extend(self.state.trouble().map(str::to_owned));
+            .extend(self.state.trouble().map(ToString::to_string));
         status.warnings.extend(self.warning.clone());
         for stranger in self.state.overrides().strangers(&self.config) {
             status.warnings.push(format!(
