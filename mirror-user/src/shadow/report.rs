@@ -1,12 +1,15 @@
 //! What the records say, for people and programs: `modelmirror report`.
 
 mod differences;
+mod figures;
+mod html;
 mod prediction;
+mod sections;
 mod service;
 mod statistics;
-mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

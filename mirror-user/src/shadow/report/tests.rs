@@ -166,3 +166,26 @@ fn nothing_is_no_error() {
     assert_eq!(report.services[0].compared, 0);
     assert!(report.to_string().contains("nothing yet"));
 }
+
+#[test]
+fn what_comes_from_traffic_is_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = folder.path().join("sentiment");
+    fs::create_dir(&service).unwrap();
+    let evil = "<script>alert('x')</script>\u{1b}[2J";
+    let text = line(1, |record| {
+        record["slice"] = evil.into();
+        record["verdict"] = "different".into();
+        record["difference"] = format!("{evil} & more").into();
+        record["production"]["prediction"] = evil.into();
+        record["shadow"]["prediction"] = evil.into();
+        record["shadow"]["version"] = evil.into();
+    });
+    fs::write(service.join("comparisons-1.jsonl"), text).unwrap();
+    let report = summarize(folder.path(), None).unwrap();
+    assert!(!report.to_string().contains('\u{1b}'));
+    let page = report.to_html();
+    assert!(!page.contains("<script"), "{page}");
+    assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"));
+    assert!(page.contains("Slices, worst first"));
+}

@@ -1,0 +1,410 @@
+//! The report's tables, before it is decided how they look.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Service;
+use super::figures::{count, cut, figure, milliseconds, percent, second, span};
+use super::prediction::{Bar, Meaning, Numbers, Predictions, Spread};
+use super::service::{Fidelity, LegLatency};
+use super::statistics::{Quantiles, Share};
+
+/// Rows of a list that are shown; `--output json` has all.
+const ROWS: usize = 10;
+
+/// A table with its title.
+pub(super) struct Section {
+    /// Nothing for what needs none.
+    pub(super) title: &'static str,
+    /// Names of the columns, where they need any.
+    pub(super) head: Vec<String>,
+    pub(super) rows: Vec<Vec<Cell>>,
+    /// Columns of figures, aligned to the right.
+    pub(super) figures: Vec<usize>,
+    /// What is not shown.
+    pub(super) more: Option<String>,
+}
+
+/// One cell.
+pub(super) enum Cell {
+    Text(String),
+    /// A bar of this part of the longest one.
+    Bar(f64),
+}
+
+impl<S: Into<String>> From<S> for Cell {
+    fn from(text: S) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl Section {
+    fn new(title: &'static str, head: &[&str], figures: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            title,
+            head: head.iter().map(|&name| name.to_owned()).collect(),
+            rows: Vec::new(),
+            figures: figures.into_iter().collect(),
+            more: None,
+        }
+    }
+
+    fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+        self.rows.push(cells.into());
+    }
+
+    /// Says how many of `rows` are not shown.
+    fn rest(mut self, rows: usize, what: &str) -> Self {
+        let more = rows.saturating_sub(ROWS) as u64;
+        if more > 0 {
+            self.more = Some(format!(
+                "and {} {what} more: --output json lists them",
+                count(more)
+            ));
+        }
+        self
+    }
+}
+
+/// What the service is called, and which versions stand against each other.
+pub(super) fn heading(service: &Service) -> String {
+    let list = |versions: &BTreeSet<String>| {
+        let versions: Vec<&str> = versions.iter().map(String::as_str).collect();
+        versions.join(" and ")
+    };
+    if service.compared == 0 {
+        return service.service.clone();
+    }
+    let production = list(&service.production_versions);
+    let shadow = list(&service.shadow_versions);
+    format!(
+        "{}: {shadow} in the shadow of {production}",
+        service.service
+    )
+}
+
+/// All of a service's tables in their order.
+pub(super) fn sections(service: &Service) -> Vec<Section> {
+    let mut sections = vec![overview(service)];
+    if service.compared == 0 {
+        return sections;
+    }
+    sections.push(latency(service));
+    sections.push(status(service));
+    sections.extend(differences(service));
+    if let Some(predictions) = &service.predictions {
+        sections.extend(labels(predictions));
+        sections.extend(changes(predictions));
+        if let Some(found) = &predictions.numbers {
+            sections.push(spreads(found, predictions.of));
+            sections.extend(histogram(found));
+            sections.extend(unusual(found));
+        }
+    }
+    sections.extend(slices(service));
+    sections
+}
+
+fn overview(service: &Service) -> Section {
+    let mut table = Section::new("", &[], [1]);
+    let verdicts = service.verdicts;
+    let when = match (service.first, service.last) {
+        (Some(first), Some(last)) => span(first, last),
+        _ => "nothing yet".into(),
+    };
+    table.row([
+        "compared".into(),
+        count(service.compared).into(),
+        when.into(),
+    ]);
+    if let Some(Share { share, low, high }) = service.agreement {
+        let interval = format!("95 % interval {} to {}", percent(low), percent(high));
+        table.row(["agreement".into(), percent(share).into(), interval.into()]);
+    }
+    if let Some(score) = service.mean_score {
+        let judged = count(service.compared - verdicts.error);
+        let words = format!("mean of the {judged} that are not errors; 1 = equal");
+        table.row(["score".into(), format!("{score:.4}").into(), words.into()]);
+    }
+    if verdicts.different > 0 {
+        let words = "answers that are not equal by the service's rules";
+        table.row([
+            "different".into(),
+            count(verdicts.different).into(),
+            words.into(),
+        ]);
+    }
+    let errors = match service.errors.is_empty() {
+        true if service.compared == 0 => String::new(),
+        true => "the shadow answered every time".into(),
+        false => by_reason(&service.errors),
+    };
+    table.row(["errors".into(), count(verdicts.error).into(), errors.into()]);
+    if let Some(fidelity) = &service.fidelity {
+        table.row([
+            "fidelity".into(),
+            percent(fidelity.ratio).into(),
+            seen(fidelity).into(),
+        ]);
+        let drops = &fidelity.ledger.drops;
+        let dropped = drops.values().sum();
+        if dropped > 0 {
+            table.row([
+                "dropped".into(),
+                count(dropped).into(),
+                by_reason(drops).into(),
+            ]);
+        }
+    }
+    if service.both_failed > 0 {
+        let words = "answered with 5xx by both, equal or not";
+        table.row([
+            "both failed".into(),
+            count(service.both_failed).into(),
+            words.into(),
+        ]);
+    }
+    if service.unreadable_lines > 0 {
+        let words = "lines that are no records, left out";
+        table.row([
+            "unreadable".into(),
+            count(service.unreadable_lines).into(),
+            words.into(),
+        ]);
+    }
+    table
+}
+
+fn seen(fidelity: &Fidelity) -> String {
+    let ledger = &fidelity.ledger;
+    let (compared, seen) = (count(ledger.compared), count(ledger.seen));
+    let since = second(ledger.since);
+    format!("compared {compared} of {seen} seen since {since} UTC")
+}
+
+fn by_reason(counts: &BTreeMap<String, u64>) -> String {
+    let mut sorted: Vec<(&String, &u64)> = counts.iter().filter(|(_, n)| **n > 0).collect();
+    sorted.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    let words: Vec<String> = sorted
+        .into_iter()
+        .map(|(reason, n)| format!("{reason} {}", count(*n)))
+        .collect();
+    words.join(", ")
+}
+
+fn latency(service: &Service) -> Section {
+    let title = "Latency in milliseconds, from the last byte of the request";
+    let mut table = Section::new(title, &["", "", "p50", "p95", "p99", "max"], 2..6);
+    let legs = [
+        ("production", &service.latency.production),
+        ("shadow", &service.latency.shadow),
+    ];
+    for (
+        name,
+        LegLatency {
+            first_byte_ms,
+            total_ms,
+        },
+    ) in legs
+    {
+        let mut row = |name: &str, to: &str, quantiles: &Option<Quantiles>| {
+            let figures = quantiles.map(|q| [q.p50, q.p95, q.p99, q.max].map(milliseconds));
+            let [p50, p95, p99, max] =
+                figures.unwrap_or_else(|| std::array::from_fn(|_| "-".into()));
+            table.row([
+                name.into(),
+                to.into(),
+                p50.into(),
+                p95.into(),
+                p99.into(),
+                max.into(),
+            ]);
+        };
+        row(name, "first byte", first_byte_ms);
+        row("", "total", total_ms);
+    }
+    table
+}
+
+fn status(service: &Service) -> Section {
+    let (production, shadow) = (&service.production_status, &service.shadow_status);
+    let mut columns: BTreeSet<&str> = production.keys().map(String::as_str).collect();
+    columns.extend(shadow.keys().map(String::as_str));
+    let mut table = Section::new("Status", &[""], 1..=columns.len() + 1);
+    table
+        .head
+        .extend(columns.iter().map(|&class| class.to_owned()));
+    let errors = service.verdicts.error;
+    if errors > 0 {
+        table.head.push("none".into());
+    }
+    for (name, statuses, none) in [("production", production, 0), ("shadow", shadow, errors)] {
+        let number = |n: u64| Cell::from(if n > 0 { count(n) } else { "-".into() });
+        let mut row = vec![name.into()];
+        let counts = columns.iter().map(|&class| statuses.get(class).copied());
+        row.extend(counts.map(|n| number(n.unwrap_or_default())));
+        if errors > 0 {
+            row.push(number(none));
+        }
+        table.rows.push(row);
+    }
+    table
+}
+
+fn differences(service: &Service) -> Option<Section> {
+    let mut table = Section::new("Most frequent differences", &[], 0..2);
+    for difference in service.differences.iter().take(ROWS) {
+        let share = difference.count as f64 / service.compared as f64;
+        let kind = difference.kind.as_str();
+        table.row([
+            count(difference.count).into(),
+            percent(share).into(),
+            kind.into(),
+        ]);
+        let example = &difference.example;
+        let mut lines = vec![format!("exchange {}", example.id)];
+        if example.difference != kind {
+            lines.insert(0, example.difference.clone());
+        }
+        for (line, before) in lines.into_iter().zip(["e.g. ", "     "]) {
+            table.row(["".into(), "".into(), format!("{before}{line}").into()]);
+        }
+    }
+    let kinds = service.differences.len();
+    (kinds > 0).then(|| table.rest(kinds, "kinds"))
+}
+
+fn labels(predictions: &Predictions) -> Option<Section> {
+    let totals = predictions.labels.iter().fold([0, 0], |[p, s], label| {
+        [p + label.production, s + label.shadow]
+    });
+    let share = |n: u64, leg: usize| n as f64 / totals[leg].max(1) as f64;
+    let most = predictions
+        .labels
+        .iter()
+        .map(|label| share(label.production, 0).max(share(label.shadow, 1)))
+        .fold(f64::MIN_POSITIVE, f64::max);
+    let head = ["label", "production", "", "shadow", "", "points"];
+    let mut table = Section::new("Prediction: share of each label", &head, [1, 3, 5]);
+    for label in predictions.labels.iter().take(ROWS) {
+        let (p, s) = (share(label.production, 0), share(label.shadow, 1));
+        // Rounded before it is printed: there is no -0.00.
+        let points = ((s - p) * 1e4).round() / 100.0 + 0.0;
+        table.row([
+            cut(&label.label).into(),
+            percent(p).into(),
+            Cell::Bar(p / most),
+            percent(s).into(),
+            Cell::Bar(s / most),
+            format!("{points:+.2}").into(),
+        ]);
+    }
+    let labels = predictions.labels.len();
+    (labels > 0).then(|| table.rest(labels, "labels"))
+}
+
+fn changes(predictions: &Predictions) -> Option<Section> {
+    let head = ["times", "production", "shadow"];
+    let mut table = Section::new("Labels that changed", &head, [0]);
+    for change in predictions.changes.iter().take(ROWS) {
+        let times = count(change.count);
+        table.row([
+            times.into(),
+            cut(&change.from).into(),
+            cut(&change.to).into(),
+        ]);
+    }
+    let pairs = predictions.changes.len();
+    (pairs > 0).then(|| table.rest(pairs, "pairs"))
+}
+
+fn spreads(numbers: &Numbers, of: Meaning) -> Section {
+    let title = match of {
+        Meaning::Values => "Prediction: values",
+        Meaning::Confidence => "Prediction: probability of the label",
+    };
+    let head = ["", "min", "p5", "p25", "p50", "p75", "p95", "max", "mean"];
+    let mut table = Section::new(title, &head, 1..9);
+    for (name, spread) in [
+        ("production", numbers.production),
+        ("shadow", numbers.shadow),
+    ] {
+        let Some(Spread {
+            min,
+            p5,
+            p25,
+            p50,
+            p75,
+            p95,
+            max,
+            mean,
+            ..
+        }) = spread
+        else {
+            continue;
+        };
+        let figures = [min, p5, p25, p50, p75, p95, max, mean].map(|value| figure(value).into());
+        let row = [Cell::from(name)].into_iter().chain(figures);
+        table.rows.push(row.collect());
+    }
+    table
+}
+
+fn histogram(numbers: &Numbers) -> Option<Section> {
+    let shares = numbers
+        .histogram
+        .iter()
+        .flat_map(|bar| [bar.production, bar.shadow]);
+    let most = shares.fold(f64::MIN_POSITIVE, f64::max);
+    let head = ["from", "to", "production", "", "shadow", ""];
+    let mut table = Section::new("", &head, [0, 1, 2, 4]);
+    for Bar {
+        from,
+        to,
+        production,
+        shadow,
+    } in &numbers.histogram
+    {
+        table.row([
+            figure(*from).into(),
+            figure(*to).into(),
+            percent(*production).into(),
+            Cell::Bar(production / most),
+            percent(*shadow).into(),
+            Cell::Bar(shadow / most),
+        ]);
+    }
+    (!table.rows.is_empty()).then_some(table)
+}
+
+fn unusual(numbers: &Numbers) -> Option<Section> {
+    let head = ["production", "shadow", "exchange"];
+    let mut table = Section::new("Unusually low and high ones", &head, 0..2);
+    for unusual in &numbers.unusual {
+        let said = [unusual.production, unusual.shadow];
+        let [production, shadow] = said.map(|said| said.map_or_else(|| "-".into(), figure));
+        table.row([
+            production.into(),
+            shadow.into(),
+            unusual.id.to_string().into(),
+        ]);
+    }
+    (!table.rows.is_empty()).then_some(table)
+}
+
+fn slices(service: &Service) -> Option<Section> {
+    let head = ["slice", "compared", "agreement", "95 % interval"];
+    let mut table = Section::new("Slices, worst first", &head, 1..3);
+    for slice in service.slices.iter().take(ROWS) {
+        let Share { share, low, high } = slice.agreement;
+        let interval = format!("{} to {}", percent(low), percent(high));
+        let name = cut(&slice.slice);
+        table.row([
+            name.into(),
+            count(slice.compared).into(),
+            percent(share).into(),
+            interval.into(),
+        ]);
+    }
+    let slices = service.slices.len();
+    (slices > 0).then(|| table.rest(slices, "slices"))
+}
