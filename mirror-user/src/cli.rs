@@ -174,6 +174,9 @@ struct ReportArgs {
     /// Only this service
     #[arg(long, value_name = "NAME", value_parser = service_name)]
     service: Option<String>,
+    /// Write it as a page too, readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

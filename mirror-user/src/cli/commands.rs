@@ -1,6 +1,9 @@
 //! The short commands: ask, print, done.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -218,6 +221,15 @@ pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result
         (None, None) => config::RECORD_DIR.into(),
     };
     let report = summarize(&records, arguments.service.as_deref())?;
+    if let Some(page) = arguments.html {
+        // It quotes traffic, as the records do.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .open(&page)
+            .and_then(|mut file| file.write_all(report.to_html().as_bytes()))
+            .with_context(|| format!("cannot write {}", page.display()))?;
+    }
     printer.print(&report)?;
     Ok(ExitCode::SUCCESS)
 }
