@@ -121,6 +121,13 @@ pub fn kind_of(text: &str) -> Kind {
     }
 }
 
+/// Whether two listeners of one protocol want the same port of the same address.
+pub(crate) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let (first, second) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let any = first.is_unspecified() || second.is_unspecified();
+    a.port() == b.port() && (any || first == second)
+}
+
 /// Reads `token_file`, which an `api` cannot do without.
 fn demand_token(
     section: &mut table::Section<'_>,

@@ -3,7 +3,11 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
+use procfs::net::TcpState;
+use procfs::process::{FDTarget, all_processes};
+
 use super::Finding;
+use crate::config::collide;
 
 /// The admin endpoints: free, and not for everybody.
 pub(super) fn admin(address: SocketAddr) -> Vec<Finding> {
@@ -21,36 +25,99 @@ pub(super) fn admin(address: SocketAddr) -> Vec<Finding> {
     findings
 }
 
+/// Whether we can listen at a TCP port.
 pub(super) fn tcp(key: &str, address: SocketAddr) -> Finding {
-    finding(key, "TCP", address, TcpListener::bind(address).map(drop))
+    let bound = TcpListener::bind(address).map(drop);
+    finding(key, "TCP", address, bound, || owner(&tcp_sockets(address)))
 }
 
+/// Whether we can listen at a UDP port.
 pub(super) fn udp(key: &str, address: SocketAddr) -> Finding {
-    finding(key, "UDP", address, UdpSocket::bind(address).map(drop))
+    let bound = UdpSocket::bind(address).map(drop);
+    finding(key, "UDP", address, bound, || owner(&udp_sockets(address)))
 }
 
-fn finding(key: &str, protocol: &str, address: SocketAddr, bound: io::Result<()>) -> Finding {
-    let port = address.port();
-    match bound.map_err(|error| (error.kind(), error)) {
-        Ok(()) => Finding::ok(key, format!("{protocol} {address} is free")),
-        Err((ErrorKind::AddrInUse, _)) => Finding::warn(
-            key,
-            format!("{protocol} {address} is taken"),
-            format!(
-                "nothing, if modelmirror already runs here; else choose another `{key}` (`ss -lnp sport = :{port}` shows whose it is)"
-            ),
-        ),
-        Err((ErrorKind::AddrNotAvailable, _)) => Finding::refuse(
+/// A process that listens where we want to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    name: String,
+    pid: i32,
+}
+
+fn finding(
+    key: &str,
+    protocol: &str,
+    address: SocketAddr,
+    bound: io::Result<()>,
+    owner: impl FnOnce() -> Option<Owner>,
+) -> Finding {
+    let Err(error) = bound else {
+        return Finding::ok(key, format!("{protocol} {address} is free"));
+    };
+    match error.kind() {
+        ErrorKind::AddrInUse => taken(key, &format!("{protocol} {address}"), owner()),
+        ErrorKind::AddrNotAvailable => Finding::refuse(
             key,
             format!("{} is no address of this host", address.ip()),
             format!("correct `{key}` (`ip address` lists what there is)"),
         ),
-        Err((_, error)) => Finding::refuse(
+        _ => Finding::refuse(
             key,
             format!("cannot listen at {protocol} {address}: {error}"),
             format!("choose another `{key}`, or run with more rights"),
         ),
     }
+}
+
+fn taken(key: &str, place: &str, owner: Option<Owner>) -> Finding {
+    let cure = format!("choose another `{key}`");
+    match owner {
+        Some(Owner { name, pid }) if name == "modelmirror" => {
+            Finding::ok(key, format!("{place}: modelmirror runs (pid {pid})"))
+        }
+        Some(Owner { name, pid }) => {
+            Finding::refuse(key, format!("{place} is taken by {name} (pid {pid})"), cure)
+        }
+        None => Finding::refuse(
+            key,
+            format!("{place} is taken, by whom cannot be seen"),
+            cure,
+        ),
+    }
+}
+
+/// Inodes of the sockets that keep us from listening at `wanted`.
+fn tcp_sockets(wanted: SocketAddr) -> Vec<u64> {
+    let entries = [procfs::net::tcp(), procfs::net::tcp6()];
+    let listening =
+        entries.into_iter().flatten().flatten().filter(|entry| {
+            entry.state == TcpState::Listen && collide(entry.local_address, wanted)
+        });
+    listening.map(|entry| entry.inode).collect()
+}
+
+fn udp_sockets(wanted: SocketAddr) -> Vec<u64> {
+    let entries = [procfs::net::udp(), procfs::net::udp6()];
+    let bound = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| collide(entry.local_address, wanted));
+    bound.map(|entry| entry.inode).collect()
+}
+
+/// The process that holds one of these sockets, where we may see it.
+fn owner(inodes: &[u64]) -> Option<Owner> {
+    all_processes().ok()?.flatten().find_map(|process| {
+        let mut descriptors = process.fd().ok()?.flatten();
+        let holds = descriptors
+            .any(|fd| matches!(fd.target, FDTarget::Socket(inode) if inodes.contains(&inode)));
+        let name = || process.stat().ok().map(|stat| stat.comm);
+        holds.then(name).flatten().map(|name| Owner {
+            name,
+            pid: process.pid,
+        })
+    })
 }
 
 #[cfg(test)]
@@ -59,17 +126,45 @@ mod tests {
     use crate::check::Level;
 
     #[test]
-    fn ports_are_tried() {
-        let taken = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        assert_eq!(tcp("admin", taken).level, Level::Ok);
-        let _listener = TcpListener::bind(taken).unwrap();
-        assert_eq!(tcp("admin", taken).level, Level::Warn);
+    fn ports_are_tried_and_their_owners_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let found = tcp("admin", address);
+        let pid = format!("(pid {})", std::process::id());
+        assert!(
+            found.level == Level::Refuse && found.what.contains(&pid),
+            "{found:?}"
+        );
+        drop(listener);
+        assert_eq!(tcp("admin", address).level, Level::Ok);
+
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let found = udp("listen", socket.local_addr().unwrap());
+        assert!(found.what.contains(&pid), "{found:?}");
         let elsewhere = "192.0.2.1:1".parse().unwrap();
         assert_eq!(udp("listen", elsewhere).level, Level::Refuse);
         let open = admin("0.0.0.0:0".parse().unwrap());
         assert!(open[1].what.contains("from other hosts"), "{open:?}");
+    }
+
+    #[test]
+    fn a_modelmirror_that_runs_is_no_trouble() {
+        let owner = |name: &str| {
+            let name = name.to_owned();
+            Some(Owner { name, pid: 7 })
+        };
+        let found = taken("admin", "TCP 127.0.0.1:9469", owner("modelmirror"));
+        assert_eq!(
+            (found.level, found.what.as_str()),
+            (Level::Ok, "TCP 127.0.0.1:9469: modelmirror runs (pid 7)")
+        );
+        let found = taken("admin", "TCP 127.0.0.1:9469", owner("nginx"));
+        assert_eq!(
+            (found.level, found.what.as_str()),
+            (
+                Level::Refuse,
+                "TCP 127.0.0.1:9469 is taken by nginx (pid 7)"
+            )
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What clients dial.
 
 use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -143,7 +144,7 @@ async fn tls(service: &Service, address: ServiceAddress) -> Finding {
         stream.write_all(&CLIENT_HELLO).await?;
         let mut answer = [0; 2];
         stream.read_exact(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        io::Result::Ok(answer)
     };
     match tokio::time::timeout(Duration::from_secs(2), asked).await {
         Ok(Ok([0x15 | 0x16, 3])) => Finding::refuse(
@@ -152,11 +153,15 @@ async fn tls(service: &Service, address: ServiceAddress) -> Finding {
             "tap where TLS has ended: behind the ingress or sidecar, often on \"lo\"",
         ),
         Ok(Ok(_)) => Finding::ok(about(service), format!("{dialled} does not speak TLS")),
-        // A server may hang up on what it does not understand.
-        Ok(Err(error)) => Finding::ok(about(service), format!("{dialled}, asked for TLS: {error}")),
-        Err(_) => Finding::ok(
+        // A server may hang up on what it does not understand, or wait for more of it.
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Finding::warn(
             about(service),
-            format!("{dialled}, asked for TLS: no answer"),
+            format!("{dialled} cannot be asked for TLS: {error}"),
+            "start the model server, then check again",
+        ),
+        Ok(Err(_)) | Err(_) => Finding::ok(
+            about(service),
+            format!("{dialled} does not speak TLS (it leaves the greeting unanswered)"),
         ),
     }
 }

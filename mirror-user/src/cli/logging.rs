@@ -5,11 +5,13 @@ use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::EnvFilter;
 
+/// A newer kernel says more than the netlink crates know, or than was asked for, which they report
+/// for every message.
+const DEFAULT: &str = "info,netlink_packet_route=error,netlink_proto=error";
+
 /// Starts logging. `RUST_LOG` chooses what is logged; without it, everything from `info` on.
 pub(super) fn start(json: bool) {
-    // A newer kernel says more than the netlink crate knows, which it reports for every message.
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,netlink_packet_route=error"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

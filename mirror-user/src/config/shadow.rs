@@ -129,7 +129,7 @@ impl Typed {
             let (Some(first), Some(second)) = (first, second) else {
                 continue;
             };
-            if collide(*first.get_ref(), *second.get_ref()) {
+            if super::collide(*first.get_ref(), *second.get_ref()) {
                 let what = format!("`{other}` and `{name}` listen on the same port");
                 problems.add(
                     second.span(),
@@ -203,12 +203,6 @@ impl Typed {
                 .collect::<Option<_>>()?,
         })
     }
-}
-
-/// Whether two listeners of one protocol want the same port of the same address.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && (any || a.ip() == b.ip())
 }
 
 impl TypedService {

@@ -41,7 +41,7 @@ impl fmt::Display for Status {
                 f,
                 "cost of our programs: p50 {p50} ns, p99 {p99} ns a packet"
             )?;
-            writeln!(f, " ({} runs timed, one in 1,024)", self.run_time.runs)?;
+            writeln!(f, " (one run in 1,024 timed: {})", self.run_time.runs)?;
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ SERVICE sentiment  id 101, version v12, *:8000
   pure_ack              0         7
   bytes mirrored  81.9 MB       0 B
 
-cost of our programs: p50 448 ns, p99 1024 ns a packet (39 runs timed, one in 1,024)
+cost of our programs: p50 448 ns, p99 1024 ns a packet (one run in 1,024 timed: 39)
 ";
     assert_eq!(status().to_string(), expected);
 }
