@@ -87,7 +87,7 @@ fn show(options: &Options) -> Result<()> {
     let mirrored = costs.requests(Mirror::On);
     let compared = stage.wait_for_comparisons(mirrored, &interrupt)?;
     println!("demo: {mirrored} requests were sent with the mirror on, {compared} compared\n");
-    println!("{}", stage.report()?);
+    println!("{}", stage.report(compared)?);
     println!("{costs}");
     println!("{}", stage.kernel_cost()?);
     drop(stage);

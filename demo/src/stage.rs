@@ -46,6 +46,7 @@ impl Stage {
         println!("demo: the agent on the shadow host, the daemon on the node");
         let agent = Agent::start(&net.shadow, &home, &shadow_config(&home))?;
         let daemon = Daemon::start(&net.node, &home, &home.node_config())?;
+        daemon.wait_for_agent()?;
         interrupt.check()?;
         Ok(Self {
             _daemon: daemon,
@@ -101,12 +102,22 @@ impl Stage {
         Ok(counted.or_else(|_| self.counted())?.compared)
     }
 
-    /// What `modelmirror report` says.
-    pub(crate) fn report(&self) -> Result<String> {
+    /// What `modelmirror report` says, once so many comparisons are on the disk.
+    pub(crate) fn report(&self, compared: u64) -> Result<String> {
+        let written = || {
+            let written = self.agent.records()?.len() as u64;
+            ensure!(written >= compared, "{written} of {compared}");
+            Ok(())
+        };
+        try_within(
+            Duration::from_secs(10),
+            "all comparisons are written",
+            written,
+        )?;
         let records = self.home.record_dir();
         let records = records.to_str().context("the folder's name is no text")?;
-        self.home
-            .modelmirror(&self.net.shadow, &["report", "--records", records])
+        let command = ["report", "--records", records];
+        self.home.modelmirror(&self.net.shadow, &command)
     }
 
     /// What a packet costs in the kernel, as `modelmirror status` says.

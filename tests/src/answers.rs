@@ -75,17 +75,22 @@ impl Answers {
                 ..answer(200, body.to_vec())
             },
             "status" => answer(u16::try_from(number).unwrap_or(500), Vec::new()),
-            "label" => answer(200, self.label(body)),
+            "label" => answer(200, self.classification(body)),
             _ => answer(404, b"no such path".to_vec()),
         }
     }
 
-    /// A classifier's answer: the label comes from the body's hash.
-    fn label(&self, body: &[u8]) -> Vec<u8> {
+    /// The label in the answer to `/label`, 0..=9: made from the body's hash.
+    pub fn label(&self, body: &[u8]) -> u8 {
         let hash = Sha256::digest(body);
         let other = self.other_label_in.is_some_and(|n| hash[1] % n.max(1) == 0);
-        let label = usize::from(hash[0] % 10 + u8::from(other)) % 10;
-        let likely = |digit: usize| if digit == label { 0.91 } else { 0.01 };
+        (hash[0] % 10 + u8::from(other)) % 10
+    }
+
+    /// A classifier's answer.
+    fn classification(&self, body: &[u8]) -> Vec<u8> {
+        let label = self.label(body);
+        let likely = |digit: u8| if digit == label { 0.91 } else { 0.01 };
         let probabilities: Vec<f64> = (0..10).map(likely).collect();
         let answer = json!({
             "model_name": "digits",

@@ -25,6 +25,12 @@ const SHADOW_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9470);
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+/// Where programs and maps can be pinned.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// How folders begin that this harness makes; the process's id follows.
+const PREFIX: &str = "modelmirror-harness-";
+
 /// The name of the service that the configs are about.
 const SERVICE: &str = "digits";
 
@@ -66,9 +72,12 @@ impl Home {
     /// When there is no room for temporary files.
     pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let folder = tempfile::Builder::new().prefix("modelmirror-").tempdir()?;
+        sweep(&std::env::temp_dir());
+        sweep(Path::new(BPFFS));
+        let process = format!("{PREFIX}{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&process).tempdir()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let pins = format!("/sys/fs/bpf/modelmirror-{}-{number}", std::process::id()).into();
+        let pins = Path::new(BPFFS).join(format!("{process}{number}"));
         Ok(Self { folder, pins })
     }
 
@@ -160,6 +169,23 @@ impl Drop for Home {
     }
 }
 
+/// Removes what processes left behind that were killed: folders named after their ids.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if owner.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // Another process may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A table with one more value.
 trait With {
     fn with(self, key: &str, value: impl Into<PathBuf>) -> Self;
@@ -204,6 +230,22 @@ impl Daemon {
     /// When the daemon does not answer.
     pub fn metrics(&self) -> Result<Metrics> {
         metrics(&self.namespace, NODE_ADMIN)
+    }
+
+    /// Waits until an agent has echoed a control packet, from when on connections are copied.
+    ///
+    /// # Errors
+    /// With all metrics, when none has within ten seconds.
+    pub fn wait_for_agent(&self) -> Result<()> {
+        try_within(
+            Duration::from_secs(10),
+            "the agent is known to live",
+            || {
+                let metrics = self.metrics()?;
+                ensure!(metrics.sum("modelmirror_agent_up", &[]) >= 1.0, "{metrics}");
+                Ok(())
+            },
+        )
     }
 
     /// The path of its config, for a SIGHUP after a change.
