@@ -1,6 +1,6 @@
 //! The rules that the daemon writes and the programs obey, and the decision itself.
 
-use crate::flow::Flow;
+use crate::flow::{Endpoint, Flow};
 use crate::packet::{ACK, FIN, Packet, RST, SYN, Transport};
 use crate::tunnel::Direction;
 use crate::verdict::{Reason, Verdict};
@@ -97,6 +97,18 @@ pub struct Budget {
     pub due_ns: u64,
     /// 1 = some connection has hit the budget.
     pub tripped: u64,
+}
+
+/// The service that a packet goes to, or else comes from, and which of the two.
+#[inline(always)]
+pub fn find<S>(
+    packet: &Packet,
+    look_up: impl Fn(&Endpoint) -> Option<S>,
+) -> Option<(S, Direction)> {
+    if let Some(service) = look_up(&packet.destination) {
+        return Some((service, Direction::Request));
+    }
+    look_up(&packet.source).map(|service| (service, Direction::Response))
 }
 
 /// Names the connection of `packet` for a service found at its destination (request) or source.

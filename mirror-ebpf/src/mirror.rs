@@ -55,7 +55,7 @@ fn judge(skb: &Skb, link: Link, slot: &mut Slot) {
         Ok(packet) => packet,
         Err(reason) => return count_foreign(reason),
     };
-    let Some((service, direction)) = find_service(&packet) else {
+    let Some((service, direction)) = policy::find(&packet, look_up) else {
         return count_foreign(Reason::NotService);
     };
     if service.index == 0 {
@@ -94,15 +94,6 @@ fn count(counters: &mut Counters, reason: Reason) {
     if let Some(counter) = counters.packets.get_mut(index) {
         *counter += 1;
     }
-}
-
-/// The service that a packet goes to, or else comes from.
-#[inline(always)]
-fn find_service(packet: &Packet) -> Option<(&'static Service, Direction)> {
-    if let Some(service) = look_up(&packet.destination) {
-        return Some((service, Direction::Request));
-    }
-    look_up(&packet.source).map(|service| (service, Direction::Response))
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, a module for each subject.
 
 mod alone;
+mod kernel;
 mod mirrored;
 mod plain;
