@@ -83,7 +83,7 @@ impl Connection {
         let mode = if segment.flags & SYN != 0 {
             Mode::Framed
         } else {
-            Mode::Seek(Seek::new(DropReason::MidStream))
+            Mode::Seek(Seek::new(DropReason::MidStream, 0))
         };
         Self {
             id,
@@ -252,23 +252,24 @@ impl Connection {
             || self.give_up(now, Patience::None, Direction::Request, journal)
     }
 
-    /// Gives up every hole whose time has come. Those that are left are looked at again later.
+    /// Gives up every hole whose time has come. Responses first: as long as requests are framed,
+    /// so are the answers behind the hole.
     fn give_up_all(&mut self, now: Duration, patience: Patience, journal: &mut Journal<'_>) {
-        while self.give_up(now, patience, Direction::Request, journal)
-            || self.give_up(now, patience, Direction::Response, journal)
+        while self.give_up(now, patience, Direction::Response, journal)
+            || self.give_up(now, patience, Direction::Request, journal)
         {}
     }
 
     /// Nothing of what waits can be kept.
     fn overflow(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
-        let counted = !self.open.is_empty();
+        let last = self.open.back().map(|open| open.start);
+        let start = self.requests.position();
         self.drop_all(reason, journal);
         self.requests.clear();
         self.responses.clear();
-        self.mode = Mode::Seek(if counted {
-            Seek::after_one(reason, Direction::Request, None)
-        } else {
-            Seek::new(reason)
+        self.mode = Mode::Seek(match last {
+            Some(last) => Seek::after_one(reason, last, (Direction::Request, None)),
+            None => Seek::new(reason, start),
         });
     }
 
@@ -314,6 +315,9 @@ impl Connection {
         if reason.is_none() {
             self.give_up_all(now, Patience::None, journal);
             self.end_requests(journal);
+            if self.responses.is_ended() {
+                self.end_responses(journal);
+            }
         }
         let unclaimed = self.open.is_empty();
         while let Some(mut open) = self.open.pop_front() {
@@ -339,7 +343,7 @@ impl Connection {
 
     /// Why an exchange that the end of the connection finds open will not be whole.
     fn why_incomplete(&self, open: &Open) -> DropReason {
-        if !matches!(self.mode, Mode::Framed) || !open.is_awaited() {
+        if self.has_lost_responses() || !open.is_awaited() {
             return DropReason::ResponseGap;
         }
         let decoder = self.responses.decoder.as_ref();

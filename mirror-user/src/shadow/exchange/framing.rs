@@ -21,9 +21,10 @@ pub(super) struct Open {
     pub(super) id: ExchangeId,
     /// Where its request starts.
     pub(super) start: u64,
-    /// What the client had acknowledged when it sent the request's first byte, where the request
-    /// starts with a segment.
+    /// What the client had acknowledged when it sent the request's first byte.
     pub(super) acknowledgement: Option<u32>,
+    /// Whether the request starts with a segment.
+    pub(super) starts: bool,
     /// What its answer's length depends on, once the request's head is known.
     asked: Option<Asked>,
     /// The client may be waiting for `100 Continue`.
@@ -84,7 +85,9 @@ impl Connection {
             let moved = match self.mode {
                 Mode::Framed => self.read_requests(journal) | self.read_responses(journal),
                 Mode::SeekResponses => self.read_requests(journal) | self.realign(journal),
-                Mode::Seek(_) => self.read_responses(journal) | self.resync(journal),
+                Mode::Seek(_) => {
+                    self.read_responses(journal) | self.realign(journal) | self.resync(journal)
+                }
                 Mode::Alone | Mode::Closed { .. } => false,
             };
             if !moved {
@@ -99,11 +102,10 @@ impl Connection {
             && self.open.len() < MAX_OPEN
             && !self.open.back().is_some_and(|open| open.leaves)
         {
-            let leftover = self.requests.current.is_some();
             let Some(piece) = self.requests.take() else {
                 break;
             };
-            self.read_request(piece, leftover, journal);
+            self.read_request(piece, journal);
             moved = true;
         }
         moved
@@ -122,20 +124,16 @@ impl Connection {
         moved
     }
 
-    fn read_request(&mut self, mut piece: Piece, leftover: bool, journal: &mut Journal<'_>) {
+    fn read_request(&mut self, mut piece: Piece, journal: &mut Journal<'_>) {
         let decoder = self.requests.decoder.take();
         let mut decoder =
             decoder.unwrap_or_else(|| Decoder::request(&self.memory, self.limits.max_body));
         let fresh = !decoder.has_begun();
-        let (start, end, starts) = (piece.position, piece.end(), piece.starts);
+        let (start, end) = (piece.position, piece.end());
+        let (starts, acknowledgement) = (piece.starts, piece.acknowledgement);
         let fed = decoder.feed(&mut piece.data, piece.time_ns);
         if fresh && decoder.has_begun() {
-            self.begin(
-                start,
-                piece.acknowledgement.filter(|_| starts),
-                leftover,
-                journal,
-            );
+            self.begin(start, acknowledgement, starts, journal);
         }
         match fed {
             Err(fault @ (Fault::Tls | Fault::Http2)) => {
@@ -158,18 +156,27 @@ impl Connection {
         &mut self,
         start: u64,
         acknowledgement: Option<u32>,
-        leftover: bool,
+        starts: bool,
         journal: &mut Journal<'_>,
     ) {
         // A client that has not yet got the last answer pipelines (RFC 9112, section 9.3.2).
-        let early = acknowledgement
-            .zip(self.responses.last)
-            .is_some_and(|(got, (end, _))| self.responses.stream.position(got) < end);
-        self.pipelines |= leftover || (early && self.open.is_empty());
+        let got = acknowledgement.map(|got| self.responses.stream.position(got));
+        let before = self.open.back();
+        let early = match (before, self.responses.last) {
+            // It had not even got the first byte of that answer.
+            (Some(before), _) => {
+                let then = before.acknowledgement;
+                got.is_some() && got <= then.map(|got| self.responses.stream.position(got))
+            }
+            (None, Some((end, _))) => got.is_some_and(|got| got < end),
+            (None, None) => false,
+        };
+        self.pipelines |= early;
         self.open.push_back(Open {
             id: journal.seen(),
             start,
             acknowledgement,
+            starts,
             asked: None,
             expects: false,
             leaves: false,
@@ -323,7 +330,7 @@ impl Connection {
     /// Hands on what is whole, and forgets what is over.
     pub(super) fn settle(&mut self, journal: &mut Journal<'_>) {
         // Without framing, and with answers that overlap requests, none can be told any more.
-        let lost = matches!(self.mode, Mode::SeekResponses) && self.pipelines;
+        let lost = self.pipelines && self.has_lost_responses();
         while let Some(front) = self.open.front_mut() {
             if lost && !front.is_going() {
                 front.drop(DropReason::ResponseGap, journal);
@@ -352,12 +359,13 @@ impl Connection {
     }
 
     /// Where requests begin is not known any more.
-    pub(super) fn lose_requests(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
-        if matches!(self.mode, Mode::SeekResponses) {
-            let going = self.open.pop_back_if(|open| open.is_going());
-            self.drop_all(DropReason::ResponseGap, journal);
-            self.open.extend(going);
-        }
+    fn lose_requests(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        let start = self.requests.position();
+        self.lose_requests_from(start, reason, journal);
+    }
+
+    /// The same, where a hole began at `start`.
+    fn lose_requests_from(&mut self, start: u64, reason: DropReason, journal: &mut Journal<'_>) {
         let going = self.open.pop_back_if(|open| open.is_going());
         let seek = match going {
             Some(mut open) => {
@@ -365,14 +373,13 @@ impl Connection {
                 if self.open.is_empty() {
                     self.responses.decoder = None;
                 }
-                match (&open.answer, self.responses.last) {
-                    (Answer::Gone, Some((_, received))) => {
-                        Seek::after_one(reason, Direction::Response, Some(received))
-                    }
-                    _ => Seek::after_one(reason, Direction::Request, open.acknowledgement),
-                }
+                let last = match (&open.answer, self.responses.last) {
+                    (Answer::Gone, Some((_, received))) => (Direction::Response, Some(received)),
+                    _ => (Direction::Request, open.acknowledgement),
+                };
+                Seek::after_one(reason, open.start, last)
             }
-            None => Seek::new(reason),
+            None => Seek::new(reason, start),
         };
         self.requests.lose();
         self.mode = Mode::Seek(seek);
@@ -385,11 +392,15 @@ impl Connection {
             front.drop(reason, journal);
             front.answer = Answer::Gone;
         }
-        match self.mode {
-            Mode::Framed => self.mode = Mode::SeekResponses,
-            _ => self.drop_all(DropReason::ResponseGap, journal),
+        if matches!(self.mode, Mode::Framed) {
+            self.mode = Mode::SeekResponses;
         }
         self.settle(journal);
+    }
+
+    /// Whether where responses begin was known once, and is not any more.
+    pub(super) fn has_lost_responses(&self) -> bool {
+        !matches!(self.mode, Mode::Framed) && !self.responses.stream.is_anchored()
     }
 
     /// Gives up a hole in this direction. Whether there was one whose time had come.
@@ -407,12 +418,15 @@ impl Connection {
         let Some(bytes) = half.give_up(now, patience) else {
             return false;
         };
+        let start = half.stream.next() - bytes;
         let decoder = half.decoder.take().and_then(|mut decoder| {
             let certain = decoder.skip(bytes);
             certain.then_some(decoder)
         });
         match (decoder, direction) {
-            (None, Direction::Request) => self.lose_requests(DropReason::RequestGap, journal),
+            (None, Direction::Request) => {
+                self.lose_requests_from(start, DropReason::RequestGap, journal);
+            }
             (None, Direction::Response) => self.lose_responses(DropReason::ResponseGap, journal),
             (Some(decoder), _) if !decoder.is_complete() => half.decoder = Some(decoder),
             (Some(decoder), Direction::Request) => self.finish_request(decoder, journal),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::resync::begins_interim;
 use crate::shadow::http::Decoder;
 use crate::shadow::stream::{Piece, Stream};
 
@@ -222,9 +223,10 @@ impl Half {
         };
         drop(pieces);
         let discarded = self.stream.discard(end);
-        if let Some(piece) = discarded.last().filter(|piece| piece.ends) {
-            self.last = piece.acknowledgement.map(|got| (end, got));
-        }
+        let word = discarded.last().filter(|piece| piece.ends);
+        self.last = word
+            .filter(|piece| !begins_interim(&piece.data))
+            .and_then(|piece| Some((end, piece.acknowledgement?)));
         discarded
     }
 

@@ -6,9 +6,13 @@
 //! of that when it sent what begins at S, which is a request's head. Order of arrival does not
 //! matter.
 //!
-//! Where the connection was seen from its start and the client never pipelined, a lost segment
-//! before A is made up for by what follows A: an answer's head, at the start of a segment, that
-//! acknowledges bytes beyond S. (The client awaited the last answer, as it always did.)
+//! Where only responses are lost, what begins at S is known to be a request. If the client never
+//! pipelined, a lost segment before A is then made up for by what follows A: an answer's head, at
+//! the start of a segment, that acknowledges bytes beyond S.
+//!
+//! Acknowledgements do not tell a client that always has one request too many on its way from one
+//! that takes turns. So no turn is trusted once a client was seen to pipeline; one that was not
+//! seen to before the loss, but does, gets its answers told wrong. No common client pipelines.
 
 use mirror_common::tunnel::Direction;
 
@@ -29,6 +33,8 @@ const MAX_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Seek {
     reason: DropReason,
+    /// Where in the requests it starts: what answers earlier ones is of them.
+    start: u64,
     turns: Turns,
     /// Turns that the ledger has.
     counted: usize,
@@ -36,28 +42,30 @@ pub(super) struct Seek {
 
 impl Seek {
     /// Nothing of what is passed over is in the ledger.
-    pub(super) fn new(reason: DropReason) -> Self {
+    pub(super) fn new(reason: DropReason, start: u64) -> Self {
         Self {
             reason,
+            start,
             turns: Turns::default(),
             counted: 0,
         }
     }
 
-    /// An exchange that is in the ledger is cut short: its last piece went in `direction` and
-    /// acknowledged this.
+    /// An exchange that is in the ledger, and whose request starts at `start`, is cut short: the
+    /// `last` of its pieces went in this direction and acknowledged that.
     pub(super) fn after_one(
         reason: DropReason,
-        direction: Direction,
-        acknowledgement: Option<u32>,
+        start: u64,
+        last: (Direction, Option<u32>),
     ) -> Self {
         let turns = Turns {
             count: 1,
-            last: Some((direction, acknowledgement)),
+            last: Some(last),
             interim: None,
         };
         Self {
             reason,
+            start,
             turns,
             counted: 1,
         }
@@ -67,10 +75,12 @@ impl Seek {
     fn pass(
         &mut self,
         requests: Vec<Piece>,
-        responses: Vec<Piece>,
+        mut responses: Vec<Piece>,
+        position: impl Fn(u32) -> u64,
         reason: Option<DropReason>,
         journal: &mut Journal<'_>,
     ) {
+        responses.retain(|piece| piece.acknowledgement.map(&position) > Some(self.start));
         let requests = requests
             .into_iter()
             .map(|piece| (Direction::Request, piece));
@@ -89,6 +99,11 @@ impl Seek {
     }
 }
 
+/// Whether an interim answer begins here: its end is no turn.
+pub(super) fn begins_interim(bytes: &[u8]) -> bool {
+    begins_response(bytes).is_some_and(|status| (100..200).contains(&status))
+}
+
 /// Counts exchanges by their pieces in the order of time: the ends take turns.
 #[derive(Debug, Default)]
 struct Turns {
@@ -100,9 +115,7 @@ struct Turns {
 
 impl Turns {
     fn pass(&mut self, direction: Direction, piece: &Piece) {
-        let is_interim = |status| (100..200).contains(&status);
-        if direction == Direction::Response && begins_response(&piece.data).is_some_and(is_interim)
-        {
+        if direction == Direction::Response && begins_interim(&piece.data) {
             self.interim = Some((piece.position as u32, piece.end() as u32));
             return;
         }
@@ -123,8 +136,8 @@ impl Turns {
 
 impl Connection {
     /// Whether requests from position `start` on are answered from the position on that the client
-    /// had acknowledged by then. That position, if so.
-    fn turn(&self, start: u64, acknowledgement: u32) -> Option<u64> {
+    /// had acknowledged by then. That position, if so. `framed`: `start` is a request's for sure.
+    fn turn(&self, start: u64, acknowledgement: u32, framed: bool) -> Option<u64> {
         let responses = &self.responses.stream;
         let answer = responses.position(acknowledgement);
         if self.pipelines || answer < responses.next() {
@@ -134,24 +147,21 @@ impl Connection {
             let acknowledgement = piece.acknowledgement?;
             Some(self.requests.stream.position(acknowledgement))
         };
-        let is_interim = |piece: &Piece| {
-            begins_response(&piece.data).is_some_and(|status| (100..200).contains(&status))
-        };
         let last = self
             .responses
             .last
             .is_some_and(|(end, got)| end == answer && self.requests.stream.position(got) == start);
         let vouched = last
-            || responses
-                .ending_at(answer)
-                .is_some_and(|piece| received(piece) == Some(start) && !is_interim(piece));
+            || responses.ending_at(answer).is_some_and(|piece| {
+                received(piece) == Some(start) && !begins_interim(&piece.data)
+            });
         let follows = responses.starting_at(answer);
         let answered = follows.is_some_and(|piece| {
             received(piece) > Some(start) && begins_response(&piece.data).is_some()
         });
         // What the server sent from there on before it had the request answers another one.
         let contradicted = follows.is_some_and(|piece| received(piece) <= Some(start));
-        let certain = (vouched && !contradicted) || (answered && self.has_start());
+        let certain = (vouched && !contradicted) || (answered && framed && self.has_start());
         certain.then_some(answer)
     }
 
@@ -159,27 +169,35 @@ impl Connection {
     pub(super) fn resync(&mut self, journal: &mut Journal<'_>) -> bool {
         let found = self.requests.stream.pieces().find_map(|piece| {
             let acknowledgement = piece.acknowledgement.filter(|_| piece.starts)?;
-            let answer = self.turn(piece.position, acknowledgement)?;
+            let answer = self.turn(piece.position, acknowledgement, false)?;
             begins_request(&piece.data).then_some((piece.position, answer))
         });
         let Some((start, answer)) = found else {
             return false;
         };
+        let behind = self.responses.stream.is_anchored() && self.responses.stream.next() < answer;
+        if behind && !self.open.is_empty() {
+            // Answers from before the loss are still to come, or their holes to be given up.
+            return false;
+        }
         self.drop_all(DropReason::ResponseGap, journal);
         let requests = self.requests.resume(start);
         let responses = self.responses.resume(answer);
-        if let Mode::Seek(seek) = &mut self.mode {
-            seek.pass(requests, responses, None, journal);
-        }
+        self.pass(requests, responses, None, journal);
         self.mode = Mode::Framed;
         true
     }
 
     /// Goes on with the first open exchange whose answer can be told, where there is one.
     pub(super) fn realign(&mut self, journal: &mut Journal<'_>) -> bool {
+        if !self.has_lost_responses() {
+            return false;
+        }
         let found = self.open.iter().enumerate().find_map(|(index, open)| {
-            let acknowledgement = open.acknowledgement.filter(|_| open.is_awaited())?;
-            Some((index, self.turn(open.start, acknowledgement)?))
+            let acknowledgement = open
+                .acknowledgement
+                .filter(|_| open.starts && open.is_awaited())?;
+            Some((index, self.turn(open.start, acknowledgement, true)?))
         });
         let Some((index, answer)) = found else {
             return false;
@@ -188,7 +206,9 @@ impl Connection {
             earlier.drop(DropReason::ResponseGap, journal);
         }
         self.responses.resume(answer);
-        self.mode = Mode::Framed;
+        if matches!(self.mode, Mode::SeekResponses) {
+            self.mode = Mode::Framed;
+        }
         true
     }
 
@@ -212,9 +232,7 @@ impl Connection {
                 .map_or(u64::MAX, |middle| middle.saturating_add(1));
             let requests = self.requests.discard_before(until_ns);
             let responses = self.responses.discard_before(until_ns);
-            if let Mode::Seek(seek) = &mut self.mode {
-                seek.pass(requests, responses, None, journal);
-            }
+            self.pass(requests, responses, None, journal);
         }
     }
 
@@ -222,8 +240,19 @@ impl Connection {
     pub(super) fn pass_all(&mut self, reason: Option<DropReason>, journal: &mut Journal<'_>) {
         let requests = self.requests.discard_before(u64::MAX);
         let responses = self.responses.discard_before(u64::MAX);
+        self.pass(requests, responses, reason, journal);
+    }
+
+    fn pass(
+        &mut self,
+        requests: Vec<Piece>,
+        responses: Vec<Piece>,
+        reason: Option<DropReason>,
+        journal: &mut Journal<'_>,
+    ) {
+        let position = |sequence| self.requests.stream.position(sequence);
         if let Mode::Seek(seek) = &mut self.mode {
-            seek.pass(requests, responses, reason, journal);
+            seek.pass(requests, responses, position, reason, journal);
         }
     }
 }

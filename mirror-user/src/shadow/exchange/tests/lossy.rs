@@ -1,1 +1,366 @@
+//! Random conversations over a random tunnel.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// splitmix64 (Steele, Lea and Flood, 2014): a conversation is told by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word ^ (word >> 31)) as usize % sides
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.roll(100) < percent
+    }
+}
+
+/// What one exchange is, and its bytes on the wire.
+struct Original {
+    method: &'static str,
+    request: Vec<u8>,
+    request_body: Vec<u8>,
+    response: Vec<u8>,
+    response_body: Vec<u8>,
+}
+
+fn body(dice: &mut Dice, index: usize) -> Vec<u8> {
+    // Bodies that look like messages must not be taken for them.
+    let text = match dice.roll(4) {
+        0 => post("/smuggled", "x"),
+        1 => ok("smuggled"),
+        _ => format!("body {index};"),
+    };
+    let times = dice.roll(20) * dice.roll(4);
+    text.repeat(times).into_bytes()
+}
+
+fn message(dice: &mut Dice, start: &str, body: &[u8]) -> Vec<u8> {
+    let mut message = start.as_bytes().to_vec();
+    if dice.chance(50) {
+        message.extend(format!("Content-Length: {}\r\n\r\n", body.len()).bytes());
+        message.extend(body);
+        return message;
+    }
+    message.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+    for chunk in body.chunks(1 + dice.roll(300)) {
+        message.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        message.extend(chunk);
+        message.extend(b"\r\n");
+    }
+    message.extend(if dice.chance(50) {
+        &b"0\r\n\r\n"[..]
+    } else {
+        b"0\r\nSum: 1\r\n\r\n"
+    });
+    message
+}
+
+fn original(dice: &mut Dice, index: usize, last: bool) -> Original {
+    let method = ["POST", "POST", "GET", "HEAD"][dice.roll(4)];
+    let (start, line) = (
+        format!("{method} /{index} HTTP/1.1\r\n"),
+        "HTTP/1.1 200 OK\r\n",
+    );
+    let request_body = if method == "POST" {
+        body(dice, index)
+    } else {
+        Vec::new()
+    };
+    let request = if method == "POST" {
+        message(dice, &start, &request_body)
+    } else {
+        format!("{start}\r\n").into_bytes()
+    };
+    let answer = body(dice, index);
+    let interim = if dice.chance(10) {
+        "HTTP/1.1 100 Continue\r\n\r\n"
+    } else {
+        ""
+    };
+    let mut response = interim.as_bytes().to_vec();
+    if last && dice.chance(50) && method != "HEAD" {
+        response.extend(format!("{line}\r\n").bytes().chain(answer.iter().copied()));
+    } else {
+        let mut message = message(dice, line, &answer);
+        if method == "HEAD" {
+            let head = message
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+                .unwrap();
+            message.truncate(head + 4);
+        }
+        response.extend(message);
+    }
+    let response_body = if method == "HEAD" { Vec::new() } else { answer };
+    Original {
+        method,
+        request,
+        request_body,
+        response,
+        response_body,
+    }
+}
+
+/// What the tunnel does to a conversation, in percent of its segments.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tunnel {
+    lose: usize,
+    reorder: usize,
+    duplicate: usize,
+    overlap: usize,
+    /// So many exchanges at the beginning lose nothing.
+    spare: usize,
+}
+
+/// A segment, and the exchange that it is of.
+type Tagged = (usize, Segment);
+
+fn send(
+    dice: &mut Dice,
+    talk: &mut Talk,
+    overlap: usize,
+    tagged: (usize, Direction, &[u8]),
+) -> Vec<Tagged> {
+    let (index, direction, bytes) = tagged;
+    let mut segments = Vec::new();
+    let longest = [40, 300, 1448][dice.roll(3)];
+    let first = match direction {
+        Direction::Request => talk.client,
+        Direction::Response => talk.server,
+    };
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let length = (1 + dice.roll(longest)).min(bytes.len() - sent);
+        segments.push((
+            index,
+            talk.segment(direction, ACK, &bytes[sent..sent + length]),
+        ));
+        sent += length;
+        if dice.chance(overlap) {
+            // The sender's TCP sends something again, cut otherwise.
+            let from = dice.roll(sent);
+            let to = from + 1 + dice.roll(sent - from);
+            let mut again = talk.segment(direction, ACK, b"");
+            again.sequence = first.wrapping_add(from as u32);
+            again.payload = Bytes::copy_from_slice(&bytes[from..to]);
+            segments.push((index, again));
+        }
+    }
+    segments
+}
+
+/// A whole connection. At most `depth` requests are unanswered at any time; a client that
+/// pipelines does so from the beginning.
+fn conversation(dice: &mut Dice, depth: usize, overlap: usize) -> (Vec<Original>, Vec<Tagged>) {
+    let count = 1 + dice.roll(12);
+    let originals: Vec<_> = (0..count)
+        .map(|index| original(dice, index, index + 1 == count))
+        .collect();
+    let mut talk = Talk::new();
+    talk.client = dice.roll(1 << 32) as u32;
+    talk.server = dice.roll(1 << 32) as u32;
+    let mut segments: Vec<Tagged> = talk
+        .open()
+        .into_iter()
+        .map(|segment| (count, segment))
+        .collect();
+    let (mut asked, mut answered) = (0, 0);
+    while answered < count {
+        let ask = asked < count
+            && asked - answered < depth
+            && (asked == answered || asked < 2 || dice.chance(50));
+        let tagged = if ask {
+            asked += 1;
+            (
+                asked - 1,
+                Direction::Request,
+                &originals[asked - 1].request[..],
+            )
+        } else {
+            answered += 1;
+            (
+                answered - 1,
+                Direction::Response,
+                &originals[answered - 1].response[..],
+            )
+        };
+        segments.extend(send(dice, &mut talk, overlap, tagged));
+    }
+    segments.push((count, talk.server_fin()));
+    segments.push((count, talk.client_fin()));
+    (originals, segments)
+}
+
+/// What comes out of the tunnel, and which exchanges lost something.
+fn carry(dice: &mut Dice, tunnel: Tunnel, segments: Vec<Tagged>) -> (Vec<Segment>, Vec<usize>) {
+    let mut out: Vec<(usize, Segment)> = Vec::new();
+    let mut touched = Vec::new();
+    for (at, (index, segment)) in segments.into_iter().enumerate() {
+        if index >= tunnel.spare
+            && (tunnel.spare == 0 || !segment.payload.is_empty())
+            && dice.chance(tunnel.lose)
+        {
+            touched.push(index);
+            continue;
+        }
+        let copies = if dice.chance(tunnel.duplicate) { 2 } else { 1 };
+        for _ in 0..copies {
+            let late = if dice.chance(tunnel.reorder) {
+                1 + dice.roll(6)
+            } else {
+                0
+            };
+            out.push((2 * (at + late), segment.clone()));
+        }
+    }
+    out.sort_by_key(|(at, _)| *at);
+    (
+        out.into_iter().map(|(_, segment)| segment).collect(),
+        touched,
+    )
+}
+
+/// What became of each exchange, by its index in the conversation.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    requested: bool,
+    answered: bool,
+}
+
+/// Runs a connection through the table and checks what must hold in any case.
+fn run(originals: &[Original], segments: Vec<Segment>) -> BTreeMap<usize, Outcome> {
+    let mut table = Table::with(Limits::new(1 << 20), Memory::new(MEMORY));
+    for (at, segment) in segments.into_iter().enumerate() {
+        table.feed([segment]);
+        table.now += Duration::from_micros(500);
+        if at % 40 == 39 {
+            table.wait(1);
+        }
+    }
+    table.wait(45_000);
+    table.now += Duration::from_secs(300);
+    table.wait(100);
+    let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
+    // Exchange number -> its index, or nothing; and whether it is over.
+    let mut ids: BTreeMap<ExchangeId, (Option<usize>, bool)> = BTreeMap::new();
+    let mut last = None;
+    for event in &table.events {
+        match event {
+            Event::Seen { id, .. } => {
+                assert_eq!(ids.insert(*id, (None, false)), None, "seen twice");
+            }
+            Event::Request { id, request, .. } => {
+                let index: usize = request.target[1..].parse().expect("a target that was sent");
+                let original = &originals[index];
+                assert_eq!(request.method, original.method);
+                assert!(
+                    request.body == original.request_body,
+                    "body of request {index}"
+                );
+                assert!(last < Some(index), "requests out of order");
+                last = Some(index);
+                let entry = ids.get_mut(id).expect("seen before requested");
+                assert_eq!(*entry, (None, false));
+                entry.0 = Some(index);
+                outcomes.entry(index).or_default().requested = true;
+            }
+            Event::Response { id, response } => {
+                let (index, over) = ids.get_mut(id).expect("seen before answered");
+                let index = index.expect("requested before answered");
+                assert!(!std::mem::replace(over, true), "over twice");
+                let whole = response.body == originals[index].response_body;
+                assert!(whole && response.status == 200, "answer of {index}");
+                outcomes.entry(index).or_default().answered = true;
+            }
+            Event::Dropped { id, .. } => {
+                let (_, over) = ids.get_mut(id).expect("seen before dropped");
+                assert!(!std::mem::replace(over, true), "over twice");
+            }
+            Event::Closed { .. } => {}
+        }
+    }
+    assert!(ids.values().all(|&(_, over)| over), "{:?}", table.told);
+    assert_eq!(table.exchanges.connections(), 0);
+    table.empty();
+    outcomes
+}
+
+fn tunnel() -> impl Strategy<Value = Tunnel> {
+    [0..11_usize, 0..11, 0..11, 0..11].prop_map(|[lose, reorder, duplicate, overlap]| Tunnel {
+        lose,
+        reorder,
+        duplicate,
+        overlap,
+        spare: 0,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Never a byte that production did not see, whatever the tunnel does.
+    #[test]
+    fn what_comes_out_was_sent(seed in any::<u64>(), depth in 1_usize..4, tunnel in tunnel()) {
+        let mut dice = Dice(seed);
+        let spare = if depth > 1 { 2 } else { 0 };
+        let (originals, segments) = conversation(&mut dice, depth, tunnel.overlap);
+        let (segments, _) = carry(&mut dice, Tunnel { spare, ..tunnel }, segments);
+        run(&originals, segments);
+    }
+
+    /// Without loss everything comes out.
+    #[test]
+    fn without_loss_everything_comes_out(
+        seed in any::<u64>(),
+        depth in 1_usize..4,
+        tunnel in tunnel(),
+    ) {
+        let mut dice = Dice(seed);
+        let tunnel = Tunnel { lose: 0, ..tunnel };
+        let (originals, segments) = conversation(&mut dice, depth, tunnel.overlap);
+        let (segments, _) = carry(&mut dice, tunnel, segments);
+        let outcomes = run(&originals, segments);
+        prop_assert_eq!(outcomes.len(), originals.len());
+        prop_assert!(outcomes.values().all(|outcome| outcome.answered), "{:?}", outcomes);
+    }
+
+    /// An exchange that lost nothing comes out if the one before it lost nothing either: then both
+    /// ends vouch for where it begins.
+    #[test]
+    fn what_lost_nothing_comes_out(seed in any::<u64>(), lose in 1_usize..11) {
+        let mut dice = Dice(seed);
+        let (originals, segments) = conversation(&mut dice, 1, 0);
+        let tunnel = Tunnel { lose, ..Tunnel::default() };
+        let (segments, touched) = carry(&mut dice, tunnel, segments);
+        let outcomes = run(&originals, segments);
+        // The tag of SYN and FIN is one beyond the last exchange.
+        let whole = |index: usize| !touched.contains(&index);
+        let handshake = whole(originals.len());
+        for index in 0..originals.len() {
+            let before = if index == 0 { handshake } else { whole(index - 1) };
+            if whole(index) && before && handshake {
+                let outcome = outcomes.get(&index);
+                prop_assert!(outcome.is_some_and(|outcome| outcome.answered), "{}: {:?}", index, outcome);
+            }
+        }
+    }
+
+    /// Joined in its middle, nothing is made up either.
+    #[test]
+    fn joined_midway(seed in any::<u64>(), skip in 0_usize..30, tunnel in tunnel()) {
+        let mut dice = Dice(seed);
+        let (originals, mut segments) = conversation(&mut dice, 1, tunnel.overlap);
+        segments.drain(..(2 + skip).min(segments.len()));
+        let (segments, _) = carry(&mut dice, tunnel, segments);
+        run(&originals, segments);
+    }
+}
