@@ -221,7 +221,8 @@ impl Connection {
                 self.overflow(DropReason::Memory, journal);
             }
         }
-        if matches!(self.mode, Mode::Seek(_)) {
+        // While answers from before the loss are awaited, a turn behind it may be among these.
+        if matches!(self.mode, Mode::Seek(_)) && (self.open.is_empty() || self.is_full()) {
             self.trim(journal);
         }
         let waiting = self.requests.buffered() + self.responses.buffered();

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::resync::begins_interim;
-use crate::shadow::http::Decoder;
+use crate::shadow::http::{Decoder, is_interim};
 use crate::shadow::stream::{Piece, Stream};
 
 /// Bytes that the peer has acknowledged were not lost in production: if their copies have not
@@ -225,7 +224,7 @@ impl Half {
         let discarded = self.stream.discard(end);
         let word = discarded.last().filter(|piece| piece.ends);
         self.last = word
-            .filter(|piece| !begins_interim(&piece.data))
+            .filter(|piece| !is_interim(&piece.data))
             .and_then(|piece| Some((end, piece.acknowledgement?)));
         discarded
     }

@@ -19,7 +19,7 @@ use mirror_common::tunnel::Direction;
 use super::Journal;
 use super::connection::{Connection, Mode};
 use super::half::Half;
-use crate::shadow::http::{begins_request, begins_response};
+use crate::shadow::http::{begins_request, begins_response, is_interim};
 use crate::shadow::message::DropReason;
 use crate::shadow::stream::Piece;
 
@@ -99,11 +99,6 @@ impl Seek {
     }
 }
 
-/// Whether an interim answer begins here: its end is no turn.
-pub(super) fn begins_interim(bytes: &[u8]) -> bool {
-    begins_response(bytes).is_some_and(|status| (100..200).contains(&status))
-}
-
 /// Counts exchanges by their pieces in the order of time: the ends take turns.
 #[derive(Debug, Default)]
 struct Turns {
@@ -115,7 +110,7 @@ struct Turns {
 
 impl Turns {
     fn pass(&mut self, direction: Direction, piece: &Piece) {
-        if direction == Direction::Response && begins_interim(&piece.data) {
+        if direction == Direction::Response && is_interim(&piece.data) {
             self.interim = Some((piece.position as u32, piece.end() as u32));
             return;
         }
@@ -152,9 +147,9 @@ impl Connection {
             .last
             .is_some_and(|(end, got)| end == answer && self.requests.stream.position(got) == start);
         let vouched = last
-            || responses.ending_at(answer).is_some_and(|piece| {
-                received(piece) == Some(start) && !begins_interim(&piece.data)
-            });
+            || responses
+                .ending_at(answer)
+                .is_some_and(|piece| received(piece) == Some(start) && !is_interim(&piece.data));
         let follows = responses.starting_at(answer);
         let answered = follows.is_some_and(|piece| {
             received(piece) > Some(start) && begins_response(&piece.data).is_some()

@@ -370,6 +370,19 @@ pub fn begins_request(bytes: &[u8]) -> bool {
 
 /// Whether these bytes begin with a status line: its status, if so.
 pub fn begins_response(bytes: &[u8]) -> Option<u16> {
+    first_response(bytes).map(|(status, _)| status)
+}
+
+/// Whether these bytes are interim answers and nothing else (RFC 9110, section 15.2).
+pub fn is_interim(bytes: &[u8]) -> bool {
+    match first_response(bytes) {
+        Some((100..200, rest)) => rest.is_empty() || is_interim(rest),
+        _ => false,
+    }
+}
+
+/// A response's status, and what follows its head.
+fn first_response(bytes: &[u8]) -> Option<(u16, &[u8])> {
     let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -377,8 +390,10 @@ pub fn begins_response(bytes: &[u8]) -> Option<u16> {
         bytes,
         &mut fields,
     );
-    match parsed {
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => response.code,
-        Err(_) => None,
-    }
+    let rest = match parsed {
+        Ok(httparse::Status::Complete(length)) => &bytes[length..],
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => &[],
+        Err(_) => return None,
+    };
+    Some((response.code?, rest))
 }

@@ -445,6 +445,12 @@ fn beginnings() {
     }
     assert_eq!(begins_response(b"HTTP/1.1 200 OK\r\nServ"), Some(200));
     assert_eq!(begins_response(b"GET / HTTP/1.1\r\n"), None);
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    assert!(is_interim(interim.as_bytes()) && is_interim(interim.repeat(2).as_bytes()));
+    assert!(!is_interim(
+        format!("{interim}HTTP/1.1 200 OK\r\n\r\n").as_bytes()
+    ));
+    assert!(!is_interim(format!("{interim}x").as_bytes()) && !is_interim(b""));
 }
 
 proptest! {

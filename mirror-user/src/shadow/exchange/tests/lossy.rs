@@ -139,7 +139,9 @@ fn send(
     };
     let mut sent = 0;
     while sent < bytes.len() {
-        let length = (1 + dice.roll(longest)).min(bytes.len() - sent);
+        // A head's first segment holds its first line, as every client's does.
+        let least = if sent == 0 { 20 } else { 1 };
+        let length = (least + dice.roll(longest)).min(bytes.len() - sent);
         segments.push((
             index,
             talk.segment(direction, ACK, &bytes[sent..sent + length]),
