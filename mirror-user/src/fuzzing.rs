@@ -1,0 +1,246 @@
+//! What the fuzz targets do with their input, so that `cargo test` can do the same with every
+//! input that once failed (`fuzz/regressions/TARGET/`). Each function panics when something that
+//! must hold does not.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mirror_common::flow::{Endpoint, Flow};
+use mirror_common::packet::{self, Link};
+use mirror_common::tunnel::{self, Arm, Datagram, Direction};
+
+use crate::shadow::exchange::{Event, Exchanges, Limits};
+use crate::shadow::memory::Memory;
+use crate::shadow::message::{ExchangeId, Segment};
+use crate::shadow::stream::Stream;
+
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name.
+pub const TARGETS: [(&str, Target); 4] = [
+    ("packet", packet),
+    ("tunnel", tunnel),
+    ("stream", stream),
+    ("http", http),
+];
+
+/// A frame: what is parsed lies within it.
+pub fn packet(frame: &[u8]) {
+    let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    for link in [Link::Ethernet, Link::Ip] {
+        if let Ok(packet) = packet::parse(&frame, length, link) {
+            assert!(packet.network_offset < packet.transport_offset);
+            assert!(packet.transport_offset < packet.payload_offset);
+            let end = u64::from(packet.payload_offset) + u64::from(packet.payload_length);
+            assert!(end <= u64::from(length), "{packet:?} in {length} bytes");
+        }
+    }
+}
+
+/// A datagram: what is decoded lies within it, and comes out the same when encoded again.
+pub fn tunnel(datagram: &[u8]) {
+    match tunnel::decode(datagram) {
+        Ok(Datagram::Geneve { header, payload }) => {
+            assert!(datagram.ends_with(payload));
+            let mut again = header.encode().to_vec();
+            again.extend_from_slice(payload);
+            let decoded = tunnel::decode(&again);
+            assert_eq!(decoded, Ok(Datagram::Geneve { header, payload }));
+        }
+        Ok(Datagram::Vxlan { vni, payload }) => {
+            assert!(datagram.ends_with(payload) && vni < 1 << 24);
+        }
+        Err(error) => assert!(!error.label().is_empty()),
+    }
+}
+
+/// Segments of one stream, cut, reordered and repeated at will: every byte comes out at its place.
+pub fn stream(input: &[u8]) {
+    let mut input = Input(input);
+    let byte = |position: u64| (position ^ (position >> 8)).wrapping_mul(167) as u8;
+    let first = input.number(4);
+    let mut stream = Stream::default();
+    if input.number(1) & 1 == 0 {
+        stream.anchor(stream.position(first));
+    }
+    let origin = stream.position(first);
+    while !input.0.is_empty() {
+        let operation = input.number(1);
+        let sequence = first.wrapping_add(input.number(2)).wrapping_sub(1 << 15);
+        let position = stream.position(sequence);
+        match operation & 7 {
+            0 => drop(stream.give_up(position)),
+            1 => stream.finish(sequence),
+            2 => drop(stream.anchor(position)),
+            3 => drop(stream.discard(position)),
+            4 => stream.cast_off(),
+            _ => {
+                let data = (position..position + u64::from(input.number(1))).map(byte);
+                stream.insert(sequence, None, 0, data.collect());
+            }
+        }
+        let mut before = stream.next();
+        for piece in stream.pieces() {
+            assert!(
+                before <= piece.position && !piece.data.is_empty(),
+                "{stream}"
+            );
+            before = piece.end();
+        }
+        let held: usize = stream.pieces().map(|piece| piece.data.len()).sum();
+        assert_eq!(held, stream.buffered());
+        if operation & 8 == 0 {
+            continue;
+        }
+        while let Some(piece) = stream.pop() {
+            assert!(piece.position.abs_diff(origin) < 1 << 24);
+            for (position, &data) in (piece.position..).zip(&piece.data) {
+                assert_eq!(data, byte(position), "{position} of {stream}");
+            }
+        }
+    }
+}
+
+/// Segments of both directions of two connections, in little memory: what is seen ends once, and
+/// nothing is kept.
+pub fn http(input: &[u8]) {
+    const MEMORY: usize = 4096;
+    let mut input = Input(input);
+    let memory = Memory::new(MEMORY);
+    let limits = Limits {
+        buffer: 1024,
+        ..Limits::new(512)
+    };
+    let mut exchanges = Exchanges::new(vec![limits], memory.clone()).with_max_connections(2);
+    let mut ledger = Ledger::default();
+    let mut now = Duration::ZERO;
+    while !input.0.is_empty() {
+        let mut events = Vec::new();
+        let segment = input.segment(now);
+        exchanges.segment(segment, now, &mut events);
+        now += Duration::from_millis(u64::from(input.number(1)));
+        if now.as_millis().is_multiple_of(4) {
+            exchanges.tick(now, &mut events);
+        }
+        ledger.enter(&events);
+        drop(events);
+        assert!(memory.used() <= MEMORY && exchanges.connections() <= 2);
+    }
+    let mut events = Vec::new();
+    exchanges.tick(now + Duration::from_secs(4), &mut events);
+    exchanges.finish(&mut events);
+    ledger.enter(&events);
+    drop(events);
+    assert!(ledger.0.values().all(|&over| over), "seen, but not over");
+    assert_eq!(memory.used(), 0);
+}
+
+/// Which exchanges were seen, and whether they are over.
+#[derive(Default)]
+struct Ledger(HashMap<ExchangeId, bool>);
+
+impl Ledger {
+    fn enter(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Seen { id, .. } => {
+                    assert_eq!(self.0.insert(*id, false), None, "seen twice");
+                }
+                Event::Request { id, .. } => {
+                    assert_eq!(self.0.get(id), Some(&false), "not seen, or over");
+                }
+                Event::Response { id, .. } | Event::Dropped { id, .. } => {
+                    assert_eq!(self.0.insert(*id, true), Some(false), "not seen, or over");
+                }
+                Event::Closed { .. } => {}
+            }
+        }
+    }
+}
+
+/// The fuzzer's bytes, used up from the front. Behind their end are zeros.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// A little-endian number of so many bytes, at most four.
+    fn number(&mut self, bytes: usize) -> u32 {
+        let mut number = [0; 4];
+        let taken = self.take(bytes);
+        number[..taken.len()].copy_from_slice(taken);
+        u32::from_le_bytes(number)
+    }
+
+    /// A segment: what it is, its TCP flags, two small numbers, and a payload with its length.
+    fn segment(&mut self, now: Duration) -> Segment {
+        let (kind, flags) = (self.number(1), self.number(1));
+        // Both streams wrap within reach of the numbers.
+        let sequence = self.number(2).wrapping_sub(1 << 12);
+        let acknowledgement = self.number(2).wrapping_sub(1 << 12);
+        let length = self.number(1) as usize;
+        let address = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
+        Segment {
+            service: 0,
+            tap: address(3),
+            flow: Flow {
+                client: Endpoint::new(address(1).into(), (kind >> 1 & 3) as u16),
+                server: Endpoint::new(address(2).into(), 80),
+            },
+            direction: if kind & 1 == 0 {
+                Direction::Request
+            } else {
+                Direction::Response
+            },
+            arm: Arm::Stable,
+            time_ns: now.as_nanos() as u64,
+            sequence,
+            acknowledgement,
+            flags: flags as u8,
+            payload: Bytes::copy_from_slice(self.take(length)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_once_failed_does_not_fail_again() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions");
+        for (name, target) in TARGETS {
+            let folder = folder.join(name);
+            let files = std::fs::read_dir(&folder)
+                .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            let mut count = 0;
+            for file in files {
+                let path = file.unwrap().path();
+                println!("{}", path.display());
+                target(&std::fs::read(path).unwrap());
+                count += 1;
+            }
+            assert!(count > 0, "no file in {}", folder.display());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_goes(input in prop::collection::vec(any::<u8>(), 0..400)) {
+            for (_, target) in TARGETS {
+                target(&input);
+            }
+        }
+    }
+}
