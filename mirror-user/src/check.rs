@@ -151,7 +151,7 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     findings.extend(files::node(node));
     findings.extend(listeners::admin(node.admin));
     for name in &node.interfaces {
-        findings.extend(interfaces::findings(&netlink, name).await);
+        findings.extend(interfaces::findings(&netlink, name, node).await);
     }
     findings.extend(services::findings(&netlink, node, options.probe_tls).await);
     findings.extend(agent::findings(&netlink, node).await);

@@ -375,10 +375,8 @@ mod tests {
             }
         });
         let route = Route {
-            interface: 1,
             source: Some([127, 0, 0, 1].into()),
-            mtu: None,
-            advmss: None,
+            ..Route::default()
         };
         let finding = answer(agent, &route, 1500).await;
         echoing.abort();

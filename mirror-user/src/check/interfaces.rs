@@ -1,16 +1,17 @@
 //! Where clients' packets arrive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Finding;
 use super::netlink::{Link, Netlink, offloads};
+use crate::config::Node;
 use crate::dataplane::{self, Hook};
 
 /// The largest packet that IPv4's length field can say.
 const LARGEST: u32 = 65_536;
 
-pub(super) async fn findings(netlink: &Netlink, name: &str) -> Vec<Finding> {
+pub(super) async fn findings(netlink: &Netlink, name: &str, node: &Node) -> Vec<Finding> {
     let Some(link) = netlink.link(name).await else {
         return vec![missing(name)];
     };
@@ -19,8 +20,7 @@ pub(super) async fn findings(netlink: &Netlink, name: &str) -> Vec<Finding> {
     findings.extend(big_packets(&link));
     findings.extend(receive_offload(&link, &offloads(name).await));
     if link.loopback {
-        let route = netlink.route(IpAddr::V4(Ipv4Addr::LOCALHOST)).await;
-        findings.extend(loopback(&link, route.and_then(|route| route.advmss)));
+        findings.extend(loopback(&link, &long_routes(netlink, node).await));
     }
     let others: Vec<_> = [Hook::Ingress, Hook::Egress]
         .into_iter()
@@ -98,16 +98,47 @@ fn receive_offload(link: &Link, offloads: &BTreeMap<String, bool>) -> Option<Fin
     ))
 }
 
-/// Without GSO the loopback's packets are as long as its MTU, and each is cut into pieces.
-fn loopback(link: &Link, advmss: Option<u32>) -> Option<Finding> {
-    if advmss.is_some() || link.mtu <= 9_000 {
-        return None;
+/// An address that local clients dial by a route on which TCP makes the longest packets there are.
+struct LongRoute {
+    ip: IpAddr,
+    device: String,
+}
+
+async fn long_routes(netlink: &Netlink, node: &Node) -> Vec<LongRoute> {
+    let addresses = node.services.iter().flat_map(|service| &service.addresses);
+    let dialled: BTreeSet<IpAddr> = addresses
+        .map(|address| address.ip.unwrap_or(Ipv4Addr::LOCALHOST.into()))
+        .collect();
+    let mut long = Vec::new();
+    for ip in dialled {
+        let route = netlink.local_route(ip).await;
+        let Some(route) = route.filter(|route| route.advmss.is_none()) else {
+            continue;
+        };
+        if let Some(link) = netlink.link_by_index(route.interface).await {
+            let device = link.name;
+            long.push(LongRoute { ip, device });
+        }
     }
-    Some(Finding::warn(
-        about(link),
-        "its packets are up to 64 KB long, and copies of long ones are cut into pieces, at about 1 us a piece",
-        "ip route change local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1 advmss 1400",
-    ))
+    long
+}
+
+/// Without GSO the loopback's packets are as long as its MTU, and each is cut into pieces.
+fn loopback(link: &Link, long: &[LongRoute]) -> Option<Finding> {
+    let LongRoute { ip, device } = long.first().filter(|_| link.mtu > 9_000)?;
+    let all: Vec<_> = long.iter().map(|route| route.ip.to_string()).collect();
+    let what = format!(
+        "packets to {} are up to 64 KB long, and copies of long ones are cut, at about 1 us a piece",
+        all.join(", ")
+    );
+    let scope = match ip {
+        IpAddr::V4(_) => format!("scope host src {ip}"),
+        IpAddr::V6(_) => "metric 0".to_owned(),
+    };
+    let cure = format!(
+        "ip route change local {ip} dev {device} table local proto kernel {scope} advmss 1400"
+    );
+    Some(Finding::warn(about(link), what, cure))
 }
 
 /// Programs of others are no trouble, but whoever hunts for a lost packet wants to know them.
@@ -211,8 +242,13 @@ mod tests {
             mtu: 65_536,
             ..nic()
         };
-        check(loopback(&lo, None), Some((Level::Warn, "cut into pieces")));
-        check(loopback(&lo, Some(1400)), None);
-        check(loopback(&Link { mtu: 1500, ..lo }, None), None);
+        let ip = [LongRoute {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            device: "lo".to_owned(),
+        }];
+        let warned = Some((Level::Warn, "packets to 127.0.0.1 are up to 64 KB long"));
+        check(loopback(&lo, &ip), warned);
+        check(loopback(&lo, &[]), None);
+        check(loopback(&Link { mtu: 1500, ..lo }, &ip), None);
     }
 }

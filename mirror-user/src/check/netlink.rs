@@ -10,7 +10,9 @@ use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMetric};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMetric, RouteType,
+};
 use rtnetlink::packet_route::tc::TcAttribute;
 use rtnetlink::{Handle, RouteMessageBuilder, new_connection};
 
@@ -36,12 +38,26 @@ pub(super) struct Link {
 }
 
 /// What a route lookup answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Route {
+    /// Whether it leads to this host itself.
+    pub(super) local: bool,
     pub(super) interface: u32,
     pub(super) source: Option<IpAddr>,
     pub(super) mtu: Option<u32>,
     pub(super) advmss: Option<u32>,
+}
+
+impl Route {
+    fn read(&mut self, metrics: &[RouteMetric]) {
+        for metric in metrics {
+            match metric {
+                RouteMetric::Mtu(mtu) => self.mtu = Some(*mtu),
+                RouteMetric::Advmss(advmss) => self.advmss = Some(*advmss),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// An address of this host.
@@ -103,35 +119,36 @@ impl Netlink {
 
     /// The way to `ip`, by the kernel's own routing.
     pub(super) async fn route(&self, ip: IpAddr) -> Option<Route> {
+        self.lookup(ip, RouteFlags::empty()).await
+    }
+
+    /// The entry of the local table by which this host talks to itself at `ip`.
+    pub(super) async fn local_route(&self, ip: IpAddr) -> Option<Route> {
+        // Asked plainly, the kernel answers without the entry's metrics.
+        let route = self.lookup(ip, RouteFlags::FibMatch).await;
+        route.filter(|route| route.local)
+    }
+
+    async fn lookup(&self, ip: IpAddr, flags: RouteFlags) -> Option<Route> {
         let prefix = if ip.is_ipv4() { 32 } else { 128 };
-        let builder = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(ip, prefix)
-            .ok()?;
-        let route = first(self.0.route().get(builder.build()).execute()).await?;
+        let builder = RouteMessageBuilder::<IpAddr>::new();
+        let mut message = builder.destination_prefix(ip, prefix).ok()?.build();
+        message.header.flags |= flags;
+        let route = first(self.0.route().get(message).execute()).await?;
         let mut found = Route {
-            interface: 0,
-            source: None,
-            mtu: None,
-            advmss: None,
+            local: route.header.kind == RouteType::Local,
+            ..Route::default()
         };
         for attribute in &route.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => found.interface = *index,
                 RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => {
-                    found.source = Some((*v4).into())
+                    found.source = Some((*v4).into());
                 }
                 RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => {
-                    found.source = Some((*v6).into())
+                    found.source = Some((*v6).into());
                 }
-                RouteAttribute::Metrics(metrics) => {
-                    for metric in metrics {
-                        match metric {
-                            RouteMetric::Mtu(mtu) => found.mtu = Some(*mtu),
-                            RouteMetric::Advmss(advmss) => found.advmss = Some(*advmss),
-                            _ => {}
-                        }
-                    }
-                }
+                RouteAttribute::Metrics(metrics) => found.read(metrics),
                 _ => {}
             }
         }
