@@ -1,0 +1,266 @@
+//! Attaching the programs to interfaces, and taking them away.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+
+use super::{DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier};
+
+/// Where our filters stand in a clsact chain: before all that ask for no place of their own.
+const CLSACT_PRIORITY: u16 = 1;
+
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x4d4d);
+
+/// The program for a hook of an interface, if it needs one.
+///
+/// The loopback shows every packet at both hooks, so only its ingress is tapped.
+fn program_for(interface: &Interface, role: Role, hook: Hook) -> Option<&'static str> {
+    let tapped = role.tapped && !(hook == Hook::Egress && interface.name == "lo");
+    match (hook, tapped, role.uplink, interface.ethernet) {
+        (Hook::Ingress, true, _, true) => Some("ingress"),
+        (Hook::Ingress, true, _, false) => Some("ingress_ip"),
+        (Hook::Ingress, false, _, _) | (Hook::Egress, false, false, _) => None,
+        (Hook::Egress, true, _, true) => Some("egress"),
+        (Hook::Egress, true, _, false) => Some("egress_ip"),
+        (Hook::Egress, false, true, true) => Some("uplink"),
+        (Hook::Egress, false, true, false) => Some("uplink_ip"),
+    }
+}
+
+impl DataPlane {
+    /// Attaches what `interface` needs in its role, in place of what an earlier daemon attached.
+    pub fn attach(&mut self, interface: &Interface, role: Role) -> Result<(), Error> {
+        self.mark_tapped(interface.index, role.tapped)?;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            match (program_for(interface, role, hook), self.mechanism) {
+                (Some(program), Mechanism::Tcx) => self.attach_tcx(interface, hook, program)?,
+                (Some(program), Mechanism::Clsact) => {
+                    self.attach_clsact(interface, hook, program)?
+                }
+                (None, _) => self.detach_hook(interface, hook)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_tcx(&mut self, interface: &Interface, hook: Hook, name: &str) -> Result<(), Error> {
+        let pin = self.links.join(link_name(interface, hook));
+        let failed = |reason: String| attach_error(&interface.name, hook, reason);
+        match PinnedLink::from_pin(&pin) {
+            Ok(pinned) => {
+                let updated = SchedClassifierLink::try_from(FdLink::from(pinned))
+                    .map_err(|error| error.to_string())
+                    .and_then(|link| {
+                        let program =
+                            classifier(&mut self.ebpf, name).map_err(|error| error.to_string())?;
+                        let id = program
+                            .attach_to_link(link)
+                            .map_err(|error| chain(&error))?;
+                        program
+                            .take_link(id)
+                            .map(drop)
+                            .map_err(|error| chain(&error))
+                    });
+                if updated.is_ok() {
+                    return Ok(());
+                }
+                // The link was severed with its device: a new one takes its name.
+                fs::remove_file(&pin).map_err(|error| failed(error.to_string()))?;
+            }
+            Err(LinkError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(chain(&error))),
+        }
+        let program = classifier(&mut self.ebpf, name)?;
+        let link = program
+            .attach_with_options(
+                &interface.name,
+                hook.attach_type(),
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| failed(chain(&error)))?;
+        let link: FdLink = link
+            .try_into()
+            .map_err(|error: LinkError| failed(chain(&error)))?;
+        link.pin(&pin)
+            .map(drop)
+            .map_err(|error| failed(chain(&error)))
+    }
+
+    fn attach_clsact(
+        &mut self,
+        interface: &Interface,
+        hook: Hook,
+        name: &str,
+    ) -> Result<(), Error> {
+        let failed = |reason: String| attach_error(&interface.name, hook, reason);
+        // Fails where the qdisc is already there, which is as good.
+        let _ = tc::qdisc_add_clsact(&interface.name);
+        let program = classifier(&mut self.ebpf, name)?;
+        let own = SchedClassifierLink::attached(
+            &interface.name,
+            hook.attach_type(),
+            CLSACT_PRIORITY,
+            CLSACT_HANDLE,
+            None,
+        )
+        .map_err(|error| failed(error.to_string()))?;
+        let id = match program.attach_to_link(own) {
+            Ok(id) => id,
+            // There was none to replace.
+            Err(_) => {
+                let options = NlOptions {
+                    priority: CLSACT_PRIORITY,
+                    handle: CLSACT_HANDLE,
+                    classid: None,
+                };
+                program
+                    .attach_with_options(
+                        &interface.name,
+                        hook.attach_type(),
+                        TcAttachOptions::Netlink(options),
+                    )
+                    .map_err(|error| failed(chain(&error)))?
+            }
+        };
+        let link = program
+            .take_link(id)
+            .map_err(|error| failed(chain(&error)))?;
+        // Dropping it would detach it; the filter belongs to the interface.
+        std::mem::forget(link);
+        Ok(())
+    }
+
+    /// Attaches anew, as the first in the chain, where others may have come in between.
+    pub fn reattach(&mut self, interface: &Interface, role: Role) -> Result<(), Error> {
+        self.detach(interface)?;
+        self.attach(interface, role)
+    }
+
+    /// Detaches whatever is on `interface`.
+    pub fn detach(&mut self, interface: &Interface) -> Result<(), Error> {
+        self.mark_tapped(interface.index, false)?;
+        self.detach_hook(interface, Hook::Ingress)?;
+        self.detach_hook(interface, Hook::Egress)
+    }
+
+    fn detach_hook(&mut self, interface: &Interface, hook: Hook) -> Result<(), Error> {
+        let pin = self.links.join(link_name(interface, hook));
+        match fs::remove_file(&pin) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(attach_error(&interface.name, hook, error.to_string())),
+        }
+        if self.mechanism == Mechanism::Clsact {
+            detach_clsact(&interface.name, hook);
+        }
+        Ok(())
+    }
+
+    /// Removes pins of interfaces that are not in `keep`: deleted ones, and ones that the config
+    /// no longer names.
+    pub fn retain(&mut self, keep: &[Interface]) -> Result<(), Error> {
+        let names: HashSet<String> = keep
+            .iter()
+            .flat_map(|interface| {
+                [Hook::Ingress, Hook::Egress].map(|hook| link_name(interface, hook))
+            })
+            .collect();
+        let entries = fs::read_dir(&self.links).map_err(|source| Error::PinDir {
+            path: self.links.clone(),
+            source,
+        })?;
+        for entry in entries.flatten() {
+            if !names.contains(&*entry.file_name().to_string_lossy()) {
+                tracing::info!(pin = %entry.path().display(), "removing a link that is no longer wanted");
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let indexes: HashSet<u32> = keep.iter().map(|interface| interface.index).collect();
+        let mut tapped = self.hash_map::<u32, u32>("TAPPED")?;
+        let stale: Vec<u32> = tapped
+            .keys()
+            .flatten()
+            .filter(|index| !indexes.contains(index))
+            .collect();
+        for index in stale {
+            let _ = tapped.remove(&index);
+        }
+        Ok(())
+    }
+
+    fn mark_tapped(&mut self, index: u32, tapped: bool) -> Result<(), Error> {
+        let mut map = self.hash_map::<u32, u32>("TAPPED")?;
+        if tapped {
+            map.insert(index, 1, 0).map_err(|source| Error::Map {
+                map: "TAPPED",
+                source: Box::new(source),
+            })
+        } else {
+            let _ = map.remove(&index);
+            Ok(())
+        }
+    }
+}
+
+/// Programs of others on `interface` through TCX, with their names, in their order; nothing where
+/// the kernel cannot tell.
+pub fn foreign_programs(interface: &str, hook: Hook) -> Vec<String> {
+    let Ok((_, programs)) = SchedClassifier::query_tcx(interface, hook.attach_type()) else {
+        return Vec::new();
+    };
+    let names = programs
+        .iter()
+        .map(|program| program.name_as_str().unwrap_or("?").to_owned());
+    names
+        .filter(|name| !PROGRAMS.contains(&name.as_str()))
+        .collect()
+}
+
+/// Whether the kernel has TCX (6.6): asked, not guessed from its version.
+pub fn tcx_works() -> bool {
+    // Where TCX is missing the query itself is unknown (EINVAL); being forbidden to ask is no "no".
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => true,
+        Err(ProgramError::SyscallError(error)) => {
+            error.io_error.raw_os_error() == Some(libc::EPERM)
+        }
+        Err(_) => false,
+    }
+}
+
+/// A pin names the interface's number too: a re-created interface is another one.
+fn link_name(interface: &Interface, hook: Hook) -> String {
+    // A pin's name may not have a dot (bpffs).
+    format!(
+        "{}@{}@{}",
+        interface.name.replace('.', ":"),
+        interface.index,
+        hook.label()
+    )
+}
+
+/// Whether there was a filter of ours.
+pub(super) fn detach_clsact(interface: &str, hook: Hook) -> bool {
+    SchedClassifierLink::attached(
+        interface,
+        hook.attach_type(),
+        CLSACT_PRIORITY,
+        CLSACT_HANDLE,
+        None,
+    )
+    .is_ok_and(|link| aya::programs::links::Link::detach(link).is_ok())
+}
+
+fn attach_error(interface: &str, hook: Hook, reason: String) -> Error {
+    Error::Attach {
+        interface: interface.to_owned(),
+        hook: hook.label(),
+        reason,
+    }
+}

@@ -1,0 +1,219 @@
+//! Reading and writing the maps.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use mirror_common::counters::{Counters, RunTime, Sent};
+use mirror_common::flow::Endpoint;
+use mirror_common::policy::{Agent, Service, Tap};
+
+use super::{DataPlane, Error, Hook};
+
+impl DataPlane {
+    /// Makes `services` the rules: adds and replaces first, then removes what is gone.
+    pub fn set_services(&mut self, services: &HashMap<Endpoint, Service>) -> Result<(), Error> {
+        let failed = |source| Error::Map {
+            map: "SERVICES",
+            source: Box::new(source),
+        };
+        let mut ports = BTreeMap::<u32, u64>::new();
+        for endpoint in services.keys() {
+            *ports.entry(u32::from(endpoint.port()) / 64).or_default() |=
+                1 << (endpoint.port() % 64);
+        }
+        let mut map = self.hash_map::<Endpoint, Service>("SERVICES")?;
+        let known: HashMap<Endpoint, Service> = map.iter().flatten().collect();
+        for (endpoint, service) in services {
+            if known.get(endpoint) != Some(service) {
+                map.insert(endpoint, service, 0).map_err(failed)?;
+            }
+        }
+        for endpoint in known
+            .keys()
+            .filter(|endpoint| !services.contains_key(endpoint))
+        {
+            map.remove(endpoint).map_err(failed)?;
+        }
+        let mut bits = self.array::<u64>("PORTS")?;
+        for word in 0..1024 {
+            let value = ports.get(&word).copied().unwrap_or(0);
+            if bits.get(&word, 0).ok() != Some(value) {
+                bits.set(word, value, 0).map_err(|source| Error::Map {
+                    map: "PORTS",
+                    source: Box::new(source),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the way to an agent.
+    pub fn set_agent(&mut self, number: u32, agent: &Agent) -> Result<(), Error> {
+        self.hash_map::<u32, Agent>("AGENTS")?
+            .insert(number, agent, 0)
+            .map_err(|source| Error::Map {
+                map: "AGENTS",
+                source: Box::new(source),
+            })
+    }
+
+    /// Forgets the ways to agents for which `keep` says no.
+    pub fn retain_agents(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let mut map = self.hash_map::<u32, Agent>("AGENTS")?;
+        let stale: Vec<u32> = map
+            .keys()
+            .flatten()
+            .filter(|&number| !keep(number))
+            .collect();
+        for number in stale {
+            let _ = map.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// State of the whole tap.
+    pub fn tap(&mut self) -> Result<Tap, Error> {
+        self.array::<Tap>("TAP")?
+            .get(&0, 0)
+            .map_err(|source| map_error("TAP", source))
+    }
+
+    /// Sets the state of the whole tap: with it the programs know that the daemon lives.
+    pub fn set_tap(&mut self, tap: Tap) -> Result<(), Error> {
+        self.array::<Tap>("TAP")?
+            .set(0, tap, 0)
+            .map_err(|source| map_error("TAP", source))
+    }
+
+    /// The rules that hold, by endpoint.
+    pub fn services(&mut self) -> Result<HashMap<Endpoint, Service>, Error> {
+        Ok(self.hash_map("SERVICES")?.iter().flatten().collect())
+    }
+
+    /// The ways to agents, by their numbers.
+    pub fn agents(&mut self) -> Result<HashMap<u32, Agent>, Error> {
+        Ok(self.hash_map("AGENTS")?.iter().flatten().collect())
+    }
+
+    /// Sets both of a service's rows of counters to nothing.
+    pub fn clear_rows(&mut self, index: u32) -> Result<(), Error> {
+        for row in [index * 2, index * 2 + 1] {
+            self.clear_per_cpu::<Counters>("COUNTERS", row)?;
+        }
+        Ok(())
+    }
+
+    /// Sets what has been sent to an agent to nothing.
+    pub fn clear_sent(&mut self, agent: u32) -> Result<(), Error> {
+        self.clear_per_cpu::<Sent>("SENT", agent)
+    }
+
+    fn clear_per_cpu<T: aya::Pod + Default>(
+        &mut self,
+        name: &'static str,
+        row: u32,
+    ) -> Result<(), Error> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::PinDir {
+            path: "/sys/devices/system/cpu".into(),
+            source,
+        })?;
+        let zero = PerCpuValues::try_from(vec![T::default(); cpus])
+            .map_err(|source| map_error(name, MapError::IoError(source)))?;
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| Error::Missing(format!("map {name}")))?;
+        let mut map =
+            PerCpuArray::<_, T>::try_from(map).map_err(|source| map_error(name, source))?;
+        map.set(row, zero, 0)
+            .map_err(|source| map_error(name, source))
+    }
+
+    /// Clones to an agent that left without their headers, since the last [`DataPlane::forgive`].
+    pub fn escaped(&mut self, agent: u32) -> Result<u64, Error> {
+        self.array::<u64>("ESCAPED")?
+            .get(&agent, 0)
+            .map_err(|source| Error::Map {
+                map: "ESCAPED",
+                source: Box::new(source),
+            })
+    }
+
+    /// Lets clones go to an agent again, once its uplink's hook has been looked after.
+    pub fn forgive(&mut self, agent: u32) -> Result<(), Error> {
+        self.array::<u64>("ESCAPED")?
+            .set(agent, 0, 0)
+            .map_err(|source| Error::Map {
+                map: "ESCAPED",
+                source: Box::new(source),
+            })
+    }
+
+    /// Counters of a row (service index * 2 + direction; 0 = no service), all CPUs together.
+    pub fn counters(&self, row: u32) -> Result<Counters, Error> {
+        self.sum::<Counters>("COUNTERS", row)
+    }
+
+    /// Durations of our runs at a hook, all CPUs together.
+    pub fn run_time(&self, hook: Hook) -> Result<RunTime, Error> {
+        self.sum::<RunTime>("RUN_TIME", hook as u32)
+    }
+
+    /// What each CPU has sent to an agent.
+    pub fn sent(&self, agent: u32) -> Result<Vec<Sent>, Error> {
+        Ok(self
+            .per_cpu::<Sent>("SENT")?
+            .get(&agent, 0)
+            .map_err(|source| map_error("SENT", source))?
+            .to_vec())
+    }
+
+    fn sum<T>(&self, map: &'static str, row: u32) -> Result<T, Error>
+    where
+        T: aya::Pod + Default + for<'a> std::ops::AddAssign<&'a T>,
+    {
+        let values = self
+            .per_cpu::<T>(map)?
+            .get(&row, 0)
+            .map_err(|source| map_error(map, source))?;
+        let mut sum = T::default();
+        for value in values.iter() {
+            sum += value;
+        }
+        Ok(sum)
+    }
+
+    fn per_cpu<T: aya::Pod>(&self, name: &'static str) -> Result<PerCpuArray<&MapData, T>, Error> {
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| Error::Missing(format!("map {name}")))?;
+        PerCpuArray::try_from(map).map_err(|source| map_error(name, source))
+    }
+
+    fn array<T: aya::Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, T>, Error> {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| Error::Missing(format!("map {name}")))?;
+        Array::try_from(map).map_err(|source| map_error(name, source))
+    }
+
+    pub(super) fn hash_map<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<BpfHashMap<&mut MapData, K, V>, Error> {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .ok_or_else(|| Error::Missing(format!("map {name}")))?;
+        BpfHashMap::try_from(map).map_err(|source| map_error(name, source))
+    }
+}
+
+pub(super) fn map_error(map: &'static str, source: MapError) -> Error {
+    Error::Map {
+        map,
+        source: Box::new(source),
+    }
+}

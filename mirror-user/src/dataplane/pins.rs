@@ -1,0 +1,135 @@
+//! The pin directory: what is in it, whether it is ours, and taking all of it away.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+use mirror_common::ABI_VERSION;
+
+use super::attach::detach_clsact;
+use super::maps::map_error;
+use super::{Error, Hook, OBJECT};
+
+/// Removes every link and map under `pin_dir`, of whatever layout: mirroring ends with the next
+/// packet. Works without a daemon. Returns what was removed.
+pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let layouts = match fs::read_dir(pin_dir) {
+        Ok(layouts) => layouts,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        Err(error) => return Err(error),
+    };
+    for interface in fs::read_dir("/sys/class/net")?.flatten() {
+        let interface = interface.file_name().to_string_lossy().into_owned();
+        for hook in [Hook::Ingress, Hook::Egress] {
+            if detach_clsact(&interface, hook) {
+                removed.push(format!("clsact/{interface}@{}", hook.label()));
+            }
+        }
+    }
+    for layout in layouts {
+        let layout = layout?.path();
+        // Links first: a map must outlive the programs that use it.
+        for kind in ["links", "maps"] {
+            let Ok(pins) = fs::read_dir(layout.join(kind)) else {
+                continue;
+            };
+            for pin in pins {
+                let pin = pin?;
+                fs::remove_file(pin.path())?;
+                removed.push(format!("{kind}/{}", pin.file_name().to_string_lossy()));
+            }
+            fs::remove_dir(layout.join(kind))?;
+        }
+        fs::remove_dir(&layout)?;
+    }
+    fs::remove_dir(pin_dir)?;
+    Ok(removed)
+}
+
+/// The directories for maps and links, made where missing. Refuses layouts of other versions.
+pub(super) fn prepare(pin_dir: &Path) -> Result<(PathBuf, PathBuf), Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::PinDir { path, source }
+    };
+    let own = format!("v{ABI_VERSION}");
+    if let Ok(layouts) = fs::read_dir(pin_dir) {
+        for layout in layouts.flatten() {
+            let found = layout.file_name().to_string_lossy().into_owned();
+            if found != own {
+                return Err(Error::UnknownLayout {
+                    path: pin_dir.to_owned(),
+                    found,
+                });
+            }
+        }
+    }
+    let root = pin_dir.join(own);
+    let (maps, links) = (root.join("maps"), root.join("links"));
+    for directory in [&maps, &links] {
+        fs::create_dir_all(directory).map_err(failed(directory))?;
+    }
+    fs::set_permissions(pin_dir, fs::Permissions::from_mode(0o700)).map_err(failed(pin_dir))?;
+    Ok((maps, links))
+}
+
+/// aya 0.14 reuses pinned maps unseen, and a larger value would overrun its buffers.
+pub(super) fn check_maps(maps: &Path) -> Result<(), Error> {
+    let object = aya_obj::Object::parse(OBJECT)
+        .map_err(|error| Error::Missing(format!("meaning: {error}")))?;
+    let entries = fs::read_dir(maps).map_err(|source| Error::PinDir {
+        path: maps.to_owned(),
+        source,
+    })?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let Some(wanted) = object.maps.get(name) else {
+            return Err(Error::UnknownLayout {
+                path: maps.to_owned(),
+                found: format!("map {name}"),
+            });
+        };
+        let entries = if name == "SCRATCH" {
+            possible_cpus()
+        } else {
+            wanted.max_entries()
+        };
+        let expected = shape(
+            wanted.map_type(),
+            wanted.key_size(),
+            wanted.value_size(),
+            entries,
+        );
+        let info = MapData::from_pin(&path)
+            .and_then(|map| map.info())
+            .map_err(|source| map_error("pinned", source))?;
+        let map_type = info.map_type().map(|map_type| map_type as u32).unwrap_or(0);
+        let found = shape(
+            map_type,
+            info.key_size(),
+            info.value_size(),
+            info.max_entries(),
+        );
+        if found != expected {
+            return Err(Error::ForeignMap {
+                path,
+                found,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn shape(map_type: u32, key: u32, value: u32, entries: u32) -> String {
+    format!("type {map_type}, {key}-byte keys, {value}-byte values, {entries} entries")
+}
+
+pub(super) fn possible_cpus() -> u32 {
+    aya::util::nr_cpus().map_or(1, |cpus| cpus as u32)
+}
