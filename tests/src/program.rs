@@ -215,8 +215,21 @@ impl Daemon {
     /// # Errors
     /// With its output, when it ends instead, or is not ready within ten seconds.
     pub fn start(namespace: &Namespace, home: &Home, config: &Table) -> Result<Self> {
+        Self::start_with(namespace, home, config, &[])
+    }
+
+    /// Starts it with more arguments than `--config`: `&["--attach", "clsact"]`.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_with(
+        namespace: &Namespace,
+        home: &Home,
+        config: &Table,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let config = home.write("node.toml", config)?;
-        let process = start(namespace, "run", &config, NODE_ADMIN)?;
+        let process = start(namespace, "run", &config, arguments, NODE_ADMIN)?;
         Ok(Self {
             process,
             namespace: namespace.clone(),
@@ -270,7 +283,7 @@ impl Agent {
     /// With its output, when it ends instead, or is not ready within ten seconds.
     pub fn start(namespace: &Namespace, home: &Home, config: &Table) -> Result<Self> {
         let config = home.write("shadow.toml", config)?;
-        let process = start(namespace, "shadow", &config, SHADOW_ADMIN)?;
+        let process = start(namespace, "shadow", &config, &[], SHADOW_ADMIN)?;
         Ok(Self {
             process,
             namespace: namespace.clone(),
@@ -326,9 +339,16 @@ impl Agent {
 }
 
 /// Starts one half of modelmirror, and waits until it says that it is ready.
-fn start(namespace: &Namespace, half: &str, config: &Path, admin: SocketAddr) -> Result<Process> {
+fn start(
+    namespace: &Namespace,
+    half: &str,
+    config: &Path,
+    arguments: &[&str],
+    admin: SocketAddr,
+) -> Result<Process> {
     let mut command = namespace.command(binary("modelmirror")?);
     command.arg(half).arg("--config").arg(config);
+    command.args(arguments);
     let mut process = namespace.spawn(&format!("modelmirror {half}"), command)?;
     let what = format!("`modelmirror {half}` is ready");
     try_within(Duration::from_secs(10), &what, || -> Result<Result<()>> {

@@ -47,7 +47,7 @@ pub enum Mood {
 pub struct Received {
     /// Counts the server's connections from 0.
     pub connection: u64,
-    /// The connection's other end.
+    /// The connection's other end; an IPv4 one as such, also at a dual-stack listener.
     pub peer: SocketAddr,
     /// When its body was complete.
     pub at: Instant,
@@ -63,6 +63,8 @@ pub struct Received {
     pub body_sha256: String,
     /// The body, up to 1 MiB; empty when it was longer.
     pub body: Bytes,
+    /// What came after a chunked body.
+    pub trailers: HeaderMap,
 }
 
 impl Received {
@@ -232,7 +234,9 @@ async fn respond(
     state: &State,
 ) -> Result<Response<Body>> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let body = body.collect().await?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let body = body.to_bytes();
     let path = head
         .uri
         .path_and_query()
@@ -241,7 +245,7 @@ async fn respond(
     let answer = state.answers.to(&path, &body);
     lock(&state.received).push(Received {
         connection,
-        peer,
+        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
         at: Instant::now(),
         method: head.method.to_string(),
         path,
@@ -253,6 +257,7 @@ async fn respond(
         } else {
             Bytes::new()
         },
+        trailers,
     });
     let mood = *lock(&state.mood);
     match mood {

@@ -182,6 +182,8 @@ impl Network {
 
     async fn neighbour(&self, index: u32, address: IpAddr) -> Option<[u8; 6]> {
         let mut neighbours = std::pin::pin!(self.handle.neighbours().get().execute());
+        let mut found = None;
+        // To its end, also once it is found: netlink complains of answers that nobody takes.
         while let Ok(Some(neighbour)) = neighbours.try_next().await {
             let header = &neighbour.header;
             if header.ifindex != index
@@ -209,11 +211,11 @@ impl Network {
                     _ => {}
                 }
             }
-            if matches && mac.is_some() {
-                return mac;
+            if matches {
+                found = found.or(mac);
             }
         }
-        None
+        found
     }
 
     /// Packets that the queue of a link has dropped, of whomever.

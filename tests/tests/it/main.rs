@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module for each subject.
 
 mod alone;
+mod bodies;
 mod kernel;
 mod mirrored;
 mod plain;
