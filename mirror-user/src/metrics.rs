@@ -5,7 +5,7 @@ mod node;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry,
@@ -17,6 +17,7 @@ use crate::shadow::capture::{Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
+use crate::shadow::summary::Latency;
 
 /// Something that is made of a name, a help text and label names.
 trait Metric: Collector + Clone + Sized + 'static {
@@ -315,6 +316,30 @@ impl ServiceMetrics {
             Leg::Shadow => &self.shadow,
         }
         .observe(first_byte.as_secs_f64());
+    }
+
+    /// Comparisons so far, by verdict.
+    pub fn verdicts(&self) -> impl Iterator<Item = (Verdict, u64)> {
+        let counters = self.verdicts.iter().map(IntCounter::get);
+        Verdict::ALL.iter().copied().zip(counters)
+    }
+
+    /// The distribution of the first bytes' latency.
+    pub fn distribution(&self, leg: Leg) -> Latency {
+        let metric = match leg {
+            Leg::Production => &self.production,
+            Leg::Shadow => &self.shadow,
+        }
+        .metric();
+        let histogram = metric.get_histogram();
+        let buckets = histogram.get_bucket().iter();
+        Latency {
+            count: histogram.get_sample_count(),
+            sum_seconds: histogram.get_sample_sum(),
+            buckets: buckets
+                .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
+                .collect(),
+        }
     }
 
     /// Shows a moment's figures.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use self::dispatch::Dispatcher;
 use self::intake::Intake;
@@ -23,6 +23,7 @@ use self::judge::Judge;
 use super::capture::Capture;
 use super::memory::Memory;
 use super::replay::{Load, Replay};
+use super::summary;
 use crate::admin::{self, Readiness};
 use crate::{config, metrics};
 
@@ -49,6 +50,7 @@ pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> 
 pub struct Agent {
     capture: Capture,
     admin: TcpListener,
+    api: Option<TcpListener>,
     judge: Arc<Judge>,
     memory: Memory,
     config: config::Shadow,
@@ -61,14 +63,16 @@ impl Agent {
     /// When an address cannot be bound or the records' folder cannot be made.
     pub async fn open(config: config::Shadow) -> anyhow::Result<Self> {
         let capture = Capture::open(&config)?;
-        let address = config.admin;
-        let admin = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on TCP {address} for `admin`: choose another port")
-        })?;
+        let admin = listen("admin", config.admin).await?;
+        let api = match &config.api {
+            Some(api) => Some(listen("api", api.listen).await?),
+            None => None,
+        };
         let judge = Arc::new(Judge::new(&config)?);
         Ok(Self {
             capture,
             admin,
+            api,
             judge,
             memory: Memory::new(config.memory),
             config,
@@ -104,6 +108,7 @@ impl Agent {
         let Self {
             capture,
             admin,
+            api,
             judge,
             memory,
             config,
@@ -119,14 +124,18 @@ impl Agent {
         let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
         let dispatched = tokio::spawn(dispatcher.run(events));
         let shown = tokio::spawn(show(Arc::clone(&judge), memory, loads));
-        let served = serve_admin(admin, &judge, &intake);
+        let mut served = JoinSet::new();
+        served.spawn(serve_admin(admin, &judge, &intake));
+        if let (Some(listener), Some(api)) = (api, config.api) {
+            served.spawn(serve_api(listener, api.token, Arc::clone(&judge)));
+        }
 
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             ended = intake.ended() => ended,
         };
         let stopped = intake.stop().await;
-        served.abort();
+        served.shutdown().await;
         let replays = dispatched.await.context("the dispatcher panicked")?;
         drain(replays, &judge).await;
         shown.abort();
@@ -135,18 +144,28 @@ impl Agent {
     }
 }
 
+async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on TCP {address} for `{key}`: choose another port"))
+}
+
 fn serve_admin(
     listener: TcpListener,
     judge: &Judge,
     intake: &Intake,
-) -> JoinHandle<std::io::Result<()>> {
+) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
     let alive = intake.alive();
     let registry = judge.metrics().registry().clone();
     let ready = move || match alive() {
         true => Readiness::Ready,
         false => Readiness::NotReady("the capture thread has stopped".into()),
     };
-    tokio::spawn(admin::serve(listener, registry, ready))
+    admin::serve(listener, registry, ready)
+}
+
+async fn serve_api(listener: TcpListener, token: String, judge: Arc<Judge>) -> std::io::Result<()> {
+    summary::serve(listener, &token, move || judge.summary()).await
 }
 
 /// Shows the figures and writes the ledgers, once a second.
@@ -177,5 +196,7 @@ async fn finish(judge: Arc<Judge>) {
     let _ = tokio::time::timeout(DRAIN, dropped).await;
 }
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;

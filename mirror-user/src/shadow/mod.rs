@@ -15,6 +15,7 @@ pub mod replay;
 pub mod report;
 pub mod requests;
 pub mod stream;
+pub mod summary;
 
 #[cfg(test)]
 mod conversation;

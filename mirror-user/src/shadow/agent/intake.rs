@@ -82,7 +82,7 @@ impl Intake {
     }
 
     /// Says at any time whether the thread runs.
-    pub(super) fn alive(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+    pub(super) fn alive(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let alive = Arc::clone(&self.alive);
         move || alive.load(Ordering::Relaxed)
     }

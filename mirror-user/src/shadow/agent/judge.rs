@@ -1,6 +1,6 @@
 //! Where the three parts of an exchange meet: joined, compared, recorded, counted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::shadow::message::{Exchange, ExchangeId};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Load, Sink};
 use crate::shadow::report::LedgerFile;
-use crate::shadow::requests::RequestLedger;
+use crate::shadow::requests::{Balance, RequestLedger};
+use crate::shadow::summary::{ServiceSummary, Summary};
 
 /// Answers of more bytes than this, together, are compared on a thread of their own: others wait
 /// for the runtime meanwhile, and their latency is measured there.
@@ -40,6 +41,9 @@ pub(super) struct Judge {
 }
 
 struct Service {
+    name: String,
+    id: u32,
+    version: String,
     comparer: Comparer,
     slices: Mutex<Slices>,
     ledger: RequestLedger,
@@ -50,6 +54,9 @@ impl Judge {
     pub(super) fn new(config: &config::Shadow) -> anyhow::Result<Self> {
         let metrics = metrics::Agent::new();
         let services = config.services.iter().map(|service| Service {
+            name: service.name.clone(),
+            id: service.id,
+            version: service.version.clone(),
             comparer: Comparer::new(&service.compare, &service.record),
             slices: Mutex::default(),
             ledger: RequestLedger::default(),
@@ -173,6 +180,15 @@ impl Judge {
         self.write_ledgers();
     }
 
+    /// What the node is told.
+    pub(super) fn summary(&self) -> Summary {
+        Summary {
+            since: self.since,
+            time: jiff::Timestamp::now(),
+            services: self.services.iter().map(Service::summary).collect(),
+        }
+    }
+
     /// Drops what has no outcome, and writes the last ledgers.
     pub(super) fn finish(&self) {
         let rest = self.pending().finish();
@@ -186,22 +202,45 @@ impl Judge {
         let time = jiff::Timestamp::now();
         for (index, service) in self.services.iter().enumerate() {
             let balance = service.ledger.balance();
-            let drops = balance.reasons();
             let ledger = LedgerFile {
                 since: self.since,
                 time,
                 seen: balance.seen,
                 compared: balance.compared,
-                drops: drops
-                    .map(|(reason, count)| (reason.label().to_owned(), count))
-                    .collect(),
+                drops: drops(&balance),
             };
             self.recorder.write_ledger(index, &ledger);
         }
     }
 }
 
+/// Drops by the names of their reasons.
+fn drops(balance: &Balance) -> BTreeMap<String, u64> {
+    let reasons = balance.reasons();
+    reasons
+        .map(|(reason, count)| (reason.label().to_owned(), count))
+        .collect()
+}
+
 impl Service {
+    fn summary(&self) -> ServiceSummary {
+        let balance = self.ledger.balance();
+        let verdicts = self.metrics.verdicts();
+        ServiceSummary {
+            name: self.name.clone(),
+            id: self.id,
+            version: self.version.clone(),
+            seen: balance.seen,
+            compared: balance.compared,
+            drops: drops(&balance),
+            verdicts: verdicts
+                .map(|(verdict, count)| (verdict.label().to_owned(), count))
+                .collect(),
+            production: self.metrics.distribution(Leg::Production),
+            shadow: self.metrics.distribution(Leg::Shadow),
+        }
+    }
+
     fn count_latency(&self, exchange: &Exchange) {
         let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
         let production = &exchange.production;

@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use mirror_common::tunnel::Arm;
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::shadow::conversation::{Connection, Tap};
