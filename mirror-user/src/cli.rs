@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::dataplane::Mechanism;
@@ -41,8 +41,9 @@ struct Cli {
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
-    /// The daemon's control socket [default: the config's, or /run/modelmirror/control.sock]
+    /// The daemon's control socket [default: /run/modelmirror/control.sock]
     #[arg(long, global = true, value_name = "SOCKET")]
     control: Option<PathBuf>,
     /// How results are printed
@@ -289,6 +290,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
             detach_on_exit,
             attach,
         } => {
+            refuse_control(global);
             logging::start(global.log_format == Output::Json);
             daemons::run(daemon::Options {
                 config: file.config,
@@ -309,6 +311,15 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// `run` is not asked at a socket, it listens at one: ends the program when one is named.
+fn refuse_control(global: &Global) {
+    if global.control.is_some() {
+        let said = "`run` listens where its config says (`control_socket`): leave --control out";
+        let kind = clap::error::ErrorKind::ArgumentConflict;
+        Cli::command().error(kind, said).exit();
+    }
+}
+
 fn socket(global: &Global) -> &Path {
     let socket = global.control.as_deref();
     socket.unwrap_or(Path::new(config::CONTROL_SOCKET))
@@ -324,8 +335,6 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

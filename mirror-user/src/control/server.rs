@@ -6,11 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, Path as Segment, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bytes::Bytes;
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -87,17 +89,28 @@ struct StatusQuery {
 
 async fn status(
     State(requests): State<mpsc::Sender<Request>>,
-    Query(query): Query<StatusQuery>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Response {
-    let service = query.service;
+    let service = match query {
+        Ok(Query(query)) => query.service,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
+    };
     ask(&requests, Command::Status { service }).await
 }
 
 async fn mirror(
     State(requests): State<mpsc::Sender<Request>>,
     Segment(service): Segment<String>,
-    Json(change): Json<Change>,
+    body: Bytes,
 ) -> Response {
+    let change = match serde_json::from_slice(&body) {
+        Ok(change) => change,
+        Err(error) => {
+            let known = "\"on\", \"off\", \"clear\" or {\"sample\": 0.25}";
+            let said = format!("the body is not a change ({error}): send {known}");
+            return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
+        }
+    };
     if let Change::Sample(share) = change
         && !(0.0..=1.0).contains(&share)
     {
