@@ -30,7 +30,7 @@ pub struct Service {
     pub id: u32,
     /// Which agent gets its copies.
     pub agent: u32,
-    /// 1 = mirroring is on.
+    /// Bits of [`mirror`]: which of its packets are copied; 0 = mirroring is off.
     pub mirror: u32,
     /// A connection is copied when the upper half of its hash is below this; [`WHOLE`] takes all.
     pub threshold: u64,
@@ -40,6 +40,20 @@ pub struct Service {
     pub byte_cost: u64,
     /// How far the budget may be overdrawn at once, in nanoseconds.
     pub burst_ns: u64,
+}
+
+/// Bits of [`Service::mirror`].
+pub mod mirror {
+    use crate::tunnel::Direction;
+
+    /// Packets of both directions.
+    pub const BOTH: u32 = bit(Direction::Request) | bit(Direction::Response);
+
+    /// The bit of packets of one direction.
+    #[inline(always)]
+    pub const fn bit(direction: Direction) -> u32 {
+        1 << direction as u32
+    }
 }
 
 /// Bits of [`Agent::state`].
@@ -153,6 +167,7 @@ pub const fn opens(packet: &Packet) -> bool {
 #[inline(always)]
 pub fn decide(
     packet: &Packet,
+    direction: Direction,
     service: &Service,
     tap: &Tap,
     agent_state: impl FnOnce() -> Option<u32>,
@@ -162,7 +177,7 @@ pub fn decide(
     if let Transport::Udp = packet.transport {
         return Verdict::Pass(Reason::Udp);
     }
-    if service.mirror == 0 {
+    if service.mirror & mirror::bit(direction) == 0 {
         return Verdict::Pass(Reason::Off);
     }
     if !worth_copying(packet) {

@@ -59,7 +59,7 @@ reasons! {
     // Packets of a service that are not copied.
     /// UDP to or from a service's address: services are TCP.
     Udp = "udp",
-    /// Mirroring is switched off for the service.
+    /// Mirroring is switched off for the service, or for packets of this direction.
     Off = "off",
     /// The daemon's heartbeat is too old: nobody watches the mirror.
     Stale = "stale",

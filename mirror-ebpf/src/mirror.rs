@@ -124,6 +124,7 @@ fn serve(
     let tap = maps::TAP.get(0).copied().unwrap_or_default();
     let verdict = policy::decide(
         packet,
+        direction,
         service,
         &tap,
         || {

@@ -240,6 +240,16 @@ pub enum Protocol {
     Tcp,
 }
 
+/// Which packets of a connection are mirrored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Directions {
+    /// Requests and responses: what comparing needs.
+    #[default]
+    Both,
+    /// Requests only: the shadow gets the load, and nothing is compared.
+    Requests,
+}
+
 /// Where and how much of a service is mirrored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mirror {
@@ -249,6 +259,8 @@ pub struct Mirror {
     pub api: Option<String>,
     /// Share of connections, 0..=1.
     pub sample: f64,
+    /// Which of a connection's packets are copied.
+    pub directions: Directions,
     /// Hard limit, in bytes per second; nothing = a tenth of the uplink's speed.
     pub max_bytes_per_second: Option<u64>,
 }

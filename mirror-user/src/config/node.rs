@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
-use super::{Mirror, Node, Protocol, Secret, Service, ServiceAddress, values};
+use super::{Directions, Mirror, Node, Protocol, Secret, Service, ServiceAddress, values};
 
 /// Reads the text of a node's config; `secret` reads a token file.
 ///
@@ -45,6 +45,7 @@ struct TypedMirror {
     agent: Option<Spanned<SocketAddr>>,
     api: Option<String>,
     sample: f64,
+    directions: Directions,
     max_bytes_per_second: Option<u64>,
 }
 
@@ -52,6 +53,11 @@ const PROTOCOLS: &[(&str, Protocol)] = &[
     ("http", Protocol::Http),
     ("grpc", Protocol::Grpc),
     ("tcp", Protocol::Tcp),
+];
+
+const DIRECTIONS: &[(&str, Directions)] = &[
+    ("both", Directions::Both),
+    ("requests", Directions::Requests),
 ];
 
 impl Typed {
@@ -245,6 +251,13 @@ impl TypedMirror {
                 .optional("api", values::http_base)
                 .map(Spanned::into_inner),
             sample: section.or("sample", 1.0, values::share).into_inner(),
+            directions: section
+                .or(
+                    "directions",
+                    Directions::default(),
+                    values::choice(DIRECTIONS),
+                )
+                .into_inner(),
             max_bytes_per_second: section
                 .optional("max_bytes_per_second", values::size)
                 .map(Spanned::into_inner),
@@ -259,6 +272,7 @@ impl TypedMirror {
             agent: self.agent?.into_inner(),
             api: self.api,
             sample: self.sample,
+            directions: self.directions,
             max_bytes_per_second: self.max_bytes_per_second,
         })
     }

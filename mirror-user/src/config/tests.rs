@@ -121,6 +121,7 @@ agent = "10.0.0.9:6181"
 api = "http://10.0.0.9:9471"
 token_file = "/etc/modelmirror/token"
 sample = 0.5
+directions = "requests"
 arms = ["stable"]
 max_bytes_per_second = "100MB"
 "#;
@@ -130,9 +131,10 @@ max_bytes_per_second = "100MB"
     assert_eq!(service.addresses[1].to_string(), "[2001:db8::5]:8000");
     let mirror = service.mirror.as_ref().unwrap();
     assert_eq!(
-        (mirror.sample, mirror.max_bytes_per_second),
-        (0.5, Some(100_000_000))
+        (mirror.sample, mirror.directions),
+        (0.5, Directions::Requests)
     );
+    assert_eq!(mirror.max_bytes_per_second, Some(100_000_000));
 }
 
 #[test]
@@ -319,6 +321,10 @@ fn mirror_values_are_refused_by_name() {
         (
             "arms = [\"stable\", \"canary\"]",
             "file.toml:8:19: `arms` in [service.mirror]: this version mirrors and does not steer",
+        ),
+        (
+            "directions = \"responses\"",
+            "file.toml:8:14: `directions` in [service.mirror]: \"responses\" is not known",
         ),
         (
             "max_bytes_per_second = 0",

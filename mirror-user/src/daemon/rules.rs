@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use mirror_common::flow::Endpoint;
-use mirror_common::policy::{self, MAX_SERVICES, byte_cost, threshold};
+use mirror_common::policy::{self, MAX_SERVICES, byte_cost, mirror, threshold};
+use mirror_common::tunnel::Direction;
 
-use crate::config::ServiceAddress;
+use crate::config::{Directions, ServiceAddress};
 
 /// How far a budget may be overdrawn at once, in nanoseconds of what it earns.
 const BURST_NS: u64 = 1_000_000_000;
@@ -23,8 +24,8 @@ pub(super) struct Rule<'a> {
     pub(super) id: u32,
     /// The number of its agent.
     pub(super) agent: u32,
-    /// Whether it is mirrored.
-    pub(super) on: bool,
+    /// What is mirrored; nothing = the mirror is off.
+    pub(super) mirror: Option<Directions>,
     /// The share of connections, 0..=1.
     pub(super) sample: f64,
     /// Limit in bytes per second.
@@ -37,12 +38,20 @@ impl Rule<'_> {
             index: self.row,
             id: self.id,
             agent: self.agent,
-            mirror: u32::from(self.on),
+            mirror: self.mirror.map_or(0, bits),
             threshold: threshold(self.sample),
             key,
             byte_cost: self.budget.map_or(0, byte_cost),
             burst_ns: BURST_NS,
         }
+    }
+}
+
+/// [`policy::Service::mirror`].
+const fn bits(directions: Directions) -> u32 {
+    match directions {
+        Directions::Both => mirror::BOTH,
+        Directions::Requests => mirror::bit(Direction::Request),
     }
 }
 
@@ -147,7 +156,7 @@ mod tests {
             row,
             id: row + 100,
             agent: 0,
-            on: true,
+            mirror: Some(Directions::Both),
             sample: 0.5,
             budget: None,
         };

@@ -126,13 +126,14 @@ impl Service {
         budget: Option<u64>,
     ) -> Rule<'_> {
         let wanted = self.wanted(overrides);
+        let directions = self.config.mirror.as_ref().map(|mirror| mirror.directions);
         let number = self.agent().and_then(|agent| numbers.get(&agent).copied());
         Rule {
             addresses: &self.config.addresses,
             row: self.row,
             id: self.config.id,
             agent: number.unwrap_or(0),
-            on: wanted.on && number.is_some(),
+            mirror: directions.filter(|_| wanted.on && number.is_some()),
             sample: self.sample.min(wanted.sample),
             budget,
         }

@@ -56,7 +56,7 @@ impl Bench {
             index: 1,
             id: 101,
             agent: 0,
-            mirror: 1,
+            mirror: policy::mirror::BOTH,
             threshold: WHOLE,
             key: KEY,
             byte_cost: 0,
@@ -433,10 +433,15 @@ fn what_stops_the_mirror_is_counted_by_reason() -> Result<()> {
     let frame = tcp(CLIENT, SERVER, "PA", b"x");
     let alive = agent_state::ALIVE;
     type Change = fn(&mut Bench);
-    let table: [(&str, Change, Reason); 6] = [
+    let table: [(&str, Change, Reason); 7] = [
         (
             "switched off",
             |bench| bench.service.mirror = 0,
+            Reason::Off,
+        ),
+        (
+            "responses only",
+            |bench| bench.service.mirror = policy::mirror::bit(Direction::Response),
             Reason::Off,
         ),
         (
@@ -466,7 +471,7 @@ fn what_stops_the_mirror_is_counted_by_reason() -> Result<()> {
         ),
     ];
     for (what, change, reason) in table {
-        bench.service.mirror = 1;
+        bench.service.mirror = policy::mirror::BOTH;
         bench.service.threshold = WHOLE;
         bench.tap.heartbeat_ns = now_ns();
         bench.agent.state = alive;
@@ -477,6 +482,26 @@ fn what_stops_the_mirror_is_counted_by_reason() -> Result<()> {
             (NEXT, Some((REQUEST, reason))),
             "{what}"
         );
+    }
+    Ok(())
+}
+
+#[test]
+fn requests_alone_can_be_mirrored() -> Result<()> {
+    if !privileged() {
+        return Ok(());
+    }
+    let mut bench = Bench::new()?;
+    bench.service.mirror = policy::mirror::bit(Direction::Request);
+    bench.apply()?;
+    for (from, to, row, reason) in [
+        (CLIENT, SERVER, REQUEST, Reason::AgentDown),
+        (SERVER, CLIENT, RESPONSE, Reason::Off),
+    ] {
+        for flags in ["PA", "SA", "F"] {
+            let run = bench.run("egress", &tcp(from, to, flags, b"x"))?;
+            assert_eq!(run, (NEXT, Some((row, reason))), "{flags}");
+        }
     }
     Ok(())
 }
@@ -497,6 +522,7 @@ fn judge(frame: &[u8], services: &HashMap<Endpoint, Service>) -> (usize, Reason)
     let flow = policy::flow(&packet, direction);
     let verdict = policy::decide(
         &packet,
+        direction,
         service,
         &Tap::default(),
         || Some(0),
