@@ -38,6 +38,9 @@ pub enum Fault {
     /// HTTP/2's connection preface (RFC 9113, section 3.4).
     #[error("HTTP/2")]
     Http2,
+    /// The agent's memory does not even hold the head.
+    #[error("the agent's memory is used up")]
+    Memory,
     /// The stream ended inside a message.
     #[error("the connection ended inside a message")]
     Incomplete,
@@ -72,6 +75,7 @@ impl Fault {
             Self::HeadTooLarge => DropReason::TooLarge,
             Self::Tls => DropReason::Tls,
             Self::Http2 => DropReason::Http2,
+            Self::Memory => DropReason::Memory,
             Self::Incomplete if request => DropReason::RequestIncomplete,
             Self::Incomplete => DropReason::ResponseIncomplete,
         }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Unfit;
+use super::{Fault, Unfit};
 use crate::shadow::memory::{Lease, Memory};
 
 /// The most that is allocated for a body before its bytes are there.
@@ -14,6 +14,8 @@ pub(super) struct Body {
     bytes: Held,
     /// What was kept so far, the head included, is paid for here.
     lease: Lease,
+    /// Parts of sections that wait for their end: they stay when the body goes.
+    sections: usize,
     /// How many bytes more may come.
     room: usize,
     unfit: Option<Unfit>,
@@ -30,6 +32,7 @@ impl Body {
         Self {
             bytes: Held::One(Bytes::new()),
             lease: memory.empty_lease(),
+            sections: 0,
             room: max_body,
             unfit: None,
         }
@@ -44,7 +47,16 @@ impl Body {
     pub(super) fn spoil(&mut self, unfit: Unfit) {
         self.unfit.get_or_insert(unfit);
         self.bytes = Held::One(Bytes::new());
-        self.lease.shrink_to(0);
+        self.lease.shrink_to(self.sections);
+    }
+
+    /// Pays for `bytes` of a section that has not ended; refused when the memory is not there.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Fault> {
+        if !self.lease.grow(bytes) {
+            return Err(Fault::Memory);
+        }
+        self.sections += bytes;
+        Ok(())
     }
 
     /// Pays for `bytes` that are kept besides the body.

@@ -66,8 +66,7 @@ impl Chunked {
                     }
                 }
                 Self::Trailers(section) => {
-                    if let Some(section) = section.take(input)? {
-                        body.pay(section.len());
+                    if let Some(section) = section.take(input, body)? {
                         return parse_trailers(&section).map(Some);
                     }
                 }

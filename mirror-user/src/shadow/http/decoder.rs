@@ -173,7 +173,7 @@ impl Decoder {
         } else {
             Bytes::new()
         };
-        match section.take(input)? {
+        match section.take(input, &mut self.body)? {
             Some(section) => self.finish_head(&section),
             None if first.is_empty() => Ok(()),
             // What is not HTTP/1 is told at once, not when its head grows too large.
@@ -196,7 +196,6 @@ impl Decoder {
             return Ok(());
         }
         let (framing, coded) = head.framing(self.side)?;
-        self.body.pay(section.len());
         if coded {
             self.body.spoil(Unfit::Coding);
         }

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr_iter;
 
+use super::body::Body;
 use super::{Fault, MAX_FIELDS, MAX_SECTION};
 use crate::shadow::message::{Field, Version, header};
 
@@ -191,23 +192,29 @@ impl Section {
     }
 
     /// Takes the whole section, its empty line included, off the front of what is held and
-    /// `input`; nothing while it has not ended.
-    pub(super) fn take(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, Fault> {
+    /// `input`; nothing while it has not ended. `body` pays for it.
+    pub(super) fn take(
+        &mut self,
+        input: &mut Bytes,
+        body: &mut Body,
+    ) -> Result<Option<Bytes>, Fault> {
         if self.held.is_empty()
             && let Some(end) = end_of_section(input, 0)
         {
-            return within(end).map(|end| Some(input.split_to(end)));
+            body.pay(within(end)?);
+            return Ok(Some(input.split_to(end)));
         }
         let before = self.held.len();
         let room = (MAX_SECTION + 1).saturating_sub(before).min(input.len());
         self.held.extend_from_slice(&input[..room]);
         let Some(end) = end_of_section(&self.held, self.searched) else {
             within(self.held.len())?;
+            body.hold(input.len())?;
             self.searched = self.held.len().saturating_sub(2);
             input.clear();
             return Ok(None);
         };
-        within(end)?;
+        body.pay(within(end)? - before);
         let _ = input.split_to(end - before);
         self.searched = 0;
         let mut section = std::mem::take(&mut self.held);

@@ -354,8 +354,8 @@ fn unfit(text: &[u8], memory: &Memory, max_body: usize, expected: Unfit) {
     let rest = feed(&mut decoder, text, 1).unwrap();
     assert_eq!(rest, b"GET");
     assert_eq!(decoder.unfit(), Some(expected));
-    assert_eq!(memory.used(), 0);
     assert_eq!(decoder.into_request().unwrap_err(), expected);
+    assert_eq!(memory.used(), 0);
 }
 
 #[test]
@@ -367,8 +367,22 @@ fn what_is_unfit_is_framed_to_its_end() {
     unfit(length, &memory(), 3, Unfit::TooLarge);
     unfit(chunks, &memory(), 3, Unfit::TooLarge);
     unfit(length, &Memory::new(length.len() - 4), 4, Unfit::Memory);
-    unfit(chunks, &Memory::new(10), 4, Unfit::Memory);
+    unfit(chunks, &Memory::new(chunks.len() - 15), 4, Unfit::Memory);
     unfit(coded, &memory(), 4, Unfit::Coding);
+}
+
+#[test]
+fn a_head_that_does_not_fit_into_memory() {
+    let text = b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nabcdGET";
+    let memory = Memory::new(10);
+    // In one piece it costs nothing to frame; in many it would have to be held.
+    let mut decoder = Decoder::request(&memory, 4);
+    assert_eq!(feed(&mut decoder, text, 99), Ok(b"GET".to_vec()));
+    assert_eq!(decoder.into_request().unwrap_err(), Unfit::Memory);
+    let mut decoder = Decoder::request(&memory, 4);
+    assert_eq!(feed(&mut decoder, text, 4), Err(Fault::Memory));
+    drop(decoder);
+    assert_eq!(memory.used(), 0);
 }
 
 /// A decoder that has seen the first `seen` bytes of a message, misses `gap`, and goes on.

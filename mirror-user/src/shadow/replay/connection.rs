@@ -210,7 +210,7 @@ fn error_of(unfit: Unfit) -> ShadowError {
 
 fn error_of_fault(fault: Fault) -> ShadowError {
     match fault {
-        Fault::HeadTooLarge => ShadowError::TooLarge,
+        Fault::HeadTooLarge | Fault::Memory => ShadowError::TooLarge,
         Fault::Incomplete => ShadowError::Closed,
         Fault::Malformed(_) | Fault::Tls | Fault::Http2 => ShadowError::Malformed,
     }
