@@ -78,7 +78,10 @@ fn every_key_is_documented() {
     for (kind, docs) in [(Kind::Node, node), (Kind::Shadow, shadow)] {
         assert!(keys(kind).count() > 10);
         for key in keys(kind) {
-            assert!(docs.contains(&format!("`{key}`")), "`{key}` of the {kind} file");
+            assert!(
+                docs.contains(&format!("`{key}`")),
+                "`{key}` of the {kind} file"
+            );
         }
     }
 }
