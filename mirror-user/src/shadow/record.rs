@@ -14,7 +14,7 @@ mod tests;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,10 @@ const QUEUE_BYTES: usize = 64 << 20;
 
 /// How long a record waits for others before it is written.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// How long the writing thread rests when nothing waits. To wake it for each record would cost the
+/// sender more than to form one.
+const REST: Duration = Duration::from_millis(10);
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,9 +235,8 @@ fn service_folder(record_dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
 fn write_all(mut store: Store, queue: &Receiver<Message>, shared: &Shared) {
     let mut flushed = Instant::now();
     loop {
-        let message = queue.recv_timeout(FLUSH.saturating_sub(flushed.elapsed()));
         let now = Instant::now();
-        match message {
+        match queue.try_recv() {
             Ok(Message::Line {
                 service,
                 line,
@@ -245,8 +248,8 @@ fn write_all(mut store: Store, queue: &Receiver<Message>, shared: &Shared) {
                 store.append(service, &line, now);
             }
             Ok(Message::Ledger { service, json }) => store.ledger(service, &json),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+            Err(TryRecvError::Empty) => thread::sleep(REST),
+            Err(TryRecvError::Disconnected) => break,
         }
         if now.duration_since(flushed) >= FLUSH {
             store.flush_all(now);
