@@ -1,6 +1,6 @@
 //! Preflight: whether a host is ready for its config, and the cure where it is not.
 //!
-//! Facts are read at the edge ([`netlink`], [`files`], /proc); what they mean is decided by small
+//! Facts are read at the edge ([`crate::netlink`], [`files`], /proc); what they mean is decided by small
 //! functions from facts to [`Finding`]s.
 
 mod agent;
@@ -8,7 +8,6 @@ mod files;
 mod interfaces;
 mod kernel;
 mod listeners;
-mod netlink;
 mod services;
 mod shadow;
 
@@ -17,7 +16,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::config::{Node, Shadow};
-use netlink::Netlink;
+use crate::netlink::Netlink;
 
 /// How bad a finding is; the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

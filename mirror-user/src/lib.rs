@@ -11,6 +11,7 @@ pub mod dataplane;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod metrics;
+mod netlink;
 pub mod shadow;
 pub mod state;
 pub mod tap_report;

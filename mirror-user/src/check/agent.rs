@@ -14,9 +14,9 @@ use nix::{setsockopt_impl, sockopt_impl};
 use tokio::net::UdpSocket;
 
 use super::Finding;
-use super::netlink::{Link, Netlink, Route, offloads};
 use crate::config::Node;
 use crate::daemon;
+use crate::netlink::{self, Link, Netlink, Route, offloads};
 
 /// How long the agent may take for an echo; it is asked three times.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
         findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
         findings.push(answer(agent, &route, mtu).await);
         if mirrors().any(|mirror| mirror.agent == agent && mirror.max_bytes_per_second.is_none()) {
-            findings.extend(budget(agent, &uplink));
+            findings.extend(budget(agent, &uplink, netlink::speed(&uplink.name).await));
         }
     }
     findings
@@ -150,8 +150,8 @@ fn segmentation(uplink: &Link, offloads: &BTreeMap<String, bool>) -> Option<Find
 }
 
 /// A tenth of the uplink's speed is the budget, unless the config says otherwise.
-fn budget(agent: SocketAddr, uplink: &Link) -> Option<Finding> {
-    if daemon::link_speed(&uplink.name).is_some() {
+fn budget(agent: SocketAddr, uplink: &Link, speed: Option<u64>) -> Option<Finding> {
+    if speed.is_some() {
         return None;
     }
     let budget = ByteSize(daemon::UNKNOWN_SPEED_BUDGET).display().si();

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Finding;
-use super::netlink::{Link, Netlink, offloads};
 use crate::config::Node;
 use crate::dataplane::{self, Hook};
+use crate::netlink::{Link, Netlink, offloads};
 
 /// The largest packet that IPv4's length field can say.
 const LARGEST: u32 = 65_536;

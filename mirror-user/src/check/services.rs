@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Finding;
-use super::netlink::{HostAddress, Netlink};
 use crate::config::{Node, Protocol, Service, ServiceAddress};
+use crate::netlink::{HostAddress, Netlink};
 
 pub(super) async fn findings(netlink: &Netlink, node: &Node, probe_tls: bool) -> Vec<Finding> {
     let host = netlink.addresses().await;

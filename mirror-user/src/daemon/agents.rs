@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::network::{NoWay, Way};
+use super::way::{NoWay, Way};
 use crate::tap_report::TapReport;
 
 /// Without an echo for this long an agent is dead. It is asked once a second, and looked at twice:
@@ -137,14 +137,14 @@ impl Agent {
         let word =
             |at: usize| u32::from_ne_bytes([macs[at], macs[at + 1], macs[at + 2], macs[at + 3]]);
         Some(policy::Agent {
-            ifindex: way.link.interface.index,
+            ifindex: way.link.index,
             state: alive | paused,
             local: way.local.into(),
             remote: self.address.ip().into(),
             port: u32::from(self.address.port()),
             mtu: way.mtu,
             ipv6: u32::from(self.address.is_ipv6()),
-            ethernet: u32::from(way.link.interface.ethernet),
+            ethernet: u32::from(way.link.ethernet),
             macs: [word(0), word(4), word(8)],
             pad: 0,
         })
@@ -229,23 +229,18 @@ async fn read(socket: Arc<UdpSocket>, agent: SocketAddr, echoes: mpsc::Sender<Ec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::network::Link;
-    use crate::dataplane::Interface;
+    use crate::netlink::Link;
 
     fn agent() -> Agent {
         let mut agent = Agent::new("10.0.0.9:6181".parse().unwrap(), 3);
-        let interface = Interface {
+        let link = Link {
             name: "eth0".into(),
             index: 7,
-            ethernet: true,
-        };
-        let link = Link {
-            interface,
             up: true,
-            loopback: false,
             mtu: 1500,
+            ethernet: true,
             mac: [9; 6],
-            dropped: 0,
+            ..Link::default()
         };
         let local = "10.0.0.5".parse().unwrap();
         agent.way = Ok(Way {
@@ -253,6 +248,7 @@ mod tests {
             local,
             mtu: 1400,
             next_hop: [1, 2, 3, 4, 5, 6],
+            speed: None,
         });
         agent.attached = true;
         agent

@@ -3,10 +3,10 @@
 
 mod agents;
 mod budget;
-mod network;
 mod rules;
 mod services;
 mod status;
+mod way;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -18,13 +18,13 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use self::agents::{Agent, Echo};
-use self::network::Network;
 use self::services::Service;
-pub(crate) use self::services::{UNKNOWN_SPEED_BUDGET, link_speed};
+pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
 use crate::config::Node;
 use crate::control::{self, Command, Done, Refusal, Reply};
 use crate::dataplane::{self, DataPlane, Interface, Mechanism, Role};
 use crate::metrics;
+use crate::netlink::Netlink;
 use crate::state::{Change, State};
 use crate::{admin, config};
 
@@ -63,11 +63,11 @@ pub async fn run(
         .log()
         .inspect_err(|error| tracing::warn!("no log of the programs: {error}"))
         .ok();
-    let (network, mut changes) = Network::open().context("cannot open netlink")?;
+    let (netlink, mut changes) = Netlink::watch().context("cannot open netlink")?;
     let (requests, mut commands) = mpsc::channel(16);
     let (echoes, mut echoed) = mpsc::channel(64);
 
-    let mut daemon = Daemon::new(config, options, plane, network)?;
+    let mut daemon = Daemon::new(config, options, plane, netlink)?;
     daemon.look_after(&echoes).await;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(metrics::Node::new(daemon.shared())))?;
@@ -118,7 +118,7 @@ struct Daemon {
     config: Node,
     options: Options,
     state: State,
-    network: Network,
+    netlink: Netlink,
     shared: Arc<Mutex<Shared>>,
     mechanism: Mechanism,
     started: Instant,
@@ -145,7 +145,7 @@ impl Daemon {
         config: Node,
         options: Options,
         mut plane: DataPlane,
-        network: Network,
+        netlink: Netlink,
     ) -> anyhow::Result<Self> {
         let state = State::open(&config.state_dir);
         let mut tap = plane.tap()?;
@@ -164,7 +164,7 @@ impl Daemon {
         };
         let mut daemon = Self {
             state,
-            network,
+            netlink,
             shared: Arc::new(Mutex::new(shared)),
             mechanism,
             started: Instant::now(),
@@ -315,9 +315,15 @@ impl Daemon {
 
     /// Asks the kernel for links, addresses and ways, and attaches what has changed.
     async fn look_at_network(&mut self) {
-        self.addresses = self.network.addresses().await;
+        self.addresses = self
+            .netlink
+            .addresses()
+            .await
+            .into_iter()
+            .map(|address| address.ip)
+            .collect();
         for agent in self.agents.values_mut() {
-            let way = self.network.way(agent.address).await;
+            let way = way::find(&self.netlink, agent.address).await;
             if way.as_ref().err() != agent.way.as_ref().err()
                 && let Err(error) = &way
             {
@@ -334,18 +340,15 @@ impl Daemon {
             .values()
             .filter_map(|agent| agent.way.as_ref().ok())
         {
-            roles
-                .entry(way.link.interface.name.clone())
-                .or_default()
-                .uplink = true;
+            roles.entry(way.link.name.clone()).or_default().uplink = true;
         }
         if self.state.overrides().is_off() {
             roles.clear();
         }
         let mut present = BTreeMap::new();
         for (name, role) in roles {
-            let link = self.network.link(&name).await;
-            present.insert(name, link.map(|link| (link.interface, role)));
+            let link = self.netlink.link(&name).await;
+            present.insert(name, link.map(|link| (way::interface(&link), role)));
         }
         self.attach(present);
     }
@@ -409,13 +412,13 @@ impl Daemon {
         drop(shared);
         self.attachments = attachments;
         for agent in self.agents.values_mut() {
-            let uplink = agent.way.as_ref().ok().map(|way| &way.link.interface);
+            let uplink = agent.way.as_ref().ok().map(|way| way::interface(&way.link));
             agent.attached = uplink.is_some_and(|uplink| {
                 let attachment = self
                     .attachments
                     .get(&uplink.name)
                     .and_then(|attachment| attachment.to.as_ref());
-                attachment.is_some_and(|(interface, role)| interface == uplink && role.uplink)
+                attachment.is_some_and(|(interface, role)| *interface == uplink && role.uplink)
             });
         }
     }
@@ -425,8 +428,8 @@ impl Daemon {
         let now = Instant::now();
         for agent in self.agents.values_mut() {
             if let Ok(way) = &agent.way {
-                let index = way.link.interface.index;
-                let dropped = way.link.dropped + self.network.queue_drops(index).await;
+                let index = way.link.index;
+                let dropped = way.link.dropped + self.netlink.queue_drops(index).await;
                 agent.watch_drops(index, dropped, now);
             }
         }
@@ -445,11 +448,7 @@ impl Daemon {
             }
             // Something in the egress chain ends it before our program, or has taken its place.
             tracing::error!(agent = %agent.address, escaped, "copies left without their tunnel headers: attaching anew");
-            let uplink = agent
-                .way
-                .as_ref()
-                .ok()
-                .map(|way| way.link.interface.name.clone());
+            let uplink = agent.way.as_ref().ok().map(|way| way.link.name.clone());
             let attachment = uplink.and_then(|name| self.attachments.get(&name)?.to.clone());
             let result = match attachment {
                 Some((interface, role)) => shared.plane.reattach(&interface, role),

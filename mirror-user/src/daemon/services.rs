@@ -75,7 +75,7 @@ impl Service {
             return mirror.max_bytes_per_second;
         }
         let way = agents.get(&mirror.agent)?.way.as_ref().ok()?;
-        Some(link_speed(&way.link.interface.name).map_or(UNKNOWN_SPEED_BUDGET, |speed| speed / 10))
+        Some(way.speed.map_or(UNKNOWN_SPEED_BUDGET, |speed| speed / 10))
     }
 
     /// Looks at what was copied since the last time, and sets the share for the next second.
@@ -190,15 +190,4 @@ pub(super) fn report<'a>(
             .collect(),
         services: reports,
     })
-}
-
-/// An interface's speed in bytes per second, where it has one.
-pub(crate) fn link_speed(interface: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
-    // In Mbit/s; -1 where the driver does not know.
-    let speed: i64 = text.trim().parse().ok()?;
-    u64::try_from(speed)
-        .ok()
-        .filter(|&speed| speed > 0)
-        .map(|speed| speed * 1_000_000 / 8)
 }

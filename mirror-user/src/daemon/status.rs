@@ -197,7 +197,7 @@ fn describe(agent: &super::Agent, now: Instant) -> Agent {
         alive: agent.alive(now) && agent.attached,
         last_echo_seconds: agent.silence(now).map(|silence| silence.as_secs_f64()),
         round_trip_seconds: agent.round_trip.map(|round_trip| round_trip.as_secs_f64()),
-        uplink: way.ok().map(|way| way.link.interface.name.clone()),
+        uplink: way.ok().map(|way| way.link.name.clone()),
         mtu: way.ok().map(|way| way.mtu),
         paused: agent
             .paused(now)

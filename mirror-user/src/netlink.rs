@@ -1,51 +1,62 @@
-//! What the kernel says of links, routes and addresses, through netlink and ethtool.
+//! What the kernel says of links, addresses, routes and neighbours, through netlink and ethtool.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
-use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
-use futures_util::{Stream, TryStreamExt as _};
+use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolLinkModeAttr};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMetric, RouteType,
 };
-use rtnetlink::packet_route::tc::TcAttribute;
-use rtnetlink::{Handle, RouteMessageBuilder, new_connection};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcStats2};
+use rtnetlink::{
+    Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
+};
+use tokio::sync::mpsc;
 
 /// `IFLA_GRO_MAX_SIZE`, which the crate does not name.
 const GRO_MAX_SIZE: u16 = 58;
 
 /// A link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Link {
-    pub(super) name: String,
-    pub(super) index: u32,
-    pub(super) up: bool,
-    pub(super) mtu: u32,
-    pub(super) loopback: bool,
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    pub(crate) up: bool,
+    pub(crate) mtu: u32,
+    pub(crate) loopback: bool,
     /// Whether its packets have Ethernet headers.
-    pub(super) ethernet: bool,
+    pub(crate) ethernet: bool,
+    /// Its own MAC address, where it has one.
+    pub(crate) mac: [u8; 6],
+    /// Packets that it could not send, of whomever.
+    pub(crate) dropped: u64,
     /// `veth`, `wireguard` and so on; nothing for hardware.
-    pub(super) kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// How an XDP program is attached, if one is.
-    pub(super) xdp: Option<&'static str>,
+    pub(crate) xdp: Option<&'static str>,
     /// The largest packets that it merges or sends, in bytes.
-    pub(super) largest: u32,
+    pub(crate) largest: u32,
 }
 
 /// What a route lookup answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Route {
+pub(crate) struct Route {
     /// Whether it leads to this host itself.
-    pub(super) local: bool,
-    pub(super) interface: u32,
-    pub(super) source: Option<IpAddr>,
-    pub(super) mtu: Option<u32>,
-    pub(super) advmss: Option<u32>,
+    pub(crate) local: bool,
+    pub(crate) interface: u32,
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) advmss: Option<u32>,
 }
 
 impl Route {
@@ -62,33 +73,56 @@ impl Route {
 
 /// An address of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HostAddress {
-    pub(super) interface: u32,
-    pub(super) ip: IpAddr,
+pub(crate) struct HostAddress {
+    pub(crate) interface: u32,
+    pub(crate) ip: IpAddr,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Netlink(Handle);
+pub(crate) struct Netlink(Handle);
 
 impl Netlink {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let (connection, handle, _) = new_connection()?;
         tokio::spawn(connection);
         Ok(Self(handle))
     }
 
-    pub(super) async fn link(&self, name: &str) -> Option<Link> {
+    /// The same, with a channel that wakes its reader when links, addresses, routes or neighbours
+    /// have changed.
+    pub(crate) fn watch() -> io::Result<(Self, mpsc::Receiver<()>)> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
+        tokio::spawn(connection);
+        // One place: a reader that has not come yet need not be told twice.
+        let (changed, changes) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while messages.next().await.is_some() {
+                let _ = changed.try_send(());
+            }
+        });
+        Ok((Self(handle), changes))
+    }
+
+    pub(crate) async fn link(&self, name: &str) -> Option<Link> {
         let request = self.0.link().get().match_name(name.to_owned());
         first(request.execute()).await.map(|message| link(&message))
     }
 
-    pub(super) async fn link_by_index(&self, index: u32) -> Option<Link> {
+    pub(crate) async fn link_by_index(&self, index: u32) -> Option<Link> {
         let request = self.0.link().get().match_index(index);
         first(request.execute()).await.map(|message| link(&message))
     }
 
     /// Every address of this host.
-    pub(super) async fn addresses(&self) -> Vec<HostAddress> {
+    pub(crate) async fn addresses(&self) -> Vec<HostAddress> {
         let messages = self.0.address().get().execute();
         let messages: Vec<_> = messages.try_collect().await.unwrap_or_default();
         let of = |message: &rtnetlink::packet_route::address::AddressMessage| {
@@ -118,12 +152,12 @@ impl Netlink {
     }
 
     /// The way to `ip`, by the kernel's own routing.
-    pub(super) async fn route(&self, ip: IpAddr) -> Option<Route> {
+    pub(crate) async fn route(&self, ip: IpAddr) -> Option<Route> {
         self.lookup(ip, RouteFlags::empty()).await
     }
 
     /// The entry of the local table by which this host talks to itself at `ip`.
-    pub(super) async fn local_route(&self, ip: IpAddr) -> Option<Route> {
+    pub(crate) async fn local_route(&self, ip: IpAddr) -> Option<Route> {
         // Asked plainly, the kernel answers without the entry's metrics.
         let route = self.lookup(ip, RouteFlags::FibMatch).await;
         route.filter(|route| route.local)
@@ -142,6 +176,12 @@ impl Netlink {
         for attribute in &route.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => found.interface = *index,
+                RouteAttribute::Gateway(RouteAddress::Inet(v4)) => {
+                    found.gateway = Some((*v4).into());
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => {
+                    found.gateway = Some((*v6).into());
+                }
                 RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => {
                     found.source = Some((*v4).into());
                 }
@@ -155,8 +195,67 @@ impl Netlink {
         Some(found)
     }
 
+    /// The MAC address of a neighbour, where the kernel knows one that may be used.
+    pub(crate) async fn neighbour(&self, index: u32, ip: IpAddr) -> Option<[u8; 6]> {
+        let messages = self.0.neighbours().get().execute();
+        let messages: Vec<_> = messages.try_collect().await.ok()?;
+        let usable = |state| {
+            !matches!(
+                state,
+                NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
+            )
+        };
+        let named = |message: &&NeighbourMessage| {
+            message.attributes.iter().any(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip == *v4,
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip == *v6,
+                _ => false,
+            })
+        };
+        let on_link = messages
+            .iter()
+            .filter(|message| message.header.ifindex == index);
+        let mut known = on_link
+            .filter(|message| usable(message.header.state))
+            .filter(named);
+        known.find_map(|message| {
+            message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    NeighbourAttribute::LinkLocalAddress(mac) => mac.first_chunk().copied(),
+                    _ => None,
+                })
+        })
+    }
+
+    /// Packets that the queue of a link has dropped, of whomever.
+    pub(crate) async fn queue_drops(&self, index: u32) -> u64 {
+        let index = i32::try_from(index).unwrap_or_default();
+        let messages = self.0.qdisc().get().index(index).execute();
+        let messages: Vec<_> = messages.try_collect().await.unwrap_or_default();
+        let root = |message: &&TcMessage| {
+            message.header.index == index && message.header.parent == TcHandle::ROOT
+        };
+        let attributes = messages
+            .iter()
+            .filter(root)
+            .flat_map(|message| &message.attributes);
+        attributes
+            .filter_map(|attribute| match attribute {
+                TcAttribute::Stats2(stats) => Some(stats),
+                _ => None,
+            })
+            .flatten()
+            .map(|stat| match stat {
+                TcStats2::Queue(queue) => u64::from(queue.drops),
+                _ => 0,
+            })
+            .sum()
+    }
+
     /// Kinds of the filters that hang on a link's clsact qdisc, both directions.
-    pub(super) async fn clsact_filters(&self, index: u32) -> Vec<String> {
+    pub(crate) async fn clsact_filters(&self, index: u32) -> Vec<String> {
         let index = i32::try_from(index).unwrap_or_default();
         let mut kinds = Vec::new();
         for egress in [false, true] {
@@ -197,6 +296,10 @@ fn link(message: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => {
+                link.mac = mac.first_chunk().copied().unwrap_or_default()
+            }
+            LinkAttribute::Stats64(stats) => link.dropped = stats.tx_dropped,
             LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
             LinkAttribute::Xdp(facts) => link.xdp = xdp(facts),
             LinkAttribute::GsoMaxSize(size) => link.largest = link.largest.max(*size),
@@ -237,7 +340,7 @@ fn gro_max_size(attribute: &impl rtnetlink::packet_core::Nla) -> u32 {
 
 /// The offloads of a link and whether each is on, by the kernel's names; nothing when it cannot
 /// tell.
-pub(super) async fn offloads(interface: &str) -> BTreeMap<String, bool> {
+pub(crate) async fn offloads(interface: &str) -> BTreeMap<String, bool> {
     let Ok((connection, mut handle, _)) = ethtool::new_connection() else {
         return BTreeMap::new();
     };
@@ -261,4 +364,23 @@ pub(super) async fn offloads(interface: &str) -> BTreeMap<String, bool> {
         }
     }
     offloads
+}
+
+/// A link's speed in bytes per second, where it has one.
+pub(crate) async fn speed(interface: &str) -> Option<u64> {
+    let (connection, mut handle, _) = ethtool::new_connection().ok()?;
+    let connection = tokio::spawn(connection);
+    let answers = handle.link_mode().get(Some(interface)).execute().await;
+    let answers: Vec<_> = answers.try_collect().await.unwrap_or_default();
+    connection.abort();
+    let attributes = answers.into_iter().flat_map(|answer| answer.payload.nlas);
+    let mut speeds = attributes.filter_map(|attribute| match attribute {
+        EthtoolAttr::LinkMode(EthtoolLinkModeAttr::Speed(speed)) => Some(speed),
+        _ => None,
+    });
+    // In Mbit/s; all ones where the driver does not know.
+    let speed = speeds
+        .next_back()
+        .filter(|&speed| speed != 0 && speed != u32::MAX)?;
+    Some(u64::from(speed) * 1_000_000 / 8)
 }
