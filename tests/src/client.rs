@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,11 @@ use anyhow::{Context, Result, ensure};
 use crate::answers::{Answers, sha256};
 use crate::namespace::Namespace;
 
+mod counted;
 mod request;
 mod response;
 
+use counted::Counted;
 pub use request::{Framing, Request};
 pub use response::Response;
 use response::read_response;
@@ -33,6 +36,10 @@ pub struct Exchange {
     pub request: Request,
     /// The request body's hash, in hexadecimal.
     pub request_sha256: String,
+    /// Where the request stands among the bytes that the client sent over the connection.
+    pub request_span: Range<u64>,
+    /// Where the answer, an interim one included, stands among the bytes that came back.
+    pub answer_span: Range<u64>,
     /// The answer's status.
     pub status: u16,
     /// The answer's headers, names in lower case.
@@ -89,8 +96,9 @@ impl Client {
             local: stream.local_addr()?,
             server: self.server,
             answers: self.answers.clone(),
-            reader: BufReader::new(stream.try_clone()?),
+            reader: Counted::new(BufReader::new(stream.try_clone()?)),
             stream,
+            sent: 0,
         })
     }
 
@@ -143,7 +151,18 @@ pub struct Connection {
     server: SocketAddr,
     answers: Option<Answers>,
     stream: TcpStream,
-    reader: BufReader<TcpStream>,
+    reader: Counted<BufReader<TcpStream>>,
+    /// Bytes sent so far.
+    sent: u64,
+}
+
+/// A request on its way.
+struct Pending {
+    id: String,
+    start: Instant,
+    span: Range<u64>,
+    /// Where its answer begins.
+    answered_from: u64,
 }
 
 impl Connection {
@@ -162,9 +181,8 @@ impl Connection {
     /// # Errors
     /// When it fails, or the answer is not what it must be.
     pub fn exchange(&mut self, request: &Request) -> Result<Exchange> {
-        let (id, start) = (next_id(), Instant::now());
-        self.send(request, &id)?;
-        self.receive(request, id, start)
+        let pending = self.send(request)?;
+        self.receive(request, pending)
     }
 
     /// Sends a request and returns its answer, whatever that is.
@@ -172,7 +190,7 @@ impl Connection {
     /// # Errors
     /// When it fails.
     pub fn ask(&mut self, request: &Request) -> Result<Response> {
-        self.send(request, &next_id())?;
+        self.send(request)?;
         read_response(&mut self.reader, request.method == "HEAD")
     }
 
@@ -182,26 +200,35 @@ impl Connection {
     /// # Errors
     /// When one fails, or an answer is not what it must be.
     pub fn pipeline(&mut self, requests: &[Request]) -> Result<Vec<Exchange>> {
-        let start = Instant::now();
-        let ids: Vec<String> = requests.iter().map(|_| next_id()).collect();
-        let mut bytes = Vec::new();
-        for (request, id) in requests.iter().zip(&ids) {
-            bytes.extend(request.head(self.server, id));
+        let (start, mut bytes, mut waiting) = (Instant::now(), Vec::new(), Vec::new());
+        for request in requests {
+            let (id, from) = (next_id(), bytes.len() as u64);
+            bytes.extend(request.head(self.server, &id));
             bytes.extend(request.framed_body());
+            waiting.push(Pending {
+                id,
+                start,
+                span: self.sent + from..self.sent + bytes.len() as u64,
+                answered_from: 0,
+            });
         }
-        self.stream.write_all(&bytes).context("cannot send")?;
-        let pairs = requests.iter().zip(ids);
+        self.write(&bytes)?;
+        let pairs = requests.iter().zip(waiting);
         pairs
-            .map(|(request, id)| self.receive(request, id, start))
+            .map(|(request, mut pending)| {
+                pending.answered_from = self.reader.count();
+                self.receive(request, pending)
+            })
             .collect()
     }
 
-    fn send(&mut self, request: &Request, id: &str) -> Result<()> {
-        let mut bytes = request.head(self.server, id);
+    /// Sends a request, and stays for its interim answer where it asks for one.
+    fn send(&mut self, request: &Request) -> Result<Pending> {
+        let (id, start) = (next_id(), Instant::now());
+        let (from, answered_from) = (self.sent, self.reader.count());
+        let mut bytes = request.head(self.server, &id);
         if request.waits_for_continue() {
-            self.stream
-                .write_all(&bytes)
-                .context("cannot send the head")?;
+            self.write(&bytes)?;
             let interim = read_response(&mut self.reader, false).context("waiting for 100")?;
             ensure!(
                 interim.status == 100,
@@ -211,14 +238,26 @@ impl Connection {
             bytes.clear();
         }
         bytes.extend(request.framed_body());
-        self.stream.write_all(&bytes).context("cannot send")
+        self.write(&bytes)?;
+        Ok(Pending {
+            id,
+            start,
+            span: from..self.sent,
+            answered_from,
+        })
     }
 
-    fn receive(&mut self, request: &Request, id: String, start: Instant) -> Result<Exchange> {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sent += bytes.len() as u64;
+        self.stream.write_all(bytes).context("cannot send")
+    }
+
+    fn receive(&mut self, request: &Request, pending: Pending) -> Result<Exchange> {
+        let id = pending.id;
         let head = request.method == "HEAD";
         let response = read_response(&mut self.reader, head)
             .with_context(|| format!("no answer to {} {} ({id})", request.method, request.path))?;
-        let latency = start.elapsed();
+        let latency = pending.start.elapsed();
         self.verify(request, &response)
             .with_context(|| format!("{} {} ({id})", request.method, request.path))?;
         Ok(Exchange {
@@ -226,6 +265,8 @@ impl Connection {
             connection: self.number,
             local: self.local,
             request_sha256: sha256(&request.body),
+            request_span: pending.span,
+            answer_span: pending.answered_from..self.reader.count(),
             request: request.clone(),
             status: response.status,
             headers: response.headers,

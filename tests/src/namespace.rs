@@ -135,6 +135,28 @@ impl Namespace {
         self.output("ethtool", &arguments.split_whitespace().collect::<Vec<_>>())
     }
 
+    /// Loads rules into nftables, inside.
+    ///
+    /// # Errors
+    /// With what `nft` says.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        self.output("nft", &[rules]).map(drop)
+    }
+
+    /// How many packets a named counter of a `netdev` table has counted.
+    ///
+    /// # Errors
+    /// When there is no such counter.
+    pub fn nft_counter(&self, table: &str, counter: &str) -> Result<u64> {
+        let listed = self.output("nft", &["-j", "list", "counter", "netdev", table, counter])?;
+        let listed: serde_json::Value = serde_json::from_str(&listed)?;
+        let entries = listed["nftables"].as_array().into_iter().flatten();
+        let mut packets = entries.filter_map(|entry| entry["counter"]["packets"].as_u64());
+        packets
+            .next()
+            .with_context(|| format!("{}: nft lists no counter {counter}", self.name))
+    }
+
     /// Gives a device an address such as `10.0.0.5/24` or `fd00::5/64`, usable at once.
     ///
     /// # Errors

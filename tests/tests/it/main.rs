@@ -2,6 +2,7 @@
 
 mod alone;
 mod bodies;
+mod faults;
 mod kernel;
 mod mirrored;
 mod plain;
