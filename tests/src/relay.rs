@@ -53,18 +53,31 @@ impl Loss {
         missing(Direction::Request, &exchange.request_span)
             || missing(Direction::Response, &exchange.answer_span)
     }
+
+    /// What was lost of the exchange's connection, for messages: in each direction, where.
+    pub fn of_connection(&self, exchange: &Exchange) -> String {
+        let mut text = String::new();
+        for direction in [Direction::Request, Direction::Response] {
+            let stream = self.streams.get(&(exchange.local, direction));
+            let stream = stream.cloned().unwrap_or_default();
+            let lost: Vec<_> = stream.lost.iter().map(|place| stream.span(place)).collect();
+            text += &format!("{}: lost {lost:?}\n", direction.label());
+        }
+        text
+    }
 }
 
 impl Stream {
+    /// Where a piece stands among the connection's bytes.
+    fn span(&self, &(sequence, length): &(u32, u32)) -> Range<u64> {
+        let start = u64::from(sequence.wrapping_sub(self.origin.unwrap_or_default()));
+        start..start + u64::from(length)
+    }
+
     fn misses(&self, span: &Range<u64>) -> bool {
-        let origin = self.origin.unwrap_or_default();
-        let place = |&(sequence, length): &(u32, u32)| {
-            let start = u64::from(sequence.wrapping_sub(origin));
-            start..start + u64::from(length)
-        };
-        let mut passed: Vec<_> = self.passed.iter().map(place).collect();
+        let mut passed: Vec<_> = self.passed.iter().map(|place| self.span(place)).collect();
         passed.sort_by_key(|range| range.start);
-        self.lost.iter().map(place).any(|lost| {
+        self.lost.iter().map(|place| self.span(place)).any(|lost| {
             let (mut from, to) = (lost.start.max(span.start), lost.end.min(span.end));
             // What was sent again is not missing.
             for range in &passed {

@@ -206,8 +206,10 @@ fn memory_has_an_end() {
         return;
     }
     let small = |shadow: &mut Table| {
-        shadow.insert("memory".into(), "16MiB".into());
         impatient(shadow);
+        shadow.insert("memory".into(), "16MiB".into());
+        let service = shadow["service"][0].as_table_mut().expect("a table");
+        service.insert("max_body".into(), "4MiB".into());
     };
     on(Site::with(|_| {}, small), |site| {
         let shadow = site.shadow.as_ref().context("no shadow")?;
