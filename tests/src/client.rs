@@ -3,7 +3,7 @@
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +22,9 @@ use response::read_response;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a connection of [`Client::load_while`] rests after an answer.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A request and its answer, both as the client knows them.
 #[derive(Clone, Debug)]
@@ -125,6 +128,58 @@ impl Client {
                 })
                 .collect()
         };
+        self.at_once(connections, one)
+    }
+
+    /// Runs `during` while requests go over `connections` connections at once, which are closed and
+    /// opened anew after every `lifetime` requests. `make` is asked for each request, by the
+    /// numbers of its connection and of the request in it. Returns all exchanges.
+    ///
+    /// # Errors
+    /// As [`Client::load`], and when `during` fails.
+    pub fn load_while(
+        &self,
+        connections: usize,
+        lifetime: usize,
+        make: impl Fn(usize, usize) -> Request + Sync,
+        during: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<Exchange>> {
+        let over = AtomicBool::new(false);
+        let next = AtomicUsize::new(0);
+        let (over, next, make) = (&over, &next, &make);
+        let one = |_| -> Result<Vec<Exchange>> {
+            let mut exchanges = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let mut connection = self.connect()?;
+                connection.number = number;
+                for index in 0..lifetime {
+                    let exchange = connection.exchange(&make(number, index));
+                    exchanges.push(exchange.with_context(|| format!("connection {number}"))?);
+                    // A load that two cores bear beside everything else.
+                    std::thread::sleep(PAUSE);
+                }
+            }
+            Ok(exchanges)
+        };
+        std::thread::scope(|scope| {
+            let load = scope.spawn(move || self.at_once(connections, one));
+            // Also when it panics, the load has to end.
+            let stop = Stop(over);
+            let result = during();
+            drop(stop);
+            let exchanges = load
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            result.map(|()| exchanges)
+        })
+    }
+
+    fn at_once(
+        &self,
+        connections: usize,
+        one: impl Fn(usize) -> Result<Vec<Exchange>> + Sync,
+    ) -> Result<Vec<Exchange>> {
         let one = &one;
         let all: Result<Vec<Vec<Exchange>>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..connections)
@@ -140,6 +195,15 @@ impl Client {
                 .collect()
         });
         Ok(all?.concat())
+    }
+}
+
+/// Ends a load.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -22,13 +22,14 @@
 
 mod answers;
 mod client;
+mod foreign;
 mod metrics;
 mod namespace;
 mod process;
 mod program;
 pub mod proof;
-mod scene;
 mod relay;
+mod scene;
 mod server;
 mod site;
 mod topology;
@@ -37,12 +38,13 @@ mod watch;
 
 pub use answers::{Answer, Answers, pattern, sha256};
 pub use client::{Client, Connection, Exchange, Framing, Request, Response};
+pub use foreign::{Fate, ForeignProgram};
 pub use metrics::Metrics;
 pub use namespace::{Namespace, veth};
 pub use process::Process;
 pub use program::{Agent, Daemon, Home, binary};
-pub use scene::{Scene, Setup};
 pub use relay::{Loss, Relay};
+pub use scene::{Scene, Setup};
 pub use server::{Mood, Received, Server};
 pub use site::{NO_BUDGET, Outcome, Site, on};
 pub use topology::Topology;

@@ -143,12 +143,12 @@ impl Namespace {
         self.output("nft", &[rules]).map(drop)
     }
 
-    /// How many packets a named counter of a `netdev` table has counted.
+    /// How many packets a named counter of a table has counted.
     ///
     /// # Errors
     /// When there is no such counter.
-    pub fn nft_counter(&self, table: &str, counter: &str) -> Result<u64> {
-        let listed = self.output("nft", &["-j", "list", "counter", "netdev", table, counter])?;
+    pub fn nft_counter(&self, family: &str, table: &str, counter: &str) -> Result<u64> {
+        let listed = self.output("nft", &["-j", "list", "counter", family, table, counter])?;
         let listed: serde_json::Value = serde_json::from_str(&listed)?;
         let entries = listed["nftables"].as_array().into_iter().flatten();
         let mut packets = entries.filter_map(|entry| entry["counter"]["packets"].as_u64());

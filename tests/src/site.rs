@@ -1,4 +1,6 @@
-//! Everything of the design's picture, running.
+//! Everything of the design's picture, of which each part may be missing, or fail.
+
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -102,6 +104,23 @@ impl Site {
         Ok(())
     }
 
+    /// Counts the copies that reach the shadow host from now on.
+    ///
+    /// # Errors
+    /// With what `nft` says.
+    pub fn count_copies(&self) -> Result<()> {
+        self.net.shadow.nft(COPIES)
+    }
+
+    /// How many copies have reached the shadow host since [`Site::count_copies`]. A copy is there
+    /// before the packet that it is of has reached its own end.
+    ///
+    /// # Errors
+    /// When they are not counted.
+    pub fn copies(&self) -> Result<u64> {
+        self.net.shadow.nft_counter("netdev", "copies", "copies")
+    }
+
     /// Starts the agent.
     ///
     /// # Errors
@@ -187,11 +206,12 @@ impl Site {
     /// it has settled every copy that the tap says it sent.
     ///
     /// # Panics
-    /// When that takes longer than fifteen seconds.
+    /// When that takes longer than a minute: the agent waits half of that for a connection that it
+    /// hears nothing more of.
     #[track_caller]
     pub fn settle(&self) -> Outcome {
         let metrics =
-            eventually_within(std::time::Duration::from_secs(15), "all is settled", || {
+            eventually_within(std::time::Duration::from_secs(60), "all is settled", || {
                 let sent = self
                     .node_metrics()?
                     .sum("modelmirror_tunnel_sent_packets_total", &[]);
@@ -221,8 +241,10 @@ impl Site {
     pub fn account(&self, sent: &[Exchange]) -> Result<Outcome> {
         let outcome = self.settle();
         self.serves(sent)?;
-        for (number, asked) in self.shadowed().iter().enumerate() {
-            let exchange = find(sent, asked.id())?;
+        let by_id = by_id(sent);
+        let mut replayed = HashSet::new();
+        for asked in &self.shadowed() {
+            let exchange = find(&by_id, asked.id())?;
             ensure!(
                 asked.body_sha256 == exchange.request_sha256
                     && asked.method == exchange.request.method
@@ -230,11 +252,7 @@ impl Site {
                 "the shadow was asked {asked:?}\nthe client asked {exchange:?}"
             );
             ensure!(asked.header("x-modelmirror-shadow") == "1", "{asked:?}");
-            let before = &self.shadowed()[..number];
-            ensure!(
-                before.iter().all(|other| other.id() != asked.id()),
-                "twice: {asked:?}"
-            );
+            ensure!(replayed.insert(asked.id().to_owned()), "twice: {asked:?}");
         }
         let compared = outcome.requests("compared");
         let records = eventually("all records are written", || {
@@ -252,7 +270,7 @@ impl Site {
             records.len()
         );
         for record in &records {
-            let exchange = find(sent, record["request_id"].as_str().unwrap_or_default())?;
+            let exchange = find(&by_id, record["request_id"].as_str().unwrap_or_default())?;
             let hashes = (
                 &record["request"]["sha256"],
                 &record["production"]["sha256"],
@@ -290,8 +308,9 @@ impl Site {
             received.len(),
             sent.len()
         );
+        let by_id = by_id(sent);
         for asked in &received {
-            let exchange = find(sent, asked.id())?;
+            let exchange = find(&by_id, asked.id())?;
             ensure!(asked.body_sha256 == exchange.request_sha256, "{asked:?}");
         }
         let foreign = self.watch.foreign()?;
@@ -308,11 +327,28 @@ impl Site {
     }
 }
 
+/// Not the control packets, which have the first bit of the byte after the UDP header's 9 set.
+const COPIES: &str = "
+table netdev copies {
+    counter copies { }
+    chain door {
+        type filter hook ingress device eth0 priority 0
+        udp dport 6181 @th,72,1 0 counter name copies
+    }
+}
+";
+
 /// Where the shadow model listens.
 const SHADOW: &str = "127.0.0.1:8000";
 
-fn find<'a>(sent: &'a [Exchange], id: &str) -> Result<&'a Exchange> {
-    let found = sent.iter().find(|exchange| exchange.id == id);
+fn by_id(sent: &[Exchange]) -> HashMap<&str, &Exchange> {
+    sent.iter()
+        .map(|exchange| (&*exchange.id, exchange))
+        .collect()
+}
+
+fn find<'a>(sent: &HashMap<&str, &'a Exchange>, id: &str) -> Result<&'a Exchange> {
+    let found = sent.get(id).copied();
     found.with_context(|| format!("the client never sent `{id}`"))
 }
 
@@ -386,6 +422,7 @@ pub fn on(site: Result<Site>, test: impl FnOnce(&mut Site) -> Result<()>) {
 }
 
 impl Drop for Site {
+    #[expect(clippy::print_stderr, reason = "a failing test shows the state")]
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;

@@ -29,7 +29,7 @@ impl Watch {
     /// # Errors
     /// With what `nft` says.
     pub fn foreign(&self) -> Result<u64> {
-        self.namespace.nft_counter("watch", "foreign")
+        self.namespace.nft_counter("netdev", "watch", "foreign")
     }
 }
 

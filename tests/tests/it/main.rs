@@ -2,7 +2,10 @@
 
 mod alone;
 mod bodies;
+mod budget;
 mod faults;
 mod kernel;
 mod mirrored;
 mod plain;
+mod report;
+mod takeover;

@@ -102,7 +102,7 @@ fn the_wire_loses_a_twentieth_at_random() {
         site.net.shadow.nft(RULES)?;
         let sent = load(site)?;
         let outcome = site.account(&sent)?;
-        let lost = site.net.shadow.nft_counter("loss", "lost")?;
+        let lost = site.net.shadow.nft_counter("netdev", "loss", "lost")?;
         ensure!(lost > 0, "nothing was lost");
         ensure!(
             outcome.tunnel("lost") == lost,
@@ -119,7 +119,7 @@ fn the_wire_loses_a_twentieth_at_random() {
     });
 }
 
-/// Control packets, which have the first bit after the UDP header's 72 set, always pass.
+/// Copies, not control packets.
 const RULES: &str = "
 table netdev loss {
     counter lost { }

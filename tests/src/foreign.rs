@@ -1,0 +1,102 @@
+//! A program of somebody else's in a TC chain.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result};
+use nix::libc;
+
+use crate::namespace::Namespace;
+
+/// What it does with every packet. Either way no program after it sees one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Lets it go on its way.
+    Pass = 0,
+    /// Drops it.
+    Drop = 2,
+}
+
+/// The first program in a device's TCX egress chain, gone when dropped.
+#[derive(Debug)]
+pub struct ForeignProgram {
+    _link: OwnedFd,
+}
+
+/// `bpf(2)`'s commands and constants (linux/bpf.h).
+const PROG_LOAD: libc::c_long = 5;
+const LINK_CREATE: libc::c_long = 28;
+const SCHED_CLS: u32 = 3;
+const TCX_EGRESS: u32 = 47;
+const BEFORE: u32 = 1 << 3;
+
+/// The part of `union bpf_attr` that loads a program.
+#[repr(C)]
+struct Load {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    rest: [u64; 4],
+}
+
+/// The part of `union bpf_attr` that makes a link.
+#[repr(C)]
+struct Link {
+    program: u32,
+    device: u32,
+    kind: u32,
+    flags: u32,
+    rest: [u64; 2],
+}
+
+impl ForeignProgram {
+    /// Attaches one before all others.
+    ///
+    /// # Errors
+    /// When the kernel refuses it; TCX needs Linux 6.6.
+    pub fn first_at_egress(namespace: &Namespace, device: &str, fate: Fate) -> Result<Self> {
+        // `r0 = fate; exit`
+        let code: [u64; 2] = [0xb7 | (fate as u64) << 32, 0x95];
+        let load = Load {
+            kind: SCHED_CLS,
+            instructions: code.len() as u32,
+            code: code.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            rest: [0; 4],
+        };
+        let program = bpf(PROG_LOAD, &load).context("cannot load a program")?;
+        let attach = || {
+            let device = nix::net::if_::if_nametoindex(device)?;
+            let link = Link {
+                program: program.as_raw_fd().cast_unsigned(),
+                device,
+                kind: TCX_EGRESS,
+                flags: BEFORE,
+                rest: [0; 2],
+            };
+            bpf(LINK_CREATE, &link)
+        };
+        let link = namespace.run(attach).context("cannot attach a program")?;
+        Ok(Self { _link: link })
+    }
+}
+
+/// `bpf(2)`; the result is a file descriptor.
+fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads `attributes`, which is as long as it is told, and what it points to,
+    // which outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both commands return a new descriptor, which is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
+}
