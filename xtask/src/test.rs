@@ -23,13 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
     }
     // The integration tests run the program itself.
-    process::run(process::cargo("build").args([
-        "--quiet",
-        "--package",
-        "mirror-user",
-        "--package",
-        "demo",
-    ]))?;
+    process::run(process::cargo("build").args(["--quiet", "--package", "mirror-user"]))?;
     let mut command = if process::program("cargo-nextest").is_some() {
         let mut command = process::cargo("nextest");
         command.args(["run", "--workspace", "--no-fail-fast"]);
