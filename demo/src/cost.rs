@@ -6,20 +6,10 @@ use std::time::Duration;
 use crate::load::Mirror;
 
 /// How long answers took, with the mirror off and on.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Costs {
     off: Vec<Duration>,
     on: Vec<Duration>,
-}
-
-/// How far the demo is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Progress {
-    pub(crate) mirror: Mirror,
-    /// Requests answered so far.
-    pub(crate) answered: u64,
-    /// Of these, while the mirror was on.
-    pub(crate) while_on: u64,
 }
 
 impl Costs {
@@ -36,17 +26,6 @@ impl Costs {
         match mirror {
             Mirror::Off => self.off.len() as u64,
             Mirror::On => self.on.len() as u64,
-        }
-    }
-
-    /// How far it is when the phase that runs has sent so many.
-    pub(crate) fn progress(&self, mirror: Mirror, sent: u64) -> Progress {
-        let (off, on) = (self.requests(Mirror::Off), self.requests(Mirror::On));
-        let while_on = if mirror == Mirror::On { on + sent } else { on };
-        Progress {
-            mirror,
-            answered: off + on + sent,
-            while_on,
         }
     }
 }

@@ -76,9 +76,10 @@ fn show(options: &Options) -> Result<()> {
     for _ in 0..ROUNDS {
         for mirror in [Mirror::Off, Mirror::On] {
             stage.switch(mirror)?;
-            let before = costs.clone();
+            let before = costs.requests(Mirror::On);
             let sent = load.run(&stage, &interrupt, |sent| {
-                screen.update(&before.progress(mirror, sent), &stage);
+                let now = if mirror == Mirror::On { sent } else { 0 };
+                screen.update(mirror, before + now, &stage);
             })?;
             costs.add(mirror, sent);
         }

@@ -3,9 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::cost::Progress;
 use crate::load::Mirror;
-use crate::stage::Stage;
+use crate::stage::{Counted, Stage};
 
 /// Where progress is shown.
 #[derive(Debug)]
@@ -25,14 +24,15 @@ impl Screen {
         }
     }
 
-    /// Shows how far it is, when the last line is old enough.
-    pub(crate) fn update(&mut self, progress: &Progress, stage: &Stage) {
+    /// Shows how far it is, when the last line is old enough: `mirrored` requests were sent so far
+    /// while the mirror was on.
+    pub(crate) fn update(&mut self, mirror: Mirror, mirrored: u64, stage: &Stage) {
         let every = Duration::from_millis(if self.terminal { 200 } else { 5000 });
         if self.shown.is_some_and(|shown| shown.elapsed() < every) {
             return;
         }
         self.shown = Some(Instant::now());
-        let line = self.line(progress, stage);
+        let line = self.line(mirror, mirrored, stage);
         if self.terminal {
             // Back to the line's beginning, and away with what was there.
             print!("\r\x1b[K{line}");
@@ -50,23 +50,23 @@ impl Screen {
         }
     }
 
-    fn line(&self, progress: &Progress, stage: &Stage) -> String {
-        let mirror = match progress.mirror {
+    fn line(&self, mirror: Mirror, mirrored: u64, stage: &Stage) -> String {
+        let mirror = match mirror {
             Mirror::Off => "off",
             Mirror::On => "on ",
         };
         let seconds = self.start.elapsed().as_secs();
-        let (answered, while_on) = (progress.answered, progress.while_on);
-        let agent = stage.counted().map_or_else(
-            |_| "the agent does not answer".to_owned(),
-            |counted| {
-                let agreeing = 100.0 * counted.matching as f64 / counted.compared.max(1) as f64;
-                let (compared, dropped) = (counted.compared, counted.dropped);
-                format!("compared {compared:>6}   agreeing {agreeing:>5.1} %   dropped {dropped}")
-            },
-        );
-        format!(
-            "{seconds:>4} s   mirror {mirror}   answered {answered:>6}   mirrored {while_on:>6}   {agent}"
-        )
+        // At most 79 characters: a line that wraps cannot be taken back.
+        let line = format!("{seconds:>4} s  mirror {mirror}  mirrored {mirrored:>6}");
+        let Ok(Counted {
+            compared,
+            matching,
+            dropped,
+        }) = stage.counted()
+        else {
+            return line + "  the agent does not answer";
+        };
+        let agreeing = 100.0 * matching as f64 / compared.max(1) as f64;
+        format!("{line}  compared {compared:>6}  agreeing {agreeing:>5.1} %  drops {dropped}")
     }
 }
