@@ -4,6 +4,7 @@
 //! functions from facts to [`Finding`]s.
 
 mod agent;
+mod echo;
 mod files;
 mod interfaces;
 mod kernel;

@@ -1,27 +1,18 @@
 //! The way to each shadow agent, and whether it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 
 use bytesize::ByteSize;
-use mirror_common::tunnel::{
-    Arm, Direction, HEADER_LENGTH, Header, Inner, Meta, OVERHEAD_IPV4, OVERHEAD_IPV6,
-};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::{setsockopt_impl, sockopt_impl};
-use tokio::net::UdpSocket;
+use mirror_common::tunnel::{OVERHEAD_IPV4, OVERHEAD_IPV6};
 
 use super::Finding;
+use super::echo::{LARGEST, echo};
 use crate::config::Node;
 use crate::daemon;
 use crate::netlink::{self, Link, Netlink, Route, offloads};
 
-/// How long the agent may take for an echo; it is asked three times.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The largest packet with which a path is tried, in bytes: a jumbo frame's.
-const LARGEST_TRIED: u32 = 9_000;
 /// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
 const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];
 
@@ -110,7 +101,7 @@ fn room(agent: SocketAddr, uplink: &Link, mtu: u32, tapped_mtu: u32) -> Finding 
     if tapped_mtu + overhead <= mtu || uplink.loopback {
         return Finding::ok(about(agent), format!("{what}: every packet fits"));
     }
-    let wanted = tapped_mtu.min(LARGEST_TRIED) + overhead;
+    let wanted = tapped_mtu.min(LARGEST) + overhead;
     let what = format!("{what}: the longest packets are cut (an MTU of {wanted} would spare that)");
     Finding::ok(about(agent), what)
 }
@@ -180,7 +171,7 @@ async fn answer(agent: SocketAddr, route: &Route, mtu: u32) -> Finding {
         }
     };
     let headers = if agent.is_ipv4() { 28 } else { 48 };
-    let whole = mtu.min(LARGEST_TRIED);
+    let whole = mtu.min(LARGEST);
     let length = whole.saturating_sub(headers) as usize;
     let milliseconds = round_trip.as_secs_f64() * 1e3;
     if let Ok(Some(_)) = echo(agent, length).await {
@@ -212,75 +203,10 @@ fn silent(agent: SocketAddr, route: &Route, what: &str) -> Finding {
     )
 }
 
-sockopt_impl!(
-    /// What the kernel does with packets that do not fit (ip(7)).
-    MtuDiscover,
-    SetOnly,
-    libc::IPPROTO_IP,
-    libc::IP_MTU_DISCOVER,
-    libc::c_int
-);
-
-/// A control packet of `length` bytes, and the time until it came back; nothing when it did not.
-async fn echo(agent: SocketAddr, length: usize) -> io::Result<Option<Duration>> {
-    let any: IpAddr = match agent {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    // Never in fragments: the copies are not, either.
-    if agent.is_ipv4() {
-        setsockopt(&socket, MtuDiscover, &libc::IP_PMTUDISC_DO)?;
-    } else {
-        setsockopt(&socket, sockopt::Ipv6DontFrag, &true)?;
-    }
-    socket.connect(agent).await?;
-    let datagram = control(length);
-    let asked = async {
-        let mut received = vec![0; LARGEST_TRIED as usize];
-        let start = Instant::now();
-        loop {
-            socket.send(&datagram).await?;
-            let wait = tokio::time::timeout(PATIENCE / 3, socket.recv(&mut received));
-            // Something else, or nothing yet: ask again.
-            if let Ok(length) = wait.await
-                && received[..length?] == datagram
-            {
-                return Ok(start.elapsed());
-            }
-        }
-    };
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(outcome) => outcome.map(Some),
-        Err(_) => Ok(None),
-    }
-}
-
-/// A control packet that is no report: the agent counts it apart, and echoes it.
-fn control(length: usize) -> Vec<u8> {
-    let header = Header {
-        vni: 0,
-        inner: Inner::Control,
-        ipv6: false,
-        meta: Meta {
-            direction: Direction::Request,
-            arm: Arm::Stable,
-            piece: false,
-            last_piece: false,
-            cpu: 0,
-            length: 0,
-            sequence: 0,
-            time_ns: 0,
-        },
-    };
-    let mut datagram = header.encode().to_vec();
-    datagram.extend_from_slice(b"modelmirror check");
-    datagram.resize(length.max(HEADER_LENGTH), b'.');
-    datagram
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::net::UdpSocket;
+
     use super::*;
     use crate::check::Level;
 

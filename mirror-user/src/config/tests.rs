@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const NODE: &str = r#"interfaces = ["eth0"]
@@ -549,4 +551,26 @@ fn a_reload_tells_what_changes_and_refuses_what_cannot() {
         changes(&running, &new).unwrap_err().keys,
         ["pin_dir", "admin"]
     );
+}
+
+proptest! {
+    /// Whatever is typed, it is taken or its problems can be shown.
+    #[test]
+    fn nothing_that_is_typed_panics(
+        kind in prop_oneof![Just(Kind::Node), Just(Kind::Shadow)],
+        at in any::<prop::sample::Index>(),
+        gone in 0..12_usize,
+        typed in prop_oneof![
+            "\\PC{0,6}",
+            "[\\[\\]=\"#.,0-9a-z\\n\\t -]{0,8}",
+        ],
+    ) {
+        let mut text: Vec<char> = default_text(kind).chars().collect();
+        let at = at.index(text.len());
+        text.splice(at..(at + gone).min(text.len()), typed.chars());
+        let text = String::from_iter(text);
+        let shown = report(kind, &text);
+        prop_assert!(shown.is_empty() || shown.starts_with("file.toml:"), "{}", shown);
+        kind_of(&text);
+    }
 }
