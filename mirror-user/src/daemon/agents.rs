@@ -13,9 +13,9 @@ use tokio::task::AbortHandle;
 use super::way::{NoWay, Way};
 use crate::tap_report::TapReport;
 
-/// Without an echo for this long an agent is dead. It is asked once a second, and looked at twice:
-/// copying stops within 3 s, and one lost answer does not stop it.
-const SILENCE: Duration = Duration::from_millis(2_400);
+/// An agent that leaves control packets unanswered for this long is dead. It is asked once a second,
+/// and looked at twice: copying stops within 3 s, and one lost answer does not stop it.
+const SILENCE: Duration = Duration::from_millis(1_400);
 
 /// How long the mirror yields after the uplink has dropped packets.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -46,6 +46,8 @@ pub(super) struct Agent {
     pub(super) error: Option<String>,
     socket: Option<Socket>,
     last_echo: Option<Instant>,
+    /// When the first control packet was sent that nothing has answered.
+    asked: Option<Instant>,
     paused_until: Option<Instant>,
     drops: Option<(u32, u64)>,
 }
@@ -75,15 +77,16 @@ impl Agent {
             error: None,
             socket: None,
             last_echo: None,
+            asked: None,
             paused_until: None,
             drops: None,
         }
     }
 
-    /// Whether it has answered lately.
+    /// Whether it answers when it is asked: a daemon that was kept from asking knows nothing new.
     pub(super) fn alive(&self, now: Instant) -> bool {
-        self.last_echo
-            .is_some_and(|at| now.duration_since(at) <= SILENCE)
+        let silent = |at: Instant| now.duration_since(at) > SILENCE;
+        self.last_echo.is_some() && !self.asked.is_some_and(silent)
     }
 
     /// How long ago it answered.
@@ -99,6 +102,7 @@ impl Agent {
     /// It has answered.
     pub(super) fn answered(&mut self, echo: &Echo, now: Instant, now_ns: u64) {
         self.last_echo = Some(now);
+        self.asked = None;
         self.round_trip = Some(Duration::from_nanos(now_ns.saturating_sub(echo.sent_at_ns)));
         self.error = None;
     }
@@ -152,6 +156,7 @@ impl Agent {
 
     /// Sends a control packet, through the way that copies take.
     pub(super) async fn ask(&mut self, report: &TapReport, echoes: &mpsc::Sender<Echo>) {
+        self.asked.get_or_insert_with(Instant::now);
         if let Err(error) = self.try_ask(report, echoes).await {
             self.error = Some(error.to_string());
         }
@@ -258,29 +263,30 @@ mod tests {
     fn an_agent_is_alive_while_it_answers() {
         let mut agent = agent();
         let start = Instant::now();
-        let state = |agent: &Agent, ms| {
-            agent
-                .policy(start + Duration::from_millis(ms))
-                .unwrap()
-                .state
-        };
+        let at = |ms| start + Duration::from_millis(ms);
+        let state = |agent: &Agent, ms| agent.policy(at(ms)).unwrap().state;
         assert_eq!(state(&agent, 0), 0);
-        agent.answered(
-            &Echo {
-                agent: agent.address,
-                sent_at_ns: 1_000,
-            },
-            start,
-            3_000,
-        );
+        let echo = Echo {
+            agent: agent.address,
+            sent_at_ns: 1_000,
+        };
+        agent.answered(&echo, start, 3_000);
         assert_eq!(agent.round_trip, Some(Duration::from_nanos(2_000)));
+        assert_eq!(
+            state(&agent, 60_000),
+            agent_state::ALIVE,
+            "nobody asked it anything"
+        );
+        agent.asked = Some(at(1_000));
         assert_eq!(
             (state(&agent, 2_400), state(&agent, 2_401)),
             (agent_state::ALIVE, 0)
         );
+        agent.answered(&echo, at(3_000), 3_000);
+        assert_eq!(state(&agent, 3_000), agent_state::ALIVE);
         agent.attached = false;
         assert_eq!(
-            state(&agent, 0),
+            state(&agent, 3_000),
             0,
             "without its uplink's program no clone may be sent"
         );

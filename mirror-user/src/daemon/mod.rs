@@ -68,7 +68,7 @@ pub async fn run(
     let (echoes, mut echoed) = mpsc::channel(64);
 
     let mut daemon = Daemon::new(config, options, plane, netlink)?;
-    daemon.look_after(&echoes).await;
+    daemon.look_after(&echoes, &mut echoed).await;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(metrics::Node::new(daemon.shared())))?;
     let control = tokio::spawn(control::serve(listener, requests));
@@ -88,7 +88,7 @@ pub async fn run(
                 if let Some(log) = &mut log {
                     log.flush();
                 }
-                daemon.look_after(&echoes).await;
+                daemon.look_after(&echoes, &mut echoed).await;
             }
             Some(()) = changes.recv() => daemon.network_changed().await,
             Some(echo) = echoed.recv() => daemon.echoed(&echo),
@@ -273,12 +273,20 @@ impl Daemon {
     }
 
     /// One turn: heartbeat first, whatever else may take its time.
-    async fn look_after(&mut self, echoes: &mpsc::Sender<Echo>) {
+    async fn look_after(&mut self, echoes: &mpsc::Sender<Echo>, echoed: &mut mpsc::Receiver<Echo>) {
         self.beat();
         self.ticks += 1;
-        if self.ticks % 2 == 1 {
+        let asks = self.ticks % 2 == 1;
+        if asks {
             self.measure().await;
             self.look_at_network().await;
+        }
+        // Netlink waits for whoever configures the network, for seconds at times: what has come in
+        // meanwhile counts before anybody is called silent.
+        while let Ok(echo) = echoed.try_recv() {
+            self.echoed(&echo);
+        }
+        if asks {
             self.ask(echoes).await;
         }
         self.apply();
