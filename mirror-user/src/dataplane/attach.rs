@@ -36,10 +36,15 @@ impl DataPlane {
     pub fn attach(&mut self, interface: &Interface, role: Role) -> Result<(), Error> {
         self.mark_tapped(interface.index, role.tapped)?;
         for hook in [Hook::Ingress, Hook::Egress] {
+            // What an earlier daemon attached by the other mechanism would see every packet too.
             match (program_for(interface, role, hook), self.mechanism) {
-                (Some(program), Mechanism::Tcx) => self.attach_tcx(interface, hook, program)?,
+                (Some(program), Mechanism::Tcx) => {
+                    detach_clsact(&interface.name, hook);
+                    self.attach_tcx(interface, hook, program)?;
+                }
                 (Some(program), Mechanism::Clsact) => {
-                    self.attach_clsact(interface, hook, program)?
+                    self.detach_tcx(interface, hook)?;
+                    self.attach_clsact(interface, hook, program)?;
                 }
                 (None, _) => self.detach_hook(interface, hook)?,
             }
@@ -150,16 +155,18 @@ impl DataPlane {
     }
 
     fn detach_hook(&mut self, interface: &Interface, hook: Hook) -> Result<(), Error> {
+        detach_clsact(&interface.name, hook);
+        self.detach_tcx(interface, hook)
+    }
+
+    fn detach_tcx(&mut self, interface: &Interface, hook: Hook) -> Result<(), Error> {
         let pin = self.links.join(link_name(interface, hook));
         match fs::remove_file(&pin) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(attach_error(&interface.name, hook, error.to_string())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(attach_error(&interface.name, hook, error.to_string()))
+            }
+            _ => Ok(()),
         }
-        if self.mechanism == Mechanism::Clsact {
-            detach_clsact(&interface.name, hook);
-        }
-        Ok(())
     }
 
     /// Removes pins of interfaces that are not in `keep`: deleted ones, and ones that the config
