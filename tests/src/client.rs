@@ -286,6 +286,18 @@ impl Connection {
             .collect()
     }
 
+    /// Sends the rest of a body whose request began by [`stream`](Self::stream), and reads its
+    /// answer, whose body is `expected`.
+    ///
+    /// # Errors
+    /// When it fails, or the answer is another one.
+    pub fn finish(&mut self, rest: &[u8], expected: &[u8]) -> Result<()> {
+        self.stream.write_all(rest).context("cannot send")?;
+        let response = read_response(&mut self.reader, false)?;
+        ensure!(response.body == expected, "another answer than expected");
+        Ok(())
+    }
+
     /// Sends a request, and stays for its interim answer where it asks for one.
     fn send(&mut self, request: &Request) -> Result<Pending> {
         let (id, start) = (next_id(), Instant::now());

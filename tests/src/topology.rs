@@ -45,4 +45,42 @@ impl Topology {
         }
         Ok(net)
     }
+
+    /// A pod on the node, behind a cable of its own; the node routes between it and the client:
+    ///
+    /// ```text
+    /// node pod0 ───────────── eth0 pod
+    /// 10.2.0.5           10.2.0.8
+    /// fd00:2::5         fd00:2::8
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn pod(&self) -> Result<Namespace> {
+        let pod = Namespace::new("pod")?;
+        veth((&self.node, "pod0"), (&pod, "eth0"))?;
+        for (host, device, last) in [(&self.node, "pod0", 5), (&pod, "eth0", 8)] {
+            host.address(device, &format!("10.2.0.{last}/24"))?;
+            host.address(device, &format!("fd00:2::{last}/64"))?;
+        }
+        self.node.sysctl("net/ipv4/ip_forward", "1")?;
+        self.node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        for (host, network) in [(&self.client, 0), (&pod, 2)] {
+            host.ip(&format!("route add default via 10.{network}.0.5"))?;
+            host.ip(&format!("route add default via fd00:{network}::5"))?;
+        }
+        Ok(pod)
+    }
+
+    /// Has both ends of the clients' cable send, and the node receive, segments one by one: full
+    /// packets of 1,500 bytes without GSO, where veth would hand on super-packets.
+    ///
+    /// # Errors
+    /// With what `ethtool` says.
+    pub fn lone_segments(&self) -> Result<()> {
+        for host in [&self.client, &self.node] {
+            host.ethtool("-K eth0 tso off gso off gro off")?;
+        }
+        Ok(())
+    }
 }

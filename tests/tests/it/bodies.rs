@@ -1,19 +1,11 @@
 //! Bodies of every size that is near an edge, as request and as response, to the byte.
 
-use tests::{Request, Setup, pattern, privileged};
+use tests::{Setup, privileged};
+
+use crate::traffic::both_ways;
 
 /// Nothing, one byte, around what one segment holds, around 64 KiB, and larger.
 const SIZES: [usize; 9] = [0, 1, 1447, 1448, 1449, 65_436, 65_536, 65_636, 1 << 20];
-
-/// `size` bytes there, back, and both.
-fn both_ways(size: usize) -> [Request; 3] {
-    let body = pattern(size, size as u64);
-    [
-        Request::post("/echo", &body),
-        Request::get(&format!("/bytes/{size}")),
-        Request::post("/label?pretty=1", &body),
-    ]
-}
 
 #[test]
 fn bodies_of_every_size_arrive() {

@@ -718,7 +718,7 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
 
 /// A socket that sees every frame that comes in.
 fn sniffer() -> Result<socket2::Socket> {
-    let protocol = socket2::Protocol::from(i32::from((nix::libc::ETH_P_ALL as u16).to_be()));
+    let protocol = socket2::Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
     let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, Some(protocol))?;
     socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
     Ok(socket)

@@ -1,11 +1,20 @@
 //! The integration tests: one binary, a module for each subject.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the functions that tests share are tests too"
+)]
+
 mod alone;
 mod bodies;
 mod budget;
+mod connections;
 mod faults;
 mod kernel;
 mod mirrored;
+mod paths;
 mod plain;
+mod protocol;
 mod report;
 mod takeover;
+mod traffic;
