@@ -1,6 +1,6 @@
 //! Preflight: whether a host is ready for its config, and the cure where it is not.
 //!
-//! Facts are read at the edge ([`crate::netlink`], [`files`], /proc); what they mean is decided by small
+//! Facts are read at the edge (netlink, /proc, the disk); what they mean is decided by small
 //! functions from facts to [`Finding`]s.
 
 mod agent;
