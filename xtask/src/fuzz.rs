@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::process;
+use crate::setup::{self, Need};
 
 /// What to fuzz, and for how long.
 #[derive(Args)]
@@ -21,6 +22,7 @@ pub(crate) struct Options {
 
 /// Runs each target; what crashes is left in `fuzz/artifacts/TARGET`.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::ensure(&[Need::Compiler])?;
     install()?;
     let known = targets()?;
     for target in &options.targets {

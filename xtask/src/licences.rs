@@ -66,7 +66,6 @@ fn dependencies(manifest: &str) -> Result<Vec<Package>> {
     let mut command = process::cargo("metadata");
     command.args([
         "--quiet",
-        "--locked",
         "--format-version",
         "1",
         "--filter-platform",

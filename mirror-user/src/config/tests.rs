@@ -63,6 +63,31 @@ fn what_is_printed_as_default_is_the_default() {
     assert_eq!(kind_of(default_text(Kind::Shadow)), Kind::Shadow);
 }
 
+/// The keys of the printed file, those in comments too.
+fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
+    let key = |line: &'static str| {
+        let (key, _) = line.strip_prefix("# ").unwrap_or(line).split_once(" = ")?;
+        let word = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        word.then_some(key)
+    };
+    default_text(kind).lines().filter_map(key)
+}
+
+#[test]
+fn every_key_is_documented() {
+    let docs = include_str!("../../../docs/configuration.md");
+    let (node, shadow) = docs.split_once("\n## Shadow host").unwrap();
+    for (kind, docs) in [(Kind::Node, node), (Kind::Shadow, shadow)] {
+        assert!(keys(kind).count() > 10);
+        for key in keys(kind) {
+            assert!(
+                docs.contains(&format!("`{key}`")),
+                "`{key}` of the {kind} file"
+            );
+        }
+    }
+}
+
 /// The lines that the printed files show in comments are ones that can be used.
 #[test]
 fn what_is_printed_in_comments_can_be_used() {
