@@ -393,3 +393,32 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod documentation {
+    use mirror_common::verdict::Reason;
+
+    use super::*;
+
+    /// docs/metrics.md names whatever a scrape can show.
+    #[test]
+    fn every_metric_and_every_label_value_is_documented() {
+        let page = include_str!("../../docs/metrics.md");
+        let sources = [include_str!("metrics.rs"), include_str!("metrics/node.rs")];
+        let names = sources.iter().flat_map(|source| source.split('"'));
+        let named = |text: &&str| {
+            let rest = text.strip_prefix("modelmirror_");
+            rest.is_some_and(|rest| !rest.is_empty() && !text.contains([' ', '{']))
+        };
+        let names = names.filter(named);
+        let reasons = Reason::ALL.iter().map(|reason| reason.label());
+        let outcomes = DropReason::ALL.iter().map(|reason| reason.label());
+        for word in names.chain(reasons).chain(outcomes) {
+            let word = word.trim_end_matches("_bucket");
+            assert!(
+                page.contains(&format!("`{word}`")),
+                "{word} is not documented"
+            );
+        }
+    }
+}
