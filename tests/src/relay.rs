@@ -45,13 +45,35 @@ pub struct Loss {
 impl Loss {
     /// Whether a byte of the request, or of its answer, was lost for good.
     pub fn touches(&self, exchange: &Exchange) -> bool {
-        let missing = |direction, span: &Range<u64>| {
-            self.streams
-                .get(&(exchange.local, direction))
-                .is_some_and(|stream| stream.misses(span))
-        };
-        missing(Direction::Request, &exchange.request_span)
-            || missing(Direction::Response, &exchange.answer_span)
+        self.touches_request(exchange) || self.touches_answer(exchange)
+    }
+
+    /// Whether a byte of the request was.
+    pub fn touches_request(&self, exchange: &Exchange) -> bool {
+        self.misses(exchange, Direction::Request, &exchange.request_span)
+    }
+
+    /// Whether a byte of the answer was.
+    pub fn touches_answer(&self, exchange: &Exchange) -> bool {
+        self.misses(exchange, Direction::Response, &exchange.answer_span)
+    }
+
+    /// Whether not one byte of it has reached the agent.
+    pub fn hides(&self, exchange: &Exchange) -> bool {
+        [
+            (Direction::Request, &exchange.request_span),
+            (Direction::Response, &exchange.answer_span),
+        ]
+        .into_iter()
+        .all(|(direction, span)| {
+            let stream = self.streams.get(&(exchange.local, direction));
+            stream.is_none_or(|stream| stream.hides(span))
+        })
+    }
+
+    fn misses(&self, exchange: &Exchange, direction: Direction, span: &Range<u64>) -> bool {
+        let stream = self.streams.get(&(exchange.local, direction));
+        stream.is_some_and(|stream| stream.misses(span))
     }
 
     /// What was lost of the exchange's connection, for messages: in each direction, where.
@@ -72,6 +94,11 @@ impl Stream {
     fn span(&self, &(sequence, length): &(u32, u32)) -> Range<u64> {
         let start = u64::from(sequence.wrapping_sub(self.origin.unwrap_or_default()));
         start..start + u64::from(length)
+    }
+
+    fn hides(&self, span: &Range<u64>) -> bool {
+        let mut passed = self.passed.iter().map(|place| self.span(place));
+        passed.all(|passed| passed.end <= span.start || span.end <= passed.start)
     }
 
     fn misses(&self, span: &Range<u64>) -> bool {
@@ -238,5 +265,6 @@ mod tests {
         check(0..11, true);
         check(19..20, true);
         check(20..31, false);
+        assert!(stream.hides(&(10..20)) && !stream.hides(&(10..21)));
     }
 }

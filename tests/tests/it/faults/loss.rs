@@ -1,7 +1,9 @@
 //! Copies that are lost on the way to the agent.
 
+use std::collections::HashSet;
+
 use anyhow::{Result, ensure};
-use tests::{Exchange, Relay, Request, Site, on, pattern, privileged};
+use tests::{Exchange, Loss, Relay, Request, Site, on, pattern, privileged};
 
 /// Bodies from nothing to several segments, each another.
 fn request(connection: usize, index: usize) -> Request {
@@ -43,38 +45,64 @@ fn check(loses: impl Fn(u64) -> bool + Send + 'static) {
             outcome.tunnel("lost") + outcome.tunnel("partial") == loss.lost,
             "{outcome:?}"
         );
-        let shadowed = site.shadowed();
-        let replayed = |exchange: &Exchange| shadowed.iter().any(|a| a.id() == exchange.id);
-        for exchange in &sent {
-            ensure!(
-                loss.touches(exchange) || replayed(exchange),
-                "{} was not replayed, though nothing of it was lost\n{}{}",
-                exchange.id,
-                loss.of_connection(exchange),
-                sent.iter()
-                    .filter(|other| other.local == exchange.local)
-                    .map(|other| describe(other, loss.touches(other), replayed(other)))
-                    .collect::<String>()
-            );
-        }
-        let touched = sent
-            .iter()
-            .filter(|exchange| loss.touches(exchange))
-            .count();
-        ensure!(touched > 10, "only {touched} requests were touched");
+        let visible = sent.iter().filter(|exchange| !loss.hides(exchange)).count();
+        // What is left of two neighbours may look like one.
+        let alike = sent.windows(2).filter(|pair| {
+            pair[0].local == pair[1].local && pair.iter().all(|one| loss.touches(one))
+        });
+        let seen = (visible - alike.count()) as u64..=visible as u64;
         ensure!(
-            outcome.requests("compared") == (sent.len() - touched) as u64,
-            "{touched} of {} requests were touched\n{}",
-            sent.len(),
+            seen.contains(&outcome.seen()),
+            "not {seen:?} seen\n{}",
             outcome.metrics
         );
-        ensure!(outcome.seen() == sent.len() as u64, "{}", outcome.metrics);
-        Ok(())
+        check_each(site, &loss, &sent)
     });
 }
 
+/// What was touched is not compared; what was not is replayed, where its place was certain.
+fn check_each(site: &Site, loss: &Loss, sent: &[Exchange]) -> Result<()> {
+    let shadowed = site.shadowed();
+    let replayed: HashSet<_> = shadowed.iter().map(|asked| asked.id()).collect();
+    let records = site.records()?;
+    let ids = records.iter().map(|record| record["request_id"].as_str());
+    let compared: HashSet<_> = ids.flatten().collect();
+    let (mut touched, mut unsure) = (0, 0);
+    let mut before: Option<(&Exchange, bool)> = None;
+    for exchange in sent {
+        let before_it = before.filter(|(other, _)| other.local == exchange.local);
+        // What begins behind a lost end of a request, with the end of its answer lost as well,
+        // may be a part of that request's body.
+        let is_unsure = before_it.is_some_and(|(other, unsure)| {
+            (unsure || loss.touches_request(other)) && loss.touches_answer(other)
+        });
+        before = Some((exchange, is_unsure));
+        let (is_touched, id) = (loss.touches(exchange), &*exchange.id);
+        touched += usize::from(is_touched);
+        unsure += usize::from(is_unsure);
+        let right = match (is_touched, is_unsure) {
+            (true, _) => !compared.contains(id),
+            (false, true) => true,
+            (false, false) => replayed.contains(id) && compared.contains(id),
+        };
+        ensure!(
+            right,
+            "touched {is_touched}, replayed {}, compared {}: {id}\n{}{}",
+            replayed.contains(id),
+            compared.contains(id),
+            loss.of_connection(exchange),
+            sent.iter()
+                .filter(|other| other.local == exchange.local)
+                .map(|other| describe(other, loss.touches(other), replayed.contains(&*other.id)))
+                .collect::<String>()
+        );
+    }
+    ensure!(touched > 10, "only {touched} requests were touched");
+    ensure!(unsure < touched, "{unsure} had no certain place");
+    Ok(())
+}
+
 #[test]
-#[ignore = "requests behind a lost exchange are not always found again"]
 fn what_was_touched_is_counted_and_the_rest_replayed() {
     if !privileged() {
         return;
@@ -83,7 +111,6 @@ fn what_was_touched_is_counted_and_the_rest_replayed() {
 }
 
 #[test]
-#[ignore = "requests behind a lost exchange are not always found again"]
 fn a_twentieth_without_a_pattern() {
     if !privileged() {
         return;

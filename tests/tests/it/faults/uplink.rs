@@ -1,4 +1,4 @@
-//! A program of somebody else's in the uplink's chain, before ours.
+//! An uplink that drops, and programs of somebody else's in its chain, before ours.
 
 use anyhow::{Context, Result, ensure};
 use tests::{Fate, ForeignProgram, Site, eventually, on, privileged};
@@ -66,5 +66,38 @@ fn it_lets_clones_go_as_they_are() {
             anyhow::Ok(())
         });
         Ok(())
+    });
+}
+
+/// The mirror yields when the uplink's queue drops, whosever the packets were, and comes back.
+#[test]
+fn its_queue_drops() {
+    if !privileged() {
+        return;
+    }
+    on(Site::start(), |site| {
+        let tc = |arguments: &str| {
+            let arguments: Vec<_> = arguments.split(' ').collect();
+            site.net.node.output("tc", &arguments).map(drop)
+        };
+        let sent = site.client.load_while(3, 20, small, || {
+            tc("qdisc add dev eth1 root tbf rate 1mbit burst 5kb limit 10kb")?;
+            site.wait_for("the mirror pauses", |metrics| {
+                metrics.sum("modelmirror_mirror_paused", &[]) == 1.0
+            });
+            tc("qdisc delete dev eth1 root")?;
+            eventually("packets are counted", || {
+                let paused = site.packets("paused")?;
+                ensure!(paused > 100, "{paused}");
+                anyhow::Ok(())
+            });
+            site.wait_for("the mirror goes on", |metrics| {
+                metrics.sum("modelmirror_mirror_paused", &[]) == 0.0
+            });
+            Ok(())
+        })?;
+        site.account(&sent)?;
+        let mut sent = sent;
+        mirrors(site, &mut sent)
     });
 }
