@@ -63,10 +63,10 @@ pub fn stream(input: &[u8]) {
     let byte = |position: u64| (position ^ (position >> 8)).wrapping_mul(167) as u8;
     let first = input.number(4);
     let mut stream = Stream::default();
+    let origin = stream.place(first);
     if input.number(1) & 1 == 0 {
-        stream.anchor(stream.position(first));
+        stream.anchor(origin);
     }
-    let origin = stream.position(first);
     while !input.0.is_empty() {
         let operation = input.number(1);
         let sequence = first.wrapping_add(input.number(2)).wrapping_sub(1 << 15);

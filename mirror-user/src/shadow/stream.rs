@@ -175,7 +175,7 @@ impl Stream {
             data,
         };
         let end = self.end.unwrap_or(u64::MAX).min(next + WINDOW);
-        if rest.end() <= next || position >= end {
+        if rest.end() <= next || end <= position.max(next) {
             return;
         }
         rest.cut_front(next);
@@ -240,7 +240,7 @@ impl Stream {
 
     /// Whether everything up to the FIN is settled.
     pub fn is_ended(&self) -> bool {
-        self.anchored && self.end.is_some() && self.end == self.next
+        self.anchored && self.end.is_some_and(|end| end <= self.next())
     }
 
     /// Whether the FIN's position is known.
@@ -474,6 +474,16 @@ mod tests {
         stream.finish(9);
         assert_eq!(stream.to_string(), "0 [0..2) fin 2");
         drain(&mut stream);
+        assert!(stream.is_ended());
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_past_a_false_fin_has_ended() {
+        let mut stream = stream(&[]);
+        stream.finish(4);
+        stream.anchor(BASE + 6);
+        stream.insert(2, None, 0, Bytes::from_static(b"cdefgh"));
+        assert_eq!(stream.to_string(), "6 fin 4");
         assert!(stream.is_ended());
     }
 
