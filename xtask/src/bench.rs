@@ -28,13 +28,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--quiet",
         "--package",
         "mirror-user",
+        "--package",
+        "bench",
     ]))?;
     let mut command = process::cargo("run");
     command.args([
         "--release",
         "--quiet",
         "--package",
-        "tests",
+        "bench",
         "--bin",
         "bench",
         "--",

@@ -1,0 +1,121 @@
+//! The clients: wrk, over 16 connections that stay open.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ::tests::Namespace;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::machine;
+
+/// Connections at once.
+pub(crate) const CONNECTIONS: u32 = 16;
+
+/// What clients noticed, and what it took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) requests: f64,
+    pub(crate) seconds: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    /// CPU seconds of the whole machine.
+    pub(crate) busy_seconds: f64,
+}
+
+impl Measured {
+    /// Requests in a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.requests / self.seconds
+    }
+
+    /// CPU time of the whole machine for one request, in microseconds.
+    pub(crate) fn cpu_us(&self) -> f64 {
+        self.busy_seconds / self.requests * 1e6
+    }
+}
+
+/// Requests of one size.
+pub(crate) struct Load {
+    script: PathBuf,
+}
+
+impl Load {
+    /// POSTs of so many bytes of JSON; each connection waits for `pause` before it sends.
+    pub(crate) fn new(folder: &Path, body: usize, pause: Duration) -> Result<Self> {
+        let milliseconds = pause.as_millis();
+        let script = folder.join(format!("post-{body}-{milliseconds}.lua"));
+        let delay = match milliseconds {
+            0 => String::new(),
+            pause => format!("function delay() return {pause} end\n"),
+        };
+        let text = format!(
+            "wrk.method = 'POST'\n\
+             wrk.path = '/v2/models/digits/infer'\n\
+             wrk.headers['Content-Type'] = 'application/json'\n\
+             wrk.body = '{}'\n\
+             {delay}\
+             function done(summary, latency)\n\
+                 local e = summary.errors\n\
+                 io.write(string.format('\\n{{\"requests\":%d,\"us\":%d,\"errors\":%d,\"p50\":%f,\"p99\":%f}}\\n',\n\
+                     summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,\n\
+                     latency:percentile(50), latency:percentile(99)))\n\
+             end\n",
+            inference_request(body)
+        );
+        fs::write(&script, text).context("cannot write wrk's script")?;
+        Ok(Self { script })
+    }
+
+    /// Sends to a port of the node for some whole seconds. One request that fails fails the bench.
+    pub(crate) fn run(&self, client: &Namespace, port: u16, seconds: u32) -> Result<Measured> {
+        let script = self.script.to_string_lossy();
+        let (connections, seconds) = (format!("-c{CONNECTIONS}"), format!("-d{seconds}s"));
+        let url = format!("http://10.0.0.5:{port}/");
+        let before = machine::busy_seconds()?;
+        let arguments = ["-t1", &connections, &seconds, "-s", &script, &url];
+        let output = client.output("wrk", &arguments)?;
+        let busy_seconds = machine::busy_seconds()? - before;
+        let line = output.lines().last().unwrap_or_default();
+        let figures: Value = serde_json::from_str(line).with_context(|| output.clone())?;
+        let figure = |name: &str| figures[name].as_f64().unwrap_or(f64::NAN);
+        ensure!(figure("errors") == 0.0, "requests failed:\n{output}");
+        ensure!(figure("requests") > 0.0, "nothing was answered:\n{output}");
+        Ok(Measured {
+            requests: figure("requests"),
+            seconds: figure("us") / 1e6,
+            p50_ms: figure("p50") / 1e3,
+            p99_ms: figure("p99") / 1e3,
+            busy_seconds,
+        })
+    }
+}
+
+/// A request of the KServe V2 protocol, of exactly so many bytes where that can be had.
+fn inference_request(bytes: usize) -> String {
+    let request = |data: &str| {
+        format!(
+            r#"{{"inputs":[{{"name":"pixels","datatype":"FP32","shape":[1,64],"data":[{data}0]}}]}}"#
+        )
+    };
+    let rest = bytes.saturating_sub(request("").len());
+    let mut data = "0.5,".repeat(rest / 4);
+    data.insert_str(0, &" ".repeat(rest % 4));
+    request(&data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_size_asked_for() {
+        for bytes in [500, 501, 502, 503, 2048] {
+            let request = inference_request(bytes);
+            assert_eq!(request.len(), bytes);
+            let json: Value = serde_json::from_str(&request).unwrap();
+            assert!(json["inputs"][0]["data"].as_array().unwrap().len() > 50);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The machine: what it is, and how busy it has been.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use nix::sys::utsname::uname;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+use procfs::{Current, CurrentSI, KernelStats};
+
+/// What was measured on.
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) kernel: String,
+    pub(crate) distribution: String,
+    /// Processes that wanted a core in the minute before the bench.
+    pub(crate) load: f32,
+}
+
+impl Machine {
+    /// This one.
+    pub(crate) fn this() -> Result<Self> {
+        let processors = procfs::CpuInfo::current().context("cannot read /proc/cpuinfo")?;
+        let names = uname()?;
+        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let distribution = release
+            .lines()
+            .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+            .map_or("unknown", |name| name.trim_matches('"'));
+        Ok(Self {
+            processor: processors
+                .model_name(0)
+                .unwrap_or("unknown processor")
+                .to_owned(),
+            cores: processors.num_cores(),
+            kernel: format!(
+                "{} {}, {}",
+                names.sysname().to_string_lossy(),
+                names.release().to_string_lossy(),
+                names.machine().to_string_lossy()
+            ),
+            distribution: distribution.to_owned(),
+            load: procfs::LoadAverage::current()
+                .context("cannot read /proc/loadavg")?
+                .one,
+        })
+    }
+}
+
+/// CPU seconds that all cores together have not been idle since the machine started: processes,
+/// kernel and interrupts.
+pub(crate) fn busy_seconds() -> Result<f64> {
+    let stat = KernelStats::current().context("cannot read /proc/stat")?;
+    let total = stat.total;
+    let ticks = total.user
+        + total.nice
+        + total.system
+        + total.irq.unwrap_or_default()
+        + total.softirq.unwrap_or_default();
+    Ok(ticks as f64 / procfs::ticks_per_second() as f64)
+}
+
+/// CPU seconds that a process has used, in all its threads.
+pub(crate) fn process_seconds(id: u32) -> Result<f64> {
+    let clock = clock_getcpuclockid(Pid::from_raw(id.cast_signed()))?;
+    let time = clock_gettime(clock)?;
+    Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
+}
+
+/// Memory of a process that is in RAM, in bytes.
+pub(crate) fn resident_bytes(id: u32) -> Result<u64> {
+    let process = procfs::process::Process::new(id.cast_signed())?;
+    Ok(process.statm()?.resident * procfs::page_size())
+}

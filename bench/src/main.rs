@@ -1,0 +1,124 @@
+//! `cargo xtask bench`: what mirroring costs, against other ways of doing it, on one machine and in
+//! one run. Writes docs/benchmarks.md.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "a program for people, who want to see how far it is"
+)]
+
+mod agent;
+mod kernel_time;
+mod load;
+mod machine;
+mod nginx;
+mod page;
+mod raw_clone;
+mod single;
+mod sink;
+mod stage;
+mod statistics;
+mod throughput;
+mod variant;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::load::Load;
+use crate::machine::Machine;
+use crate::page::{Kernel, Page};
+use crate::stage::{Offloads, Stage};
+use crate::throughput::Samples;
+
+/// Sizes of request bodies, in bytes.
+const SMALL: usize = 500;
+const LARGE: usize = 2048;
+
+/// Measures what mirroring costs, in three network namespaces that are gone afterwards. Leave the
+/// machine alone meanwhile.
+#[derive(Parser)]
+struct Options {
+    /// One short round, only printed.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of all ways of mirroring.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+    /// Where to write the page.
+    #[arg(long, default_value = "docs/benchmarks.md")]
+    page: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let mut options = Options::parse();
+    if options.quick {
+        (options.rounds, options.seconds) = (1, 1);
+    }
+    let start = Instant::now();
+    let page = measure(&options)?.to_string();
+    if options.quick {
+        println!("\n{page}");
+    } else {
+        let path = &options.page;
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("bench: {} written", path.display());
+    }
+    println!("bench: done after {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn measure(options: &Options) -> Result<Page> {
+    let machine = Machine::this()?;
+    println!("bench: packets that are not copied");
+    let singles = single::measure(if options.quick { 5 } else { 15 })?;
+    let stage = Stage::build()?;
+    let folder = stage.folder.path();
+    let small = Load::new(folder, SMALL, Duration::ZERO)?;
+    let large = Load::new(folder, LARGE, Duration::ZERO)?;
+    // Caches, neighbours and the processor's clock, before anything counts.
+    large.run(&stage.net.client, nginx::MODEL_PORT, 1)?;
+    let mut samples = Samples::default();
+    let mut kernel = Vec::new();
+    for round in 0..options.rounds {
+        println!("bench: round {} of {}", round + 1, options.rounds);
+        for offloads in [Offloads::On, Offloads::Off] {
+            let loads = [(SMALL, &small), (LARGE, &large)];
+            // Small packets are not cut by anything.
+            let loads = match offloads {
+                Offloads::On => &loads[..],
+                Offloads::Off => &loads[1..],
+            };
+            samples.round(&stage, round, offloads, loads, options.seconds)?;
+            let pairs = kernel_time::measure(&stage, &[&small, &large], 1)?;
+            for (body, pair) in [SMALL, LARGE].into_iter().zip(pairs) {
+                kernel.push(Kernel {
+                    body,
+                    offloads,
+                    pair,
+                });
+            }
+        }
+    }
+    stage.set_offloads(Offloads::On)?;
+    let mut agents = Vec::new();
+    // At rates that this machine can also replay, and at the highest.
+    for pause in [8, 3, 0] {
+        println!("bench: the agent, clients that wait {pause} ms");
+        let load = Load::new(folder, LARGE, Duration::from_millis(pause))?;
+        agents.push(agent::measure(&stage, &load, options.seconds * 3)?);
+    }
+    Ok(Page {
+        machine,
+        rounds: options.rounds,
+        seconds: options.seconds,
+        samples,
+        kernel,
+        singles,
+        agents,
+    })
+}

@@ -1,0 +1,229 @@
+//! docs/benchmarks.md.
+
+use std::fmt::{self, Write as _};
+
+use crate::agent::Run;
+use crate::kernel_time::{Pair, Times};
+use crate::load::{CONNECTIONS, Measured};
+use crate::machine::Machine;
+use crate::single::Single;
+use crate::stage::Offloads;
+use crate::statistics::Spread;
+use crate::throughput::Samples;
+use crate::variant::Variant;
+use crate::{LARGE, SMALL};
+
+/// Kernel time of a copy, in times of a raw clone's.
+const KERNEL_TARGET: f64 = 1.5;
+
+/// The agent's CPU time for a request, in microseconds.
+const AGENT_TARGET_US: f64 = 50.0;
+
+/// All that was measured.
+pub(crate) struct Page {
+    pub(crate) machine: Machine,
+    pub(crate) rounds: usize,
+    pub(crate) seconds: u32,
+    pub(crate) samples: Samples,
+    pub(crate) kernel: Vec<Kernel>,
+    pub(crate) singles: Vec<Single>,
+    pub(crate) agents: Vec<Run>,
+}
+
+/// Kernel times of one load.
+pub(crate) struct Kernel {
+    pub(crate) body: usize,
+    pub(crate) offloads: Offloads,
+    pub(crate) pair: Pair,
+}
+
+/// Whether a figure is what it should be.
+fn verdict(reached: bool) -> &'static str {
+    if reached { "reached" } else { "**missed**" }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        self.throughput(f)?;
+        self.kernel(f)?;
+        self.singles(f)?;
+        self.agent(f)
+    }
+}
+
+impl Page {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine {
+            processor,
+            cores,
+            kernel,
+            distribution,
+            load,
+        } = &self.machine;
+        writeln!(
+            f,
+            "# Benchmarks\n\n\
+             Written by `cargo xtask bench`, all of it in one run; do not edit. Compare figures within a table only.\n\n\
+             - Machine: {processor}, {cores} cores; {kernel}; {distribution}. Load average before: {load:.1}.\n\
+             - Client, inference node and shadow host are network namespaces on these {cores} cores, joined by veth: \
+             what the client or the shadow host needs is missing on the node.\n\
+             - Load: wrk over {CONNECTIONS} keep-alive connections, POSTs in the KServe V2 protocol, answered by nginx (one process). \
+             Not one request failed.\n\
+             - {} rounds of {} s for each cell, the ways taking turns, each attached afresh. \
+             Figures are medians, with the least and the most in brackets.\n",
+            self.rounds, self.seconds,
+        )
+    }
+
+    fn throughput(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "## What clients notice\n\n\
+             As many requests as the machine can do. \"Of none\" is formed within each round. CPU is that of the whole \
+             machine (/proc/stat, all that is not idle) for one request: the difference between two rows is what copying adds \
+             on the node and, but for the last row, little else: there copies end in a socket that drops them.\n"
+        )?;
+        for (title, body, offloads) in [
+            ("500-byte bodies", SMALL, Offloads::On),
+            ("2 KB bodies", LARGE, Offloads::On),
+            (
+                "2 KB bodies, uplink without tso, gso and udp_tnl segmentation",
+                LARGE,
+                Offloads::Off,
+            ),
+        ] {
+            writeln!(
+                f,
+                "### {title}\n\n| | requests/s | of none | p50 ms | p99 ms | CPU us/request | target |\n|---|---|---|---|---|---|---|"
+            )?;
+            for variant in Variant::ALL {
+                let spread = |figure: fn(&Measured) -> f64| {
+                    self.samples.spread(variant, body, offloads, figure)
+                };
+                let share = self.samples.share(variant, body, offloads);
+                let target = variant.target().map_or_else(String::new, |target| {
+                    format!("{target} of none: {}", verdict(share.median >= target))
+                });
+                writeln!(
+                    f,
+                    "| {} | {:.0} | {share:.2} | {:.2} | {:.2} | {:.0} | {target} |",
+                    variant.label(),
+                    spread(Measured::rate),
+                    spread(|measured| measured.p50_ms),
+                    spread(|measured| measured.p99_ms),
+                    spread(Measured::cpu_us),
+                )?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
+    fn kernel(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "## Time in the kernel for a copied packet\n\n\
+             By the kernel's own statistics (`kernel.bpf_stats_enabled`, on for this part only). A raw clone is a program of five \
+             instructions that calls `bpf_clone_redirect` and nothing else: what leaves is the naked packet. Ours parses, decides, \
+             clones, writes 60 bytes of tunnel headers, numbers and counts; its time is that of all its runs, pure ACKs \
+             included, shared among the copies. Both include sending.\n\n\
+             | | raw clone ns | modelmirror ns | ratio | target |\n|---|---|---|---|---|"
+        )?;
+        for offloads in [Offloads::On, Offloads::Off] {
+            for body in [SMALL, LARGE] {
+                for (direction, of) in [
+                    ("requests", requests as fn(&Times) -> f64),
+                    ("responses", responses),
+                ] {
+                    let pairs = || {
+                        let all = self.kernel.iter();
+                        all.filter(move |k| (k.body, k.offloads) == (body, offloads))
+                            .map(|k| &k.pair)
+                    };
+                    let raw = Spread::of(pairs().map(|pair| of(&pair.raw)));
+                    let ours = Spread::of(pairs().map(|pair| of(&pair.ours)));
+                    let ratio = Spread::of(pairs().map(|pair| of(&pair.ours) / of(&pair.raw)));
+                    let segmentation = match offloads {
+                        Offloads::On => "",
+                        Offloads::Off => ", no segmentation in the uplink",
+                    };
+                    writeln!(
+                        f,
+                        "| {direction}, {body}-byte bodies{segmentation} | {raw:.0} | {ours:.0} | {ratio:.2} | {KERNEL_TARGET}: {} |",
+                        verdict(ratio.median <= KERNEL_TARGET)
+                    )?;
+                }
+            }
+        }
+        writeln!(f)
+    }
+
+    fn singles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "## Packets that are not copied\n\n\
+             The program at the tapped interface's ingress, a million runs at a time (`BPF_PROG_TEST_RUN`).\n\n\
+             | packet | ns | target |\n|---|---|---|"
+        )?;
+        for Single { what, cost, target } in &self.singles {
+            let target = target.map_or_else(String::new, |target| {
+                format!("{target}: {}", verdict(cost.median <= target))
+            });
+            writeln!(f, "| {what} | {cost:.0} | {target} |")?;
+        }
+        writeln!(f)
+    }
+
+    fn agent(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "## The agent\n\n\
+             2 KB requests through the real tap: received, rebuilt, replayed to a shadow model, compared and recorded, while client, \
+             production and shadow model share the cores. CPU is the agent's own, all threads, user and kernel. \
+             Bytes are those of packets out of the tunnel. Memory is in RAM, a fifth of the way and at the end.\n\n\
+             | requests/s | compared | lost, by reason | CPU us/request | = requests/s on one core | MB/s | memory MB | target |\n\
+             |---|---|---|---|---|---|---|---|"
+        )?;
+        for run in &self.agents {
+            let cpu_us = run.cpu_us();
+            let reached = cpu_us <= AGENT_TARGET_US && run.lost() <= 0.0;
+            let [early, late] = run.memory.map(|bytes| bytes as f64 / 1e6);
+            writeln!(
+                f,
+                "| {:.0} | {:.2} % | {} | {cpu_us:.0} | {:.0} | {:.1} | {early:.0}, {late:.0} | {AGENT_TARGET_US} us, none lost: {} |",
+                run.load.rate(),
+                100.0 * run.compared / run.load.requests,
+                losses(run),
+                1e6 / cpu_us,
+                run.bytes / run.load.seconds / 1e6,
+                verdict(reached),
+            )?;
+        }
+        writeln!(f)
+    }
+}
+
+fn requests(times: &Times) -> f64 {
+    times.requests
+}
+
+fn responses(times: &Times) -> f64 {
+    times.responses
+}
+
+/// What became of requests that were not compared.
+fn losses(run: &Run) -> String {
+    if run.lost() <= 0.0 {
+        return "none".to_owned();
+    }
+    let mut text = String::new();
+    let mut rest = run.lost();
+    for (reason, count) in &run.dropped {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{reason} {count:.0}, ");
+        rest -= count;
+    }
+    let _ = write!(text, "unseen {:.0}", rest.max(0.0));
+    text
+}

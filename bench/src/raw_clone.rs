@@ -1,0 +1,129 @@
+//! The least that a program can do to copy packets: `bpf_clone_redirect` to the uplink, and nothing
+//! else. Five instructions, written down as such.
+
+use std::ffi::c_long;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result};
+use mirror_user::dataplane::Hook;
+
+/// Commands and numbers of linux/bpf.h.
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_LINK_CREATE: c_long = 28;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_FUNC_CLONE_REDIRECT: i32 = 13;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+const TCX_NEXT: i32 = -1;
+
+/// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u32; 4],
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+}
+
+/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: [u32; 4],
+}
+
+/// The program at one hook, detached when dropped.
+pub(crate) struct RawClone {
+    program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl RawClone {
+    /// Copies what passes `hook` of interface number `from` to interface number `to`. Both are
+    /// numbers of the namespace that the caller is in.
+    pub(crate) fn attach(from: u32, hook: Hook, to: u32) -> Result<Self> {
+        let instructions = [
+            // r2 = interface, r3 = flags; r1 is the packet already.
+            instruction(0xb7, 2, to.cast_signed()),
+            instruction(0xb7, 3, 0),
+            instruction(0x85, 0, BPF_FUNC_CLONE_REDIRECT),
+            instruction(0xb7, 0, TCX_NEXT),
+            instruction(0x95, 0, 0),
+        ];
+        let license = c"GPL";
+        let load = ProgLoad {
+            prog_type: BPF_PROG_TYPE_SCHED_CLS,
+            instruction_count: instructions.len() as u32,
+            instructions: instructions.as_ptr().addr() as u64,
+            license: license.as_ptr().addr() as u64,
+            name: *b"raw_clone\0\0\0\0\0\0\0",
+            ..ProgLoad::default()
+        };
+        // SAFETY: the addresses in it are of values that live until after the call.
+        let program = unsafe { bpf(BPF_PROG_LOAD, &load) }.context("cannot load the raw clone")?;
+        let create = LinkCreate {
+            program: program.as_raw_fd().cast_unsigned(),
+            interface: from,
+            attach_type: match hook {
+                Hook::Ingress => BPF_TCX_INGRESS,
+                Hook::Egress => BPF_TCX_EGRESS,
+            },
+            ..LinkCreate::default()
+        };
+        // SAFETY: there are no addresses in it.
+        let link = unsafe { bpf(BPF_LINK_CREATE, &create) }
+            .context("cannot attach the raw clone (needs Linux 6.6)")?;
+        Ok(Self {
+            program,
+            _link: link,
+        })
+    }
+
+    /// The program's number.
+    pub(crate) fn id(&self) -> Result<u32> {
+        let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
+        let text = fs::read_to_string(path)?;
+        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        Ok(id
+            .context("the kernel does not number programs")?
+            .trim()
+            .parse()?)
+    }
+}
+
+/// A BPF instruction without source register and offset.
+const fn instruction(code: u64, destination: u64, immediate: i32) -> u64 {
+    code | destination << 8 | (immediate.cast_unsigned() as u64) << 32
+}
+
+/// A call of bpf(2) that returns a file descriptor.
+///
+/// # Safety
+/// `attribute` must be the beginning of `union bpf_attr` for `command`, with good addresses in it.
+unsafe fn bpf<T>(command: c_long, attribute: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller vouches for what it points to; the kernel reads no more than its size.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attribute),
+            size_of::<T>(),
+        )
+    };
+    match RawFd::try_from(fd) {
+        // SAFETY: a descriptor that the kernel has just made for us.
+        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
