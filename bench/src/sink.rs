@@ -2,6 +2,10 @@
 //! kernel drop them.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use socket2::{SockFilter, SockRef};
@@ -18,8 +22,14 @@ const CONTROL_ONLY: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
 
-/// Answers until its socket is shut by the drop of this value.
-pub(crate) struct Sink(UdpSocket);
+/// How often it looks whether it should end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Answers until it is dropped.
+pub(crate) struct Sink {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Sink {
     /// In place of an agent, at its address.
@@ -28,22 +38,30 @@ impl Sink {
             .run(|| UdpSocket::bind("0.0.0.0:6181"))
             .context("cannot listen where the agent would")?;
         SockRef::from(&socket).attach_filter(&CONTROL_ONLY)?;
-        let own = socket.try_clone()?;
-        std::thread::spawn(move || {
+        socket.set_read_timeout(Some(LOOK))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
             let mut buffer = [0; 2048];
-            // Nothing at all arrives once the socket has been shut.
-            while let Ok((length @ 1.., tap)) = own.recv_from(&mut buffer) {
-                // The daemon asks again when an answer is lost.
-                let _ = own.send_to(&buffer[..length], tap);
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((length, tap)) = socket.recv_from(&mut buffer) {
+                    // The daemon asks again when an answer is lost.
+                    let _ = socket.send_to(&buffer[..length], tap);
+                }
             }
         });
-        Ok(Self(socket))
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // A UDP socket that is shut wakes its reader, although it was never connected.
-        let _ = SockRef::from(&self.0).shutdown(std::net::Shutdown::Both);
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

@@ -66,11 +66,14 @@ impl Variant {
         match self {
             Self::None => Ok(Attached::Nothing),
             Self::TcMirred => {
-                let rule =
-                    "filter add dev eth0 ingress matchall action mirred egress mirror dev eth1";
+                // u32 is the classifier that every kernel has.
+                let rule = format!(
+                    "filter add dev eth0 ingress protocol ip u32 match ip dport {MODEL_PORT} 0xffff \
+                     action mirred egress mirror dev eth1"
+                );
                 tc(node, "qdisc add dev eth0 clsact")?;
                 let attached = Attached::Tc(node.clone());
-                tc(node, rule)?;
+                tc(node, &rule)?;
                 Ok(attached)
             }
             Self::NftDup => {
