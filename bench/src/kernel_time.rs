@@ -8,7 +8,7 @@ use mirror_user::dataplane::Hook;
 
 use crate::load::Load;
 use crate::nginx::MODEL_PORT;
-use crate::raw_clone::RawClone;
+use crate::raw_clone::{Attached, RawClone};
 use crate::stage::Stage;
 use crate::variant::{Far, Modelmirror};
 
@@ -86,14 +86,14 @@ pub(crate) fn measure(stage: &Stage, loads: &[&Load], seconds: u32) -> Result<Ve
 }
 
 /// Raw clones of what comes in and goes out; called inside the node.
-fn attach_raw_clones() -> Result<(RawClone, RawClone)> {
+fn attach_raw_clones() -> Result<(Attached, Attached)> {
     let number = |name: &str| {
         nix::net::if_::if_nametoindex(name).with_context(|| format!("there is no {name}"))
     };
     let (tapped, uplink) = (number("eth0")?, number("eth1")?);
     Ok((
-        RawClone::attach(tapped, Hook::Ingress, uplink)?,
-        RawClone::attach(tapped, Hook::Egress, uplink)?,
+        RawClone::load(uplink)?.attach(tapped, Hook::Ingress)?,
+        RawClone::load(uplink)?.attach(tapped, Hook::Egress)?,
     ))
 }
 

@@ -30,12 +30,16 @@ use clap::Parser;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::page::{Kernel, Page};
+use crate::single::Single;
 use crate::stage::{Offloads, Stage};
 use crate::throughput::Samples;
 
 /// Sizes of request bodies, in bytes.
 const SMALL: usize = 500;
 const LARGE: usize = 2048;
+
+/// Times that each kind of packet is measured by itself.
+const ROUNDS_OF_PACKETS: usize = 9;
 
 /// Measures what mirroring costs, in three network namespaces that are gone afterwards. Leave the
 /// machine alone meanwhile.
@@ -44,6 +48,9 @@ struct Options {
     /// One short round, only printed.
     #[arg(long)]
     quick: bool,
+    /// Only single packets, a few seconds; only printed.
+    #[arg(long)]
+    packets: bool,
     /// Rounds of all ways of mirroring.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -71,6 +78,12 @@ fn bench() -> Result<()> {
     if options.quick {
         (options.rounds, options.seconds) = (1, 1);
     }
+    if options.packets {
+        for Single { what, cost, .. } in single::measure(ROUNDS_OF_PACKETS)? {
+            println!("{what}: {cost:.0} ns");
+        }
+        return Ok(());
+    }
     let start = Instant::now();
     let page = measure(&options)?.to_string();
     if options.quick {
@@ -87,7 +100,7 @@ fn bench() -> Result<()> {
 fn measure(options: &Options) -> Result<Page> {
     let machine = Machine::this()?;
     println!("bench: packets that are not copied");
-    let singles = single::measure(if options.quick { 5 } else { 15 })?;
+    let singles = single::measure(ROUNDS_OF_PACKETS)?;
     let stage = Stage::build()?;
     let folder = stage.folder.path();
     let small = Load::new(folder, SMALL, Duration::ZERO)?;

@@ -11,6 +11,7 @@ use mirror_user::dataplane::Hook;
 
 /// Commands and numbers of linux/bpf.h.
 const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_TEST_RUN: c_long = 10;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_FUNC_CLONE_REDIRECT: i32 = 13;
@@ -43,26 +44,51 @@ struct LinkCreate {
     relative: [u32; 4],
 }
 
+/// The beginning of `union bpf_attr` for BPF_PROG_TEST_RUN.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    verdict: u32,
+    input_size: u32,
+    output_size: u32,
+    input: u64,
+    output: u64,
+    repeat: u32,
+    nanoseconds: u32,
+    context: [u64; 3],
+}
+
+/// The program, loaded.
+pub(crate) struct RawClone(OwnedFd);
+
 /// The program at one hook, detached when dropped.
-pub(crate) struct RawClone {
-    program: OwnedFd,
+pub(crate) struct Attached {
+    program: RawClone,
     _link: OwnedFd,
 }
 
 impl RawClone {
-    /// Copies what passes `hook` of interface number `from` to interface number `to`. Both are
-    /// numbers of the namespace that the caller is in.
-    pub(crate) fn attach(from: u32, hook: Hook, to: u32) -> Result<Self> {
-        let instructions = [
+    /// Copies to interface number `to` of the namespace that a packet is in.
+    pub(crate) fn load(to: u32) -> Result<Self> {
+        Self::load_instructions(&[
             // r2 = interface, r3 = flags; r1 is the packet already.
             instruction(0xb7, 2, to.cast_signed()),
             instruction(0xb7, 3, 0),
             instruction(0x85, 0, BPF_FUNC_CLONE_REDIRECT),
             instruction(0xb7, 0, TCX_NEXT),
             instruction(0x95, 0, 0),
-        ];
+        ])
+    }
+
+    /// Does nothing at all: what is measured of it is the measurement.
+    pub(crate) fn load_empty() -> Result<Self> {
+        Self::load_instructions(&[instruction(0xb7, 0, TCX_NEXT), instruction(0x95, 0, 0)])
+    }
+
+    fn load_instructions(instructions: &[u64]) -> Result<Self> {
         let license = c"GPL";
-        let load = ProgLoad {
+        let mut load = ProgLoad {
             prog_type: BPF_PROG_TYPE_SCHED_CLS,
             instruction_count: instructions.len() as u32,
             instructions: instructions.as_ptr().addr() as u64,
@@ -71,9 +97,30 @@ impl RawClone {
             ..ProgLoad::default()
         };
         // SAFETY: the addresses in it are of values that live until after the call.
-        let program = unsafe { bpf(BPF_PROG_LOAD, &load) }.context("cannot load the raw clone")?;
-        let create = LinkCreate {
-            program: program.as_raw_fd().cast_unsigned(),
+        let program =
+            unsafe { descriptor(BPF_PROG_LOAD, &mut load) }.context("cannot load the raw clone")?;
+        Ok(Self(program))
+    }
+
+    /// Mean time, in nanoseconds, of so many runs on `frame` in the caller's namespace.
+    pub(crate) fn test_run(&self, frame: &[u8], repeat: u32) -> Result<f64> {
+        let mut run = TestRun {
+            program: self.0.as_raw_fd().cast_unsigned(),
+            input_size: frame.len() as u32,
+            input: frame.as_ptr().addr() as u64,
+            repeat,
+            ..TestRun::default()
+        };
+        // SAFETY: the address in it is of `frame`, of the size given; the kernel writes back into
+        // `run` itself.
+        unsafe { bpf(BPF_PROG_TEST_RUN, &mut run) }.context("cannot run the raw clone")?;
+        Ok(f64::from(run.nanoseconds))
+    }
+
+    /// At `hook` of interface number `from`, a number of the namespace that the caller is in.
+    pub(crate) fn attach(self, from: u32, hook: Hook) -> Result<Attached> {
+        let mut create = LinkCreate {
+            program: self.0.as_raw_fd().cast_unsigned(),
             interface: from,
             attach_type: match hook {
                 Hook::Ingress => BPF_TCX_INGRESS,
@@ -82,17 +129,19 @@ impl RawClone {
             ..LinkCreate::default()
         };
         // SAFETY: there are no addresses in it.
-        let link = unsafe { bpf(BPF_LINK_CREATE, &create) }
+        let link = unsafe { descriptor(BPF_LINK_CREATE, &mut create) }
             .context("cannot attach the raw clone (needs Linux 6.6)")?;
-        Ok(Self {
-            program,
+        Ok(Attached {
+            program: self,
             _link: link,
         })
     }
+}
 
+impl Attached {
     /// The program's number.
     pub(crate) fn id(&self) -> Result<u32> {
-        let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
+        let path = format!("/proc/self/fdinfo/{}", self.program.0.as_raw_fd());
         let text = fs::read_to_string(path)?;
         let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
         Ok(id
@@ -107,23 +156,34 @@ const fn instruction(code: u64, destination: u64, immediate: i32) -> u64 {
     code | destination << 8 | (immediate.cast_unsigned() as u64) << 32
 }
 
-/// A call of bpf(2) that returns a file descriptor.
+/// A call of bpf(2).
 ///
 /// # Safety
 /// `attribute` must be the beginning of `union bpf_attr` for `command`, with good addresses in it.
-unsafe fn bpf<T>(command: c_long, attribute: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller vouches for what it points to; the kernel reads no more than its size.
-    let fd = unsafe {
+unsafe fn bpf<T>(command: c_long, attribute: &mut T) -> io::Result<c_long> {
+    // SAFETY: the caller vouches for what it points to; the kernel goes no further than its size.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            std::ptr::from_ref(attribute),
+            std::ptr::from_mut(attribute),
             size_of::<T>(),
         )
     };
-    match RawFd::try_from(fd) {
-        // SAFETY: a descriptor that the kernel has just made for us.
-        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(result)
+}
+
+/// A call of bpf(2) that makes a file descriptor.
+///
+/// # Safety
+/// As for [`bpf`], with such a command.
+unsafe fn descriptor<T>(command: c_long, attribute: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller vouches for it.
+    let fd = unsafe { bpf(command, attribute) }?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,20 +1,25 @@
-//! What one packet costs that is not copied: `BPF_PROG_TEST_RUN`, a million times over.
+//! What one packet costs, without a network: `BPF_PROG_TEST_RUN`, many times over.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
 use mirror_common::flow::Endpoint;
-use mirror_common::policy::{Service, Tap, mirror};
-use mirror_user::dataplane::DataPlane;
-use tests::Home;
+use mirror_common::policy::{Agent, Service, Tap, WHOLE, agent_state, mirror};
+use mirror_user::dataplane::{DataPlane, Interface, Role};
+use nix::net::if_::if_nametoindex;
+use tests::{Home, Namespace};
 
+use crate::raw_clone::RawClone;
 use crate::statistics::Spread;
 
 /// Runs in one measurement.
 const RUNS: u32 = 1_000_000;
+
+/// The same where each run copies.
+const COPIES: u32 = 100_000;
 
 /// A kind of packet, and what it costs.
 pub(crate) struct Single {
@@ -26,46 +31,110 @@ pub(crate) struct Single {
 
 /// Measures each kind so many times, taking turns.
 pub(crate) fn measure(times: usize) -> Result<Vec<Single>> {
+    let host = Namespace::new("single")?;
+    // A device that drops what it is given.
+    host.ip("link add up0 type ifb")?;
+    host.ip("link set up0 up")?;
+    host.run(|| inside(times))
+}
+
+fn inside(times: usize) -> Result<Vec<Single>> {
     let home = Home::new()?;
-    let mut plane = DataPlane::load(home.pins(), None)?;
-    let service = Service {
-        index: 1,
-        id: 101,
-        mirror: mirror::BOTH,
-        // No connection is chosen.
-        threshold: 0,
-        key: [7, 11],
-        ..Service::default()
-    };
-    let endpoint = Endpoint::from(SocketAddr::from(([10, 0, 0, 5], 8000)));
-    plane.set_services(&HashMap::from([(endpoint, service)]))?;
-    plane.set_tap(Tap::default())?;
+    let uplink = if_nametoindex("up0").context("there is no up0")?;
+    let (empty, raw) = (RawClone::load_empty()?, RawClone::load(uplink)?);
+    let mut plane = plane(&home, uplink)?;
     let kinds = [
         ("another service's TCP", tcp(9000, 1000)?, Some(40.0)),
         ("another service's UDP", udp(9000)?, Some(40.0)),
         ("ARP", arp(), Some(40.0)),
         ("the service's, a pure ACK", tcp(8000, 0)?, None),
-        (
-            "the service's, connection not sampled",
-            tcp(8000, 1000)?,
-            None,
-        ),
+        ("the service's, not sampled", tcp(8001, 1000)?, None),
     ];
+    let request = tcp(8000, 600)?;
     let mut costs = vec![Vec::new(); kinds.len()];
+    let (mut empties, mut raws, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..times {
         for ((_, frame, _), costs) in kinds.iter().zip(&mut costs) {
             let (_, mean) = plane.test_run("ingress", frame, None, RUNS)?;
             costs.push(nanoseconds(mean));
         }
+        empties.push(empty.test_run(&request, RUNS)?);
+        raws.push(raw.test_run(&request, COPIES)?);
+        let (_, mean) = plane.test_run("ingress", &request, None, COPIES)?;
+        copies.push(nanoseconds(mean));
     }
-    let singles = kinds.iter().zip(costs);
-    Ok(singles
-        .map(|(&(what, _, target), costs)| Single {
+    let singles = kinds
+        .iter()
+        .zip(costs)
+        .map(|((what, _, target), costs)| Single {
             what,
             cost: Spread::of(costs),
-            target,
-        })
-        .collect())
+            target: *target,
+        });
+    let copied = [
+        ("an empty program: the measurement itself", empties),
+        (
+            "cloned by five instructions, and dropped by the device",
+            raws,
+        ),
+        ("the service's, copied, and dropped by the device", copies),
+    ];
+    let copied = copied.into_iter().map(|(what, costs)| Single {
+        what,
+        cost: Spread::of(costs),
+        target: None,
+    });
+    Ok(singles.chain(copied).collect())
+}
+
+/// A service on port 8000 that is copied, and one on port 8001 of which no connection is chosen.
+fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
+    let mut plane = DataPlane::load(home.pins(), None)?;
+    let service = |index, threshold| Service {
+        index,
+        id: 100 + index,
+        mirror: mirror::BOTH,
+        threshold,
+        key: [7, 11],
+        // A budget that is kept, and never spent.
+        byte_cost: 1,
+        burst_ns: 1_000_000_000,
+        ..Service::default()
+    };
+    let endpoint = |port: u16| Endpoint::from(SocketAddr::from(([10, 0, 0, 5], port)));
+    plane.set_services(&HashMap::from([
+        (endpoint(8000), service(1, WHOLE)),
+        (endpoint(8001), service(2, 0)),
+    ]))?;
+    plane.set_tap(Tap {
+        // Alive for good.
+        heartbeat_ns: u64::MAX / 2,
+        ..Tap::default()
+    })?;
+    plane.set_agent(
+        0,
+        &Agent {
+            ifindex: uplink,
+            state: agent_state::ALIVE,
+            local: IpAddr::from([10, 1, 0, 5]).into(),
+            remote: IpAddr::from([10, 1, 0, 9]).into(),
+            port: 6181,
+            mtu: 1500,
+            ethernet: 1,
+            ..Agent::default()
+        },
+    )?;
+    let interface = Interface {
+        name: "up0".to_owned(),
+        index: uplink,
+        ethernet: true,
+    };
+    let role = Role {
+        tapped: false,
+        uplink: true,
+    };
+    plane.attach(&interface, role)?;
+    Ok(plane)
 }
 
 fn nanoseconds(time: Duration) -> f64 {
