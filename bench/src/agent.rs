@@ -16,6 +16,9 @@ use crate::variant::{Far, Modelmirror};
 /// How often the agent's memory is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// What came out of the tunnel.
+const TUNNEL_BYTES: &str = "modelmirror_shadow_tunnel_bytes_total";
+
 /// One load, from the agent's side.
 pub(crate) struct Run {
     pub(crate) load: Measured,
@@ -43,7 +46,7 @@ impl Run {
 }
 
 /// A load that passes the real tap, and the real agent with a shadow model.
-pub(crate) fn measure(stage: &Stage, load: &Load, seconds: u32) -> Result<Run> {
+pub(crate) fn measure(stage: &Stage, load: &Load, body: usize, seconds: u32) -> Result<Run> {
     let mirror = Modelmirror::start(stage, "both", Far::Agent)?;
     let agent = mirror.agent.as_ref().context("there is no agent")?;
     let id = agent.process.id();
@@ -64,6 +67,9 @@ pub(crate) fn measure(stage: &Stage, load: &Load, seconds: u32) -> Result<Run> {
         let metrics = agent.metrics()?;
         let seen: f64 = outcomes(&metrics).iter().map(|(_, count)| count).sum();
         ensure!(seen >= measured.requests, "{seen}");
+        // Counted once a second, when the tap reports.
+        let bytes = metrics.sum(TUNNEL_BYTES, &[]);
+        ensure!(bytes >= measured.requests * body as f64, "{bytes}");
         Ok(metrics)
     });
     let metrics = settled.or_else(|_| agent.metrics())?;
@@ -81,7 +87,7 @@ pub(crate) fn measure(stage: &Stage, load: &Load, seconds: u32) -> Result<Run> {
             .filter(|(name, count)| !compared(name) && *count > 0.0)
             .collect(),
         cpu_seconds: machine::process_seconds(id)? - before,
-        bytes: metrics.sum("modelmirror_shadow_tunnel_bytes_total", &[]),
+        bytes: metrics.sum(TUNNEL_BYTES, &[]),
         memory: [
             memory.get(memory.len() / 5).copied().unwrap_or_default(),
             memory.last().copied().unwrap_or_default(),

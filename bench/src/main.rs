@@ -79,7 +79,9 @@ fn bench() -> Result<()> {
         (options.rounds, options.seconds) = (1, 1);
     }
     if options.packets {
-        for Single { what, cost, .. } in single::measure(ROUNDS_OF_PACKETS)? {
+        let singles = single::measure(ROUNDS_OF_PACKETS)?;
+        println!("an empty program: {:.0} ns", singles.empty);
+        for Single { what, cost, .. } in singles.kinds {
             println!("{what}: {cost:.0} ns");
         }
         return Ok(());
@@ -135,7 +137,7 @@ fn measure(options: &Options) -> Result<Page> {
     for pause in [3, 1, 0] {
         println!("bench: the agent, clients that wait {pause} ms");
         let load = Load::new(folder, LARGE, Duration::from_millis(pause))?;
-        agents.push(agent::measure(&stage, &load, options.seconds * 3)?);
+        agents.push(agent::measure(&stage, &load, LARGE, options.seconds * 3)?);
     }
     Ok(Page {
         machine,

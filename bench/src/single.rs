@@ -21,7 +21,14 @@ const RUNS: u32 = 1_000_000;
 /// The same where each run copies.
 const COPIES: u32 = 100_000;
 
-/// A kind of packet, and what it costs.
+/// All kinds of packets.
+pub(crate) struct Singles {
+    /// What the measurement itself takes: an empty program, in nanoseconds.
+    pub(crate) empty: Spread,
+    pub(crate) kinds: Vec<Single>,
+}
+
+/// A kind of packet, and what it costs, the measurement included.
 pub(crate) struct Single {
     pub(crate) what: &'static str,
     /// Nanoseconds.
@@ -30,7 +37,7 @@ pub(crate) struct Single {
 }
 
 /// Measures each kind so many times, taking turns.
-pub(crate) fn measure(times: usize) -> Result<Vec<Single>> {
+pub(crate) fn measure(times: usize) -> Result<Singles> {
     let host = Namespace::new("single")?;
     // A device that drops what it is given.
     host.ip("link add up0 type ifb")?;
@@ -38,7 +45,7 @@ pub(crate) fn measure(times: usize) -> Result<Vec<Single>> {
     host.run(|| inside(times))
 }
 
-fn inside(times: usize) -> Result<Vec<Single>> {
+fn inside(times: usize) -> Result<Singles> {
     let home = Home::new()?;
     let uplink = if_nametoindex("up0").context("there is no up0")?;
     let (empty, raw) = (RawClone::load_empty()?, RawClone::load(uplink)?);
@@ -72,7 +79,6 @@ fn inside(times: usize) -> Result<Vec<Single>> {
             target: *target,
         });
     let copied = [
-        ("an empty program: the measurement itself", empties),
         (
             "cloned by five instructions, and dropped by the device",
             raws,
@@ -84,7 +90,10 @@ fn inside(times: usize) -> Result<Vec<Single>> {
         cost: Spread::of(costs),
         target: None,
     });
-    Ok(singles.chain(copied).collect())
+    Ok(Singles {
+        empty: Spread::of(empties),
+        kinds: singles.chain(copied).collect(),
+    })
 }
 
 /// A service on port 8000 that is copied, and one on port 8001 of which no connection is chosen.
