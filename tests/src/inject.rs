@@ -17,10 +17,9 @@ const IPV4: u16 = 0x0800;
 /// # Errors
 /// Needs CAP_NET_RAW.
 pub fn inject(namespace: &Namespace, device: &str, frame: &[u8]) -> Result<()> {
-    let path = format!("/sys/class/net/{device}/ifindex");
     namespace
         .run(|| send(device, frame))
-        .with_context(|| format!("{}: cannot inject at {device} ({path})", namespace.name()))
+        .with_context(|| format!("{}: cannot send a frame out of {device}", namespace.name()))
 }
 
 fn send(device: &str, frame: &[u8]) -> io::Result<()> {
