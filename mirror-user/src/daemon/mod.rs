@@ -65,10 +65,9 @@ pub async fn run(
         .ok();
     let (netlink, mut changes) = Netlink::watch().context("cannot open netlink")?;
     let (requests, mut commands) = mpsc::channel(16);
-    let (echoes, mut echoed) = mpsc::channel(64);
 
     let mut daemon = Daemon::new(config, options, plane, netlink)?;
-    daemon.look_after(&echoes, &mut echoed).await;
+    daemon.look_after().await;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(metrics::Node::new(daemon.shared())))?;
     let control = tokio::spawn(control::serve(listener, requests));
@@ -88,10 +87,10 @@ pub async fn run(
                 if let Some(log) = &mut log {
                     log.flush();
                 }
-                daemon.look_after(&echoes, &mut echoed).await;
+                daemon.look_after().await;
             }
             Some(()) = changes.recv() => daemon.network_changed().await,
-            Some(echo) = echoed.recv() => daemon.echoed(&echo),
+            Some(echo) = daemon.echoed.recv() => daemon.echoed(&echo),
             Some(request) = commands.recv() => daemon.obey(request).await,
             Some(()) = reload.recv() => daemon.reload().await,
         }
@@ -126,6 +125,9 @@ struct Daemon {
     tap: mirror_common::policy::Tap,
     services: Vec<Service>,
     agents: BTreeMap<SocketAddr, Agent>,
+    /// What the agents' sockets pass on.
+    echoes: mpsc::Sender<Echo>,
+    echoed: mpsc::Receiver<Echo>,
     attachments: BTreeMap<String, Attachment>,
     addresses: Vec<IpAddr>,
     reports: u64,
@@ -156,6 +158,7 @@ impl Daemon {
             tap.key = [a.1 ^ b.0.rotate_left(32), b.1];
         }
         let mechanism = plane.mechanism();
+        let (echoes, echoed) = mpsc::channel(64);
         let shared = Shared {
             plane,
             status: status::empty(),
@@ -171,6 +174,8 @@ impl Daemon {
             tap,
             services: Vec::new(),
             agents: BTreeMap::new(),
+            echoes,
+            echoed,
             attachments: BTreeMap::new(),
             addresses: Vec::new(),
             reports: 0,
@@ -273,7 +278,7 @@ impl Daemon {
     }
 
     /// One turn: heartbeat first, whatever else may take its time.
-    async fn look_after(&mut self, echoes: &mpsc::Sender<Echo>, echoed: &mut mpsc::Receiver<Echo>) {
+    async fn look_after(&mut self) {
         self.beat();
         self.ticks += 1;
         let asks = self.ticks % 2 == 1;
@@ -281,13 +286,9 @@ impl Daemon {
             self.measure().await;
             self.look_at_network().await;
         }
-        // Netlink waits for whoever configures the network, for seconds at times: what has come in
-        // meanwhile counts before anybody is called silent.
-        while let Ok(echo) = echoed.try_recv() {
-            self.echoed(&echo);
-        }
+        self.hear();
         if asks {
-            self.ask(echoes).await;
+            self.ask().await;
         }
         self.apply();
         self.publish();
@@ -295,6 +296,7 @@ impl Daemon {
 
     async fn network_changed(&mut self) {
         self.look_at_network().await;
+        self.hear();
         self.apply();
         self.publish();
     }
@@ -305,6 +307,14 @@ impl Daemon {
         let result = self.lock().plane.set_tap(tap);
         if let Err(error) = result {
             tracing::error!("heartbeat: {error}");
+        }
+    }
+
+    /// Takes all echoes that have come in. Netlink waits for whoever configures the network, for
+    /// seconds at times: what came meanwhile counts before anybody is called silent.
+    fn hear(&mut self) {
+        while let Ok(echo) = self.echoed.try_recv() {
+            self.echoed(&echo);
         }
     }
 
@@ -470,7 +480,7 @@ impl Daemon {
     }
 
     /// Sends every agent its control packet.
-    async fn ask(&mut self, echoes: &mpsc::Sender<Echo>) {
+    async fn ask(&mut self) {
         self.reports += 1;
         let mut reports = Vec::new();
         {
@@ -491,7 +501,7 @@ impl Daemon {
         }
         for (agent, report) in self.agents.values_mut().zip(reports) {
             match report {
-                Ok(report) => agent.ask(&report, echoes).await,
+                Ok(report) => agent.ask(&report, &self.echoes).await,
                 Err(error) => agent.error = Some(error.to_string()),
             }
         }
