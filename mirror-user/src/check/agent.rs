@@ -44,6 +44,7 @@ pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
         let mtu = route.mtu.map_or(uplink.mtu, |mtu| mtu.min(uplink.mtu));
         findings.push(room(agent, &uplink, mtu, tapped_mtu));
         findings.push(privacy(agent, &uplink));
+        findings.extend(reach(agent, &uplink, &node.interfaces));
         findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
         findings.push(answer(agent, &route, mtu).await);
         if mirrors().any(|mirror| mirror.agent == agent && mirror.max_bytes_per_second.is_none()) {
@@ -125,6 +126,21 @@ fn privacy(agent: SocketAddr, uplink: &Link) -> Finding {
         format!("copies leave {name} in clear text"),
         "let the agent's address be one inside a WireGuard tunnel, or see that the network is private",
     )
+}
+
+/// A copy that comes from another interface enters the loopback as a foreign packet with a local
+/// address, which the kernel drops as martian. The loopback's own copies keep their route.
+fn reach(agent: SocketAddr, uplink: &Link, tapped: &[String]) -> Option<Finding> {
+    let foreign = tapped.iter().find(|name| *name != &uplink.name)?;
+    uplink.loopback.then(|| {
+        Finding::refuse(
+            about(agent),
+            format!(
+                "it is on this host, and copies from {foreign} cannot reach it over the loopback"
+            ),
+            "let the agent run on another host, or in a network namespace of its own behind a veth",
+        )
+    })
 }
 
 fn segmentation(uplink: &Link, offloads: &BTreeMap<String, bool>) -> Option<Finding> {
@@ -263,6 +279,25 @@ mod tests {
             Level::Refuse,
             "eth0 is down",
         );
+    }
+
+    #[test]
+    fn an_agent_on_this_host_is_reached_by_the_loopback_s_copies_alone() {
+        let lo = Link {
+            name: "lo".to_owned(),
+            loopback: true,
+            ..uplink()
+        };
+        let tapped = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(reach(v4(), &lo, &tapped(&["lo"])), None);
+        assert_eq!(reach(v4(), &uplink(), &tapped(&["eth0"])), None);
+        let refused = reach(v4(), &lo, &tapped(&["lo", "eth0"])).unwrap();
+        check(&refused, Level::Refuse, "copies from eth0 cannot reach it");
     }
 
     #[test]
