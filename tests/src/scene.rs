@@ -173,7 +173,7 @@ impl Scene {
     }
 
     /// Everything that was sent was mirrored, replayed, compared and recorded to the byte, nothing
-    /// else was, and both ledgers close: see [`proof`](crate::proof).
+    /// else was, and both ledgers close: see [`proof`].
     ///
     /// # Panics
     /// When any of it is not so.
