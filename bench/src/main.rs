@@ -87,7 +87,7 @@ fn bench() -> Result<()> {
         return Ok(());
     }
     let start = Instant::now();
-    let page = measure(&options)?.to_string();
+    let page = format!("{}\n", measure(&options)?.to_string().trim_end());
     if options.quick {
         println!("\n{page}");
     } else {
