@@ -110,25 +110,30 @@ impl TapReport {
     }
 
     fn datagram(&self) -> Vec<u8> {
-        let header = Header {
-            vni: 0,
-            inner: Inner::Control,
-            ipv6: false,
-            meta: Meta {
-                direction: Direction::Request,
-                arm: Arm::Stable,
-                piece: false,
-                last_piece: false,
-                cpu: 0,
-                length: 0,
-                sequence: self.number as u32,
-                time_ns: self.sent_at_ns,
-            },
-        };
-        let mut datagram = header.encode().to_vec();
-        datagram.extend_from_slice(&self.payload());
-        datagram
+        control_packet(self.number as u32, self.sent_at_ns, &self.payload())
     }
+}
+
+/// A control packet of the tunnel, as a whole UDP payload. The agent echoes it byte for byte.
+pub fn control_packet(number: u32, sent_at_ns: u64, payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        vni: 0,
+        inner: Inner::Control,
+        ipv6: false,
+        meta: Meta {
+            direction: Direction::Request,
+            arm: Arm::Stable,
+            piece: false,
+            last_piece: false,
+            cpu: 0,
+            length: 0,
+            sequence: number,
+            time_ns: sent_at_ns,
+        },
+    };
+    let mut datagram = header.encode().to_vec();
+    datagram.extend_from_slice(payload);
+    datagram
 }
 
 /// Adds an entry to the last part, or to a new one where it would grow too long.

@@ -4,10 +4,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH, Header, Inner, Meta};
+use mirror_common::tunnel::HEADER_LENGTH;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::{setsockopt_impl, sockopt_impl};
 use tokio::net::UdpSocket;
+
+use crate::tap_report::control_packet;
 
 /// How long the agent may take; it is asked three times.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -60,23 +62,7 @@ pub(super) async fn echo(agent: SocketAddr, length: usize) -> io::Result<Option<
 
 /// A control packet that is no report: the agent counts it apart, and echoes it.
 fn control(length: usize) -> Vec<u8> {
-    let header = Header {
-        vni: 0,
-        inner: Inner::Control,
-        ipv6: false,
-        meta: Meta {
-            direction: Direction::Request,
-            arm: Arm::Stable,
-            piece: false,
-            last_piece: false,
-            cpu: 0,
-            length: 0,
-            sequence: 0,
-            time_ns: 0,
-        },
-    };
-    let mut datagram = header.encode().to_vec();
-    datagram.extend_from_slice(b"modelmirror check");
+    let mut datagram = control_packet(0, 0, b"modelmirror check");
     datagram.resize(length.max(HEADER_LENGTH), b'.');
     datagram
 }
