@@ -48,16 +48,16 @@ const NETWORK: &[Package] = &[
         package: "ethtool",
         program: "ethtool",
     },
+    Package::Program {
+        package: "nftables",
+        program: "nft",
+    },
 ];
 const LINTS: &[Package] = &[Package::Itself("rust-web-clippy")];
 const BENCH: &[Package] = &[
     Package::Program {
         package: "nginx-light",
         program: "nginx",
-    },
-    Package::Program {
-        package: "nftables",
-        program: "nft",
     },
     Package::Program {
         package: "wrk",
