@@ -107,6 +107,12 @@ impl Agent {
         self.error = None;
     }
 
+    /// Counts the uplink's drops anew from the next look on: what it drops while it is down, or
+    /// leads nowhere, is no sign of too much traffic.
+    pub(super) fn forget_drops(&mut self) {
+        self.drops = None;
+    }
+
     /// Looks at what the uplink has dropped in all; more than before pauses the mirror.
     pub(super) fn watch_drops(&mut self, uplink: u32, dropped: u64, now: Instant) {
         if let Some((before_uplink, before)) = self.drops
@@ -300,6 +306,10 @@ mod tests {
         assert!(!agent.paused(start));
         agent.watch_drops(7, 101, start);
         assert!(agent.paused(start) && !agent.paused(start + PAUSE));
+        // What it dropped while it was away does not count.
+        agent.forget_drops();
+        agent.watch_drops(7, 300, start + PAUSE);
+        assert!(!agent.paused(start + PAUSE));
         // Another uplink counts from another number.
         agent.watch_drops(8, 500, start + PAUSE);
         assert!(!agent.paused(start + PAUSE));

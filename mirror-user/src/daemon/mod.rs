@@ -347,6 +347,9 @@ impl Daemon {
             {
                 tracing::warn!(agent = %agent.address, "{error}");
             }
+            if way.is_err() {
+                agent.forget_drops();
+            }
             agent.way = way;
         }
         let mut roles = BTreeMap::<String, Role>::new();

@@ -119,6 +119,9 @@ struct Tunnel {
     overlap: usize,
     /// So many exchanges at the beginning lose nothing.
     spare: usize,
+    /// The handshake comes first: one that whole exchanges have overtaken tells nothing any more,
+    /// and the connection was joined in its middle.
+    prompt: bool,
 }
 
 /// A segment, and the exchange that it is of.
@@ -216,7 +219,8 @@ fn carry(dice: &mut Dice, tunnel: Tunnel, segments: Vec<Tagged>) -> (Vec<Segment
         }
         let copies = if dice.chance(tunnel.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
-            let late = if dice.chance(tunnel.reorder) {
+            let prompt = tunnel.prompt && segment.flags & SYN != 0;
+            let late = if dice.chance(tunnel.reorder) && !prompt {
                 1 + dice.roll(6)
             } else {
                 0
@@ -302,7 +306,7 @@ fn tunnel() -> impl Strategy<Value = Tunnel> {
         reorder,
         duplicate,
         overlap,
-        spare: 0,
+        ..Tunnel::default()
     })
 }
 
@@ -327,7 +331,7 @@ proptest! {
         tunnel in tunnel(),
     ) {
         let mut dice = Dice(seed);
-        let tunnel = Tunnel { lose: 0, ..tunnel };
+        let tunnel = Tunnel { lose: 0, prompt: true, ..tunnel };
         let (originals, segments) = conversation(&mut dice, depth, tunnel.overlap);
         let (segments, _) = carry(&mut dice, tunnel, segments);
         let outcomes = run(&originals, segments);
