@@ -144,17 +144,17 @@ pub struct Options {
 /// Looks whether an inference node is ready.
 ///
 /// # Errors
-/// When netlink cannot be opened.
+/// When the kernel cannot be asked through netlink.
 pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     let netlink = Netlink::open()?;
     let mut findings = kernel::findings(&kernel::Kernel::read(&node.pin_dir));
     findings.extend(files::node(node));
     findings.extend(listeners::admin(node.admin));
     for name in &node.interfaces {
-        findings.extend(interfaces::findings(&netlink, name, node).await);
+        findings.extend(interfaces::findings(&netlink, name, node).await?);
     }
-    findings.extend(services::findings(&netlink, node, options.probe_tls).await);
-    findings.extend(agent::findings(&netlink, node).await);
+    findings.extend(services::findings(&netlink, node, options.probe_tls).await?);
+    findings.extend(agent::findings(&netlink, node).await?);
     Ok(findings.into())
 }
 

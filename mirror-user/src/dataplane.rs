@@ -13,9 +13,9 @@ use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_common::ABI_VERSION;
-use mirror_common::policy::MAX_AGENTS;
 
 pub use attach::{foreign_programs, tcx_works};
+pub use maps::Pulse;
 pub use pins::detach_all;
 
 /// The programs, built from `mirror-ebpf` by the build script.
@@ -263,6 +263,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
-/// The largest number of agents that fit the maps.
-pub const AGENTS: u32 = MAX_AGENTS;

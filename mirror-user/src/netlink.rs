@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr, EthtoolLinkModeAttr};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
@@ -21,6 +22,10 @@ use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// The kernel did not answer, or not as expected. That it knows nothing of the kind is an answer.
+pub(crate) type Error = rtnetlink::Error;
 
 /// `IFLA_GRO_MAX_SIZE`, which the crate does not name.
 const GRO_MAX_SIZE: u16 = 58;
@@ -78,14 +83,22 @@ pub(crate) struct HostAddress {
     pub(crate) ip: IpAddr,
 }
 
+/// A netlink socket. Dropped, it is closed, also while the kernel owes it answers.
 #[derive(Clone, Debug)]
-pub(crate) struct Netlink(Handle);
+pub(crate) struct Netlink {
+    handle: Handle,
+    _tasks: Arc<JoinSet<()>>,
+}
 
 impl Netlink {
     pub(crate) fn open() -> io::Result<Self> {
         let (connection, handle, _) = new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self(handle))
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        Ok(Self {
+            handle,
+            _tasks: Arc::new(tasks),
+        })
     }
 
     /// The same, with a channel that wakes its reader when links, addresses, routes or neighbours
@@ -100,31 +113,36 @@ impl Netlink {
             MulticastGroup::Ipv6Route,
         ];
         let (connection, handle, mut messages) = new_multicast_connection(&groups)?;
-        tokio::spawn(connection);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
         // One place: a reader that has not come yet need not be told twice.
         let (changed, changes) = mpsc::channel(1);
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             while messages.next().await.is_some() {
                 let _ = changed.try_send(());
             }
         });
-        Ok((Self(handle), changes))
+        let netlink = Self {
+            handle,
+            _tasks: Arc::new(tasks),
+        };
+        Ok((netlink, changes))
     }
 
-    pub(crate) async fn link(&self, name: &str) -> Option<Link> {
-        let request = self.0.link().get().match_name(name.to_owned());
-        first(request.execute()).await.map(|message| link(&message))
+    pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+        let request = self.handle.link().get().match_name(name.to_owned());
+        Ok(first(request.execute()).await?.as_ref().map(link))
     }
 
-    pub(crate) async fn link_by_index(&self, index: u32) -> Option<Link> {
-        let request = self.0.link().get().match_index(index);
-        first(request.execute()).await.map(|message| link(&message))
+    pub(crate) async fn link_by_index(&self, index: u32) -> Result<Option<Link>, Error> {
+        let request = self.handle.link().get().match_index(index);
+        Ok(first(request.execute()).await?.as_ref().map(link))
     }
 
     /// Every address of this host.
-    pub(crate) async fn addresses(&self) -> Vec<HostAddress> {
-        let messages = self.0.address().get().execute();
-        let messages: Vec<_> = messages.try_collect().await.unwrap_or_default();
+    pub(crate) async fn addresses(&self) -> Result<Vec<HostAddress>, Error> {
+        let messages = self.handle.address().get().execute();
+        let messages: Vec<_> = messages.try_collect().await?;
         let of = |message: &rtnetlink::packet_route::address::AddressMessage| {
             // On point-to-point links `Address` is the peer's.
             let local = message
@@ -148,27 +166,32 @@ impl Netlink {
                 ip: ip?,
             })
         };
-        messages.iter().filter_map(of).collect()
+        Ok(messages.iter().filter_map(of).collect())
     }
 
     /// The way to `ip`, by the kernel's own routing.
-    pub(crate) async fn route(&self, ip: IpAddr) -> Option<Route> {
+    pub(crate) async fn route(&self, ip: IpAddr) -> Result<Option<Route>, Error> {
         self.lookup(ip, RouteFlags::empty()).await
     }
 
     /// The entry of the local table by which this host talks to itself at `ip`.
-    pub(crate) async fn local_route(&self, ip: IpAddr) -> Option<Route> {
+    pub(crate) async fn local_route(&self, ip: IpAddr) -> Result<Option<Route>, Error> {
         // Asked plainly, the kernel answers without the entry's metrics.
-        let route = self.lookup(ip, RouteFlags::FibMatch).await;
-        route.filter(|route| route.local)
+        let route = self.lookup(ip, RouteFlags::FibMatch).await?;
+        Ok(route.filter(|route| route.local))
     }
 
-    async fn lookup(&self, ip: IpAddr, flags: RouteFlags) -> Option<Route> {
+    async fn lookup(&self, ip: IpAddr, flags: RouteFlags) -> Result<Option<Route>, Error> {
         let prefix = if ip.is_ipv4() { 32 } else { 128 };
         let builder = RouteMessageBuilder::<IpAddr>::new();
-        let mut message = builder.destination_prefix(ip, prefix).ok()?.build();
+        let Ok(builder) = builder.destination_prefix(ip, prefix) else {
+            return Ok(None);
+        };
+        let mut message = builder.build();
         message.header.flags |= flags;
-        let route = first(self.0.route().get(message).execute()).await?;
+        let Some(route) = first(self.handle.route().get(message).execute()).await? else {
+            return Ok(None);
+        };
         let mut found = Route {
             local: route.header.kind == RouteType::Local,
             ..Route::default()
@@ -192,13 +215,13 @@ impl Netlink {
                 _ => {}
             }
         }
-        Some(found)
+        Ok(Some(found))
     }
 
     /// The MAC address of a neighbour, where the kernel knows one that may be used.
-    pub(crate) async fn neighbour(&self, index: u32, ip: IpAddr) -> Option<[u8; 6]> {
-        let messages = self.0.neighbours().get().execute();
-        let messages: Vec<_> = messages.try_collect().await.ok()?;
+    pub(crate) async fn neighbour(&self, index: u32, ip: IpAddr) -> Result<Option<[u8; 6]>, Error> {
+        let messages = self.handle.neighbours().get().execute();
+        let messages: Vec<_> = messages.try_collect().await?;
         let usable = |state| {
             !matches!(
                 state,
@@ -218,22 +241,18 @@ impl Netlink {
         let mut known = on_link
             .filter(|message| usable(message.header.state))
             .filter(named);
-        known.find_map(|message| {
-            message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    NeighbourAttribute::LinkLocalAddress(mac) => mac.first_chunk().copied(),
-                    _ => None,
-                })
-        })
+        let mac = |attribute: &_| match attribute {
+            NeighbourAttribute::LinkLocalAddress(mac) => mac.first_chunk().copied(),
+            _ => None,
+        };
+        Ok(known.find_map(|message| message.attributes.iter().find_map(mac)))
     }
 
     /// Packets that the queue of a link has dropped, of whomever.
-    pub(crate) async fn queue_drops(&self, index: u32) -> u64 {
+    pub(crate) async fn queue_drops(&self, index: u32) -> Result<u64, Error> {
         let index = i32::try_from(index).unwrap_or_default();
-        let messages = self.0.qdisc().get().index(index).execute();
-        let messages: Vec<_> = messages.try_collect().await.unwrap_or_default();
+        let messages = self.handle.qdisc().get().index(index).execute();
+        let messages: Vec<_> = messages.try_collect().await?;
         let root = |message: &&TcMessage| {
             message.header.index == index && message.header.parent == TcHandle::ROOT
         };
@@ -241,7 +260,7 @@ impl Netlink {
             .iter()
             .filter(root)
             .flat_map(|message| &message.attributes);
-        attributes
+        let drops = attributes
             .filter_map(|attribute| match attribute {
                 TcAttribute::Stats2(stats) => Some(stats),
                 _ => None,
@@ -250,8 +269,8 @@ impl Netlink {
             .map(|stat| match stat {
                 TcStats2::Queue(queue) => u64::from(queue.drops),
                 _ => 0,
-            })
-            .sum()
+            });
+        Ok(drops.sum())
     }
 
     /// Kinds of the filters that hang on a link's clsact qdisc, both directions.
@@ -259,7 +278,7 @@ impl Netlink {
         let index = i32::try_from(index).unwrap_or_default();
         let mut kinds = Vec::new();
         for egress in [false, true] {
-            let request = self.0.traffic_filter(index).get();
+            let request = self.handle.traffic_filter(index).get();
             let request = if egress {
                 request.egress()
             } else {
@@ -278,8 +297,12 @@ impl Netlink {
     }
 }
 
-async fn first<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Option<T> {
-    std::pin::pin!(stream).try_next().await.ok().flatten()
+/// The answer to a question about one thing; nothing when the kernel says that there is none.
+async fn first<T>(stream: impl Stream<Item = Result<T, Error>>) -> Result<Option<T>, Error> {
+    match std::pin::pin!(stream).try_next().await {
+        Err(Error::NetlinkError(_)) => Ok(None),
+        answer => answer,
+    }
 }
 
 fn link(message: &LinkMessage) -> Link {

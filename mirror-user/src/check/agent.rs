@@ -16,11 +16,14 @@ use crate::netlink::{self, Link, Netlink, Route, offloads};
 /// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
 const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];
 
-pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
+pub(super) async fn findings(
+    netlink: &Netlink,
+    node: &Node,
+) -> Result<Vec<Finding>, netlink::Error> {
     let mut tapped_mtu = 0;
     for name in &node.interfaces {
         // The loopback's long packets are another matter, see `interfaces`.
-        let link = netlink.link(name).await.filter(|link| !link.loopback);
+        let link = netlink.link(name).await?.filter(|link| !link.loopback);
         tapped_mtu = tapped_mtu.max(link.map_or(0, |link| link.mtu));
     }
     let mirrors = || {
@@ -32,9 +35,9 @@ pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
     let mut findings = Vec::new();
     for agent in agents {
         findings.extend(port(agent));
-        let route = netlink.route(agent.ip()).await;
+        let route = netlink.route(agent.ip()).await?;
         let uplink = match &route {
-            Some(route) => netlink.link_by_index(route.interface).await,
+            Some(route) => netlink.link_by_index(route.interface).await?,
             None => None,
         };
         let (Some(route), Some(uplink)) = (route, uplink) else {
@@ -51,7 +54,7 @@ pub(super) async fn findings(netlink: &Netlink, node: &Node) -> Vec<Finding> {
             findings.extend(budget(agent, &uplink, netlink::speed(&uplink.name).await));
         }
     }
-    findings
+    Ok(findings)
 }
 
 fn about(agent: SocketAddr) -> String {

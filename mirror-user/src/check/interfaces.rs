@@ -6,21 +6,25 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::Finding;
 use crate::config::Node;
 use crate::dataplane::{self, Hook};
-use crate::netlink::{Link, Netlink, offloads};
+use crate::netlink::{self, Link, Netlink, offloads};
 
 /// The largest packet that IPv4's length field can say.
 const LARGEST: u32 = 65_536;
 
-pub(super) async fn findings(netlink: &Netlink, name: &str, node: &Node) -> Vec<Finding> {
-    let Some(link) = netlink.link(name).await else {
-        return vec![missing(name)];
+pub(super) async fn findings(
+    netlink: &Netlink,
+    name: &str,
+    node: &Node,
+) -> Result<Vec<Finding>, netlink::Error> {
+    let Some(link) = netlink.link(name).await? else {
+        return Ok(vec![missing(name)]);
     };
     let mut findings = vec![state(&link)];
     findings.extend(xdp(&link));
     findings.extend(big_packets(&link));
     findings.extend(receive_offload(&link, &offloads(name).await));
     if link.loopback {
-        findings.extend(loopback(&link, &long_routes(netlink, node).await));
+        findings.extend(loopback(&link, &long_routes(netlink, node).await?));
     }
     let others: Vec<_> = [Hook::Ingress, Hook::Egress]
         .into_iter()
@@ -31,7 +35,7 @@ pub(super) async fn findings(netlink: &Netlink, name: &str, node: &Node) -> Vec<
         &others,
         &netlink.clsact_filters(link.index).await,
     ));
-    findings
+    Ok(findings)
 }
 
 fn about(link: &Link) -> String {
@@ -104,23 +108,23 @@ struct LongRoute {
     device: String,
 }
 
-async fn long_routes(netlink: &Netlink, node: &Node) -> Vec<LongRoute> {
+async fn long_routes(netlink: &Netlink, node: &Node) -> Result<Vec<LongRoute>, netlink::Error> {
     let addresses = node.services.iter().flat_map(|service| &service.addresses);
     let dialled: BTreeSet<IpAddr> = addresses
         .map(|address| address.ip.unwrap_or(Ipv4Addr::LOCALHOST.into()))
         .collect();
     let mut long = Vec::new();
     for ip in dialled {
-        let route = netlink.local_route(ip).await;
+        let route = netlink.local_route(ip).await?;
         let Some(route) = route.filter(|route| route.advmss.is_none()) else {
             continue;
         };
-        if let Some(link) = netlink.link_by_index(route.interface).await {
+        if let Some(link) = netlink.link_by_index(route.interface).await? {
             let device = link.name;
             long.push(LongRoute { ip, device });
         }
     }
-    long
+    Ok(long)
 }
 
 /// Without GSO the loopback's packets are as long as its MTU, and each is cut into pieces.

@@ -11,14 +11,18 @@ use tokio::net::TcpStream;
 
 use super::Finding;
 use crate::config::{Node, Protocol, Service, ServiceAddress};
-use crate::netlink::{HostAddress, Netlink};
+use crate::netlink::{self, HostAddress, Netlink};
 
-pub(super) async fn findings(netlink: &Netlink, node: &Node, probe_tls: bool) -> Vec<Finding> {
-    let host = netlink.addresses().await;
+pub(super) async fn findings(
+    netlink: &Netlink,
+    node: &Node,
+    probe_tls: bool,
+) -> Result<Vec<Finding>, netlink::Error> {
+    let host = netlink.addresses().await?;
     let listeners = listeners();
     let mut tapped = BTreeSet::new();
     for name in &node.interfaces {
-        tapped.extend(netlink.link(name).await.map(|link| link.index));
+        tapped.extend(netlink.link(name).await?.map(|link| link.index));
     }
     let mut findings = Vec::new();
     for service in &node.services {
@@ -37,7 +41,7 @@ pub(super) async fn findings(netlink: &Netlink, node: &Node, probe_tls: bool) ->
             "not looked for; `check --probe-tls` dials each address once (TLS cannot be compared)",
         ));
     }
-    findings
+    Ok(findings)
 }
 
 fn about(service: &Service) -> String {

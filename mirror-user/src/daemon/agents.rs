@@ -17,6 +17,9 @@ use crate::tap_report::TapReport;
 /// and looked at twice: copying stops within 3 s, and one lost answer does not stop it.
 const SILENCE: Duration = Duration::from_millis(1_400);
 
+/// How long the daemon's loop waits for room in the queue of a control packet's socket.
+const SENDING: Duration = Duration::from_millis(20);
+
 /// How long the mirror yields after the uplink has dropped packets.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -107,14 +110,24 @@ impl Agent {
         self.error = None;
     }
 
-    /// Counts the uplink's drops anew from the next look on: what it drops while it is down, or
-    /// leads nowhere, is no sign of too much traffic.
-    pub(super) fn forget_drops(&mut self) {
-        self.drops = None;
+    /// Takes note of the way there, and of what its uplink has dropped: more than before pauses the
+    /// mirror.
+    pub(super) fn goes(&mut self, way: Result<Way, NoWay>, now: Instant) {
+        match &way {
+            Ok(Way { link, dropped, .. }) => self.watch_drops(link.index, *dropped, now),
+            Err(why) => {
+                if self.way.as_ref().err() != Some(why) {
+                    tracing::warn!(agent = %self.address, "{why}");
+                }
+                // What an uplink drops while it is down, or leads nowhere, is no sign of too much
+                // traffic.
+                self.drops = None;
+            }
+        }
+        self.way = way;
     }
 
-    /// Looks at what the uplink has dropped in all; more than before pauses the mirror.
-    pub(super) fn watch_drops(&mut self, uplink: u32, dropped: u64, now: Instant) {
+    fn watch_drops(&mut self, uplink: u32, dropped: u64, now: Instant) {
         if let Some((before_uplink, before)) = self.drops
             && before_uplink == uplink
             && dropped > before
@@ -163,9 +176,12 @@ impl Agent {
     /// Sends a control packet, through the way that copies take.
     pub(super) async fn ask(&mut self, report: &TapReport, echoes: &mpsc::Sender<Echo>) {
         self.asked.get_or_insert_with(Instant::now);
-        if let Err(error) = self.try_ask(report, echoes).await {
-            self.error = Some(error.to_string());
-        }
+        let asked = tokio::time::timeout(SENDING, self.try_ask(report, echoes)).await;
+        self.error = match asked {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the uplink takes no packets".to_owned()),
+        };
     }
 
     async fn try_ask(
@@ -260,6 +276,7 @@ mod tests {
             mtu: 1400,
             next_hop: [1, 2, 3, 4, 5, 6],
             speed: None,
+            dropped: 0,
         });
         agent.attached = true;
         agent
@@ -302,16 +319,23 @@ mod tests {
     fn a_dropping_uplink_pauses_the_mirror() {
         let mut agent = agent();
         let start = Instant::now();
-        agent.watch_drops(7, 100, start);
+        let way = agent.way.clone().unwrap();
+        let by = |uplink: u32, dropped| {
+            let mut way = way.clone();
+            way.link.index = uplink;
+            way.dropped = dropped;
+            Ok(way)
+        };
+        agent.goes(by(7, 100), start);
         assert!(!agent.paused(start));
-        agent.watch_drops(7, 101, start);
+        agent.goes(by(7, 101), start);
         assert!(agent.paused(start) && !agent.paused(start + PAUSE));
-        // What it dropped while it was away does not count.
-        agent.forget_drops();
-        agent.watch_drops(7, 300, start + PAUSE);
+        // What it dropped while it led nowhere does not count.
+        agent.goes(Err(NoWay::Down("eth0".into())), start + PAUSE);
+        agent.goes(by(7, 300), start + PAUSE);
         assert!(!agent.paused(start + PAUSE));
         // Another uplink counts from another number.
-        agent.watch_drops(8, 500, start + PAUSE);
+        agent.goes(by(8, 500), start + PAUSE);
         assert!(!agent.paused(start + PAUSE));
     }
 

@@ -1,35 +1,51 @@
 //! The daemon on the inference node: keeps the programs attached, the rules true, the agents
 //! watched, and answers for it all.
+//!
+//! One loop owns everything and waits for nobody. What waits is a task, and reports to the loop:
+//! [`network`] for the kernel's view of the network, [`agents`] for echoes, `control` for commands.
+//! What is decided is decided by pure functions ([`rules`], [`budget`], [`numbers`],
+//! [`attachments::wanted`]); [`Daemon::settle`] is where decisions become hooks and maps.
 
 mod agents;
+mod attachments;
 mod budget;
+mod commands;
+mod heartbeat;
+mod measure;
+mod network;
+mod numbers;
 mod rules;
 mod services;
 mod status;
+mod takeover;
 mod way;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::{mpsc, watch};
 
 use self::agents::{Agent, Echo};
+use self::attachments::Attachments;
+use self::heartbeat::Heartbeat;
+use self::network::{Interest, Look, View};
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
+use crate::admin;
 use crate::config::Node;
-use crate::control::{self, Command, Done, Refusal, Reply};
-use crate::dataplane::{self, DataPlane, Interface, Mechanism, Role};
+use crate::control;
+use crate::dataplane::{self, DataPlane, Mechanism};
 use crate::metrics;
-use crate::netlink::Netlink;
-use crate::state::{Change, State};
-use crate::{admin, config};
+use crate::state::State;
 
-/// How often the heartbeat is written and everything looked after. The programs bear 5 s of
-/// silence, an agent's death is to be noticed within 3 s.
+/// How often everything is looked after: an agent's death is to be noticed within 3 s.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How the daemon was started.
@@ -46,8 +62,8 @@ pub struct Options {
 /// Runs until `shutdown`. Each message of `reload` reads the config again.
 ///
 /// # Errors
-/// When the programs cannot be loaded, or a socket cannot be opened. What an earlier daemon
-/// attached stays as it was then.
+/// When the programs cannot be loaded, another daemon has them, or a socket cannot be opened. What
+/// an earlier daemon attached stays as it was then.
 pub async fn run(
     config: Node,
     options: Options,
@@ -63,13 +79,13 @@ pub async fn run(
         .log()
         .inspect_err(|error| tracing::warn!("no log of the programs: {error}"))
         .ok();
-    let (netlink, mut changes) = Netlink::watch().context("cannot open netlink")?;
-    let (requests, mut commands) = mpsc::channel(16);
-
-    let mut daemon = Daemon::new(config, options, plane, netlink)?;
-    daemon.look_after().await;
+    let _alone = alone_with(&config.pin_dir)?;
+    let mut daemon = Daemon::new(config, options, plane)?;
+    let (looks, mut looked) = watch::channel(None);
+    let network = tokio::spawn(network::watch(daemon.interest.subscribe(), looks));
     let registry = prometheus::Registry::new();
     registry.register(Box::new(metrics::Node::new(daemon.shared())))?;
+    let (requests, mut commands) = mpsc::channel(16);
     let control = tokio::spawn(control::serve(listener, requests));
     let ready = daemon.shared();
     let admin = tokio::spawn(admin::serve(admin_listener, registry, move || {
@@ -89,15 +105,33 @@ pub async fn run(
                 }
                 daemon.look_after().await;
             }
-            Some(()) = changes.recv() => daemon.network_changed().await,
+            changed = looked.changed() => {
+                changed.context("the watcher of the network has ended")?;
+                let look = looked.borrow_and_update().clone();
+                daemon.looked(look);
+            }
             Some(echo) = daemon.echoed.recv() => daemon.echoed(&echo),
-            Some(request) = commands.recv() => daemon.obey(request).await,
-            Some(()) = reload.recv() => daemon.reload().await,
+            Some(request) = commands.recv() => daemon.obey(request),
+            Some(()) = reload.recv() => daemon.reload(),
         }
     }
+    network.abort();
     control.abort();
     admin.abort();
     daemon.stop()
+}
+
+/// Two daemons would write each other's rules: holds the pins until it is dropped, or the process
+/// ends.
+fn alone_with(pin_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let shown = pin_dir.display();
+    let opened = File::open(pin_dir).with_context(|| shown.to_string())?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => anyhow::anyhow!(
+            "another daemon has the programs under {shown}: stop it first, or choose another `pin_dir`"
+        ),
+        errno => anyhow::Error::from(errno).context(shown.to_string()),
+    })
 }
 
 /// What the loop and the metrics look at together. Held only for a few system calls.
@@ -117,7 +151,6 @@ struct Daemon {
     config: Node,
     options: Options,
     state: State,
-    netlink: Netlink,
     shared: Arc<Mutex<Shared>>,
     mechanism: Mechanism,
     started: Instant,
@@ -128,27 +161,24 @@ struct Daemon {
     /// What the agents' sockets pass on.
     echoes: mpsc::Sender<Echo>,
     echoed: mpsc::Receiver<Echo>,
-    attachments: BTreeMap<String, Attachment>,
-    addresses: Vec<IpAddr>,
+    /// What the network's watcher should look at.
+    interest: watch::Sender<Interest>,
+    /// The network as it was last seen; nothing before the first look.
+    view: Option<Arc<View>>,
+    attachments: Attachments,
+    heartbeat: Heartbeat,
     reports: u64,
     ticks: u64,
-    warning: Option<String>,
-}
-
-/// What is attached to an interface of this name.
-#[derive(Clone, Debug, Default)]
-struct Attachment {
-    to: Option<(Interface, Role)>,
-    error: Option<String>,
+    /// What somebody should know: a config that was not taken, ...
+    refused_config: Option<String>,
+    /// ... a network that cannot be looked at, ...
+    blind: Option<String>,
+    /// ... rules that could not be written.
+    unwritten: Option<String>,
 }
 
 impl Daemon {
-    fn new(
-        config: Node,
-        options: Options,
-        mut plane: DataPlane,
-        netlink: Netlink,
-    ) -> anyhow::Result<Self> {
+    fn new(config: Node, options: Options, mut plane: DataPlane) -> anyhow::Result<Self> {
         let state = State::open(&config.state_dir);
         let mut tap = plane.tap()?;
         if tap.boot == 0 {
@@ -156,7 +186,15 @@ impl Daemon {
                 [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|uuid| uuid.as_u64_pair());
             tap.boot = a.0 | 1;
             tap.key = [a.1 ^ b.0.rotate_left(32), b.1];
+            plane.set_tap(tap)?;
         }
+        let mut pulse = plane.pulse()?;
+        let heartbeat = Heartbeat::start(move || {
+            tap.heartbeat_ns = now_ns();
+            if let Err(error) = pulse.set_tap(tap) {
+                tracing::error!("heartbeat: {error}");
+            }
+        })?;
         let mechanism = plane.mechanism();
         let (echoes, echoed) = mpsc::channel(64);
         let shared = Shared {
@@ -167,7 +205,6 @@ impl Daemon {
         };
         let mut daemon = Self {
             state,
-            netlink,
             shared: Arc::new(Mutex::new(shared)),
             mechanism,
             started: Instant::now(),
@@ -176,15 +213,21 @@ impl Daemon {
             agents: BTreeMap::new(),
             echoes,
             echoed,
-            attachments: BTreeMap::new(),
-            addresses: Vec::new(),
+            interest: watch::Sender::default(),
+            view: None,
+            attachments: Attachments::default(),
+            heartbeat,
             reports: 0,
             ticks: 0,
-            warning: None,
+            refused_config: None,
+            blind: None,
+            unwritten: None,
             config,
             options,
         };
         daemon.take_over()?;
+        daemon.say_interest();
+        daemon.publish();
         Ok(daemon)
     }
 
@@ -197,125 +240,47 @@ impl Daemon {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds the services' rows and the agents' numbers of an earlier life, so that nothing is
-    /// counted twice or lost.
-    fn take_over(&mut self) -> Result<(), dataplane::Error> {
-        let mut shared = self.lock();
-        let known = shared.plane.services()?;
-        let known_agents = shared.plane.agents()?;
-        let (rows, fresh) = rules::assign_rows(
-            self.config.services.iter().map(|service| service.id),
-            &known,
-        );
-        for row in fresh {
-            shared.plane.clear_rows(row)?;
-        }
-        let wanted: BTreeSet<SocketAddr> = self
-            .config
-            .services
-            .iter()
-            .filter_map(|service| Some(service.mirror.as_ref()?.agent))
-            .collect();
-        let mut numbers: HashMap<SocketAddr, u32> = known_agents
-            .iter()
-            .map(|(number, agent)| {
-                (
-                    SocketAddr::new(agent.remote.into(), agent.port as u16),
-                    *number,
-                )
-            })
-            .filter(|(address, _)| wanted.contains(address))
-            .collect();
-        numbers.extend(
-            self.agents
-                .values()
-                .map(|agent| (agent.address, agent.number)),
-        );
-        let mut agents = BTreeMap::new();
-        for &address in &wanted {
-            let number = match numbers.get(&address) {
-                Some(&number) => number,
-                None => {
-                    let taken: BTreeSet<u32> = numbers.values().copied().collect();
-                    let Some(number) =
-                        (0..dataplane::AGENTS).find(|number| !taken.contains(number))
-                    else {
-                        tracing::error!(agent = %address, "more agents than {} at once: not mirrored", dataplane::AGENTS);
-                        continue;
-                    };
-                    shared.plane.clear_sent(number)?;
-                    shared.plane.forgive(number)?;
-                    numbers.insert(address, number);
-                    number
-                }
-            };
-            let old = self.agents.contains_key(&address);
-            if !old {
-                agents.insert(address, Agent::new(address, number));
-            }
-        }
-        drop(shared);
-        self.agents.retain(|address, _| wanted.contains(address));
-        self.agents.append(&mut agents);
-        let mut old = std::mem::take(&mut self.services);
-        for config in &self.config.services {
-            let Some(&row) = rows.get(&config.id) else {
-                tracing::error!(
-                    service = config.name,
-                    "more services than fit: not mirrored"
-                );
-                continue;
-            };
-            let before = old
-                .iter()
-                .position(|service| service.config.id == config.id);
-            self.services.push(match before {
-                Some(at) => old.swap_remove(at).with(config.clone()),
-                None => Service::new(config.clone(), row),
-            });
-        }
-        Ok(())
+    /// Tells the network's watcher what to look at.
+    fn say_interest(&self) {
+        self.interest.send_replace(Interest {
+            interfaces: self.config.interfaces.clone(),
+            agents: self.agents.keys().copied().collect(),
+        });
     }
 
-    /// One turn: heartbeat first, whatever else may take its time.
+    /// One turn. Once a second the agents are asked, and the last second is looked at.
     async fn look_after(&mut self) {
-        self.beat();
         self.ticks += 1;
-        let asks = self.ticks % 2 == 1;
-        if asks {
-            self.measure().await;
-            self.look_at_network().await;
-        }
-        self.hear();
-        if asks {
+        if self.ticks % 2 == 1 {
+            self.measure();
+            self.bring_back_escaped();
             self.ask().await;
         }
-        self.apply();
-        self.publish();
+        self.settle();
     }
 
-    async fn network_changed(&mut self) {
-        self.look_at_network().await;
-        self.hear();
-        self.apply();
-        self.publish();
-    }
-
-    fn beat(&mut self) {
-        self.tap.heartbeat_ns = now_ns();
-        let tap = self.tap;
-        let result = self.lock().plane.set_tap(tap);
-        if let Err(error) = result {
-            tracing::error!("heartbeat: {error}");
+    /// The network has been looked at. Where that failed, what was known stays.
+    fn looked(&mut self, look: Option<Look>) {
+        match look {
+            Some(Ok(view)) => {
+                let now = Instant::now();
+                for (address, way) in &view.ways {
+                    if let Some(agent) = self.agents.get_mut(address) {
+                        agent.goes(way.clone(), now);
+                    }
+                }
+                self.view = Some(view);
+                self.blind = None;
+            }
+            Some(Err(why)) => {
+                let why = format!("the network cannot be looked at: {why}");
+                if self.blind.replace(why.clone()).is_none() {
+                    tracing::warn!("{why}");
+                }
+            }
+            None => return,
         }
-    }
-
-    /// Takes all echoes that have come in. Netlink waits for whoever configures the network, for
-    /// seconds at times: what came meanwhile counts before anybody is called silent.
-    fn hear(&mut self) {
-        while let Ok(echo) = self.echoed.try_recv() {
-            self.echoed(&echo);
-        }
+        self.settle();
     }
 
     fn echoed(&mut self, echo: &Echo) {
@@ -327,331 +292,78 @@ impl Daemon {
         agent.answered(echo, now, now_ns());
         if !was_alive {
             tracing::info!(agent = %echo.agent, "answers");
-            self.apply();
+            self.settle();
         }
     }
 
-    /// Asks the kernel for links, addresses and ways, and attaches what has changed.
-    async fn look_at_network(&mut self) {
-        self.addresses = self
-            .netlink
-            .addresses()
-            .await
-            .into_iter()
-            .map(|address| address.ip)
-            .collect();
-        for agent in self.agents.values_mut() {
-            let way = way::find(&self.netlink, agent.address).await;
-            if way.as_ref().err() != agent.way.as_ref().err()
-                && let Err(error) = &way
-            {
-                tracing::warn!(agent = %agent.address, "{error}");
+    /// Makes hooks and maps what they should be, by all that is known now.
+    fn settle(&mut self) {
+        // Whoever was held up has heard nobody: what came meanwhile counts before anybody is called
+        // silent.
+        while let Ok(echo) = self.echoed.try_recv() {
+            if let Some(agent) = self.agents.get_mut(&echo.agent) {
+                agent.answered(&echo, Instant::now(), now_ns());
             }
-            if way.is_err() {
-                agent.forget_drops();
-            }
-            agent.way = way;
         }
-        let mut roles = BTreeMap::<String, Role>::new();
-        for name in &self.config.interfaces {
-            roles.entry(name.clone()).or_default().tapped = true;
-        }
-        for way in self
-            .agents
-            .values()
-            .filter_map(|agent| agent.way.as_ref().ok())
-        {
-            roles.entry(way.link.name.clone()).or_default().uplink = true;
-        }
-        if self.state.overrides().is_off() {
-            roles.clear();
-        }
-        let mut present = BTreeMap::new();
-        for (name, role) in roles {
-            let link = self.netlink.link(&name).await;
-            present.insert(name, link.map(|link| (way::interface(&link), role)));
-        }
-        self.attach(present);
+        self.attach();
+        self.write_rules();
+        self.publish();
     }
 
     /// Makes the attachments what they should be.
-    fn attach(&mut self, wanted: BTreeMap<String, Option<(Interface, Role)>>) {
-        let mut attachments = std::mem::take(&mut self.attachments);
-        let mut shared = self.lock();
-        attachments.retain(|name, attachment| {
-            if !wanted.contains_key(name)
-                && let Some((interface, _)) = &attachment.to
-            {
-                tracing::info!(interface = name, "detached");
-                let _ = shared.plane.detach(interface);
-            }
-            wanted.contains_key(name)
-        });
-        let mut keep = Vec::new();
-        for (name, wanted) in wanted {
-            let attachment = attachments.entry(name.clone()).or_default();
-            let Some((interface, role)) = wanted else {
-                if attachment.to.take().is_some() {
-                    tracing::warn!(interface = name, "is gone");
-                }
-                attachment.error = Some("there is no such interface".to_owned());
-                continue;
-            };
-            keep.push(interface.clone());
-            if attachment.to.as_ref() == Some(&(interface.clone(), role)) {
-                continue;
-            }
-            match shared.plane.attach(&interface, role) {
-                Ok(()) => {
-                    tracing::info!(
-                        interface = name,
-                        index = interface.index,
-                        tapped = role.tapped,
-                        uplink = role.uplink,
-                        "attached"
-                    );
-                    *attachment = Attachment {
-                        to: Some((interface, role)),
-                        error: None,
-                    };
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if attachment.error.as_ref() != Some(&error) {
-                        tracing::error!("{error}");
-                    }
-                    *attachment = Attachment {
-                        to: None,
-                        error: Some(error),
-                    };
-                }
-            }
-        }
-        if let Err(error) = shared.plane.retain(&keep) {
-            tracing::warn!("{error}");
-        }
-        drop(shared);
-        self.attachments = attachments;
-        for agent in self.agents.values_mut() {
-            let uplink = agent.way.as_ref().ok().map(|way| way::interface(&way.link));
-            agent.attached = uplink.is_some_and(|uplink| {
-                let attachment = self
-                    .attachments
-                    .get(&uplink.name)
-                    .and_then(|attachment| attachment.to.as_ref());
-                attachment.is_some_and(|(interface, role)| *interface == uplink && role.uplink)
-            });
-        }
-    }
-
-    /// Looks at what the last second has brought: load, drops, clones that went astray.
-    async fn measure(&mut self) {
-        let now = Instant::now();
-        for agent in self.agents.values_mut() {
-            if let Ok(way) = &agent.way {
-                let index = way.link.index;
-                let dropped = way.link.dropped + self.netlink.queue_drops(index).await;
-                agent.watch_drops(index, dropped, now);
-            }
-        }
+    fn attach(&mut self) {
+        let ways = self
+            .agents
+            .values()
+            .filter_map(|agent| agent.way.as_ref().ok());
+        let wanted = match &self.view {
+            _ if self.state.overrides().is_off() => attachments::Wanted::new(),
+            Some(view) => attachments::wanted(&self.config.interfaces, &view.links, ways),
+            // What an earlier daemon attached stays until it is known what should be.
+            None => return,
+        };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        for service in &mut self.services {
-            let wanted = service.wanted(self.state.overrides());
-            let budget = service.budget(&self.agents);
-            if let Err(error) = service.measure(&shared.plane, now, wanted.sample, budget) {
-                tracing::warn!(service = service.config.name, "{error}");
-            }
-        }
+        self.attachments.make(&mut shared.plane, wanted);
         for agent in self.agents.values_mut() {
-            let escaped = shared.plane.escaped(agent.number).unwrap_or(0);
-            if escaped == 0 {
-                continue;
-            }
-            // Something in the egress chain ends it before our program, or has taken its place.
-            tracing::error!(agent = %agent.address, escaped, "copies left without their tunnel headers: attaching anew");
-            let uplink = agent.way.as_ref().ok().map(|way| way.link.name.clone());
-            let attachment = uplink.and_then(|name| self.attachments.get(&name)?.to.clone());
-            let result = match attachment {
-                Some((interface, role)) => shared.plane.reattach(&interface, role),
-                None => Ok(()),
-            };
-            match result.and_then(|()| shared.plane.forgive(agent.number)) {
-                Ok(()) => {}
-                Err(error) => agent.error = Some(error.to_string()),
-            }
+            let way = agent.way.as_ref();
+            agent.attached = way.is_ok_and(|way| self.attachments.carries(way));
         }
     }
 
-    /// Sends every agent its control packet.
-    async fn ask(&mut self) {
-        self.reports += 1;
-        let mut reports = Vec::new();
-        {
-            let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            for agent in self.agents.values() {
-                let services = self
-                    .services
-                    .iter()
-                    .filter(|service| service.agent() == Some(agent.address));
-                reports.push(services::report(
-                    &shared.plane,
-                    &self.tap,
-                    self.reports,
-                    agent.number,
-                    services,
-                ));
-            }
-        }
-        for (agent, report) in self.agents.values_mut().zip(reports) {
-            match report {
-                Ok(report) => agent.ask(&report, &self.echoes).await,
-                Err(error) => agent.error = Some(error.to_string()),
-            }
-        }
-    }
-
-    /// Writes rules and ways into the maps.
-    fn apply(&mut self) {
-        let now = Instant::now();
+    /// Writes rules and ways into the maps. Without a look at the network there are none to write.
+    fn write_rules(&mut self) {
+        let Some(view) = &self.view else { return };
         let numbers: HashMap<SocketAddr, u32> = self
             .agents
             .values()
             .map(|agent| (agent.address, agent.number))
             .collect();
-        let rules: Vec<rules::Rule<'_>> = self
-            .services
-            .iter()
-            .map(|service| {
-                service.rule(
-                    self.state.overrides(),
-                    &numbers,
-                    service.budget(&self.agents),
-                )
-            })
-            .collect();
-        let endpoints = rules::by_endpoint(
-            &rules,
-            numbers.keys().copied(),
-            &self.addresses,
-            self.tap.key,
-        );
+        let rule = |service| {
+            let budget = Service::budget(service, &self.agents);
+            service.rule(self.state.overrides(), &numbers, budget)
+        };
+        let rules: Vec<rules::Rule<'_>> = self.services.iter().map(rule).collect();
+        let agents = numbers.keys().copied();
+        let endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut result = Ok(());
-        for agent in self.agents.values() {
-            // Without a way the old one stays, but is not alive.
-            let policy = agent.policy(now).or_else(|| {
-                let mut old = *shared.plane.agents().ok()?.get(&agent.number)?;
-                old.state = 0;
-                Some(old)
-            });
-            if let Some(policy) = policy {
-                result = result.and(shared.plane.set_agent(agent.number, &policy));
+        let written = write_ways(&mut shared.plane, &self.agents)
+            .and_then(|()| shared.plane.set_services(&endpoints));
+        drop(shared);
+        match written {
+            Ok(()) => {
+                self.unwritten = None;
+                self.heartbeat.passed();
+            }
+            Err(error) => {
+                let limit = heartbeat::LIMIT;
+                let why = format!(
+                    "the rules cannot be written, and after {limit:?} nothing is copied any more: {error}"
+                );
+                if self.unwritten.replace(why.clone()).as_ref() != Some(&why) {
+                    tracing::error!("{why}");
+                }
             }
         }
-        result = result
-            .and(
-                shared
-                    .plane
-                    .retain_agents(|number| numbers.values().any(|&known| known == number)),
-            )
-            .and_then(|()| shared.plane.set_services(&endpoints));
-        if let Err(error) = result {
-            tracing::error!("writing the rules: {error}");
-        }
-    }
-
-    async fn obey(&mut self, request: control::Request) {
-        let control::Request { command, reply } = request;
-        let answer = match command {
-            Command::Status { service } => self.status(service),
-            Command::Mirror { service, change } => self.change(&service, change).await,
-            Command::Off => self.off().await,
-        };
-        let _ = reply.send(answer);
-    }
-
-    async fn change(&mut self, service: &str, change: Change) -> Result<Reply, Refusal> {
-        let known: Vec<String> = self
-            .config
-            .services
-            .iter()
-            .map(|service| service.name.clone())
-            .collect();
-        let Some(config) = self
-            .config
-            .services
-            .iter()
-            .find(|known| known.name == service)
-        else {
-            return Err(Refusal::UnknownService {
-                name: service.to_owned(),
-                known,
-            });
-        };
-        if config.mirror.is_none() {
-            return Err(Refusal::Invalid(format!(
-                "{service} has no [service.mirror] in {}",
-                self.options.config.display()
-            )));
-        }
-        let written = self
-            .state
-            .update(|set| set.change(service, change, known.iter().map(String::as_str)));
-        self.network_changed().await;
-        let done = vec![status::sentence(service, change, self.state.overrides())];
-        Ok(Reply::Done(Done {
-            done,
-            warnings: written
-                .err()
-                .map(|error| format!("{error:#}"))
-                .into_iter()
-                .collect(),
-        }))
-    }
-
-    async fn off(&mut self) -> Result<Reply, Refusal> {
-        let written = self.state.update(|set| set.switch_off());
-        let before: Vec<String> = self.attachments.keys().cloned().collect();
-        self.network_changed().await;
-        let mut done: Vec<String> = before
-            .into_iter()
-            .map(|name| format!("detached from {name}"))
-            .collect();
-        done.push(
-            "off, also after a restart; `modelmirror mirror on --service NAME` lifts it".to_owned(),
-        );
-        let warnings = written
-            .err()
-            .map(|error| format!("{error:#}"))
-            .into_iter()
-            .collect();
-        Ok(Reply::Done(Done { done, warnings }))
-    }
-
-    /// Reads the config again. A bad one changes nothing and says why.
-    async fn reload(&mut self) {
-        let path = self.options.config.display().to_string();
-        let new = match config::read_node(&self.options.config) {
-            Ok(new) => new,
-            Err(error) => return self.refuse_reload(format!("{path} was not taken: {error}")),
-        };
-        let changes = match config::changes(&self.config, &new) {
-            Ok(changes) => changes,
-            Err(error) => return self.refuse_reload(format!("{path} was not taken: {error}")),
-        };
-        tracing::info!("{path} read again: {changes}");
-        self.config = new;
-        self.warning = None;
-        if let Err(error) = self.take_over() {
-            tracing::error!("{error}");
-        }
-        self.network_changed().await;
-    }
-
-    fn refuse_reload(&mut self, why: String) {
-        tracing::error!("{why}");
-        self.warning = Some(why);
-        self.publish();
     }
 
     fn stop(self) -> anyhow::Result<()> {
@@ -667,6 +379,26 @@ impl Daemon {
         tracing::info!(pins = removed.len(), "stopped; everything is detached");
         Ok(())
     }
+}
+
+/// Writes the ways to the agents. Where there is none right now the old one stays, but is not alive.
+fn write_ways(
+    plane: &mut DataPlane,
+    agents: &BTreeMap<SocketAddr, Agent>,
+) -> Result<(), dataplane::Error> {
+    let now = Instant::now();
+    let old = plane.agents()?;
+    for agent in agents.values() {
+        let policy = agent.policy(now).or_else(|| {
+            let mut policy = *old.get(&agent.number)?;
+            policy.state = 0;
+            Some(policy)
+        });
+        if let Some(policy) = policy {
+            plane.set_agent(agent.number, &policy)?;
+        }
+    }
+    plane.retain_agents(|number| agents.values().any(|agent| agent.number == number))
 }
 
 /// The monotonic clock that the programs read, in nanoseconds.

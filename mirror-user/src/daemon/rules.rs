@@ -1,11 +1,11 @@
 //! From the config, what the command line set, and the host's addresses to the rules that the
 //! programs obey. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use mirror_common::flow::Endpoint;
-use mirror_common::policy::{self, MAX_SERVICES, byte_cost, mirror, threshold};
+use mirror_common::policy::{self, byte_cost, mirror, threshold};
 use mirror_common::tunnel::Direction;
 
 use crate::config::{Directions, ServiceAddress};
@@ -87,38 +87,6 @@ pub(super) fn by_endpoint(
     endpoints
 }
 
-/// Gives each id a row of counters, 1 and up. An id that has one keeps it, so that a restart goes
-/// on counting; the second value names the ids whose row is new and must be cleared.
-///
-/// Ids beyond the last row get none.
-pub(super) fn assign_rows(
-    ids: impl IntoIterator<Item = u32>,
-    known: &HashMap<Endpoint, policy::Service>,
-) -> (BTreeMap<u32, u32>, Vec<u32>) {
-    let old: HashMap<u32, u32> = known
-        .values()
-        .filter(|service| service.index != 0)
-        .map(|service| (service.id, service.index))
-        .collect();
-    let ids: Vec<u32> = ids.into_iter().collect();
-    let mut rows: BTreeMap<u32, u32> = ids
-        .iter()
-        .filter_map(|id| old.get(id).map(|&row| (*id, row)))
-        .collect();
-    let mut fresh = Vec::new();
-    let taken: std::collections::HashSet<u32> = rows.values().copied().collect();
-    let mut free = (1..MAX_SERVICES).filter(|row| !taken.contains(row));
-    for id in ids {
-        if let std::collections::btree_map::Entry::Vacant(entry) = rows.entry(id)
-            && let Some(row) = free.next()
-        {
-            entry.insert(row);
-            fresh.push(row);
-        }
-    }
-    (rows, fresh)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,25 +150,5 @@ mod tests {
             endpoints[&endpoint("[::1]:8000")].threshold,
             policy::WHOLE / 2
         );
-    }
-
-    #[test]
-    fn rows_outlive_a_restart() {
-        let known: HashMap<Endpoint, policy::Service> = [(7, 2), (9, 1), (0, 0)]
-            .map(|(id, index)| {
-                let end = Endpoint::new(Default::default(), id as u16);
-                (
-                    end,
-                    policy::Service {
-                        id,
-                        index,
-                        ..Default::default()
-                    },
-                )
-            })
-            .into();
-        let (rows, fresh) = assign_rows([5, 7, 8], &known);
-        assert_eq!(rows, [(5, 1), (7, 2), (8, 3)].into());
-        assert_eq!(fresh, [1, 3]);
     }
 }

@@ -92,7 +92,10 @@ impl Daemon {
         status
             .warnings
             .extend(self.state.trouble().map(ToString::to_string));
-        status.warnings.extend(self.warning.clone());
+        let troubles = [&self.refused_config, &self.blind, &self.unwritten];
+        status
+            .warnings
+            .extend(troubles.into_iter().flatten().cloned());
         for stranger in self.state.overrides().strangers(&self.config) {
             status.warnings.push(format!(
                 "something is set for {stranger}, which the config does not know"

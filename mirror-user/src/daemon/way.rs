@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::dataplane::Interface;
 use crate::netlink::{self, Link, Netlink};
 
 /// The way to an agent.
@@ -18,6 +17,8 @@ pub(super) struct Way {
     pub(super) next_hop: [u8; 6],
     /// The link's speed in bytes per second, where it has one.
     pub(super) speed: Option<u64>,
+    /// Packets that the link and its queue have dropped, of whomever.
+    pub(super) dropped: u64,
 }
 
 /// Why there is no way to an agent right now.
@@ -37,41 +38,40 @@ pub(super) enum NoWay {
     Down(String),
 }
 
-/// An interface as the programs are attached to it.
-pub(super) fn interface(link: &Link) -> Interface {
-    Interface {
-        name: link.name.clone(),
-        index: link.index,
-        ethernet: link.ethernet,
-    }
-}
-
 /// Asks the kernel's own routing.
-pub(super) async fn find(netlink: &Netlink, agent: SocketAddr) -> Result<Way, NoWay> {
+///
+/// # Errors
+/// When the kernel does not answer, which says nothing of the way.
+pub(super) async fn find(
+    netlink: &Netlink,
+    agent: SocketAddr,
+) -> Result<Result<Way, NoWay>, netlink::Error> {
     let ip = agent.ip();
-    let route = netlink.route(ip).await.ok_or(NoWay::NoRoute(ip))?;
-    let link = netlink
-        .link_by_index(route.interface)
-        .await
-        .ok_or(NoWay::NoInterface(ip))?;
-    let local = route.source.ok_or(NoWay::NoInterface(ip))?;
+    let Some(route) = netlink.route(ip).await? else {
+        return Ok(Err(NoWay::NoRoute(ip)));
+    };
+    let link = netlink.link_by_index(route.interface).await?;
+    let (Some(link), Some(local)) = (link, route.source) else {
+        return Ok(Err(NoWay::NoInterface(ip)));
+    };
     if !link.up {
-        return Err(NoWay::Down(link.name));
+        return Ok(Err(NoWay::Down(link.name)));
     }
     let hop = route.gateway.unwrap_or(ip);
     let next_hop = if link.ethernet && !link.loopback {
-        netlink
-            .neighbour(link.index, hop)
-            .await
-            .ok_or(NoWay::NoNeighbour(hop))?
+        match netlink.neighbour(link.index, hop).await? {
+            Some(mac) => mac,
+            None => return Ok(Err(NoWay::NoNeighbour(hop))),
+        }
     } else {
         [0; 6]
     };
-    Ok(Way {
+    Ok(Ok(Way {
         local,
         mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
         next_hop,
         speed: netlink::speed(&link.name).await,
+        dropped: link.dropped + netlink.queue_drops(link.index).await?,
         link,
-    })
+    }))
 }

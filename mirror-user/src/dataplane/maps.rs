@@ -2,12 +2,23 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use mirror_common::counters::{Counters, RunTime, Sent};
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Agent, Service, Tap};
 
 use super::{DataPlane, Error, Hook};
+
+/// Writes the state of the whole tap.
+pub struct Pulse(Array<MapData, Tap>);
+
+impl Pulse {
+    /// [`DataPlane::set_tap`].
+    pub fn set_tap(&mut self, tap: Tap) -> Result<(), Error> {
+        let written = self.0.set(0, tap, 0);
+        written.map_err(|source| map_error("TAP", source))
+    }
+}
 
 impl DataPlane {
     /// Makes `services` the rules: adds and replaces first, then removes what is gone.
@@ -83,6 +94,14 @@ impl DataPlane {
         self.array::<Tap>("TAP")?
             .set(0, tap, 0)
             .map_err(|source| map_error("TAP", source))
+    }
+
+    /// A hand on the heartbeat, for a thread of its own.
+    pub fn pulse(&self) -> Result<Pulse, Error> {
+        let failed = |source| map_error("TAP", source);
+        let pin = self.links.with_file_name("maps").join("TAP");
+        let map = Map::Array(MapData::from_pin(pin).map_err(failed)?);
+        Ok(Pulse(Array::try_from(map).map_err(failed)?))
     }
 
     /// The rules that hold, by endpoint.

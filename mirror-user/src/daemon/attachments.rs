@@ -1,0 +1,218 @@
+//! What is attached where, and making it what it should be.
+
+use std::collections::BTreeMap;
+
+use super::way::Way;
+use crate::dataplane::{DataPlane, Error, Interface, Role};
+use crate::netlink::Link;
+
+/// What is attached to an interface of this name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attachment {
+    /// The interface as it was then, and for what.
+    pub(super) to: Option<(Interface, Role)>,
+    /// Why nothing is.
+    pub(super) error: Option<String>,
+}
+
+/// What should be attached, by the interface's name; nothing where there is no such interface.
+pub(super) type Wanted = BTreeMap<String, Option<(Interface, Role)>>;
+
+/// `tapped` are the names of the config, `links` what is known of them. What is not known yet is
+/// left alone.
+pub(super) fn wanted<'a>(
+    tapped: &[String],
+    links: &BTreeMap<String, Option<Link>>,
+    ways: impl IntoIterator<Item = &'a Way>,
+) -> Wanted {
+    let mut wanted = Wanted::new();
+    let role = Role {
+        tapped: true,
+        uplink: false,
+    };
+    for name in tapped {
+        if let Some(link) = links.get(name) {
+            let there = link.as_ref().map(|link| (interface(link), role));
+            wanted.insert(name.clone(), there);
+        }
+    }
+    for Way { link, .. } in ways {
+        let (_, role) = wanted
+            .entry(link.name.clone())
+            .or_default()
+            .get_or_insert_with(|| (interface(link), Role::default()));
+        role.uplink = true;
+    }
+    wanted
+}
+
+/// An interface as the programs are attached to it.
+fn interface(link: &Link) -> Interface {
+    Interface {
+        name: link.name.clone(),
+        index: link.index,
+        ethernet: link.ethernet,
+    }
+}
+
+/// Every interface that is ours, by name.
+#[derive(Debug, Default)]
+pub(super) struct Attachments(BTreeMap<String, Attachment>);
+
+impl Attachments {
+    /// What is attached to an interface.
+    pub(super) fn get(&self, name: &str) -> Option<&Attachment> {
+        self.0.get(name)
+    }
+
+    /// Names of all.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
+    /// Whether the program that writes the tunnel's headers is attached where `way` leaves.
+    pub(super) fn carries(&self, way: &Way) -> bool {
+        let attached = self.get(&way.link.name);
+        let to = attached.and_then(|attachment| attachment.to.as_ref());
+        to.is_some_and(|(attached, role)| *attached == interface(&way.link) && role.uplink)
+    }
+
+    /// Attaches and detaches until all is as `wanted`; what fails is tried again at the next call.
+    pub(super) fn make(&mut self, plane: &mut DataPlane, wanted: Wanted) {
+        self.0.retain(|name, attachment| {
+            let keep = wanted.contains_key(name);
+            if let Some((interface, _)) = attachment.to.as_ref().filter(|_| !keep) {
+                tracing::info!(interface = name, "detached");
+                let _ = plane.detach(interface);
+            }
+            keep
+        });
+        let present = wanted.values().flatten();
+        let keep: Vec<_> = present.map(|(interface, _)| interface.clone()).collect();
+        for (name, wanted) in wanted {
+            let attachment = self.0.entry(name.clone()).or_default();
+            match wanted {
+                None => attachment.gone(&name),
+                Some(wanted) if attachment.to.as_ref() == Some(&wanted) => {}
+                Some((interface, role)) => attachment.attach(plane, interface, role),
+            }
+        }
+        if let Err(error) = plane.retain(&keep) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Attaches anew where `way` leaves, as the first in the chain.
+    pub(super) fn renew(&self, plane: &mut DataPlane, way: &Way) -> Result<(), Error> {
+        let attached = self.get(&way.link.name);
+        match attached.and_then(|attachment| attachment.to.as_ref()) {
+            Some((interface, role)) => plane.reattach(interface, *role),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Attachment {
+    fn gone(&mut self, name: &str) {
+        if self.to.take().is_some() {
+            tracing::warn!(interface = name, "is gone");
+        }
+        self.error = Some("there is no such interface".to_owned());
+    }
+
+    fn attach(&mut self, plane: &mut DataPlane, interface: Interface, role: Role) {
+        if let Err(error) = plane.attach(&interface, role) {
+            let error = Some(error.to_string());
+            if self.error != error {
+                tracing::error!("{}", error.as_deref().unwrap_or_default());
+            }
+            *self = Self { to: None, error };
+            return;
+        }
+        let Interface { name, index, .. } = &interface;
+        let Role { tapped, uplink } = role;
+        tracing::info!(interface = name, index, tapped, uplink, "attached");
+        *self = Self {
+            to: Some((interface, role)),
+            error: None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str, index: u32) -> Link {
+        Link {
+            name: name.to_owned(),
+            index,
+            ethernet: true,
+            ..Link::default()
+        }
+    }
+
+    /// Names that the config taps, the uplink if there is a way, and what should be attached:
+    /// name, number, tapped, uplink. There are eth0 (2) and eth1 (3), and no eth7.
+    #[track_caller]
+    fn check(
+        tapped: &[&str],
+        uplink: Option<Link>,
+        expected: &[(&str, Option<(u32, bool, bool)>)],
+    ) {
+        let tapped: Vec<_> = tapped.iter().map(|&name| name.to_owned()).collect();
+        let links = [
+            ("eth0", Some(link("eth0", 2))),
+            ("eth1", Some(link("eth1", 3))),
+            ("eth7", None),
+        ];
+        let links = links.map(|(name, link)| (name.to_owned(), link));
+        let way = uplink.map(|link| Way {
+            link,
+            local: [10, 0, 0, 5].into(),
+            mtu: 1500,
+            next_hop: [0; 6],
+            speed: None,
+            dropped: 0,
+        });
+        let wanted = wanted(&tapped, &links.into(), &way);
+        let found: Vec<_> = wanted
+            .iter()
+            .map(|(name, wanted)| {
+                let shown = wanted
+                    .as_ref()
+                    .map(|(interface, role)| (interface.index, role.tapped, role.uplink));
+                (name.as_str(), shown)
+            })
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_interface_may_be_tapped_and_an_uplink() {
+        check(&["eth0"], None, &[("eth0", Some((2, true, false)))]);
+        check(
+            &["eth0"],
+            Some(link("eth0", 2)),
+            &[("eth0", Some((2, true, true)))],
+        );
+        check(
+            &["eth0"],
+            Some(link("eth1", 3)),
+            &[
+                ("eth0", Some((2, true, false))),
+                ("eth1", Some((3, false, true))),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_wanted_all_the_same() {
+        check(&["eth7"], None, &[("eth7", None)]);
+    }
+
+    #[test]
+    fn an_interface_that_nobody_has_looked_at_yet_is_left_alone() {
+        check(&["eth8"], None, &[]);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the daemon is told to do: by the command line, and by its config when it is read again.
+
+use super::{Daemon, status};
+use crate::config;
+use crate::control::{Command, Done, Refusal, Reply, Request};
+use crate::state::Change;
+
+impl Daemon {
+    /// Carries out a command, and answers it.
+    pub(super) fn obey(&mut self, request: Request) {
+        let Request { command, reply } = request;
+        let answer = match command {
+            Command::Status { service } => self.status(service),
+            Command::Mirror { service, change } => self.change(&service, change),
+            Command::Off => self.off(),
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn change(&mut self, service: &str, change: Change) -> Result<Reply, Refusal> {
+        let services = &self.config.services;
+        let known: Vec<String> = services.iter().map(|known| known.name.clone()).collect();
+        let Some(config) = services.iter().find(|known| known.name == service) else {
+            return Err(Refusal::UnknownService {
+                name: service.to_owned(),
+                known,
+            });
+        };
+        if config.mirror.is_none() {
+            return Err(Refusal::Invalid(format!(
+                "{service} has no [service.mirror] in {}",
+                self.options.config.display()
+            )));
+        }
+        let written = self
+            .state
+            .update(|set| set.change(service, change, known.iter().map(String::as_str)));
+        self.settle();
+        let done = vec![status::sentence(service, change, self.state.overrides())];
+        Ok(answer(done, written))
+    }
+
+    fn off(&mut self) -> Result<Reply, Refusal> {
+        let written = self.state.update(|set| set.switch_off());
+        let before: Vec<String> = self.attachments.names().cloned().collect();
+        self.settle();
+        let mut done: Vec<String> = before
+            .into_iter()
+            .map(|name| format!("detached from {name}"))
+            .collect();
+        done.push(
+            "off, also after a restart; `modelmirror mirror on --service NAME` lifts it".to_owned(),
+        );
+        Ok(answer(done, written))
+    }
+
+    /// Reads the config again. A bad one changes nothing and says why.
+    pub(super) fn reload(&mut self) {
+        let path = self.options.config.display().to_string();
+        let read = config::read_node(&self.options.config).map_err(|error| error.to_string());
+        let checked = read.and_then(|new| {
+            let changes = config::changes(&self.config, &new).map_err(|error| error.to_string())?;
+            Ok((new, changes))
+        });
+        let (new, changes) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                let why = format!("{path} was not taken: {error}");
+                tracing::error!("{why}");
+                self.refused_config = Some(why);
+                return self.publish();
+            }
+        };
+        tracing::info!("{path} read again: {changes}");
+        self.config = new;
+        self.refused_config = None;
+        if let Err(error) = self.take_over() {
+            tracing::error!("{error}");
+        }
+        self.say_interest();
+        self.settle();
+    }
+}
+
+fn answer(done: Vec<String>, written: anyhow::Result<()>) -> Reply {
+    let warning = written.err().map(|error| format!("{error:#}"));
+    Reply::Done(Done {
+        done,
+        warnings: warning.into_iter().collect(),
+    })
+}

@@ -1,0 +1,70 @@
+//! What the last second has brought: load, dropped packets, clones that went astray; and what the
+//! agents are told of it.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use super::{Daemon, services};
+
+impl Daemon {
+    /// Looks at the counters, and sets the services' samples.
+    pub(super) fn measure(&mut self) {
+        let now = Instant::now();
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for service in &mut self.services {
+            let wanted = service.wanted(self.state.overrides());
+            let budget = service.budget(&self.agents);
+            if let Err(error) = service.measure(&shared.plane, now, wanted.sample, budget) {
+                tracing::warn!(service = service.config.name, "{error}");
+            }
+        }
+    }
+
+    /// Attaches anew where clones have left without their headers: something in the egress chain
+    /// ends it before our program, or has taken its place.
+    pub(super) fn bring_back_escaped(&mut self) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for agent in self.agents.values_mut() {
+            let escaped = shared.plane.escaped(agent.number).unwrap_or(0);
+            if escaped == 0 {
+                continue;
+            }
+            tracing::error!(agent = %agent.address, escaped, "copies left without their tunnel headers: attaching anew");
+            let renewed = match &agent.way {
+                Ok(way) => self.attachments.renew(&mut shared.plane, way),
+                Err(_) => Ok(()),
+            };
+            let forgiven = renewed.and_then(|()| shared.plane.forgive(agent.number));
+            if let Err(error) = forgiven {
+                agent.error = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Sends every agent its control packet.
+    pub(super) async fn ask(&mut self) {
+        self.reports += 1;
+        let mut reports = Vec::new();
+        {
+            let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            for agent in self.agents.values() {
+                let services = self.services.iter();
+                let its = services.filter(|service| service.agent() == Some(agent.address));
+                let (number, plane) = (self.reports, &shared.plane);
+                reports.push(services::report(
+                    plane,
+                    &self.tap,
+                    number,
+                    agent.number,
+                    its,
+                ));
+            }
+        }
+        for (agent, report) in self.agents.values_mut().zip(reports) {
+            match report {
+                Ok(report) => agent.ask(&report, &self.echoes).await,
+                Err(error) => agent.error = Some(error.to_string()),
+            }
+        }
+    }
+}
