@@ -203,7 +203,7 @@ impl Exchanges {
                     self.last_connection += 1;
                     let id = ConnectionId(self.last_connection);
                     let timer = connection.timer.take();
-                    **connection = Connection::new(id, &segment, limits, &self.memory);
+                    **connection = Connection::new(id, &segment, limits, &self.memory, now);
                     connection.timer = timer;
                 }
                 connection
@@ -219,7 +219,7 @@ impl Exchanges {
             hash_map::Entry::Vacant(entry) => {
                 self.last_connection += 1;
                 let id = ConnectionId(self.last_connection);
-                let connection = Connection::new(id, &segment, limits, &self.memory);
+                let connection = Connection::new(id, &segment, limits, &self.memory, now);
                 entry.insert(Box::new(connection))
             }
         };

@@ -15,7 +15,7 @@ use mirror_common::tunnel::Direction;
 use super::message::DropReason;
 
 pub use decoder::{Decoder, Step};
-pub use head::{Asked, Head, Start, begins_request, begins_response, is_interim};
+pub use head::{Asked, Head, Start, begins_request, begins_response, is_interim, may_be_interim};
 
 /// The largest head or trailer section, in bytes.
 pub const MAX_SECTION: usize = 64 << 10;

@@ -18,12 +18,20 @@ use crate::shadow::message::{DropReason, Segment};
 /// How long the copies of segments that were sent before a connection closed may take.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// A SYN may come this many bytes of data late: the tap copies on many CPUs.
+/// A SYN may come so late: the tap copies on many CPUs, and the network reorders.
+const LATE: Duration = Duration::from_millis(100);
+
+/// As many bytes of data may come before it where its time does not tell: a foreign tap's.
 const LATE_SYN: u64 = 1 << 20;
 
 /// What is known of where messages begin.
 #[derive(Debug)]
 pub(super) enum Mode {
+    /// Not yet anything: joined in its middle, or ahead of its own handshake, which is waited for.
+    Unknown {
+        /// Until then.
+        until: Duration,
+    },
     /// In both directions.
     Framed,
     /// Only of requests.
@@ -57,6 +65,8 @@ pub(super) struct Connection {
     pub(super) open: VecDeque<Open>,
     /// Where the client's and the server's first bytes stand, as far as SYNs told.
     starts: (Option<u32>, Option<u32>),
+    /// When the tap saw the segment that made it known: its handshake cannot be later.
+    known_ns: u64,
     /// Whether the client was seen to send a request before it had the answer to the last one.
     pub(super) pipelines: bool,
     /// Whether a request of it was handed on.
@@ -79,12 +89,9 @@ impl Connection {
         segment: &Segment,
         limits: Limits,
         memory: &Memory,
+        now: Duration,
     ) -> Self {
-        let mode = if segment.flags & SYN != 0 {
-            Mode::Framed
-        } else {
-            Mode::Seek(Seek::new(DropReason::MidStream, 0))
-        };
+        let until = now.saturating_add(LATE);
         Self {
             id,
             tap: segment.tap,
@@ -93,11 +100,12 @@ impl Connection {
             limits,
             memory: memory.clone(),
             lease: memory.empty_lease(),
-            mode,
+            mode: Mode::Unknown { until },
             requests: Half::new(),
             responses: Half::new(),
             open: VecDeque::new(),
             starts: (None, None),
+            known_ns: segment.time_ns,
             pipelines: false,
             has_requests: false,
             closing: None,
@@ -129,6 +137,9 @@ impl Connection {
             return false;
         }
         // Nothing to compare: it was joined in its middle, or its SYN is late.
+        if segment.time_ns < self.known_ns {
+            return false;
+        }
         let begins = |half: &Half, start: Option<u32>| {
             let near = start.is_none_or(|start| {
                 let start = half.stream.position(start);
@@ -138,7 +149,7 @@ impl Connection {
             half.stream.buffered() > 0 && near
         };
         let late = begins(&self.requests, requests) || begins(&self.responses, responses);
-        !(late && matches!(self.mode, Mode::Seek(_)))
+        !(late && matches!(self.mode, Mode::Unknown { .. }))
     }
 
     /// Takes a segment in.
@@ -161,8 +172,12 @@ impl Connection {
         self.conclude(now, journal);
     }
 
-    /// A SYN fixes where requests start, a SYN-ACK where both directions do.
+    /// A SYN fixes where requests start, a SYN-ACK where both directions do. One that was not
+    /// waited for any more tells nothing.
     fn synchronise(&mut self, segment: &Segment) {
+        if !self.has_start() && !matches!(self.mode, Mode::Unknown { .. }) {
+            return;
+        }
         let (requests, responses) = starts_by(segment);
         if let (None, Some(start)) = (self.starts.0, requests) {
             self.requests.start(start);
@@ -172,7 +187,7 @@ impl Connection {
             self.responses.start(start);
             self.starts.1 = responses;
         }
-        if matches!(self.mode, Mode::Seek(_)) && self.has_start() {
+        if matches!(self.mode, Mode::Unknown { .. }) && self.has_start() {
             self.mode = Mode::Framed;
         }
     }
@@ -214,8 +229,17 @@ impl Connection {
         }
     }
 
+    /// The handshake is not waited for any longer: the connection was joined in its middle.
+    fn join_midway(&mut self, journal: &mut Journal<'_>) {
+        self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
+        self.pump(journal);
+    }
+
     /// Keeps what waits within its limits.
     fn bound(&mut self, now: Duration, journal: &mut Journal<'_>) {
+        if matches!(self.mode, Mode::Unknown { .. }) && self.is_full() {
+            self.join_midway(journal);
+        }
         while matches!(self.mode, Mode::Framed | Mode::SeekResponses) && self.is_full() {
             if !self.relieve(now, journal) {
                 self.overflow(DropReason::Memory, journal);
@@ -310,8 +334,10 @@ impl Connection {
         reason: Option<DropReason>,
         journal: &mut Journal<'_>,
     ) {
-        if matches!(self.mode, Mode::Closed { .. }) {
-            return;
+        match self.mode {
+            Mode::Closed { .. } => return,
+            Mode::Unknown { .. } => self.join_midway(journal),
+            _ => {}
         }
         if reason.is_none() {
             self.give_up_all(now, Patience::None, journal);
@@ -364,6 +390,9 @@ impl Connection {
             self.close(now, None, journal);
             return false;
         }
+        if matches!(self.mode, Mode::Unknown { until } if until <= now) {
+            self.join_midway(journal);
+        }
         self.give_up_all(now, Patience::Usual, journal);
         self.bound(now, journal);
         self.conclude(now, journal);
@@ -400,8 +429,16 @@ impl Connection {
         if let Mode::Closed { until } = self.mode {
             return until;
         }
+        let handshake = match self.mode {
+            Mode::Unknown { until } => Some(until),
+            _ => None,
+        };
         let holes = [self.requests.deadline(), self.responses.deadline()];
-        let earliest = holes.into_iter().flatten().chain(self.closing).min();
+        let earliest = holes
+            .into_iter()
+            .chain([handshake, self.closing])
+            .flatten()
+            .min();
         earliest.map_or(self.silent_at(), |earliest| earliest.min(self.silent_at()))
     }
 }

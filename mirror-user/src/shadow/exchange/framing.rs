@@ -88,7 +88,7 @@ impl Connection {
                 Mode::Seek(_) => {
                     self.read_responses(journal) | self.realign(journal) | self.resync(journal)
                 }
-                Mode::Alone | Mode::Closed { .. } => false,
+                Mode::Unknown { .. } | Mode::Alone | Mode::Closed { .. } => false,
             };
             if !moved {
                 return;
@@ -168,7 +168,7 @@ impl Connection {
                 let then = before.acknowledgement;
                 got.is_some() && got <= then.map(|got| self.responses.stream.position(got))
             }
-            (None, Some((end, _))) => got.is_some_and(|got| got < end),
+            (None, Some(word)) => got.is_some_and(|got| got < word.end),
             (None, None) => false,
         };
         self.pipelines |= early;
@@ -250,6 +250,9 @@ impl Connection {
             Err(fault) => self.lose_responses(fault.reason(Direction::Response), journal),
             Ok(step) => {
                 self.responses.keep(piece, end);
+                if let Some(word) = &mut self.responses.last {
+                    word.is_final |= word.end == end && decoder.is_final();
+                }
                 if let Some(status) = decoder.status()
                     && self.open.front().is_some_and(|open| open.leaves)
                     && self.decide_leaving(status, asked, journal)
@@ -319,8 +322,8 @@ impl Connection {
             && front.is_going()
             && !front.is_awaited()
             && decoder.is_some_and(Decoder::awaits_body)
-            && self.responses.last.is_some_and(|(_, received)| {
-                self.requests.stream.position(received) == self.requests.position()
+            && self.responses.last.is_some_and(|word| {
+                self.requests.stream.position(word.received) == self.requests.position()
             });
         if refused {
             self.lose_requests(DropReason::RequestIncomplete, journal);
@@ -374,7 +377,7 @@ impl Connection {
                     self.responses.decoder = None;
                 }
                 let last = match (&open.answer, self.responses.last) {
-                    (Answer::Gone, Some((_, received))) => (Direction::Response, Some(received)),
+                    (Answer::Gone, Some(word)) => (Direction::Response, Some(word.received)),
                     _ => (Direction::Request, open.acknowledgement),
                 };
                 Seek::after_one(reason, open.start, last)

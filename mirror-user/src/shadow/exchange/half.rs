@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::shadow::http::{Decoder, is_interim};
+use crate::shadow::http::{Decoder, may_be_interim};
 use crate::shadow::stream::{Piece, Stream};
 
 /// Bytes that the peer has acknowledged were not lost in production: if their copies have not
@@ -77,6 +77,17 @@ pub(super) enum Patience {
     None,
 }
 
+/// What is remembered of a piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Word {
+    /// Where it ended.
+    pub(super) end: u64,
+    /// What its segment acknowledged.
+    pub(super) received: u32,
+    /// Whether it is known to be of a final answer.
+    pub(super) is_final: bool,
+}
+
 /// One direction of a connection.
 #[derive(Debug)]
 pub(super) struct Half {
@@ -84,8 +95,8 @@ pub(super) struct Half {
     /// What the decoder has not yet taken of the piece that was handed out last.
     pub(super) current: Option<Piece>,
     pub(super) decoder: Option<Decoder>,
-    /// Where the last piece handed out ended, and what its segment acknowledged.
-    pub(super) last: Option<(u64, u32)>,
+    /// The last piece that was handed out to the end of its segment.
+    pub(super) last: Option<Word>,
     acknowledged: Known,
     arrived: Known,
 }
@@ -125,8 +136,12 @@ impl Half {
             return self.current.take();
         }
         let piece = self.stream.pop()?;
-        if let (true, Some(acknowledgement)) = (piece.ends, piece.acknowledgement) {
-            self.last = Some((piece.end(), acknowledgement));
+        if let (true, Some(received)) = (piece.ends, piece.acknowledgement) {
+            self.last = Some(Word {
+                end: piece.end(),
+                received,
+                is_final: false,
+            });
         }
         Some(piece)
     }
@@ -223,9 +238,16 @@ impl Half {
         drop(pieces);
         let discarded = self.stream.discard(end);
         let word = discarded.last().filter(|piece| piece.ends);
-        self.last = word
-            .filter(|piece| !is_interim(&piece.data))
-            .and_then(|piece| Some((end, piece.acknowledgement?)));
+        self.last = word.and_then(|piece| {
+            let is_final = !may_be_interim(&piece.data);
+            let received = piece.acknowledgement?;
+            let word = Word {
+                end,
+                received,
+                is_final,
+            };
+            (is_final || !piece.data.ends_with(b"\n")).then_some(word)
+        });
         discarded
     }
 

@@ -1,10 +1,15 @@
 //! Finding the next certain boundary after bytes were lost, or in a connection joined midway.
 //!
-//! A turn is certain when both ends vouch for it: the server's segment that ends at response
-//! position A acknowledges exactly request position S, so nothing before A answers what comes from
-//! S on; and the client's segment that begins at S acknowledges exactly A, so it had received all
-//! of that when it sent what begins at S, which is a request's head. Order of arrival does not
-//! matter.
+//! A turn is certain when both ends vouch for it: the client's segment that begins at request
+//! position S acknowledges exactly response position A, so it had received all before A when it
+//! sent what begins at S, which is a request's head; and a segment of the server's from before A,
+//! which is certainly not of an interim answer, acknowledges exactly S. So the server had all
+//! before S when it answered, and nothing before A answers what comes from S on. Order of arrival
+//! does not matter.
+//!
+//! One copy of an answer is enough to vouch for where the next request begins. Where the end of a
+//! request and every copy of its answer are lost, nothing does: what the client sends next may be
+//! the rest of that request, which the server had asked for by `100 Continue`.
 //!
 //! Where only responses are lost, what begins at S is known to be a request. If the client never
 //! pipelined, a lost segment before A is then made up for by what follows A: an answer's head, at
@@ -19,7 +24,7 @@ use mirror_common::tunnel::Direction;
 use super::Journal;
 use super::connection::{Connection, Mode};
 use super::half::Half;
-use crate::shadow::http::{begins_request, begins_response, is_interim};
+use crate::shadow::http::{begins_request, begins_response, is_interim, may_be_interim};
 use crate::shadow::message::DropReason;
 use crate::shadow::stream::Piece;
 
@@ -135,21 +140,27 @@ impl Connection {
     fn turn(&self, start: u64, acknowledgement: u32, framed: bool) -> Option<u64> {
         let responses = &self.responses.stream;
         let answer = responses.position(acknowledgement);
-        if self.pipelines || answer < responses.next() {
+        if self.pipelines {
             return None;
         }
         let received = |piece: &Piece| {
             let acknowledgement = piece.acknowledgement?;
             Some(self.requests.stream.position(acknowledgement))
         };
-        let last = self
-            .responses
-            .last
-            .is_some_and(|(end, got)| end == answer && self.requests.stream.position(got) == start);
+        // A client does not go on before an interim answer has ended, with an empty line.
+        let last = self.responses.last.is_some_and(|word| {
+            let near = word.end == answer || (word.is_final && word.end < answer);
+            near && self.requests.stream.position(word.received) == start
+        });
+        let is_final = |piece: &Piece| {
+            let ends = piece.end() == answer && piece.ends && !piece.data.ends_with(b"\n");
+            ends || !may_be_interim(&piece.data)
+        };
         let vouched = last
             || responses
-                .ending_at(answer)
-                .is_some_and(|piece| received(piece) == Some(start) && !is_interim(&piece.data));
+                .pieces()
+                .take_while(|piece| piece.end() <= answer)
+                .any(|piece| received(piece) == Some(start) && is_final(piece));
         let follows = responses.starting_at(answer);
         let answered = follows.is_some_and(|piece| {
             received(piece) > Some(start) && begins_response(&piece.data).is_some()
@@ -160,23 +171,30 @@ impl Connection {
         certain.then_some(answer)
     }
 
-    /// Goes on at the first certain turn, where there is one.
+    /// Goes on at the first certain turn, where there is one. Its answer may be lost already.
     pub(super) fn resync(&mut self, journal: &mut Journal<'_>) -> bool {
+        let responses = &self.responses.stream;
+        let (next, framed) = (responses.next(), responses.is_anchored());
         let found = self.requests.stream.pieces().find_map(|piece| {
             let acknowledgement = piece.acknowledgement.filter(|_| piece.starts)?;
             let answer = self.turn(piece.position, acknowledgement, false)?;
-            begins_request(&piece.data).then_some((piece.position, answer))
+            let is_turn = (answer >= next || !framed) && begins_request(&piece.data);
+            is_turn.then_some((piece.position, answer))
         });
         let Some((start, answer)) = found else {
             return false;
         };
-        let behind = self.responses.stream.is_anchored() && self.responses.stream.next() < answer;
-        if behind && !self.open.is_empty() {
+        if framed && next < answer && !self.open.is_empty() {
             // Answers from before the loss are still to come, or their holes to be given up.
             return false;
         }
         self.drop_all(DropReason::ResponseGap, journal);
         let requests = self.requests.resume(start);
+        if answer < next {
+            self.pass(requests, Vec::new(), None, journal);
+            self.mode = Mode::SeekResponses;
+            return true;
+        }
         let responses = self.responses.resume(answer);
         self.pass(requests, responses, None, journal);
         self.mode = Mode::Framed;
@@ -188,11 +206,13 @@ impl Connection {
         if !self.has_lost_responses() {
             return false;
         }
+        let next = self.responses.stream.next();
         let found = self.open.iter().enumerate().find_map(|(index, open)| {
             let acknowledgement = open
                 .acknowledgement
                 .filter(|_| open.starts && open.is_awaited())?;
-            Some((index, self.turn(open.start, acknowledgement, true)?))
+            let answer = self.turn(open.start, acknowledgement, true)?;
+            (answer >= next).then_some((index, answer))
         });
         let Some((index, answer)) = found else {
             return false;

@@ -87,6 +87,14 @@ impl Decoder {
         }
     }
 
+    /// Whether what has arrived of a response is certainly not of an interim one.
+    pub fn is_final(&self) -> bool {
+        match &self.phase {
+            Phase::Head(section) => !section.may_be_interim(),
+            _ => true,
+        }
+    }
+
     /// Whether a byte of the message has arrived. Empty lines before it are not of it.
     pub fn has_begun(&self) -> bool {
         self.first_byte_ns.is_some()

@@ -186,6 +186,11 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// See [`may_be_interim`].
+    pub(super) fn may_be_interim(&self) -> bool {
+        may_be_interim(&self.held)
+    }
+
     /// Whether nothing of it has arrived.
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
@@ -386,6 +391,27 @@ pub fn is_interim(bytes: &[u8]) -> bool {
         Some((100..200, rest)) => rest.is_empty() || is_interim(rest),
         _ => false,
     }
+}
+
+/// Whether these bytes, cut out of a stream anywhere, may be of interim answers alone: nothing but
+/// header lines, and behind an empty one the next interim answer's.
+pub fn may_be_interim(bytes: &[u8]) -> bool {
+    // The first line may be the rest of one, and the last one the start.
+    let (mut is_first, mut is_behind) = (true, false);
+    bytes.split_inclusive(|&byte| byte == b'\n').all(|line| {
+        let is_whole = line.ends_with(b"\n");
+        let is_empty = line.trim_ascii().is_empty();
+        let fits = if line.starts_with(b"HTTP/1.") {
+            matches!(line[7..], [] | [_] | [_, b' '] | [_, b' ', b'1', ..])
+        } else if is_behind {
+            is_empty || (!is_whole && b"HTTP/1.".starts_with(line))
+        } else {
+            is_first || !is_whole || is_empty || line.contains(&b':')
+        };
+        is_behind = is_empty && !is_first;
+        is_first = false;
+        fits
+    })
 }
 
 /// A response's status, and what follows its head.

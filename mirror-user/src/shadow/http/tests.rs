@@ -510,3 +510,32 @@ proptest! {
         prop_assert_eq!(memory.used(), 0);
     }
 }
+
+#[test]
+fn what_may_be_of_an_interim_answer() {
+    let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 100 Go on\r\n\r\n";
+    for from in 0..interim.len() {
+        for to in from..=interim.len() {
+            let part = &interim[from..to];
+            assert!(
+                may_be_interim(part),
+                "{:?}",
+                part.escape_ascii().to_string()
+            );
+        }
+    }
+    for (bytes, expected) in [
+        (&b"HTTP/1.1 200 OK\r\n"[..], false),
+        (b"HTTP/1.1 100 Go on\r\n\r\nHTTP/1.1 200", false),
+        (b"e\r\n\r\nHTTP/1.0 4", false),
+        (b"Length: 3\r\n\r\nabc", false),
+        (b"3\r\nabc\r\n0\r\n\r\n", false),
+        // Nothing speaks against these.
+        (b"Length: 3\r\n\r\n", true),
+        (b"{\"a\": 1}", true),
+        (b"0\r\n\r\n", true),
+    ] {
+        let text = bytes.escape_ascii().to_string();
+        assert_eq!(may_be_interim(bytes), expected, "{text}");
+    }
+}
