@@ -89,8 +89,10 @@ fn place(
     }
     let serves = |listener: &SocketAddr| {
         let ip = listener.ip().to_canonical();
-        let any = ip.is_unspecified() || address.ip.is_none_or(|wanted| wanted == ip);
-        listener.port() == address.port && any
+        // `[::]` takes IPv4 as well, unless it asked not to, which cannot be seen.
+        let any = |wanted: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || wanted.is_ipv4());
+        let serves = address.ip.is_none_or(|wanted| wanted == ip || any(wanted));
+        listener.port() == address.port && serves
     };
     if listeners.iter().any(serves) {
         return Finding::ok(about(service), format!("{address}: a server listens"));
@@ -214,6 +216,8 @@ mod tests {
         check("10.0.0.5:80", "10.0.0.5:80", Level::Ok, "a server listens");
         check("10.0.0.5:80", "0.0.0.0:80", Level::Ok, "a server listens");
         check("10.0.0.5:80", "[::]:80", Level::Ok, "a server listens");
+        check("[::1]:80", "[::]:80", Level::Ok, "a server listens");
+        check("[::1]:80", "0.0.0.0:80", Level::Warn, "nothing listens");
         check(
             "10.0.0.5:80",
             "[::ffff:10.0.0.5]:80",
