@@ -6,16 +6,19 @@ use super::Report;
 use super::sections::{Cell, Section, heading, sections};
 
 const STYLE: &str = "\
+:root{color-scheme:light dark}\
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
 color:#222;background:#fff}\
 h1{font-size:1.4rem}h2{font-size:1.2rem;margin-top:3rem;border-bottom:1px solid #ccc}\
 h3{font-size:1rem;margin:1.6rem 0 .3rem}\
-table{border-collapse:collapse}\
+.wide{overflow-x:auto}table{border-collapse:collapse}\
 td,th{padding:.1rem .8rem .1rem 0;text-align:left;font-weight:normal;vertical-align:top}\
-th,.more{color:#777}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+th,.more{color:#666}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .bar{display:block;height:.8rem;margin-top:.3rem;background:#4a7ebb}\
 .track{width:12rem}\
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}}";
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}\
+h2{border-color:#444}th,.more{color:#999}}";
 
 impl Report {
     /// The report as a self-contained HTML page. All that comes from traffic is escaped.
@@ -55,7 +58,7 @@ fn section(page: &mut String, section: &Section) {
         true => " class=\"n\"",
         false => "",
     };
-    page.push_str("<table>\n");
+    page.push_str("<div class=\"wide\"><table>\n");
     if !section.head.is_empty() {
         page.push_str("<tr>");
         for (column, name) in section.head.iter().enumerate() {
@@ -77,7 +80,7 @@ fn section(page: &mut String, section: &Section) {
         }
         page.push_str("</tr>\n");
     }
-    page.push_str("</table>\n");
+    page.push_str("</table></div>\n");
     if let Some(more) = &section.more {
         let _ = writeln!(page, "<p class=\"more\">{}</p>", escape(more));
     }
