@@ -50,6 +50,16 @@ impl Limits {
             incomplete: Duration::from_secs(30),
         }
     }
+
+    /// The same where answers may take so long, with nothing to be seen meanwhile.
+    pub fn with_answers_within(self, timeout: Duration) -> Self {
+        let incomplete = self.incomplete.saturating_add(timeout);
+        Self {
+            incomplete,
+            idle: self.idle.max(incomplete),
+            ..self
+        }
+    }
 }
 
 /// Number of a connection, unique within one run of the agent.

@@ -51,7 +51,7 @@ impl Intake {
         let limits = config
             .services
             .iter()
-            .map(|service| Limits::new(service.max_body));
+            .map(|service| Limits::new(service.max_body).with_answers_within(service.timeout));
         let (events, receiver) = unbounded_channel();
         let (ended, end) = oneshot::channel();
         let intake = Self {

@@ -449,6 +449,16 @@ fn incomplete() {
 }
 
 #[test]
+fn an_answer_may_take_as_long_as_the_shadow_s() {
+    let limits = Limits::new(MAX_BODY).with_answers_within(Duration::from_secs(120));
+    let mut table = Table::with(limits, Memory::new(MEMORY));
+    let mut talk = Talk::new();
+    table.feed(talk.open()).feed([talk.client(post("/", "a"))]);
+    table.wait(125_000).feed([talk.server(ok("A"))]);
+    table.told(&["seen 1", "request 1 POST / a", "response 1 200 A"]);
+}
+
+#[test]
 fn a_request_without_an_answer() {
     let mut talk = Talk::new();
     let mut segments = talk.open();
