@@ -3,7 +3,8 @@
 //! Only the status decides first; then the bodies are compared as JSON, as text, or byte for byte,
 //! by what they are. `docs/comparison.md` says it for users. Headers are not compared.
 
-mod content;
+mod coding;
+pub(crate) mod content;
 pub(crate) mod distribution;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -11,6 +12,8 @@ pub mod json;
 pub mod pointer;
 mod prediction;
 mod slices;
+mod streams;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -21,8 +24,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::content::{Content, Unequal};
-use self::json::{Node, REDACTED};
+use self::content::{Body, Content, Unequal};
+use self::json::REDACTED;
 use self::pointer::Pointers;
 use self::walk::{Finding, Rules};
 use super::message::{Exchange, Request, Response, ShadowError, header};
@@ -80,6 +83,19 @@ pub struct Comparison {
 /// MiB that no [`super::memory::Lease`] covers.
 const LARGE: usize = 1 << 20;
 
+/// How many times its length a coded body is taken to have.
+const UNFOLDED: usize = 16;
+
+/// What comparing an answer takes, in bytes, as far as its length tells.
+pub(crate) fn weight(answer: &Response) -> usize {
+    let times = if coding::is_coded(&answer.headers) {
+        UNFOLDED
+    } else {
+        1
+    };
+    answer.body.len().saturating_mul(times)
+}
+
 /// The rules of one service. What its `[service.record]` redacts is quoted nowhere in a
 /// [`Comparison`].
 #[derive(Clone, Debug)]
@@ -131,7 +147,7 @@ impl Comparer {
         let bodies = [Some(production), exchange.shadow.as_ref().ok()]
             .into_iter()
             .flatten();
-        let size: usize = bodies.map(|response| response.body.len()).sum();
+        let size: usize = bodies.map(weight).sum();
         let _turn =
             (size > LARGE).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let mut comparison = Comparison {
@@ -154,11 +170,12 @@ impl Comparer {
             comparison.shadow_prediction = comparison.production_prediction.clone();
             return comparison;
         }
-        let (left, right) = (Content::of(production), Content::of(shadow));
+        let [was, now] = [production, shadow].map(|answer| Body::of(&answer.headers, &answer.body));
+        let (left, right) = (was.content(), now.content());
         comparison.production_prediction = self.prediction_in(&left);
         comparison.shadow_prediction = self.prediction_in(&right);
         let unequal = if production.status == shadow.status {
-            self.contents(production, shadow, &left, &right)
+            self.contents([&was, &now], &left, &right)
         } else {
             let (was, now) = (production.status, shadow.status);
             Some(Unequal {
@@ -174,8 +191,7 @@ impl Comparer {
 
     fn contents(
         &self,
-        production: &Response,
-        shadow: &Response,
+        bodies: [&Body<'_>; 2],
         left: &Content<'_>,
         right: &Content<'_>,
     ) -> Option<Unequal> {
@@ -194,7 +210,7 @@ impl Comparer {
             (Content::Json(_), Content::Text(_, why)) => Some(not_json("the shadow's", why)),
             (Content::Text(_, why), Content::Json(_)) => Some(not_json("production's", why)),
             (left, right) => {
-                let mut unequal = content::bytes(&production.body, &shadow.body)?;
+                let mut unequal = content::bytes(bodies[0].bytes(), bodies[1].bytes())?;
                 let why = [left, right].into_iter().find_map(|content| match content {
                     Content::Bytes(why) => why.as_ref(),
                     _ => None,
@@ -211,7 +227,8 @@ impl Comparer {
         if self.rules.prediction.is_empty() {
             return None;
         }
-        self.prediction_in(&Content::of(response))
+        let body = Body::of(&response.headers, &response.body);
+        self.prediction_in(&body.content())
     }
 
     fn prediction_in(&self, content: &Content<'_>) -> Option<Value> {
@@ -231,8 +248,8 @@ impl Comparer {
                 slices::name(&String::from_utf8_lossy(value))
             }
             Slice::Pointer(pointer) => {
-                let body = Node::parse(&request.body).ok()?;
-                match prediction::extract(&body, pointer, &self.rules.redact)? {
+                let body = Body::of(&request.headers, &request.body);
+                match prediction::extract(&body.document()?, pointer, &self.rules.redact)? {
                     Value::String(text) => slices::name(&text),
                     other => slices::name(&other.to_string()),
                 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::config;
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
-use crate::shadow::compare::{Comparer, Slices};
+use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::join::{Dropped, Pair, Pending};
 use crate::shadow::memory::Memory;
 use crate::shadow::message::{Exchange, ExchangeId};
@@ -106,7 +106,7 @@ impl Judge {
     /// Compares a pair, here or elsewhere.
     pub(super) fn complete(self: &Arc<Self>, pair: Pair) {
         let shadow = pair.shadow.shadow.as_ref();
-        let size = pair.production.body.len() + shadow.map_or(0, |answer| answer.body.len());
+        let size = compare::weight(&pair.production) + shadow.map_or(0, compare::weight);
         if size < LARGE {
             self.judge(pair);
             return;

@@ -1,11 +1,42 @@
 //! What kind of content a body is, and how two bodies that are not both JSON are compared.
 
-use crate::shadow::message::{Response, header};
+use std::borrow::Cow;
 
+use crate::shadow::message::{Field, header};
+
+use super::coding;
 use super::json::{MAX_PARSED, Node, Unparsed};
 use super::words::excerpts;
+use super::{streams, tensors};
 
-/// A response's body as the comparison reads it.
+/// A message's body without its content codings.
+#[derive(Debug)]
+pub(crate) struct Body<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// Why its codings are still there, if they are.
+    coded: Option<coding::Coded>,
+    form: Form,
+    /// The media type, in lower case.
+    kind: String,
+}
+
+/// How a body is read, by its headers and its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// JSON, as its type says.
+    Json,
+    /// JSON, as it seems: sent as text or without a type.
+    SeemsJson,
+    /// JSON of so many bytes, and tensors behind it.
+    Tensors(usize),
+    /// Server-sent events.
+    Events,
+    /// JSON lines.
+    Lines,
+    Other,
+}
+
+/// A body as the comparison reads it.
 #[derive(Debug)]
 pub(super) enum Content<'a> {
     /// JSON.
@@ -16,33 +47,93 @@ pub(super) enum Content<'a> {
     Bytes(Option<String>),
 }
 
-impl<'a> Content<'a> {
-    /// Reads a body by its Content-Encoding, its Content-Type and what it looks like.
-    pub(super) fn of(response: &'a Response) -> Self {
-        let body = &response.body[..];
-        let encoding = token(header(&response.headers, "content-encoding"));
-        if !matches!(encoding.as_str(), "" | "identity") {
-            return Self::Bytes(Some(format!("content-encoding {encoding}")));
+impl<'a> Body<'a> {
+    /// Takes the codings off.
+    pub(crate) fn of(headers: &[Field], body: &'a [u8]) -> Self {
+        let (bytes, coded) = match coding::decode(headers, body, MAX_PARSED) {
+            Ok(bytes) => (bytes, None),
+            Err(coded) => (body.into(), Some(coded)),
+        };
+        let kind = token(header(headers, "content-type"));
+        let form = Form::of(headers, &kind, &bytes);
+        Self {
+            bytes,
+            coded,
+            form,
+            kind,
         }
-        if body.len() > MAX_PARSED {
-            return Self::Bytes(Some(Unparsed::TooLarge.to_string()));
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes, owned where they had to be decoded.
+    pub(crate) fn into_bytes(self) -> Cow<'a, [u8]> {
+        self.bytes
+    }
+
+    /// The body as one JSON value, whatever its type says; of one with tensors the JSON before
+    /// them. Nothing where a stream's pieces stand for themselves.
+    pub(crate) fn document(&self) -> Option<Node<'_>> {
+        let json = match self.form {
+            Form::Tensors(length) => self.bytes.get(..length)?,
+            Form::Events | Form::Lines => return None,
+            Form::Json | Form::SeemsJson | Form::Other => &self.bytes,
+        };
+        Node::parse(json).ok()
+    }
+
+    /// Whether all of it is in the document.
+    pub(crate) fn is_document(&self) -> bool {
+        !matches!(self.form, Form::Tensors(_) | Form::Events | Form::Lines)
+    }
+
+    /// What is compared.
+    pub(super) fn content(&self) -> Content<'_> {
+        if let Some(coded) = &self.coded {
+            return Content::Bytes(Some(coded.to_string()));
         }
-        let kind = token(header(&response.headers, "content-type"));
-        let mut why = None;
-        if may_be_json(&kind, body) {
-            match Node::parse(body) {
-                Ok(node) => return Self::Json(node),
-                Err(unparsed) if is_json(&kind) => why = Some(unparsed),
-                Err(_) => {}
-            }
+        if self.bytes.len() > MAX_PARSED {
+            return Content::Bytes(Some(Unparsed::TooLarge.to_string()));
         }
-        if is_text(&kind)
-            && let Ok(text) = std::str::from_utf8(body)
+        let parsed = match self.form {
+            Form::Json | Form::SeemsJson => Some(Node::parse(&self.bytes)),
+            Form::Tensors(length) => Some(tensors::parse(&self.bytes, length)),
+            Form::Events => Some(streams::events(&self.bytes)),
+            Form::Lines => Some(streams::lines(&self.bytes)),
+            Form::Other => None,
+        };
+        let why = match parsed {
+            Some(Ok(node)) => return Content::Json(node),
+            Some(Err(why)) if !matches!(self.form, Form::SeemsJson | Form::Events) => Some(why),
+            _ => None,
+        };
+        if is_text(&self.kind)
+            && !matches!(self.form, Form::Tensors(_))
+            && let Ok(text) = std::str::from_utf8(&self.bytes)
             && !text.contains('\0')
         {
-            return Self::Text(text, why);
+            return Content::Text(text, why);
         }
-        Self::Bytes(why.map(|why| why.to_string()))
+        Content::Bytes(why.map(|why| why.to_string()))
+    }
+}
+
+impl Form {
+    fn of(headers: &[Field], kind: &str, body: &[u8]) -> Self {
+        let tensors = header(headers, "inference-header-content-length")
+            .and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        match (tensors, kind) {
+            (Some(length), _) => Self::Tensors(length),
+            (None, "text/event-stream") => Self::Events,
+            (None, kind) if is_json_lines(kind) => Self::Lines,
+            (None, kind) if is_json(kind) => Self::Json,
+            (None, "" | "text/plain") if matches!(first, Some(b'{' | b'[')) => Self::SeemsJson,
+            _ => Self::Other,
+        }
     }
 }
 
@@ -57,10 +148,14 @@ fn is_json(kind: &str) -> bool {
     kind == "application/json" || kind.ends_with("+json")
 }
 
-/// JSON that says so, and JSON that is sent as text or without a type.
-fn may_be_json(kind: &str, body: &[u8]) -> bool {
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    is_json(kind) || (matches!(kind, "" | "text/plain") && matches!(first, Some(b'{' | b'[')))
+/// There is no registered type; these are in use.
+fn is_json_lines(kind: &str) -> bool {
+    let name = kind.strip_prefix("application/").unwrap_or_default();
+    let name = name.strip_prefix("x-").unwrap_or(name);
+    matches!(
+        name,
+        "ndjson" | "jsonl" | "jsonlines" | "json-lines" | "json-stream"
+    )
 }
 
 fn is_text(kind: &str) -> bool {

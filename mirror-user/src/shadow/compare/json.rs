@@ -56,17 +56,29 @@ pub enum Unparsed {
     /// Not JSON, or nested deeper than 127 levels.
     #[error("not valid JSON ({0})")]
     Invalid(String),
+    /// Not JSON with tensors behind it.
+    #[error("not tensors: {0}")]
+    Tensors(&'static str),
 }
 
 impl<'a> Node<'a> {
     /// Parses a whole body.
     pub fn parse(body: &'a [u8]) -> Result<Self, Unparsed> {
+        Self::parse_within(body, &Self::budget())
+    }
+
+    /// How many values one body may have.
+    pub(super) fn budget() -> Cell<u32> {
+        Cell::new(MAX_VALUES)
+    }
+
+    /// Parses a value of a body that may have so many more.
+    pub(super) fn parse_within(body: &'a [u8], left: &Cell<u32>) -> Result<Self, Unparsed> {
         if body.len() > MAX_PARSED {
             return Err(Unparsed::TooLarge);
         }
-        let left = Cell::new(MAX_VALUES);
         let mut parser = serde_json::Deserializer::from_slice(body);
-        let node = Seed(&left)
+        let node = Seed(left)
             .deserialize(&mut parser)
             .and_then(|node| parser.end().map(|()| node));
         node.map_err(|error| match left.get() {
@@ -83,6 +95,16 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The member of this name, where it is an object that has one.
+    pub(super) fn member_mut(&mut self, name: &str) -> Option<&mut Self> {
+        match self {
+            Self::Object(members) => members
+                .iter_mut()
+                .find_map(|(other, node)| (other == name).then_some(node)),
+            _ => None,
+        }
+    }
+
     /// How many leaves there are: scalars and empty containers.
     pub fn leaves(&self) -> u64 {
         match self {
@@ -94,6 +116,11 @@ impl<'a> Node<'a> {
 }
 
 impl Number {
+    /// A whole number.
+    pub(super) fn of(value: i64) -> Self {
+        u64::try_from(value).map_or(Self::Negative(value), Self::Natural)
+    }
+
     /// The nearest double.
     pub fn as_f64(self) -> f64 {
         match self {
@@ -165,8 +192,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Node<'de>, E> {
-        let number = u64::try_from(value).map_or(Number::Negative(value), Number::Natural);
-        Ok(Node::Number(number))
+        Ok(Node::Number(Number::of(value)))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Node<'de>, E> {

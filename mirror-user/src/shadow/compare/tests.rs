@@ -1,3 +1,5 @@
+use std::io::Write as _;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -292,7 +294,8 @@ fn what_is_not_json_is_compared_as_text_or_bytes() {
         (gzip, b"\x1f\x8b1"),
         (gzip, b"\x1f\x8b2"),
         (
-            "bytes differ from offset 2 on, of 3 (compared as bytes: content-encoding gzip)",
+            "bytes differ from offset 2 on, of 3 (compared as bytes: content-encoding gzip: \
+             unexpected end of file)",
             2.0 / 3.0,
         ),
     );
@@ -324,6 +327,148 @@ fn what_is_not_json_is_compared_as_text_or_bytes() {
             "bytes differ from offset 16777216 on, of 16777218 (compared as bytes: larger than 16 MiB)",
             score,
         ),
+    );
+}
+
+fn gzip(body: &[u8], time: u32) -> Vec<u8> {
+    let mut gzip = flate2::GzBuilder::new()
+        .mtime(time)
+        .write(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(body).unwrap();
+    gzip.finish().unwrap()
+}
+
+#[test]
+fn content_codings_are_taken_off_first() {
+    let coded: &[(&str, &str)] = &[("Content-Encoding", "gzip"), JSON[0]];
+    let (was, now) = (gzip(b"[1,2]", 7), gzip(b"[1,2]", 8));
+    let comparer = comparer(|compare| compare.prediction = Some("/0".into()));
+    let same = comparer.compare(&exchange(
+        response(200, coded, &was),
+        Ok(response(200, coded, &now)),
+    ));
+    assert_eq!((same.verdict, same.difference), (Verdict::Match, None));
+    assert_eq!(same.production_prediction, Some(json!(1)));
+    check_bodies(
+        (coded, &was),
+        (JSON, b"[1,3]"),
+        (
+            "the answer: 1 of 2 numbers differs, at index 1: 2 became 3 (by 1)",
+            0.5,
+        ),
+    );
+    let png: &[(&str, &str)] = &[("Content-Encoding", "gzip"), ("Content-Type", "image/png")];
+    check_bodies(
+        (png, &gzip(b"\x89PNG", 0)),
+        (png, &gzip(b"\x89pNG", 0)),
+        ("bytes differ from offset 1 on, of 4", 0.75),
+    );
+}
+
+/// An answer with one tensor behind it.
+fn tensor(id: &str, datatype: &str, data: &[u8]) -> Response {
+    let json = json!({"id": id, "outputs": [{
+        "name": "scores", "shape": [2], "datatype": datatype,
+        "parameters": {"binary_data_size": data.len()},
+    }]})
+    .to_string();
+    let length = json.len().to_string();
+    let headers = [
+        ("Content-Type", "application/octet-stream"),
+        ("Inference-Header-Content-Length", &length),
+    ];
+    response(200, &headers, &[json.as_bytes(), data].concat())
+}
+
+#[test]
+fn binary_tensors_are_compared_as_numbers() {
+    let comparer = comparer(|compare| {
+        compare.prediction = Some("/outputs/0/data".into());
+        compare.ignore = vec!["/id".into()];
+        compare.relative = 1e-3;
+    });
+    let floats = |values: [f32; 2]| values.map(f32::to_le_bytes).concat();
+    let check = |production: Response, shadow: Response, expected: Option<&str>| {
+        let comparison = comparer.compare(&exchange(production, Ok(shadow)));
+        assert_eq!(comparison.difference.as_deref(), expected);
+        comparison
+    };
+    let production = || tensor("1", "FP32", &floats([0.75, 0.25]));
+    let near = check(
+        production(),
+        tensor("2", "FP32", &floats([0.7501, 0.2499])),
+        None,
+    );
+    assert_eq!(near.production_prediction, Some(json!([0.75, 0.25])));
+    check(
+        production(),
+        tensor("1", "FP32", &floats([0.25, 0.75])),
+        Some("/outputs/0/data: label 0 became 1 (probability 0.75, now 0.75)"),
+    );
+    let plain =
+        r#"{"outputs":[{"name":"scores","shape":[2],"datatype":"FP32","data":[0.75,0.25]}]}"#;
+    check(production(), response(200, JSON, plain.as_bytes()), None);
+    check(
+        tensor("1", "FP32", &floats([f32::NAN, f32::INFINITY])),
+        tensor("2", "FP32", &floats([f32::NAN, f32::INFINITY])),
+        None,
+    );
+    check(
+        tensor("1", "FP32", &floats([0.5, 0.25])),
+        tensor("1", "FP32", &floats([f32::NAN, f32::INFINITY])),
+        Some("/outputs/0/data: 2 of 2 numbers differ, most at index 0: 0.5 became NaN (by inf)"),
+    );
+    check(
+        production(),
+        tensor("1", "FP31", &floats([0.25, 0.75])),
+        Some(
+            "bytes differ from offset 37 on, of 114 (compared as bytes: not tensors: \
+             a datatype that is not known)",
+        ),
+    );
+}
+
+#[test]
+fn streamed_answers_are_compared_piece_by_piece() {
+    let events: &[(&str, &str)] = &[("Content-Type", "text/event-stream; charset=utf-8")];
+    let lines: &[(&str, &str)] = &[("Content-Type", "application/x-ndjson")];
+    let comparer = comparer(|compare| {
+        compare.prediction = Some("/*/data/text".into());
+        compare.ignore = vec!["/*/data/id".into(), "/*/at".into()];
+    });
+    let answer = |id: u8, last: &str| {
+        format!(
+            "data: {{\"id\":{id},\"text\":\"Hel\"}}\n\ndata: {{\"id\":{id},\"text\":\"{last}\"}}\n\n\
+             data: [DONE]\n\n"
+        )
+    };
+    let compare = |headers, production: &str, shadow: &str| {
+        comparer.compare(&exchange(
+            response(200, headers, production.as_bytes()),
+            Ok(response(200, headers, shadow.as_bytes())),
+        ))
+    };
+    let same = compare(events, &answer(1, "lo"), &answer(2, "lo"));
+    assert_eq!((same.verdict, same.difference), (Verdict::Match, None));
+    assert_eq!(same.shadow_prediction, Some(json!(["Hel", "lo"])));
+    let other = compare(events, &answer(1, "lo"), &answer(2, "p"));
+    assert_eq!(
+        other.difference.as_deref(),
+        Some(r#"/1/data/text: "lo" became "p""#)
+    );
+    let lines = compare(
+        lines,
+        "{\"at\":1,\"y\":1}\n",
+        "{\"at\":2,\"y\":1}\n{\"y\":2}\n",
+    );
+    assert_eq!(
+        lines.difference.as_deref(),
+        Some("the answer: 1 elements became 2")
+    );
+    let plain = compare(events, "data: hello\n\n", "data: help\n\n");
+    assert_eq!(
+        plain.difference.as_deref(),
+        Some(r#"line 1: "data: hello" became "data: help""#)
     );
 }
 

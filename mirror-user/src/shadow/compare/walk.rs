@@ -25,15 +25,21 @@ impl Rules {
     ///
     /// Two integers are subtracted exactly, and only the absolute tolerance counts: they are
     /// identifiers and counts more often than measurements. Otherwise both tolerances count, the
-    /// relative one as a part of the larger magnitude.
+    /// relative one as a part of the larger magnitude. What is not a number (tensors may hold such)
+    /// is equal to its like, and an infinity to itself alone.
     pub(super) fn equal(&self, a: Number, b: Number) -> bool {
-        if a == b {
+        if a == b || (a.as_f64().is_nan() && b.as_f64().is_nan()) {
             return true;
         }
         let difference = a.distance(b);
         let integers = a.is_integer() && b.is_integer();
         let larger = a.as_f64().abs().max(b.as_f64().abs());
-        difference <= self.absolute || (!integers && difference <= self.relative * larger)
+        let tolerated = if integers {
+            self.absolute
+        } else {
+            self.absolute.max(self.relative * larger)
+        };
+        difference.is_finite() && difference <= tolerated
     }
 }
 
@@ -445,6 +451,11 @@ impl Numbers {
     fn add(&mut self, index: usize, production: Number, shadow: Number) {
         self.differing += 1;
         let distance = production.distance(shadow);
+        let distance = if distance.is_nan() {
+            f64::INFINITY
+        } else {
+            distance
+        };
         if self.largest.is_none_or(|(_, largest)| distance > largest) {
             self.largest = Some((index, distance));
         }

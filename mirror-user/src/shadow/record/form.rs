@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::line::{Answer, Payload, Record, RequestPart};
 use crate::config::{self, Payloads};
-use crate::shadow::compare::json::{Node, REDACTED, Redacted};
+use crate::shadow::compare::content::Body;
+use crate::shadow::compare::json::{REDACTED, Redacted};
 use crate::shadow::compare::pointer::Pointers;
 use crate::shadow::compare::{Comparison, Verdict};
 use crate::shadow::message::{Exchange, Field, Response, header};
@@ -133,7 +134,7 @@ impl Form {
         }
         Payload {
             headers: Some(self.headers(headers)),
-            ..self.body(body)
+            ..self.body(headers, body)
         }
     }
 
@@ -176,7 +177,8 @@ impl Form {
         Some(String::from_utf8_lossy(value))
     }
 
-    fn body<'a>(&self, body: &'a [u8]) -> Payload<'a> {
+    /// A body without its content codings, where they can be taken off.
+    fn body<'a>(&self, headers: &[Field], body: &'a [u8]) -> Payload<'a> {
         let withheld = |why: &'static str| Payload {
             body_withheld: Some(why.into()),
             ..Payload::default()
@@ -185,11 +187,13 @@ impl Form {
             body: Some(body),
             ..Payload::default()
         };
-        if body.len() > MAX_BODY {
+        let body = Body::of(headers, body);
+        if body.bytes().len() > MAX_BODY {
             return withheld("larger than 16 MiB");
         }
-        if !self.redact_fields.is_empty() && !body.is_empty() {
-            let redacted = Node::parse(body).ok().and_then(|node| {
+        if !self.redact_fields.is_empty() && !body.bytes().is_empty() {
+            let document = body.document().filter(|_| body.is_document());
+            let redacted = document.and_then(|node| {
                 let redact = Some(&self.redact_fields);
                 serde_json::to_string(&Redacted {
                     node: &node,
@@ -202,13 +206,24 @@ impl Form {
                 |json| written(json.into()),
             );
         }
-        match std::str::from_utf8(body) {
-            Ok(text) => written(text.into()),
-            Err(_) => Payload {
-                body_base64: Some(STANDARD.encode(body).into()),
+        match text(body.into_bytes()) {
+            Ok(text) => written(text),
+            Err(bytes) => Payload {
+                body_base64: Some(STANDARD.encode(bytes).into()),
                 ..Payload::default()
             },
         }
+    }
+}
+
+fn text(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Cow<'_, [u8]>> {
+    match bytes {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes)
+            .map(Cow::Borrowed)
+            .map_err(|_| bytes.into()),
+        Cow::Owned(bytes) => String::from_utf8(bytes)
+            .map(Cow::Owned)
+            .map_err(|error| error.into_bytes().into()),
     }
 }
 
