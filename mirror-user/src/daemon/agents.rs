@@ -53,6 +53,8 @@ pub(super) struct Agent {
     asked: Option<Instant>,
     paused_until: Option<Instant>,
     drops: Option<(u32, u64)>,
+    /// What the log said of it last: whether it answers.
+    said: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Agent {
             asked: None,
             paused_until: None,
             drops: None,
+            said: None,
         }
     }
 
@@ -90,6 +93,18 @@ impl Agent {
     pub(super) fn alive(&self, now: Instant) -> bool {
         let silent = |at: Instant| now.duration_since(at) > SILENCE;
         self.last_echo.is_some() && !self.asked.is_some_and(silent)
+    }
+
+    /// Whether it answers, where that is known and the log has not said so yet.
+    pub(super) fn news(&mut self, now: Instant) -> Option<bool> {
+        let alive = self.alive(now);
+        let known = alive
+            || self
+                .asked
+                .is_some_and(|at| now.duration_since(at) > SILENCE);
+        let news = Some(alive).filter(|_| known && self.said != Some(alive));
+        self.said = news.or(self.said);
+        news
     }
 
     /// How long ago it answered.
@@ -313,6 +328,26 @@ mod tests {
             0,
             "without its uplink's program no clone may be sent"
         );
+    }
+
+    #[test]
+    fn the_log_says_once_whether_it_answers() {
+        let mut agent = agent();
+        let start = Instant::now();
+        let mut check = |ms, echoed, asked: Option<u64>, expected| {
+            let now = start + Duration::from_millis(ms);
+            if echoed {
+                agent.last_echo = Some(now);
+            }
+            agent.asked = asked.map(|ms| start + Duration::from_millis(ms));
+            assert_eq!(agent.news(now), expected, "after {ms} ms");
+        };
+        check(0, false, Some(0), None);
+        check(1_500, false, Some(0), Some(false));
+        check(2_000, false, Some(0), None);
+        check(3_000, true, None, Some(true));
+        check(4_000, true, Some(4_000), None);
+        check(9_000, false, Some(5_000), Some(false));
     }
 
     #[test]

@@ -291,8 +291,22 @@ impl Daemon {
         let was_alive = agent.alive(now);
         agent.answered(echo, now, now_ns());
         if !was_alive {
-            tracing::info!(agent = %echo.agent, "answers");
             self.settle();
+        }
+    }
+
+    /// The log says when an agent falls silent, and when it is heard again.
+    fn tell_agents(&mut self) {
+        let now = Instant::now();
+        for agent in self.agents.values_mut() {
+            match agent.news(now) {
+                Some(true) => tracing::info!(agent = %agent.address, "answers"),
+                Some(false) => {
+                    let why = agent.error.as_deref().unwrap_or("no echo");
+                    tracing::warn!(agent = %agent.address, why, "does not answer: nothing is copied to it");
+                }
+                None => {}
+            }
         }
     }
 
@@ -305,6 +319,7 @@ impl Daemon {
                 agent.answered(&echo, Instant::now(), now_ns());
             }
         }
+        self.tell_agents();
         self.attach();
         self.write_rules();
         self.publish();
