@@ -12,6 +12,7 @@ use mirror_common::tunnel::{Datagram, DecodeError, Inner, decode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::classify::Classifier;
+use self::notices::Notices;
 use self::socket::{Buffers, Received, Socket};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
 use super::message::Segment;
@@ -19,6 +20,7 @@ use crate::config;
 use crate::tap_report::{ServiceReport, TapReport};
 
 mod classify;
+mod notices;
 mod socket;
 
 /// Receive calls in a row before the caller gets its turn.
@@ -121,6 +123,7 @@ struct Table {
     classifier: Classifier,
     taps: HashMap<IpAddr, Tap>,
     not_allowed: u64,
+    notices: Notices,
     renamed: bool,
 }
 
@@ -145,6 +148,7 @@ impl Capture {
                 classifier: Classifier::new(&config.services),
                 taps: HashMap::new(),
                 not_allowed: 0,
+                notices: Notices::new(&config.services),
                 renamed: false,
             },
         })
@@ -261,12 +265,16 @@ impl Table {
         let address = received.source.ip().to_canonical();
         let Some(tap) = allowed_tap(&mut self.taps, &self.allow, address) else {
             self.not_allowed += 1;
+            self.notices.not_allowed(address);
             return false;
         };
         match decode(received.payload) {
             Ok(Datagram::Geneve { header, payload }) => match header.inner {
                 Inner::Control => {
-                    self.renamed |= tap.control(payload);
+                    if tap.control(payload) {
+                        self.renamed = true;
+                        self.notices.services(address, tap.services.values());
+                    }
                     // Whatever an allowed peer says is echoed, so that a newer daemon finds an
                     // older agent alive.
                     return true;
@@ -304,7 +312,12 @@ fn allowed_tap<'a>(
     // Known taps were allowed when they were first heard.
     let may_join = taps.contains_key(&address)
         || taps.len() < MAX_TAPS && allow.iter().any(|net| net.contains(&address));
-    may_join.then(|| taps.entry(address).or_default())
+    may_join.then(|| {
+        taps.entry(address).or_insert_with(|| {
+            tracing::info!(tap = %address, "is heard");
+            Tap::default()
+        })
+    })
 }
 
 impl Tap {
