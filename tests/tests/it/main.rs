@@ -10,6 +10,7 @@ mod bodies;
 mod budget;
 mod connections;
 mod faults;
+mod heartbeat;
 mod kernel;
 mod mirrored;
 mod paths;
