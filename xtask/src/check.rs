@@ -66,16 +66,16 @@ fn ebpf_lints() -> Result<()> {
             command.args(["--quiet", "--release", "--", "--deny", "warnings"]);
             command
         }
-        // rustup's clippy cannot read the `core` that another compiler made: do by hand what
-        // `cargo clippy` does, with Debian's driver.
+        // rustup's clippy cannot read the `core` that another compiler made, so Debian's stands in
+        // for the compiler. RUSTFLAGS would replace the crate's own flags; these are added to them.
         Compiler::Debian(_) => {
             let mut command = toolchain.cargo("check", &folder);
-            command.env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/clippy-driver");
-            command.env(
-                "CLIPPY_ARGS",
-                "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
+            let deny = format!(
+                "target.{}.rustflags = ['--deny=warnings']",
+                toolchain::TARGET
             );
-            command.args(["--quiet", "--release"]);
+            command.args(["--quiet", "--release", "--config", &deny]);
+            command.env("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/clippy-driver");
             command
         }
     };
