@@ -9,9 +9,12 @@ mod files;
 mod interfaces;
 mod kernel;
 mod listeners;
+mod overhear;
 mod services;
 mod shadow;
+mod tls;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -137,7 +140,7 @@ impl fmt::Display for Findings {
 /// What is looked at only when asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Dial each service once, to see whether it speaks TLS.
+    /// Dial each service once, to see whether it speaks TLS, rather than look at what passes.
     pub probe_tls: bool,
 }
 
@@ -147,14 +150,29 @@ pub struct Options {
 /// When the kernel cannot be asked through netlink.
 pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     let netlink = Netlink::open()?;
+    let host = netlink.addresses().await?;
+    let mut tapped = BTreeSet::new();
+    for name in &node.interfaces {
+        tapped.extend(netlink.link(name).await?.map(|link| link.index));
+    }
     let mut findings = kernel::findings(&kernel::Kernel::read(&node.pin_dir));
     findings.extend(files::node(node));
     findings.extend(listeners::admin(node.admin));
     for name in &node.interfaces {
         findings.extend(interfaces::findings(&netlink, name, node).await?);
     }
-    findings.extend(services::findings(&netlink, node, options.probe_tls).await?);
-    findings.extend(agent::findings(&netlink, node).await?);
+    findings.extend(services::findings(node, &host, &tapped));
+    let tls = async {
+        if options.probe_tls {
+            tls::ask(node).await
+        } else {
+            tls::hear(node, &host, &tapped).await
+        }
+    };
+    // Both wait for others, for about a second.
+    let (tls, agents) = tokio::join!(tls, agent::findings(&netlink, node));
+    findings.extend(tls);
+    findings.extend(agents?);
     Ok(findings.into())
 }
 

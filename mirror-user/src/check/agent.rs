@@ -16,6 +16,12 @@ use crate::netlink::{self, Link, Netlink, Route, offloads};
 /// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
 const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];
 
+/// By this feature a device cuts what is inside a UDP tunnel.
+const TUNNEL_SEGMENTATION: &str = "tx-udp_tnl-segmentation";
+/// What it costs without, see docs/benchmarks.md.
+const SOFTWARE: &str =
+    "the CPU cuts copies that are longer than a packet, at about 1 us for each 2 KB";
+
 pub(super) async fn findings(
     netlink: &Netlink,
     node: &Node,
@@ -32,7 +38,7 @@ pub(super) async fn findings(
             .filter_map(|service| service.mirror.as_ref())
     };
     let agents: BTreeSet<SocketAddr> = mirrors().map(|mirror| mirror.agent).collect();
-    let mut findings = Vec::new();
+    let (mut findings, mut uplinks) = (Vec::new(), BTreeSet::new());
     for agent in agents {
         findings.extend(port(agent));
         let route = netlink.route(agent.ip()).await?;
@@ -48,7 +54,9 @@ pub(super) async fn findings(
         findings.push(room(agent, &uplink, mtu, tapped_mtu));
         findings.push(privacy(agent, &uplink));
         findings.extend(reach(agent, &uplink, &node.interfaces));
-        findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
+        if uplinks.insert(uplink.index) {
+            findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
+        }
         findings.push(answer(agent, &route, mtu).await);
         if mirrors().any(|mirror| mirror.agent == agent && mirror.max_bytes_per_second.is_none()) {
             findings.extend(budget(agent, &uplink, netlink::speed(&uplink.name).await));
@@ -146,17 +154,32 @@ fn reach(agent: SocketAddr, uplink: &Link, tapped: &[String]) -> Option<Finding>
     })
 }
 
-fn segmentation(uplink: &Link, offloads: &BTreeMap<String, bool>) -> Option<Finding> {
-    let off = |name: &str| offloads.get(name) == Some(&false);
-    if uplink.loopback || !(off("tx-tcp-segmentation") || off("tx-generic-segmentation")) {
-        return None;
-    }
+/// Who cuts the copies of what is longer than a packet. The loopback cuts nothing.
+fn segmentation(uplink: &Link, offloads: &BTreeMap<String, bool>) -> Vec<Finding> {
     let name = &uplink.name;
-    Some(Finding::warn(
-        format!("uplink {name}"),
-        "TSO or GSO is off: production's packets and the copies are cut in software, which costs CPU",
-        format!("ethtool -K {name} tso on gso on, where the device can"),
-    ))
+    let about = format!("uplink {name}");
+    let mut findings = Vec::new();
+    if uplink.loopback || offloads.is_empty() {
+        return findings;
+    }
+    let off = |feature: &str| offloads.get(feature) == Some(&false);
+    if off("tx-tcp-segmentation") || off("tx-generic-segmentation") {
+        findings.push(Finding::warn(
+            &about,
+            "TSO or GSO is off: production's packets and the copies are cut in software, which costs CPU",
+            format!("ethtool -K {name} tso on gso on, where the device can"),
+        ));
+    }
+    findings.push(match offloads.get(TUNNEL_SEGMENTATION) {
+        Some(true) => Finding::ok(about, "cuts long copies itself (tx-udp_tnl-segmentation)"),
+        Some(false) => Finding::warn(
+            about,
+            format!("tx-udp_tnl-segmentation is off: {SOFTWARE}"),
+            format!("ethtool -K {name} tx-udp_tnl-segmentation on"),
+        ),
+        None => Finding::ok(about, format!("has no tx-udp_tnl-segmentation: {SOFTWARE}")),
+    });
+    findings
 }
 
 /// A tenth of the uplink's speed is the budget, unless the config says otherwise.
@@ -301,6 +324,30 @@ mod tests {
         assert_eq!(reach(v4(), &uplink(), &tapped(&["eth0"])), None);
         let refused = reach(v4(), &lo, &tapped(&["lo", "eth0"])).unwrap();
         check(&refused, Level::Refuse, "copies from eth0 cannot reach it");
+    }
+
+    #[test]
+    fn who_cuts_long_copies_is_said() {
+        let found = |features: &[(&str, bool)]| {
+            let features = features.iter().map(|&(name, on)| (name.to_owned(), on));
+            segmentation(&uplink(), &features.collect())
+        };
+        let tso = ("tx-tcp-segmentation", true);
+        assert_eq!(found(&[]), [], "the kernel does not tell");
+        check(&found(&[tso])[0], Level::Ok, "has no tx-udp_tnl");
+        check(
+            &found(&[tso, (TUNNEL_SEGMENTATION, true)])[0],
+            Level::Ok,
+            "itself",
+        );
+        check(
+            &found(&[tso, (TUNNEL_SEGMENTATION, false)])[0],
+            Level::Warn,
+            "is off",
+        );
+        let both = found(&[("tx-tcp-segmentation", false), (TUNNEL_SEGMENTATION, true)]);
+        check(&both[0], Level::Warn, "TSO or GSO is off");
+        assert_eq!(both.len(), 2);
     }
 
     #[test]

@@ -1,50 +1,29 @@
 //! What clients dial.
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use procfs::net::TcpState;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::Finding;
 use crate::config::{Node, Protocol, Service, ServiceAddress};
-use crate::netlink::{self, HostAddress, Netlink};
+use crate::netlink::HostAddress;
 
-pub(super) async fn findings(
-    netlink: &Netlink,
-    node: &Node,
-    probe_tls: bool,
-) -> Result<Vec<Finding>, netlink::Error> {
-    let host = netlink.addresses().await?;
+/// `host` has the addresses of this host, `tapped` the numbers of the interfaces that are tapped.
+pub(super) fn findings(node: &Node, host: &[HostAddress], tapped: &BTreeSet<u32>) -> Vec<Finding> {
     let listeners = listeners();
-    let mut tapped = BTreeSet::new();
-    for name in &node.interfaces {
-        tapped.extend(netlink.link(name).await?.map(|link| link.index));
-    }
     let mut findings = Vec::new();
     for service in &node.services {
         findings.extend(protocol(service));
         for address in &service.addresses {
-            findings.push(place(service, *address, &host, &listeners));
-            findings.extend(tap(service, *address, &host, &tapped));
-            if probe_tls {
-                findings.push(tls(service, *address).await);
-            }
+            findings.push(place(service, *address, host, &listeners));
+            findings.extend(tap(service, *address, host, tapped));
         }
     }
-    if !probe_tls {
-        findings.push(Finding::ok(
-            "TLS",
-            "not looked for; `check --probe-tls` dials each address once (TLS cannot be compared)",
-        ));
-    }
-    Ok(findings)
+    findings
 }
 
-fn about(service: &Service) -> String {
+pub(super) fn about(service: &Service) -> String {
     format!("service {}", service.name)
 }
 
@@ -120,56 +99,6 @@ fn tap(
         format!("{address} belongs to an interface that is not in `interfaces`"),
         "add that interface (`ip address` shows it), and \"lo\" for clients on this host",
     ))
-}
-
-/// A ClientHello of TLS 1.2 (RFC 5246) with one cipher suite: any TLS server answers it with a
-/// handshake or an alert record, anything else does not.
-const CLIENT_HELLO: [u8; 52] = {
-    let mut hello = [0; 52];
-    let head = [
-        0x16, 3, 1, 0, 47, // record: handshake, 47 bytes
-        1, 0, 0, 43, 3, 3, // ClientHello, 43 bytes, TLS 1.2; then 32 bytes of random
-    ];
-    let mut i = 0;
-    while i < head.len() {
-        hello[i] = head[i];
-        i += 1;
-    }
-    // No session; one suite, TLS_RSA_WITH_AES_128_CBC_SHA; no compression; no extensions.
-    hello[44 + 1] = 2;
-    hello[44 + 3] = 0x2f;
-    hello[44 + 4] = 1;
-    hello
-};
-
-async fn tls(service: &Service, address: ServiceAddress) -> Finding {
-    let ip = address.ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let dialled = SocketAddr::new(ip, address.port);
-    let asked = async {
-        let mut stream = TcpStream::connect(dialled).await?;
-        stream.write_all(&CLIENT_HELLO).await?;
-        let mut answer = [0; 2];
-        stream.read_exact(&mut answer).await?;
-        io::Result::Ok(answer)
-    };
-    match tokio::time::timeout(Duration::from_secs(2), asked).await {
-        Ok(Ok([0x15 | 0x16, 3])) => Finding::refuse(
-            about(service),
-            format!("{dialled} speaks TLS: its requests cannot be rebuilt, only counted"),
-            "tap where TLS has ended: behind the ingress or sidecar, often on \"lo\"",
-        ),
-        Ok(Ok(_)) => Finding::ok(about(service), format!("{dialled} does not speak TLS")),
-        // A server may hang up on what it does not understand, or wait for more of it.
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Finding::warn(
-            about(service),
-            format!("{dialled} cannot be asked for TLS: {error}"),
-            "start the model server, then check again",
-        ),
-        Ok(Err(_)) | Err(_) => Finding::ok(
-            about(service),
-            format!("{dialled} does not speak TLS (it leaves the greeting unanswered)"),
-        ),
-    }
 }
 
 #[cfg(test)]
@@ -257,25 +186,5 @@ mod tests {
         };
         assert_eq!(found(&[2]), None);
         assert!(found(&[3]).unwrap().what.contains("not in `interfaces`"));
-    }
-
-    #[tokio::test]
-    async fn tls_is_told_by_the_first_bytes_of_the_answer() {
-        for (answer, level) in [
-            (&[0x15, 3, 1, 0, 2, 2, 40][..], Level::Refuse),
-            (b"HTTP/1.1 400 Bad Request\r\n", Level::Ok),
-            (b"", Level::Ok),
-        ] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let dialled = listener.local_addr().unwrap().to_string();
-            tokio::spawn(async move {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut hello = [0; CLIENT_HELLO.len()];
-                stream.read_exact(&mut hello).await.unwrap();
-                stream.write_all(answer).await.unwrap();
-            });
-            let found = tls(&service(), address(&dialled)).await;
-            assert_eq!(found.level, level, "{found:?}");
-        }
     }
 }
