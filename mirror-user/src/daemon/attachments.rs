@@ -152,14 +152,10 @@ mod tests {
         }
     }
 
-    /// Names that the config taps, the uplink if there is a way, and what should be attached:
-    /// name, number, tapped, uplink. There are eth0 (2) and eth1 (3), and no eth7.
+    /// Names that the config taps, the uplink if there is a way, and what should be attached, with
+    /// the interface's number and role. There are eth0 (2) and eth1 (3), and no eth7.
     #[track_caller]
-    fn check(
-        tapped: &[&str],
-        uplink: Option<Link>,
-        expected: &[(&str, Option<(u32, bool, bool)>)],
-    ) {
+    fn check(tapped: &[&str], uplink: Option<Link>, expected: &[&str]) {
         let tapped: Vec<_> = tapped.iter().map(|&name| name.to_owned()).collect();
         let links = [
             ("eth0", Some(link("eth0", 2))),
@@ -176,39 +172,28 @@ mod tests {
             dropped: 0,
         });
         let wanted = wanted(&tapped, &links.into(), &way);
-        let found: Vec<_> = wanted
-            .iter()
-            .map(|(name, wanted)| {
-                let shown = wanted
-                    .as_ref()
-                    .map(|(interface, role)| (interface.index, role.tapped, role.uplink));
-                (name.as_str(), shown)
-            })
-            .collect();
-        assert_eq!(found, expected);
+        let shown = wanted.iter().map(|(name, wanted)| match wanted {
+            None => format!("{name}: none"),
+            Some((interface, role)) => {
+                let roles = [(role.tapped, " tapped"), (role.uplink, " uplink")];
+                let roles = roles.map(|(has, word)| if has { word } else { "" });
+                format!("{name} {}:{}", interface.index, roles.concat())
+            }
+        });
+        assert_eq!(shown.collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn an_interface_may_be_tapped_and_an_uplink() {
-        check(&["eth0"], None, &[("eth0", Some((2, true, false)))]);
-        check(
-            &["eth0"],
-            Some(link("eth0", 2)),
-            &[("eth0", Some((2, true, true)))],
-        );
-        check(
-            &["eth0"],
-            Some(link("eth1", 3)),
-            &[
-                ("eth0", Some((2, true, false))),
-                ("eth1", Some((3, false, true))),
-            ],
-        );
+        check(&["eth0"], None, &["eth0 2: tapped"]);
+        check(&["eth0"], Some(link("eth0", 2)), &["eth0 2: tapped uplink"]);
+        let both = ["eth0 2: tapped", "eth1 3: uplink"];
+        check(&["eth0"], Some(link("eth1", 3)), &both);
     }
 
     #[test]
     fn an_interface_that_is_not_there_is_wanted_all_the_same() {
-        check(&["eth7"], None, &[("eth7", None)]);
+        check(&["eth7"], None, &["eth7: none"]);
     }
 
     #[test]
