@@ -5,6 +5,7 @@ mod node;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use mirror_common::tunnel::Arm;
 use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -124,8 +125,8 @@ metrics! {
         requests: IntCounterVec = "modelmirror_shadow_requests_total" ["service", "outcome"],
         /// Requests that were seen and have no outcome yet.
         in_flight: IntGaugeVec = "modelmirror_shadow_requests_in_flight" ["service"],
-        /// Comparisons by verdict; error = the shadow failed to answer.
-        comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "verdict"],
+        /// Comparisons by who answered in production and by verdict; error = the shadow failed to answer.
+        comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "arm", "verdict"],
         /// Answers the shadow failed to give, by what happened.
         errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
         /// Compared requests as a part of those with an outcome.
@@ -190,7 +191,7 @@ const COMPARED: &str = "compared";
 pub struct ServiceMetrics {
     compared: IntCounter,
     drops: Vec<IntCounter>,
-    verdicts: Vec<IntCounter>,
+    verdicts: [Vec<IntCounter>; 2],
     in_flight: IntGauge,
     fidelity: Gauge,
     production: Histogram,
@@ -221,7 +222,13 @@ impl Agent {
     /// The metrics of one service, every series there from the start.
     pub fn service(&self, name: &str) -> ServiceMetrics {
         let outcome = |label| self.requests.with_label_values(&[name, label]);
-        let verdict = |label| self.comparisons.with_label_values(&[name, label]);
+        let verdicts = |arm: Arm| {
+            let verdict = |verdict: &Verdict| {
+                let labels = [name, arm.label(), verdict.label()];
+                self.comparisons.with_label_values(&labels)
+            };
+            Verdict::ALL.iter().map(verdict).collect()
+        };
         let latency = |leg: Leg| self.latency.with_label_values(&[name, leg.label()]);
         ServiceMetrics {
             compared: outcome(COMPARED),
@@ -229,7 +236,7 @@ impl Agent {
                 .iter()
                 .map(|reason| outcome(reason.label()))
                 .collect(),
-            verdicts: Verdict::ALL.iter().map(|v| verdict(v.label())).collect(),
+            verdicts: [Arm::Stable, Arm::Canary].map(verdicts),
             in_flight: self.in_flight.with_label_values(&[name]),
             fidelity: self.fidelity.with_label_values(&[name]),
             production: latency(Leg::Production),
@@ -291,10 +298,10 @@ impl Agent {
 }
 
 impl ServiceMetrics {
-    /// A request has been compared.
-    pub fn compared(&self, verdict: Verdict) {
+    /// A request that this arm answered has been compared.
+    pub fn compared(&self, arm: Arm, verdict: Verdict) {
         self.compared.inc();
-        self.verdicts[verdict as usize].inc();
+        self.verdicts[arm as usize][verdict as usize].inc();
     }
 
     /// A request has been dropped.
@@ -318,9 +325,9 @@ impl ServiceMetrics {
         .observe(first_byte.as_secs_f64());
     }
 
-    /// Comparisons so far, by verdict.
-    pub fn verdicts(&self) -> impl Iterator<Item = (Verdict, u64)> {
-        let counters = self.verdicts.iter().map(IntCounter::get);
+    /// Comparisons of this arm's answers so far, by verdict.
+    pub fn verdicts(&self, arm: Arm) -> impl Iterator<Item = (Verdict, u64)> {
+        let counters = self.verdicts[arm as usize].iter().map(IntCounter::get);
         Verdict::ALL.iter().copied().zip(counters)
     }
 
@@ -373,7 +380,7 @@ mod tests {
         let agent = Agent::new();
         let service = agent.service("sentiment");
         service.dropped(DropReason::QueueFull);
-        service.compared(Verdict::Different);
+        service.compared(Arm::Canary, Verdict::Different);
         service.latency(Leg::Shadow, Duration::from_millis(3));
         let text = prometheus::TextEncoder::new()
             .encode_to_string(&agent.registry().gather())
@@ -383,7 +390,8 @@ mod tests {
             "modelmirror_shadow_requests_total{outcome=\"queue_full\",service=\"sentiment\"} 1",
             "modelmirror_shadow_requests_total{outcome=\"tls\",service=\"sentiment\"} 0",
             "modelmirror_shadow_requests_total{outcome=\"compared\",service=\"sentiment\"} 1",
-            "modelmirror_shadow_comparisons_total{service=\"sentiment\",verdict=\"different\"} 1",
+            "modelmirror_shadow_comparisons_total{arm=\"canary\",service=\"sentiment\",verdict=\"different\"} 1",
+            "modelmirror_shadow_comparisons_total{arm=\"stable\",service=\"sentiment\",verdict=\"different\"} 0",
             "modelmirror_shadow_latency_seconds_bucket{leg=\"shadow\",service=\"sentiment\",le=\"0.005\"} 1",
         ] {
             assert!(

@@ -47,6 +47,9 @@ pub struct ServiceReport {
     pub name: String,
     /// The version in production.
     pub stable_version: String,
+    /// The version on trial, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_version: Option<String>,
     /// Whether it is being mirrored.
     pub mirror: bool,
     /// Share of connections that is copied, 0..=1, after what the budget took away.

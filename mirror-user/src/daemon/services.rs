@@ -170,6 +170,7 @@ pub(super) fn report<'a>(
             id: service.config.id,
             name: service.config.name.clone(),
             stable_version: service.config.stable_version.clone(),
+            canary_version: None,
             mirror: true,
             sample: service.sample,
             requests: mirrored(service.row, Direction::Request)?,

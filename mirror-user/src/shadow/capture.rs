@@ -332,7 +332,10 @@ impl Tap {
         let mut renamed = false;
         for service in report.services {
             let known = self.services.get(&service.id);
-            renamed |= known.is_none_or(|known| known.stable_version != service.stable_version);
+            renamed |= known.is_none_or(|known| {
+                known.stable_version != service.stable_version
+                    || known.canary_version != service.canary_version
+            });
             if known.is_some() || self.services.len() < MAX_SERVICES {
                 self.services.insert(service.id, service);
             }

@@ -10,6 +10,9 @@ use crate::tap_report::{CpuSent, ServiceReport, TapReport};
 /// What an ordinary path carries of TCP's payload in one segment.
 pub(crate) const SEGMENT: usize = 1_448;
 
+/// The version on trial, as the tap calls it.
+pub(crate) const CANARY: &str = "v13-canary";
+
 /// A tap with one CPU.
 pub(crate) struct Tap {
     boot: u64,
@@ -57,6 +60,7 @@ impl Tap {
                     id,
                     name: format!("service-{id}"),
                     stable_version: version.into(),
+                    canary_version: Some(CANARY.into()),
                     mirror: true,
                     sample: 1.0,
                     ..ServiceReport::default()

@@ -10,6 +10,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use mirror_common::tunnel::Arm;
+
 use super::message::{DropReason, ExchangeId, Response};
 use super::replay::Answered;
 
@@ -22,6 +24,8 @@ pub struct Origin {
     pub tap: IpAddr,
     /// The client's end.
     pub client: SocketAddr,
+    /// Which version answers it in production.
+    pub arm: Arm,
     /// When the agent saw the request, wall clock.
     pub time: jiff::Timestamp,
 }
@@ -196,6 +200,7 @@ mod tests {
             service: 2,
             tap: "10.0.0.5".parse().unwrap(),
             client: "10.0.0.7:4000".parse().unwrap(),
+            arm: Arm::Stable,
             time: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -132,8 +132,6 @@ pub enum DropReason {
     QueueFull,
     /// A request that is itself shadow traffic.
     Loop,
-    /// Answered by another arm than stable.
-    OtherArm,
     /// Too many connections at once.
     TooManyConnections,
     /// The agent stopped before the exchange was complete.
@@ -156,7 +154,6 @@ impl DropReason {
         Self::Memory,
         Self::QueueFull,
         Self::Loop,
-        Self::OtherArm,
         Self::TooManyConnections,
         Self::Shutdown,
     ];
@@ -177,7 +174,6 @@ impl DropReason {
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::Loop => "loop",
-            Self::OtherArm => "other_arm",
             Self::TooManyConnections => "too_many_connections",
             Self::Shutdown => "shutdown",
         }

@@ -27,7 +27,7 @@ pub use self::differences::{Difference, Example};
 pub use self::prediction::{
     Bar, Change, LabelCount, Meaning, Numbers, Predictions, Spread, Unusual,
 };
-pub use self::service::{Fidelity, Latency, LegLatency, Service, Slice, Verdicts};
+pub use self::service::{Canary, Fidelity, Latency, LegLatency, Service, Slice, Verdicts};
 pub use self::statistics::{Quantiles, Share};
 
 /// Name of the file beside the records that holds a [`LedgerFile`].

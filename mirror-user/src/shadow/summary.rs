@@ -38,9 +38,12 @@ pub struct ServiceSummary {
     pub compared: u64,
     /// Those that were dropped, by reason.
     pub drops: BTreeMap<String, u64>,
-    /// Comparisons by verdict.
+    /// Comparisons of stable's answers, by verdict.
     pub verdicts: BTreeMap<String, u64>,
-    /// From the request's last byte to the answer's first, in production.
+    /// Comparisons of the canary's answers, by verdict.
+    #[serde(default)]
+    pub canary_verdicts: BTreeMap<String, u64>,
+    /// From the request's last byte to the answer's first, by production's stable version.
     pub production: Latency,
     /// The same of the shadow.
     pub shadow: Latency,

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mirror_common::tunnel::Arm;
 use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
@@ -86,6 +85,7 @@ impl Dispatcher {
                     service,
                     tap,
                     client,
+                    arm,
                     time,
                 };
                 let job = Job {
@@ -93,7 +93,7 @@ impl Dispatcher {
                     id: Uuid::now_v7(),
                     request,
                 };
-                self.request(pending, arm, origin, connection, job);
+                self.request(pending, origin, connection, job);
             }
             Event::Response { id, response } => return pending.response(id, response),
             Event::Dropped { id, reason } => {
@@ -109,16 +109,11 @@ impl Dispatcher {
     fn request(
         &mut self,
         pending: &mut Pending,
-        arm: Arm,
         origin: Origin,
         connection: ConnectionId,
         job: Job,
     ) {
         let id = job.exchange;
-        if arm != Arm::Stable {
-            self.discard(pending, id, DropReason::OtherArm);
-            return;
-        }
         let Some(replay) = self.replays.get_mut(origin.service) else {
             return;
         };

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use mirror_common::tunnel::Arm;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -193,7 +194,15 @@ impl Work {
         for (address, tap) in self.capture.taps() {
             for (index, id) in self.ids.iter().enumerate() {
                 if let Some(service) = tap.services.get(id) {
-                    self.judge.version(address, index, &service.stable_version);
+                    let named = [
+                        (Arm::Stable, Some(&service.stable_version)),
+                        (Arm::Canary, service.canary_version.as_ref()),
+                    ];
+                    for (arm, version) in named {
+                        if let Some(version) = version {
+                            self.judge.version((address, index, arm), version);
+                        }
+                    }
                 }
             }
         }

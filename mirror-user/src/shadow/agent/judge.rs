@@ -31,8 +31,8 @@ const UNKNOWN: &str = "unknown";
 pub(super) struct Judge {
     pending: Mutex<Pending>,
     services: Vec<Service>,
-    /// What each tap calls production's version, by service.
-    versions: Mutex<HashMap<(IpAddr, usize), String>>,
+    /// What each tap calls production's versions, by service and arm.
+    versions: Mutex<HashMap<(IpAddr, usize, Arm), String>>,
     recorder: Recorder,
     metrics: metrics::Agent,
     since: jiff::Timestamp,
@@ -94,10 +94,10 @@ impl Judge {
         }
     }
 
-    /// A tap names production's version of a service.
-    pub(super) fn version(&self, tap: IpAddr, service: usize, version: &str) {
+    /// A tap names a version of a service's that answers in production.
+    pub(super) fn version(&self, whose: (IpAddr, usize, Arm), version: &str) {
         let mut versions = lock(&self.versions);
-        let known = versions.entry((tap, service)).or_default();
+        let known = versions.entry(whose).or_default();
         if known != version {
             version.clone_into(known);
         }
@@ -134,8 +134,8 @@ impl Judge {
         let exchange = self.exchange(pair);
         let mut comparison = service.comparer.compare(&exchange);
         comparison.slice = lock(&service.slices).admit(comparison.slice);
+        service.metrics.compared(exchange.arm, comparison.verdict);
         service.count_latency(&exchange);
-        service.metrics.compared(comparison.verdict);
         self.recorder.write(index, &exchange, &comparison);
         service.ledger.compared();
     }
@@ -147,14 +147,14 @@ impl Judge {
             production,
         } = pair;
         let version = lock(&self.versions)
-            .get(&(origin.tap, origin.service))
+            .get(&(origin.tap, origin.service, origin.arm))
             .cloned();
         Exchange {
             id: shadow.job.id,
             time: origin.time,
             client: origin.client,
             request: shadow.job.request,
-            arm: Arm::Stable,
+            arm: origin.arm,
             production_version: version.unwrap_or_else(|| UNKNOWN.to_owned()),
             production,
             shadow_request_ns: shadow.written_ns,
@@ -225,7 +225,12 @@ fn drops(balance: &Balance) -> BTreeMap<String, u64> {
 impl Service {
     fn summary(&self) -> ServiceSummary {
         let balance = self.ledger.balance();
-        let verdicts = self.metrics.verdicts();
+        let verdicts = |arm| {
+            let verdicts = self.metrics.verdicts(arm);
+            verdicts
+                .map(|(verdict, count)| (verdict.label().to_owned(), count))
+                .collect()
+        };
         ServiceSummary {
             name: self.name.clone(),
             id: self.id,
@@ -233,15 +238,18 @@ impl Service {
             seen: balance.seen,
             compared: balance.compared,
             drops: drops(&balance),
-            verdicts: verdicts
-                .map(|(verdict, count)| (verdict.label().to_owned(), count))
-                .collect(),
+            verdicts: verdicts(Arm::Stable),
+            canary_verdicts: verdicts(Arm::Canary),
             production: self.metrics.distribution(Leg::Production),
             shadow: self.metrics.distribution(Leg::Shadow),
         }
     }
 
+    /// What the canary takes is in the records: a mixture of two versions would tell of neither.
     fn count_latency(&self, exchange: &Exchange) {
+        if exchange.arm != Arm::Stable {
+            return;
+        }
         let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
         let production = &exchange.production;
         let first_byte = between(exchange.request.last_byte_ns, production.first_byte_ns);

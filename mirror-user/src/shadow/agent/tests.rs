@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::shadow::conversation::{Connection, Tap};
+use crate::shadow::conversation::{CANARY, Connection, Tap};
 use crate::shadow::fixtures;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -475,19 +475,43 @@ async fn memory_is_one_figure_and_is_given_back() {
 }
 
 #[tokio::test]
-async fn other_arms_and_shadow_traffic_are_not_replayed() {
-    let model = Model::default();
+async fn the_record_names_who_answered() {
+    let model = Model::answering(&[("/", b"1")]);
     let mut scene = Scene::new(model.start().await, |_| {}).await;
     scene.report().await;
-    let mut canary = Connection::new(ID, 1);
+    let mut stable = scene.open(1);
+    scene.exchange(&mut stable, &post("/", b"1"), &ok(b"1"));
+    let mut canary = Connection::new(ID, 2);
     canary.arm = Arm::Canary;
     let datagrams = canary.open(&mut scene.tap);
     scene.send(datagrams);
-    scene.exchange(&mut canary, &post("/", b"1"), &ok(b"1"));
+    scene.exchange(&mut canary, &post("/", b"2"), &ok(b"2"));
+    scene.until("compared", 2).await;
+    for (arm, verdict) in [("stable", "match"), ("canary", "different")] {
+        let labels = [SERVICE, arm];
+        let of_arm = "modelmirror_shadow_comparisons_total";
+        assert_eq!(scene.metric(of_arm, &labels), 1.0, "{}", scene.text());
+        assert_eq!(scene.metric(of_arm, &[arm, verdict]), 1.0);
+    }
+    let mut said: Vec<_> = scene.finish().await;
+    said.sort_by_key(|record| record["arm"].to_string());
+    let told = said.iter().map(|record| {
+        let production = &record["production"];
+        [&record["arm"], &production["version"], &record["verdict"]]
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [["canary", CANARY, "different"], ["stable", "v12", "match"]]
+    );
+}
+
+#[tokio::test]
+async fn shadow_traffic_is_not_replayed() {
+    let model = Model::default();
+    let mut scene = Scene::new(model.start().await, |_| {}).await;
     let mut looping = scene.open(2);
     let request = b"GET / HTTP/1.1\r\nHost: a\r\nX-ModelMirror-Shadow: 1\r\n\r\n";
     scene.exchange(&mut looping, request, &ok(b"1"));
-    scene.until("other_arm", 1).await;
     scene.until("loop", 1).await;
     assert!(model.asked().is_empty());
     assert!(scene.finish().await.is_empty());

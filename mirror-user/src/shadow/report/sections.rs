@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Service;
 use super::figures::{count, cut, figure, milliseconds, percent, second, span};
 use super::prediction::{Bar, Meaning, Numbers, Predictions, Spread};
-use super::service::{Fidelity, LegLatency};
+use super::service::{Canary, Fidelity, LegLatency};
 use super::statistics::{Quantiles, Share};
 
 /// Rows of a list that are shown; `--output json` has all.
@@ -85,6 +85,7 @@ pub(super) fn heading(service: &Service) -> String {
 /// All of a service's tables in their order.
 pub(super) fn sections(service: &Service) -> Vec<Section> {
     let mut sections = vec![overview(service)];
+    sections.extend(service.canary.as_ref().map(canary));
     if service.compared == 0 {
         return sections;
     }
@@ -170,6 +171,39 @@ fn overview(service: &Service) -> Section {
             count(service.unreadable_lines).into(),
             words.into(),
         ]);
+    }
+    table
+}
+
+fn canary(canary: &Canary) -> Section {
+    let mut table = Section::new("Answered by the canary in production", &[], [1]);
+    let versions: Vec<&str> = canary.versions.iter().map(String::as_str).collect();
+    let compared = count(canary.compared).into();
+    table.row(["compared".into(), compared, versions.join(" and ").into()]);
+    if let Some(Share { share, low, high }) = canary.agreement {
+        let interval = format!("95 % interval {} to {}", percent(low), percent(high));
+        table.row(["agreement".into(), percent(share).into(), interval.into()]);
+    }
+    let verdicts = [
+        ("different", canary.verdicts.different),
+        ("errors", canary.verdicts.error),
+    ];
+    for (name, number) in verdicts.into_iter().filter(|&(_, number)| number > 0) {
+        table.row([name.into(), count(number).into(), "".into()]);
+    }
+    let legs = [
+        ("canary p50", canary.latency.production),
+        ("shadow p50", canary.latency.shadow),
+    ];
+    for (name, leg) in legs {
+        if let Some(quantiles) = leg.first_byte_ms {
+            let words = "milliseconds from the last byte of the request to the first of the answer";
+            table.row([
+                name.into(),
+                milliseconds(quantiles.p50).into(),
+                words.into(),
+            ]);
+        }
     }
     table
 }

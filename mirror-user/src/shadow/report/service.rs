@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
+use mirror_common::tunnel::Arm;
 use serde::Serialize;
 
 use super::LedgerFile;
@@ -57,8 +58,25 @@ pub struct Service {
     /// Agreement by slice, worst first: by the upper end of the interval, so that a slice of few
     /// requests is not taken for a bad one.
     pub slices: Vec<Slice>,
+    /// What the canary answered in production; all else is of stable's answers.
+    pub canary: Option<Canary>,
     /// Lines that are no records.
     pub unreadable_lines: u64,
+}
+
+/// Comparisons of answers that the canary gave in production.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Canary {
+    /// Versions that answered.
+    pub versions: BTreeSet<String>,
+    /// Records.
+    pub compared: u64,
+    /// What the comparisons came to.
+    pub verdicts: Verdicts,
+    /// Share of comparisons that matched.
+    pub agreement: Option<Share>,
+    /// How long both took.
+    pub latency: Latency,
 }
 
 /// Comparisons by verdict.
@@ -126,6 +144,7 @@ pub(super) struct Tally {
     differences: Differences,
     predictions: Gathered,
     slices: HashMap<String, (u64, u64)>,
+    canary: Option<Box<Tally>>,
     unreadable: u64,
 }
 
@@ -170,6 +189,16 @@ impl Tally {
     }
 
     pub(super) fn add(&mut self, record: &Record<'_>) {
+        if record.arm == Arm::Canary.label() {
+            self.canary.get_or_insert_default().add_answers(record);
+        } else {
+            self.add_answers(record);
+            self.add_contents(record);
+        }
+    }
+
+    /// How it went.
+    fn add_answers(&mut self, record: &Record<'_>) {
         self.compared += 1;
         self.first = self.first.into_iter().chain([record.time]).min();
         self.last = self.last.max(Some(record.time));
@@ -180,6 +209,10 @@ impl Tally {
             Verdict::Different => self.verdicts.different += 1,
             Verdict::Error => self.verdicts.error += 1,
         }
+    }
+
+    /// What was said.
+    fn add_contents(&mut self, record: &Record<'_>) {
         if record.verdict == Verdict::Error {
             let kind = record.shadow.error.as_deref().unwrap_or("unknown");
             *self.errors.entry(kind.to_owned()).or_default() += 1;
@@ -201,6 +234,23 @@ impl Tally {
         }
     }
 
+    fn latency(&self) -> Latency {
+        Latency {
+            production: self.production.latency(),
+            shadow: self.shadow.latency(),
+        }
+    }
+
+    fn into_canary(self) -> Canary {
+        Canary {
+            compared: self.compared,
+            verdicts: self.verdicts,
+            agreement: Share::of(self.verdicts.r#match, self.compared),
+            latency: self.latency(),
+            versions: self.production.versions,
+        }
+    }
+
     fn slice(&mut self, slice: &str, verdict: Verdict) {
         let known = self.slices.len() < MAX_SLICES || self.slices.contains_key(slice);
         let name = if known { slice } else { OTHER };
@@ -210,6 +260,7 @@ impl Tally {
     }
 
     pub(super) fn finish(self, service: String, ledger: Option<LedgerFile>) -> Service {
+        let latency = self.latency();
         let (differences, other_differences) = self.differences.finish();
         let judged = self.compared - self.verdicts.error;
         Service {
@@ -222,10 +273,7 @@ impl Tally {
             mean_score: (judged > 0).then(|| self.score / judged as f64),
             errors: self.errors,
             both_failed: self.both_failed,
-            latency: Latency {
-                production: self.production.latency(),
-                shadow: self.shadow.latency(),
-            },
+            latency,
             production_versions: self.production.versions,
             shadow_versions: self.shadow.versions,
             production_status: self.production.status,
@@ -240,6 +288,7 @@ impl Tally {
             other_differences,
             predictions: self.predictions.finish(),
             slices: slices(self.slices),
+            canary: self.canary.map(|canary| canary.into_canary()),
             unreadable_lines: self.unreadable,
         }
     }

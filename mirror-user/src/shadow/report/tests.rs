@@ -83,6 +83,39 @@ fn records() -> tempfile::TempDir {
 }
 
 #[test]
+fn the_canary_is_counted_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = folder.path().join("sentiment");
+    fs::create_dir(&service).unwrap();
+    let canary = |index| {
+        line(index, |record| {
+            record["arm"] = "canary".into();
+            record["production"]["version"] = "v13".into();
+            record["verdict"] = "different".into();
+            record["difference"] = "a difference".into();
+        })
+    };
+    let lines = [line(1, |_| {}), canary(2), line(3, |_| {}), canary(4)];
+    fs::write(service.join("comparisons-1.jsonl"), lines.concat()).unwrap();
+    let report = summarize(folder.path(), None).unwrap();
+    let service = &report.services[0];
+    let found = service.canary.as_ref().unwrap();
+    assert_eq!((service.compared, found.compared), (2, 2));
+    assert_eq!(
+        (service.verdicts.different, found.verdicts.different),
+        (0, 2)
+    );
+    assert_eq!(service.production_versions, ["v12".into()].into());
+    assert_eq!(found.versions, ["v13".into()].into());
+    assert!(service.differences.is_empty());
+    let text = report.to_string();
+    assert!(
+        text.contains("Answered by the canary in production"),
+        "{text}"
+    );
+}
+
+#[test]
 fn records_are_added_up() {
     let folder = records();
     let report = summarize(folder.path(), None).unwrap();
