@@ -284,6 +284,8 @@ pub struct Shadow {
     pub record_limit: u64,
     /// All that is buffered, all services together, in bytes.
     pub memory: usize,
+    /// How long copies come together before they are looked at.
+    pub gather: Duration,
     /// The services that are replayed.
     pub services: Vec<ShadowService>,
 }

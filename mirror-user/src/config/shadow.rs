@@ -36,6 +36,7 @@ struct Typed {
     record_dir: PathBuf,
     record_limit: u64,
     memory: Spanned<u64>,
+    gather: Duration,
     services: Vec<TypedService>,
 }
 
@@ -87,6 +88,9 @@ impl Typed {
                 .into_inner(),
             record_limit: root.or("record_limit", 10 << 30, values::size).into_inner(),
             memory: root.or("memory", 1 << 30, values::size),
+            gather: root
+                .or("gather", Duration::from_micros(500), values::moment)
+                .into_inner(),
             services: root
                 .sections("service")
                 .into_iter()
@@ -195,6 +199,7 @@ impl Typed {
             allow: self.allow.into_iter().map(Spanned::into_inner).collect(),
             record_dir: self.record_dir,
             record_limit: self.record_limit,
+            gather: self.gather,
             memory: usize::try_from(self.memory.into_inner()).unwrap_or(usize::MAX),
             services: self
                 .services

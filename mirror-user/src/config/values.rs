@@ -294,6 +294,19 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Fault> {
         .ok_or_else(|| Fault::new(format!("{typed:?} is not a span of time"), cure))
 }
 
+/// The longest [`moment`]: what comes meanwhile has to find room in the receive buffer.
+const MOMENT: Duration = Duration::from_millis(10);
+
+/// A short span of time, or none.
+pub(super) fn moment(value: &DeValue<'_>) -> Result<Duration, Fault> {
+    let cure = "write up to 10 ms with its unit, in quotes: \"500us\", \"0s\"";
+    let typed = text(value, cure)?;
+    humantime::parse_duration(typed)
+        .ok()
+        .filter(|&duration| duration <= MOMENT)
+        .ok_or_else(|| Fault::new(format!("{typed:?} is not a span of up to 10 ms"), cure))
+}
+
 /// One word of a few.
 pub(super) fn choice<T: Copy + fmt::Debug>(
     choices: &'static [(&'static str, T)],

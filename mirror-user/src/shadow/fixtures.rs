@@ -22,6 +22,7 @@ pub(crate) fn shadow() -> config::Shadow {
         record_dir: "/nonexistent".into(),
         record_limit: 1 << 30,
         memory: 64 << 20,
+        gather: Duration::from_micros(500),
         services: Vec::new(),
     }
 }

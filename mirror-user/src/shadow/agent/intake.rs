@@ -21,10 +21,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// With fewer datagrams at once than this, the thread lets some more come together before it looks
 /// again: each look costs more than a datagram, and nothing here is measured by the agent's clock.
-const FEW: usize = 32;
-
-/// How long it does so. A receive buffer that nobody has enlarged holds what comes meanwhile.
-const GATHER: Duration = Duration::from_micros(100);
+const FEW: usize = 128;
 
 /// How often taps' ledgers move on.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -68,6 +65,7 @@ impl Intake {
             batch: Vec::new(),
             judge: Arc::clone(judge),
             ids: config.services.iter().map(|service| service.id).collect(),
+            gather: config.gather,
             stop: Arc::clone(&intake.stop),
             backlog: Arc::clone(&intake.backlog),
         };
@@ -123,6 +121,7 @@ struct Work {
     judge: Arc<Judge>,
     /// Ids of the services, by index.
     ids: Vec<u32>,
+    gather: Duration,
     stop: Arc<AtomicBool>,
     backlog: Arc<AtomicUsize>,
 }
@@ -146,7 +145,7 @@ impl Work {
             }
             self.send();
             match received {
-                Ok(count) if (1..FEW).contains(&count) => thread::sleep(GATHER),
+                Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.gather),
                 Ok(_) => {}
                 Err(error) => result = Err(error),
             }

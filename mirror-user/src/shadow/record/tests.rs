@@ -23,6 +23,7 @@ fn config(record_dir: &Path, record: config::Record) -> Shadow {
         record_dir: record_dir.to_owned(),
         record_limit: 1 << 30,
         memory: 1 << 30,
+        gather: Duration::ZERO,
         services: vec![ShadowService {
             name: "sentiment".into(),
             id: 101,
