@@ -208,7 +208,8 @@ fn describe(agent: &super::Agent, now: Instant) -> Agent {
         error: way
             .err()
             .map(ToString::to_string)
-            .or_else(|| agent.error.clone()),
+            .or_else(|| agent.error.clone())
+            .or_else(|| (!agent.attached).then(|| "nothing is attached to its uplink".to_owned())),
     }
 }
 
