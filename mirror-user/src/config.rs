@@ -71,7 +71,10 @@ pub enum File {
 /// # Errors
 /// When it cannot be read, and with every problem that was found in it.
 pub fn read_node(file: &Path) -> Result<Node, Error> {
-    read(file, |text| node(text, &read_secret))
+    read(file, |text| {
+        meant(text, Kind::Node)?;
+        node(text, &read_secret)
+    })
 }
 
 /// Reads the file of a shadow host.
@@ -79,7 +82,10 @@ pub fn read_node(file: &Path) -> Result<Node, Error> {
 /// # Errors
 /// When it cannot be read, and with every problem that was found in it.
 pub fn read_shadow(file: &Path) -> Result<Shadow, Error> {
-    read(file, |text| shadow(text, &read_secret))
+    read(file, |text| {
+        meant(text, Kind::Shadow)?;
+        shadow(text, &read_secret)
+    })
 }
 
 /// Reads a file of the given kind, or of the kind that its keys tell.
@@ -103,6 +109,11 @@ fn read<T>(file: &Path, parse: impl Fn(&str) -> Result<T, Vec<Problem>>) -> Resu
 
 /// Which host a text is for, told by the keys that only one of them has.
 pub fn kind_of(text: &str) -> Kind {
+    told(text).unwrap_or(Kind::Node)
+}
+
+/// The same; nothing where it has keys of both or of neither.
+fn told(text: &str) -> Option<Kind> {
     const ONLY_SHADOW: [&str; 5] = ["listen", "allow", "record_dir", "memory", "vxlan"];
     let (table, _) = toml::de::DeTable::parse_recoverable(text);
     let table = table.get_ref();
@@ -113,12 +124,28 @@ pub fn kind_of(text: &str) -> Kind {
         Some(DeValue::Array(services)) => services.iter().any(replayed),
         _ => false,
     };
-    let node = table.contains_key("interfaces");
-    if (top || target) && !node {
-        Kind::Shadow
-    } else {
-        Kind::Node
+    match (table.contains_key("interfaces"), top || target) {
+        (true, false) => Some(Kind::Node),
+        (false, true) => Some(Kind::Shadow),
+        _ => None,
     }
+}
+
+/// Refuses the other host's file as a whole: every line of it would be a problem.
+fn meant(text: &str, kind: Kind) -> Result<(), Vec<Problem>> {
+    let (what, cure) = match (told(text), kind) {
+        (Some(Kind::Shadow), Kind::Node) => (
+            "this is a config of the shadow host",
+            "`modelmirror shadow` takes it; `modelmirror config default --for node` prints one for here",
+        ),
+        (Some(Kind::Node), Kind::Shadow) => (
+            "this is a config of the inference node",
+            "`modelmirror run` takes it; `modelmirror config default --for shadow` prints one for here",
+        ),
+        _ => return Ok(()),
+    };
+    let fault = Fault::new(what, cure);
+    Err(vec![Problem { span: 0..0, fault }])
 }
 
 /// Whether two listeners of one protocol want the same port of the same address.

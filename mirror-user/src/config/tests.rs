@@ -63,6 +63,32 @@ fn what_is_printed_as_default_is_the_default() {
     assert_eq!(kind_of(default_text(Kind::Shadow)), Kind::Shadow);
 }
 
+#[test]
+fn the_other_host_s_file_is_one_problem() {
+    let check = |text: &str, kind, expected: Option<&str>| {
+        let whats = meant(text, kind).err().map(|mut problems| {
+            let only = problems.pop().filter(|_| problems.is_empty());
+            only.unwrap().fault.what
+        });
+        assert_eq!(whats.as_deref(), expected);
+    };
+    let (node, shadow) = (default_text(Kind::Node), default_text(Kind::Shadow));
+    check(node, Kind::Node, None);
+    check(shadow, Kind::Shadow, None);
+    check(
+        shadow,
+        Kind::Node,
+        Some("this is a config of the shadow host"),
+    );
+    check(
+        node,
+        Kind::Shadow,
+        Some("this is a config of the inference node"),
+    );
+    check("", Kind::Shadow, None);
+    check("allow = []\ninterfaces = []", Kind::Node, None);
+}
+
 /// The keys of the printed file, those in comments too.
 fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
     let key = |line: &'static str| {

@@ -68,7 +68,10 @@ pub struct Report {
 pub fn summarize(record_dir: &Path, service: Option<&str>) -> anyhow::Result<Report> {
     let shown = record_dir.display();
     let entries = fs::read_dir(record_dir).with_context(|| {
-        format!("cannot read the records in {shown}: run as the user that the agent runs as")
+        format!(
+            "cannot read the records in {shown}: name the agent's config or its record_dir \
+             (--config, --records), and run as the user that the agent runs as"
+        )
     })?;
     let mut names: Vec<String> = entries
         .filter_map(Result::ok)
