@@ -9,6 +9,7 @@ pub(crate) mod distribution;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod json;
+mod not_a_number;
 pub mod pointer;
 mod prediction;
 mod slices;

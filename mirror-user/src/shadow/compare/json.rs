@@ -7,6 +7,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
+use super::not_a_number;
 use super::pointer::Pointers;
 
 /// Bodies larger than this, in bytes, are not parsed.
@@ -77,6 +78,13 @@ impl<'a> Node<'a> {
         if body.len() > MAX_PARSED {
             return Err(Unparsed::TooLarge);
         }
+        Self::read(body, left).or_else(|unparsed| {
+            let quoted = not_a_number::quoted(body).ok_or(unparsed)?;
+            Node::read(&quoted, left).map(not_a_number::unquoted)
+        })
+    }
+
+    fn read(body: &'a [u8], left: &Cell<u32>) -> Result<Self, Unparsed> {
         let mut parser = serde_json::Deserializer::from_slice(body);
         let node = Seed(left)
             .deserialize(&mut parser)
@@ -335,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn what_json_has_no_words_for_is_read() {
+        let check = |json: &str, expected: &str| {
+            let node = Node::parse(json.as_bytes()).unwrap();
+            assert_eq!(format!("{node:?}"), expected, "{json}");
+        };
+        check("NaN", "Number(Float(NaN))");
+        check(
+            r#"["NaN, \\\"Infinity", -Infinity, Infinity]"#,
+            r#"Array([Text("NaN, \\\"Infinity"), Number(Float(-inf)), Number(Float(inf))])"#,
+        );
+        check(r#"{"NaN":NaN}"#, r#"Object([("NaN", Number(Float(NaN)))])"#);
+    }
+
+    #[test]
     fn redaction_sees_through_escapes_and_repeated_names() {
         let node = Node::parse(br#"{"p\u0077":"one","pw":"two","list":[{"k":1},{"k":2}]}"#);
         let written = serde_json::to_string(&Redacted {
@@ -356,7 +378,8 @@ mod tests {
         assert_eq!(Node::parse(many.as_bytes()), Err(Unparsed::TooManyValues));
         let large = vec![b' '; MAX_PARSED + 1];
         assert_eq!(Node::parse(&large), Err(Unparsed::TooLarge));
-        assert!(matches!(Node::parse(b"NaN"), Err(Unparsed::Invalid(_))));
+        assert!(matches!(Node::parse(b"nan"), Err(Unparsed::Invalid(_))));
+        assert!(matches!(Node::parse(b"[NaN"), Err(Unparsed::Invalid(_))));
         assert!(matches!(Node::parse(b"[1] 2"), Err(Unparsed::Invalid(_))));
     }
 }

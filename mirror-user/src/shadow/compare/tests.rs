@@ -300,19 +300,27 @@ fn what_is_not_json_is_compared_as_text_or_bytes() {
         ),
     );
     check_bodies(
-        (JSON, b"[NaN]"),
+        (JSON, b"[nan]"),
         (JSON, b"[1]"),
         (
-            "only one answer is JSON; production's is not valid JSON (expected value at line 1 column 2)",
+            "only one answer is JSON; production's is not valid JSON (expected ident at line 1 column 3)",
             0.0,
         ),
     );
     check_bodies(
-        (JSON, b"[NaN]"),
+        (JSON, b"[nan]"),
+        (JSON, b"[nan,1]"),
+        (
+            r#"line 1: "[nan]" became "[nan,1]" (compared as text: not valid JSON (expected ident at line 1 column 3))"#,
+            0.0,
+        ),
+    );
+    check_bodies(
+        (JSON, b"[NaN, Infinity]"),
         (JSON, b"[NaN,1]"),
         (
-            r#"line 1: "[NaN]" became "[NaN,1]" (compared as text: not valid JSON (expected value at line 1 column 2))"#,
-            0.0,
+            "the answer: 1 of 2 numbers differs, at index 1: inf became 1 (by inf)",
+            0.5,
         ),
     );
     let mut large = vec![b' '; json::MAX_PARSED + 2];
