@@ -4,6 +4,7 @@
 //! functions from facts to [`Finding`]s.
 
 mod agent;
+mod api;
 mod echo;
 mod files;
 mod interfaces;
@@ -169,10 +170,12 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
             tls::hear(node, &host, &tapped).await
         }
     };
-    // Both wait for others, for about a second.
-    let (tls, agents) = tokio::join!(tls, agent::findings(&netlink, node));
+    // All wait for others, for about a second.
+    let agents = agent::findings(&netlink, node);
+    let (tls, agents, apis) = tokio::join!(tls, agents, api::findings(node));
     findings.extend(tls);
     findings.extend(agents?);
+    findings.extend(apis);
     Ok(findings.into())
 }
 

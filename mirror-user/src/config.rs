@@ -39,6 +39,25 @@ pub const RECORD_DIR: &str = "/var/log/modelmirror";
 /// Reads a token file: the only thing outside the text that a config needs.
 pub type Secret<'a> = &'a dyn Fn(&Path) -> Result<String, Fault>;
 
+/// A bearer token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Where it was read.
+    pub file: PathBuf,
+    /// What stands there.
+    pub value: String,
+}
+
+impl fmt::Debug for Token {
+    /// Keeps the token out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = &self.file;
+        f.debug_struct("Token")
+            .field("file", file)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Which host a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
@@ -156,10 +175,12 @@ pub(crate) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// Reads `token_file`, which an `api` cannot do without.
-fn demand_token(
-    section: &mut table::Section<'_>,
-    read: impl FnOnce(&DeValue<'_>) -> Result<String, Fault>,
-) -> Option<String> {
+fn token(section: &mut table::Section<'_>, secret: Secret<'_>) -> Option<Token> {
+    let read = |value: &DeValue<'_>| {
+        let file = values::path(value)?;
+        let value = secret(&file)?;
+        Ok(Token { file, value })
+    };
     if section.has("api") {
         let example =
             "token_file = \"/etc/modelmirror/token\" (mode 0600), since `api` asks for a token";
@@ -282,14 +303,23 @@ pub enum Directions {
 pub struct Mirror {
     /// The shadow agent's tunnel end.
     pub agent: SocketAddr,
-    /// The agent's summary, for the rollout.
-    pub api: Option<String>,
+    /// The agent's summary, which the rollout decides by.
+    pub api: Option<AgentApi>,
     /// Share of connections, 0..=1.
     pub sample: f64,
     /// Which of a connection's packets are copied.
     pub directions: Directions,
     /// Hard limit, in bytes per second; nothing = a tenth of the uplink's speed.
     pub max_bytes_per_second: Option<u64>,
+}
+
+/// The agent's summary as the node asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentApi {
+    /// Scheme, host and port: `http://10.0.0.9:9471`.
+    pub base: String,
+    /// What the agent asks for.
+    pub token: Token,
 }
 
 /// `modelmirror shadow --config FILE`, on the shadow host.
@@ -318,22 +348,12 @@ pub struct Shadow {
 }
 
 /// The agent's summary for the node.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     /// Where it listens.
     pub listen: SocketAddr,
     /// What a caller must present.
-    pub token: String,
-}
-
-impl fmt::Debug for Api {
-    /// Keeps the token out of logs.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listen = &self.listen;
-        f.debug_struct("Api")
-            .field("listen", listen)
-            .finish_non_exhaustive()
-    }
+    pub token: Token,
 }
 
 /// One service as the agent sees it.

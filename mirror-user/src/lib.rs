@@ -2,6 +2,7 @@
 //! and the command line that controls both.
 
 pub mod admin;
+pub mod agent_api;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod daemon;
 pub mod dataplane;
 #[doc(hidden)]
 pub mod fuzzing;
+mod http_client;
 pub mod metrics;
 mod netlink;
 pub mod shadow;

@@ -9,7 +9,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::Finding;
-use crate::config::Node;
+use crate::config::{Node, Token};
 use crate::state::{State, Trouble};
 
 pub(super) fn node(node: &Node) -> Vec<Finding> {
@@ -101,6 +101,20 @@ fn state(node: &Node) -> Vec<Finding> {
     findings
 }
 
+/// Who may read a token. Everybody may not: then the config is refused.
+pub(super) fn token(token: &Token) -> Option<Finding> {
+    let shown = token.file.display();
+    let mode = token.file.metadata().ok()?.mode() & 0o777;
+    (mode & 0o070 != 0).then(|| {
+        let what = format!("{shown} can be read or written by its group (mode {mode:04o})");
+        Finding::warn(
+            "token_file",
+            what,
+            format!("chmod 600 {shown}, unless that group is meant"),
+        )
+    })
+}
+
 /// Whether there is room for `limit` bytes of records.
 pub(super) fn space(path: &Path, limit: u64) -> Option<Finding> {
     let existing = path.ancestors().find(|path| path.exists())?;
@@ -159,6 +173,23 @@ mod tests {
             Level::Refuse,
             "is not a folder",
         );
+    }
+
+    #[test]
+    fn a_token_that_a_group_may_read_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "secret").unwrap();
+        let token = Token {
+            file,
+            value: "secret".to_owned(),
+        };
+        let set = |mode| {
+            std::fs::set_permissions(&token.file, std::fs::Permissions::from_mode(mode)).unwrap();
+            super::token(&token)
+        };
+        assert_eq!(set(0o600), None);
+        check(&set(0o640).unwrap(), Level::Warn, "mode 0640");
     }
 
     #[test]

@@ -16,12 +16,10 @@ pub(super) async fn findings(shadow: &Shadow) -> Vec<Finding> {
     let mut findings = vec![listeners::udp("listen", shadow.listen)];
     findings.extend(shadow.vxlan.map(|address| listeners::udp("vxlan", address)));
     findings.extend(listeners::admin(shadow.admin));
-    findings.extend(
-        shadow
-            .api
-            .as_ref()
-            .map(|api| listeners::tcp("api", api.listen)),
-    );
+    if let Some(api) = &shadow.api {
+        findings.push(listeners::tcp("api", api.listen));
+        findings.extend(files::token(&api.token));
+    }
     findings.extend(allowed(shadow));
     findings.extend(receive_buffer());
     findings.push(files::folder("record_dir", &shadow.record_dir));

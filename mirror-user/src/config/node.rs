@@ -8,7 +8,9 @@ use toml::Spanned;
 
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
-use super::{Directions, Mirror, Node, Protocol, Secret, Service, ServiceAddress, values};
+use super::{
+    AgentApi, Directions, Mirror, Node, Protocol, Secret, Service, ServiceAddress, values,
+};
 
 /// Reads the text of a node's config; `secret` reads a token file.
 ///
@@ -43,7 +45,7 @@ struct TypedService {
 
 struct TypedMirror {
     agent: Option<Spanned<SocketAddr>>,
-    api: Option<String>,
+    api: Option<AgentApi>,
     sample: f64,
     directions: Directions,
     max_bytes_per_second: Option<u64>,
@@ -243,13 +245,14 @@ impl TypedService {
 
 impl TypedMirror {
     fn read(mut section: Section<'_>, secret: Secret<'_>) -> Self {
-        let token = |value: &toml::de::DeValue<'_>| secret(&values::path(value)?);
-        super::demand_token(&mut section, token);
+        let token = super::token(&mut section, secret);
+        let base = section.optional("api", values::http_base);
         let typed = Self {
             agent: section.required("agent", "agent = \"10.0.0.9:6181\"", values::remote),
-            api: section
-                .optional("api", values::http_base)
-                .map(Spanned::into_inner),
+            api: base
+                .map(Spanned::into_inner)
+                .zip(token)
+                .map(|(base, token)| AgentApi { base, token }),
             sample: section.or("sample", 1.0, values::share).into_inner(),
             directions: section
                 .or(
@@ -281,7 +284,8 @@ impl TypedMirror {
 /// Reads a token file: what stands in it, without the final line break.
 ///
 /// # Errors
-/// When it cannot be read, is empty, or others than its owner may read it.
+/// When it cannot be read, is empty, or everybody may read it. A group may, as in a volume of
+/// Kubernetes' secrets; `modelmirror check` says so.
 pub fn read_secret(path: &Path) -> Result<String, Fault> {
     use std::os::unix::fs::PermissionsExt;
 
@@ -292,8 +296,11 @@ pub fn read_secret(path: &Path) -> Result<String, Fault> {
         .map_err(refuse)?
         .permissions()
         .mode();
-    if mode & 0o077 != 0 {
-        let what = format!("{shown} can be read by others (mode {:04o})", mode & 0o7777);
+    if mode & 0o007 != 0 {
+        let what = format!(
+            "{shown} can be read by everybody (mode {:04o})",
+            mode & 0o7777
+        );
         return Err(Fault::new(what, format!("run `chmod 600 {shown}`")));
     }
     let token = std::fs::read_to_string(path).map_err(refuse)?;

@@ -9,7 +9,9 @@ use toml::Spanned;
 
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
-use super::{Api, Compare, HostHeader, Payloads, Record, Secret, Shadow, ShadowService, values};
+use super::{
+    Api, Compare, HostHeader, Payloads, Record, Secret, Shadow, ShadowService, Token, values,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -31,7 +33,7 @@ struct Typed {
     vxlan: Option<Spanned<SocketAddr>>,
     admin: Spanned<SocketAddr>,
     api: Option<Spanned<SocketAddr>>,
-    token: Option<String>,
+    token: Option<Token>,
     allow: Vec<Spanned<IpNet>>,
     record_dir: PathBuf,
     record_limit: u64,
@@ -74,8 +76,7 @@ const REDACTED: [&str; 5] = [
 
 impl Typed {
     fn read(mut root: Section<'_>, secret: Secret<'_>) -> Self {
-        let token = |value: &toml::de::DeValue<'_>| secret(&values::path(value)?);
-        let token = super::demand_token(&mut root, token);
+        let token = super::token(&mut root, secret);
         let typed = Self {
             listen: root.or("listen", ([0, 0, 0, 0], 6181).into(), values::listen),
             vxlan: root.optional("vxlan", values::listen),
@@ -184,18 +185,12 @@ impl Typed {
     }
 
     fn build(self) -> Option<Shadow> {
-        let api = match (self.api, self.token) {
-            (Some(listen), Some(token)) => Some(Api {
-                listen: listen.into_inner(),
-                token,
-            }),
-            _ => None,
-        };
+        let api = self.api.map(Spanned::into_inner).zip(self.token);
         Some(Shadow {
             listen: self.listen.into_inner(),
             vxlan: self.vxlan.map(Spanned::into_inner),
             admin: self.admin.into_inner(),
-            api,
+            api: api.map(|(listen, token)| Api { listen, token }),
             allow: self.allow.into_iter().map(Spanned::into_inner).collect(),
             record_dir: self.record_dir,
             record_limit: self.record_limit,

@@ -139,12 +139,17 @@ fn what_is_printed_in_comments_can_be_used() {
             Kind::Node => {
                 let node = node(&text, &token).unwrap();
                 let mirror = node.services[0].mirror.as_ref().unwrap();
-                assert_eq!(mirror.api.as_deref(), Some("http://10.0.0.9:9471"));
+                let api = mirror.api.as_ref().unwrap();
+                assert_eq!(
+                    (&*api.base, &*api.token.value),
+                    ("http://10.0.0.9:9471", "token")
+                );
+                assert!(!format!("{api:?}").contains("\"token\""), "{api:?}");
                 assert_eq!(mirror.max_bytes_per_second, Some(100_000_000));
             }
             Kind::Shadow => {
                 let shadow = shadow(&text, &token).unwrap();
-                assert_eq!(shadow.api.unwrap().token, "token");
+                assert_eq!(shadow.api.unwrap().token.value, "token");
                 let compare = &shadow.services[0].compare;
                 assert_eq!(compare.prediction.as_deref(), Some("/outputs/0/data"));
                 assert_eq!(compare.slice, Some(Slice::Header("x-tenant".to_owned())));
@@ -530,7 +535,7 @@ fn what_is_not_toml_is_said_so() {
 }
 
 #[test]
-fn a_token_file_is_read_only_when_others_cannot() {
+fn a_token_file_is_read_only_when_not_everybody_can() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
@@ -542,9 +547,11 @@ fn a_token_file_is_read_only_when_others_cannot() {
     );
     std::fs::write(&path, "s3cret\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(read_secret(&path).as_deref(), Ok("s3cret"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();
     let fault = read_secret(&path).unwrap_err();
     assert!(
-        fault.what.contains("mode 0640") && fault.cure.contains("chmod 600"),
+        fault.what.contains("mode 0604") && fault.cure.contains("chmod 600"),
         "{fault:?}"
     );
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();

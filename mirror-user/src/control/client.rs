@@ -5,19 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Change, Done, ErrorBody, Status};
+use crate::http_client;
 
 /// Longer than the daemon waits for its own loop, so that its words arrive.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Far above any status: 1,024 services with every counter.
-const LARGEST_ANSWER: usize = 16 << 20;
 
 /// Why a command did not come through.
 #[derive(Debug, thiserror::Error)]
@@ -138,28 +135,9 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|error| self.broken(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        http_client::ask(stream, request)
             .await
-            .map_err(|error| self.broken(&error))?;
-        let asked = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| self.broken(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), LARGEST_ANSWER)
-                .collect()
-                .await
-                .map_err(|error| self.broken(&error))?;
-            Ok((status, body.to_bytes()))
-        };
-        // The connection moves the bytes; it ends when the answer is read, or with an error that
-        // the answer reports too.
-        tokio::pin!(asked);
-        tokio::select! {
-            answer = &mut asked => answer,
-            _ = connection => asked.await,
-        }
+            .map_err(|error| self.broken(&error))
     }
 
     fn unreachable(&self, why: io::Error) -> ClientError {

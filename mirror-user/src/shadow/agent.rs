@@ -127,7 +127,7 @@ impl Agent {
         let mut served = JoinSet::new();
         served.spawn(serve_admin(admin, &judge, &intake));
         if let (Some(listener), Some(api)) = (api, config.api) {
-            served.spawn(serve_api(listener, api.token, Arc::clone(&judge)));
+            served.spawn(serve_api(listener, api.token.value, Arc::clone(&judge)));
         }
 
         let ended = tokio::select! {
