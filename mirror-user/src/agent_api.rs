@@ -22,7 +22,7 @@ pub enum Error {
     #[error("cannot be reached: {0}")]
     Unreachable(#[from] io::Error),
     /// It took too long.
-    #[error("does not answer within {PATIENCE:?}")]
+    #[error("does not answer within {} s", PATIENCE.as_secs())]
     Silent,
     /// The agent has another token.
     #[error("does not take our token")]

@@ -30,7 +30,13 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     name = "modelmirror",
     about = "Mirrors a model server's traffic in the kernel to a shadow model, and compares every answer",
     version = VERSION.as_str(),
-    after_help = "Exit codes: 0 done, 1 failed, 2 bad arguments or config."
+    after_help = "To begin, on each host:
+  modelmirror config default --for node|shadow >FILE    then fill in what is yours
+  modelmirror check --config FILE                       until it says \"ready\"
+  modelmirror shadow --config FILE                      on the shadow host, or
+  modelmirror run --config FILE                         on the inference node
+
+Exit codes: 0 done, 1 failed, 2 bad arguments or config."
 )]
 struct Cli {
     #[command(flatten)]
@@ -83,10 +89,14 @@ enum Command {
         file: ConfigFile,
     },
     /// Look whether this host is ready: ok, warn or refuse, with the cure
+    ///
+    /// The config tells which host it is. Nothing is changed. On a node the agents are sent two
+    /// control packets each, and the first bytes of what passes to and from the services are looked
+    /// at for up to a second, to see whether it is TLS. Exit code 1 when something refuses.
     Check {
         #[command(flatten)]
         file: ConfigFile,
-        /// Dial each service once, to see whether it speaks TLS
+        /// Dial each service once with a TLS greeting, rather than look at what passes
         #[arg(long)]
         probe_tls: bool,
     },
@@ -96,7 +106,7 @@ enum Command {
         #[arg(long, value_name = "NAME", value_parser = service_name)]
         service: Option<String>,
     },
-    /// Change a service's mirror, until it is cleared
+    /// Change a service's mirror, at once and over restarts, until it is cleared
     Mirror {
         #[command(subcommand)]
         change: MirrorChange,

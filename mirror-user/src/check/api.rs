@@ -129,6 +129,7 @@ mod tests {
                 compared: 7,
                 drops: Default::default(),
                 verdicts: Default::default(),
+                canary_verdicts: Default::default(),
                 production: Latency::default(),
                 shadow: Latency::default(),
             }],

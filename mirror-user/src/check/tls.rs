@@ -68,7 +68,8 @@ fn heard_of(services: &[Service], heard: &[Heard]) -> Vec<Finding> {
     }
     if !silent.is_empty() {
         let what = format!(
-            "not known: no request passed within {PATIENCE:?} ({}); look again under load, or with --probe-tls",
+            "not known: nothing passed within {} s ({}); look again under load, or with --probe-tls",
+            PATIENCE.as_secs(),
             silent.join(", ")
         );
         findings.push(Finding::ok("TLS", what));
@@ -202,7 +203,7 @@ mod tests {
             [0; 4],
             Http,
             Level::Ok,
-            "no request passed within 1s (sentiment)",
+            "nothing passed within 1 s (sentiment)",
         );
         check([0, 0, 0, 9], Http, Level::Ok, "9 packets heard: no TLS");
         check([0, 3, 0, 9], Http, Level::Ok, "HTTP/1 in clear text");

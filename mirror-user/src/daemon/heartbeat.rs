@@ -72,7 +72,8 @@ fn keep_beating(passed: &Receiver<()>, mut beat: impl FnMut()) {
         match life.at(Instant::now()) {
             State::Alive => beat(),
             State::Ended => tracing::error!(
-                "the daemon's loop has been held up for {LIMIT:?}: no heartbeat any more, copying ends in 5 s"
+                "the daemon's loop has been held up for {} s: no heartbeat any more, copying ends in 5 s",
+                LIMIT.as_secs()
             ),
             State::Silent => {}
         }

@@ -370,9 +370,9 @@ impl Daemon {
                 self.heartbeat.passed();
             }
             Err(error) => {
-                let limit = heartbeat::LIMIT;
+                let limit = heartbeat::LIMIT.as_secs();
                 let why = format!(
-                    "the rules cannot be written, and after {limit:?} nothing is copied any more: {error}"
+                    "the rules cannot be written, and after {limit} s nothing is copied any more: {error}"
                 );
                 if self.unwritten.replace(why.clone()).as_ref() != Some(&why) {
                     tracing::error!("{why}");

@@ -91,7 +91,8 @@ async fn look_while_it_works(
     while !looks.is_closed() {
         let wanted = interest.borrow_and_update().clone();
         let look = tokio::time::timeout(PATIENCE, View::look(netlink, &wanted)).await;
-        let look = look.map_err(|_| format!("the kernel has not answered for {PATIENCE:?}"))?;
+        let look =
+            look.map_err(|_| format!("the kernel has not answered for {} s", PATIENCE.as_secs()))?;
         let view = look.map_err(|error| error.to_string())?;
         looks.send_replace(Some(Ok(Arc::new(view))));
         tokio::time::sleep(REST).await;
