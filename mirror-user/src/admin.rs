@@ -8,7 +8,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus::{Registry, TextEncoder};
+use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
 use tokio::net::TcpListener;
 
 /// Whether the process does what it is for.
@@ -20,39 +21,45 @@ pub enum Readiness {
     NotReady(String),
 }
 
-struct Admin<F> {
-    registry: Registry,
+struct Admin<G, F> {
+    gather: G,
     ready: F,
 }
 
-/// Serves until it is dropped.
+/// Serves until it is dropped; `gather` is asked for every scrape.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
-    registry: Registry,
+    gather: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
     ready: impl Fn() -> Readiness + Send + Sync + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(registry, ready)).await
+    axum::serve(listener, router(gather, ready)).await
 }
 
-fn router<F: Fn() -> Readiness + Send + Sync + 'static>(registry: Registry, ready: F) -> Router {
+fn router<G, F>(gather: G, ready: F) -> Router
+where
+    G: Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
+    F: Fn() -> Readiness + Send + Sync + 'static,
+{
     Router::new()
-        .route("/metrics", get(metrics::<F>))
+        .route("/metrics", get(metrics::<G, F>))
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz::<F>))
-        .with_state(Arc::new(Admin { registry, ready }))
+        .route("/readyz", get(readyz::<G, F>))
+        .with_state(Arc::new(Admin { gather, ready }))
 }
 
-async fn metrics<F>(State(admin): State<Arc<Admin<F>>>) -> Response {
-    match TextEncoder::new().encode_to_string(&admin.registry.gather()) {
+async fn metrics<G: Fn() -> Vec<MetricFamily>, F>(
+    State(admin): State<Arc<Admin<G, F>>>,
+) -> Response {
+    match TextEncoder::new().encode_to_string(&(admin.gather)()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn readyz<F: Fn() -> Readiness>(State(admin): State<Arc<Admin<F>>>) -> Response {
+async fn readyz<G, F: Fn() -> Readiness>(State(admin): State<Arc<Admin<G, F>>>) -> Response {
     match (admin.ready)() {
         Readiness::Ready => "ready\n".into_response(),
         Readiness::NotReady(why) => {
@@ -67,13 +74,14 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
     use http_body_util::BodyExt as _;
+    use prometheus::Registry;
     use tower::Service as _;
 
     async fn ask(ready: Readiness, path: &str) -> (StatusCode, String) {
         let registry = Registry::new();
         let counter = prometheus::IntCounter::new("tests_total", "Tests.").unwrap();
         registry.register(Box::new(counter)).unwrap();
-        let mut router = router(registry, move || ready.clone());
+        let mut router = router(move || registry.gather(), move || ready.clone());
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.call(request).await.unwrap();
         let status = response.status();

@@ -88,9 +88,11 @@ pub async fn run(
     let (requests, mut commands) = mpsc::channel(16);
     let control = tokio::spawn(control::serve(listener, requests));
     let ready = daemon.shared();
-    let admin = tokio::spawn(admin::serve(admin_listener, registry, move || {
-        status::readiness(&ready)
-    }));
+    let admin = tokio::spawn(admin::serve(
+        admin_listener,
+        move || registry.gather(),
+        move || status::readiness(&ready),
+    ));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
 
     let mut tick = tokio::time::interval(TICK);

@@ -119,13 +119,14 @@ impl Agent {
             .iter()
             .map(|service| Replay::new(service, memory.clone(), clock, Arc::clone(&judge)))
             .collect();
-        let loads = replays.iter().map(Replay::load).collect();
+        let loads: Arc<[_]> = replays.iter().map(Replay::load).collect();
         let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
         let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
         let dispatched = tokio::spawn(dispatcher.run(events));
-        let shown = tokio::spawn(show(Arc::clone(&judge), memory, loads));
         let mut served = JoinSet::new();
-        served.spawn(serve_admin(admin, &judge, &intake));
+        let figures = (memory.clone(), Arc::clone(&loads));
+        served.spawn(serve_admin(admin, &judge, figures, &intake));
+        let shown = tokio::spawn(show(Arc::clone(&judge), memory, loads));
         if let (Some(listener), Some(api)) = (api, config.api) {
             served.spawn(serve_api(listener, api.token.value, Arc::clone(&judge)));
         }
@@ -152,16 +153,25 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 fn serve_admin(
     listener: TcpListener,
-    judge: &Judge,
+    judge: &Arc<Judge>,
+    (memory, loads): (Memory, Arc<[Arc<Load>]>),
     intake: &Intake,
 ) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
     let alive = intake.alive();
     let registry = judge.metrics().registry().clone();
+    // A scraper's open connection does not keep the judge, and its records, from their end.
+    let judge = Arc::downgrade(judge);
+    let gather = move || {
+        if let Some(judge) = judge.upgrade() {
+            judge.show(&memory, &loads);
+        }
+        registry.gather()
+    };
     let ready = move || match alive() {
         true => Readiness::Ready,
         false => Readiness::NotReady("the capture thread has stopped".into()),
     };
-    admin::serve(listener, registry, ready)
+    admin::serve(listener, gather, ready)
 }
 
 async fn serve_api(listener: TcpListener, token: String, judge: Arc<Judge>) -> std::io::Result<()> {
@@ -169,11 +179,12 @@ async fn serve_api(listener: TcpListener, token: String, judge: Arc<Judge>) -> s
 }
 
 /// Shows the figures and writes the ledgers, once a second.
-async fn show(judge: Arc<Judge>, memory: Memory, loads: Vec<Arc<Load>>) {
+async fn show(judge: Arc<Judge>, memory: Memory, loads: Arc<[Arc<Load>]>) {
     let mut interval = tokio::time::interval(SHOW);
     loop {
         interval.tick().await;
         judge.show(&memory, &loads);
+        judge.write_ledgers();
     }
 }
 

@@ -138,12 +138,13 @@ impl Work {
                 ticked = now;
                 self.exchanges.tick(now - start, &mut self.batch);
             }
+            // Before the packets are settled: what they held is then seen, or on its way there.
+            self.send();
             if now - settled >= SETTLE {
                 settled = now;
                 self.capture.tick();
                 self.show();
             }
-            self.send();
             match received {
                 Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.gather),
                 Ok(_) => {}

@@ -162,7 +162,7 @@ impl Judge {
         }
     }
 
-    /// Shows the figures and writes the ledgers.
+    /// Shows the figures.
     pub(super) fn show(&self, memory: &Memory, loads: &[Arc<Load>]) {
         for (index, service) in self.services.iter().enumerate() {
             let balance = service.ledger.balance();
@@ -177,7 +177,6 @@ impl Judge {
         }
         self.metrics.memory(memory.used(), memory.limit());
         self.metrics.recording(self.recorder.state());
-        self.write_ledgers();
     }
 
     /// What the node is told.
@@ -198,7 +197,8 @@ impl Judge {
         self.write_ledgers();
     }
 
-    fn write_ledgers(&self) {
+    /// Has the ledgers written beside the records.
+    pub(super) fn write_ledgers(&self) {
         let time = jiff::Timestamp::now();
         for (index, service) in self.services.iter().enumerate() {
             let balance = service.ledger.balance();
