@@ -10,12 +10,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-mod bench;
 mod check;
-mod demo;
 mod fuzz;
 mod licences;
 mod process;
+mod program;
 mod setup;
 mod test;
 #[path = "../../mirror-user/build/toolchain.rs"]
@@ -30,13 +29,21 @@ enum Command {
     /// Formatting, lints, documentation, dependency licences and advisories.
     Check,
     /// All tests; those of the kernel and of network namespaces need root.
-    Test(test::Options),
+    Test(Arguments),
     /// Every fuzz target for a minute.
     Fuzz(fuzz::Options),
     /// Two versions of a small model, mirrored and compared, in about a minute.
-    Demo(demo::Options),
+    Demo(Arguments),
     /// Measure the cost of mirroring against other ways of doing it; writes docs/benchmarks.md.
-    Bench(bench::Options),
+    Bench(Arguments),
+}
+
+/// What follows the command.
+#[derive(clap::Args)]
+struct Arguments {
+    /// Passed on to the program that does it, such as `--seconds 20` or a part of a test's name.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -53,9 +60,9 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup => setup::run(),
         Command::Check => check::run(),
-        Command::Test(options) => test::run(&options),
+        Command::Test(Arguments { arguments }) => test::run(&arguments),
         Command::Fuzz(options) => fuzz::run(&options),
-        Command::Demo(options) => demo::run(&options),
-        Command::Bench(options) => bench::run(&options),
+        Command::Demo(Arguments { arguments }) => program::run(&program::DEMO, &arguments),
+        Command::Bench(Arguments { arguments }) => program::run(&program::BENCH, &arguments),
     }
 }

@@ -1,21 +1,12 @@
 //! `cargo xtask test`: all tests.
 
 use anyhow::Result;
-use clap::Args;
 
 use crate::process;
 use crate::setup::{self, Need};
 
-/// What to test.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Passed on to the test runner, such as a part of a test's name.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<String>,
-}
-
 /// Sets up, builds and runs every test of the workspace.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Network])?;
     if !process::is_root() {
         println!(
@@ -33,5 +24,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         command.args(["--workspace", "--no-fail-fast", "--all-targets"]);
         command
     };
-    process::become_program(command.args(&options.arguments))
+    process::become_program(command.args(arguments))
 }
