@@ -136,13 +136,13 @@ impl Client {
     /// numbers of its connection and of the request in it. Returns all exchanges.
     ///
     /// # Errors
-    /// As [`Client::load`], and when `during` fails.
+    /// As [`Client::load`].
     pub fn load_while(
         &self,
         connections: usize,
         lifetime: usize,
         make: impl Fn(usize, usize) -> Request + Sync,
-        during: impl FnOnce() -> Result<()>,
+        during: impl FnOnce(),
     ) -> Result<Vec<Exchange>> {
         let over = AtomicBool::new(false);
         let next = AtomicUsize::new(0);
@@ -166,12 +166,10 @@ impl Client {
             let load = scope.spawn(move || self.at_once(connections, one));
             // Also when it panics, the load has to end.
             let stop = Stop(over);
-            let result = during();
+            during();
             drop(stop);
-            let exchanges = load
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            result.map(|()| exchanges)
+            load.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -220,7 +218,16 @@ pub struct Connection {
     sent: u64,
 }
 
+/// A request that is half sent.
+#[derive(Debug)]
+pub struct Begun {
+    request: Request,
+    pending: Pending,
+    rest: Vec<u8>,
+}
+
 /// A request on its way.
+#[derive(Debug)]
 struct Pending {
     id: String,
     start: Instant,
@@ -286,16 +293,38 @@ impl Connection {
             .collect()
     }
 
-    /// Sends the rest of a body whose request began by [`stream`](Self::stream), and reads its
-    /// answer, whose body is `expected`.
+    /// Sends a request, but only the first `length` bytes of its body; [`finish`](Self::finish)
+    /// sends the others.
     ///
     /// # Errors
-    /// When it fails, or the answer is another one.
-    pub fn finish(&mut self, rest: &[u8], expected: &[u8]) -> Result<()> {
-        self.stream.write_all(rest).context("cannot send")?;
-        let response = read_response(&mut self.reader, false)?;
-        ensure!(response.body == expected, "another answer than expected");
-        Ok(())
+    /// When it fails.
+    pub fn begin(&mut self, request: &Request, length: usize) -> Result<Begun> {
+        let (from, answered_from) = (self.sent, self.reader.count());
+        let (id, start) = (next_id(), Instant::now());
+        let mut rest = request.framed_body();
+        let mut first = request.head(self.server, &id);
+        first.extend(rest.drain(..length));
+        self.write(&first)?;
+        let span = from..self.sent + rest.len() as u64;
+        Ok(Begun {
+            request: request.clone(),
+            pending: Pending {
+                id,
+                start,
+                span,
+                answered_from,
+            },
+            rest,
+        })
+    }
+
+    /// Sends the rest of a request, and reads its answer.
+    ///
+    /// # Errors
+    /// When it fails, or the answer is not what it must be.
+    pub fn finish(&mut self, begun: Begun) -> Result<Exchange> {
+        self.write(&begun.rest)?;
+        self.receive(&begun.request, begun.pending)
     }
 
     /// Sends a request, and stays for its interim answer where it asks for one.

@@ -9,10 +9,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::process::Process;
+use crate::wait::{LIMIT, try_within};
 
 /// A network namespace with its loopback up. It has no name in the file system: the kernel takes
 /// it away, with the devices in it, once this value and its clones, and all processes and sockets in
@@ -157,6 +158,25 @@ impl Namespace {
             .with_context(|| format!("{}: nft lists no counter {counter}", self.name))
     }
 
+    /// What the kernel has counted here: `counter("Tcp", "InErrs")`, by the names that
+    /// /proc/net/snmp and /proc/net/netstat have.
+    ///
+    /// # Errors
+    /// When there is no such counter.
+    pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
+        let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+        let text = self.run(|| io::Result::Ok(read("snmp")? + &read("netstat")?))?;
+        // A line of names, followed by one of values.
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+        let (names, values) = lines.next().zip(lines.next()).unwrap_or_default();
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let value = pairs.find_map(|(found, value)| (found == name).then_some(value));
+        let value = value.with_context(|| format!("{}: no counter {group} {name}", self.name))?;
+        Ok(value.parse()?)
+    }
+
     /// Gives a device an address such as `10.0.0.5/24` or `fd00::5/64`, usable at once.
     ///
     /// # Errors
@@ -179,7 +199,7 @@ impl Namespace {
     }
 }
 
-/// A cable: two devices, each up, in one namespace each.
+/// A cable: two devices in one namespace each, both of them ready to send.
 ///
 /// # Errors
 /// With what `ip` says.
@@ -191,5 +211,14 @@ pub fn veth(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
         far.display()
     ))?;
     here.ip(&format!("link set {device} up"))?;
-    there.ip(&format!("link set {peer} up")).map(drop)
+    there.ip(&format!("link set {peer} up"))?;
+    for (namespace, device) in [one, other] {
+        // Until the kernel has noticed the carrier, which takes a moment, all that leaves is lost.
+        try_within(LIMIT, "the cable carries", || {
+            let shown = namespace.ip(&format!("link show dev {device}"))?;
+            ensure!(shown.contains("state UP"), "{shown}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -15,7 +14,7 @@ use crate::client::get;
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::wait::try_within;
+use crate::wait::{LIMIT, try_within};
 
 /// Where the daemon's /metrics is, inside its namespace.
 const NODE_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9469);
@@ -213,7 +212,7 @@ impl Daemon {
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
-    /// With its output, when it ends instead, or is not ready within ten seconds.
+    /// With its output, when it ends instead, or is not ready in time.
     pub fn start(namespace: &Namespace, home: &Home, config: &Table) -> Result<Self> {
         Self::start_with(namespace, home, config, &[])
     }
@@ -248,17 +247,13 @@ impl Daemon {
     /// Waits until an agent has echoed a control packet, from when on connections are copied.
     ///
     /// # Errors
-    /// With all metrics, when none has within ten seconds.
+    /// With all metrics, when none has in time.
     pub fn wait_for_agent(&self) -> Result<()> {
-        try_within(
-            Duration::from_secs(10),
-            "the agent is known to live",
-            || {
-                let metrics = self.metrics()?;
-                ensure!(metrics.sum("modelmirror_agent_up", &[]) >= 1.0, "{metrics}");
-                Ok(())
-            },
-        )
+        try_within(LIMIT, "the agent is known to live", || {
+            let metrics = self.metrics()?;
+            ensure!(metrics.sum("modelmirror_agent_up", &[]) >= 1.0, "{metrics}");
+            Ok(())
+        })
     }
 
     /// The path of its config, for a SIGHUP after a change.
@@ -280,7 +275,7 @@ impl Agent {
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
-    /// With its output, when it ends instead, or is not ready within ten seconds.
+    /// With its output, when it ends instead, or is not ready in time.
     pub fn start(namespace: &Namespace, home: &Home, config: &Table) -> Result<Self> {
         let config = home.write("shadow.toml", config)?;
         let process = start(namespace, "shadow", &config, &[], SHADOW_ADMIN)?;
@@ -351,7 +346,7 @@ fn start(
     command.args(arguments);
     let mut process = namespace.spawn(&format!("modelmirror {half}"), command)?;
     let what = format!("`modelmirror {half}` is ready");
-    try_within(Duration::from_secs(10), &what, || -> Result<Result<()>> {
+    try_within(LIMIT, &what, || -> Result<Result<()>> {
         if let Err(ended) = process.running() {
             return Ok(Err(ended));
         }

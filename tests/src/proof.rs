@@ -1,17 +1,21 @@
-//! What must be true after the main job: content first, then both ledgers.
+//! What must be true whatever happens, and what must be true when nothing goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::ensure;
 use hyper::header::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::answers::{Answers, sha256};
 use crate::client::Exchange;
-use crate::metrics::Metrics;
+use crate::outcome::{Outcome, packets_settled};
 use crate::scene::Scene;
 use crate::server::Received;
-use crate::wait::eventually;
+use crate::wait::{eventually, eventually_within};
+
+/// The agent waits half a minute for a connection that it hears nothing more of.
+const SETTLING: Duration = Duration::from_secs(90);
 
 /// What belongs to the client's connection and is not replayed, and what the agent adds.
 const NOT_COMPARED: [&str; 7] = [
@@ -24,211 +28,203 @@ const NOT_COMPARED: [&str; 7] = [
     "x-modelmirror-shadow",
 ];
 
-/// What becomes of a copy in the agent's packet ledger.
-const OUTCOMES: [&str; 7] = [
-    "received",
-    "partial",
-    "lost",
-    "unknown_service",
-    "truncated",
-    "not_tcp",
-    "overloaded",
-];
-
-/// The ledger of requests closes: so many compared, so many dropped for each reason, nothing else,
-/// nothing open.
-///
-/// # Panics
-/// When it does not.
-#[track_caller]
-pub fn requests_closed(scene: &Scene, compared: u64, dropped: &[(&str, u64)]) {
-    let mut expected: BTreeMap<String, u64> = dropped
-        .iter()
-        .map(|&(reason, count)| (reason.to_owned(), count))
-        .collect();
-    expected.insert("compared".to_owned(), compared);
-    expected.retain(|_, count| *count > 0);
-    let total: u64 = expected.values().sum();
-    eventually("the ledger of requests closes", || {
-        let metrics = scene.agent.metrics()?;
-        let found: BTreeMap<String, u64> = metrics
-            .by("modelmirror_shadow_requests_total", "outcome")
-            .into_iter()
-            .map(|(outcome, count)| (outcome, count as u64))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        ensure!(
-            found == expected,
-            "{found:?} where {expected:?} are expected"
-        );
-        let open = metrics.sum("modelmirror_shadow_requests_in_flight", &[]);
-        ensure!(open == 0.0, "{open} requests have no outcome");
-        let fidelity = metrics.sum("modelmirror_shadow_fidelity_ratio", &[]);
-        let right = total == 0 || (fidelity - compared as f64 / total as f64).abs() < 1e-9;
-        ensure!(right, "fidelity is {fidelity} with {found:?}");
-        Ok(())
-    });
-}
-
-/// The shadow got what the client sent, and nothing else: method, path, headers, body, trailers.
-///
-/// # Panics
-/// When it did not.
-#[track_caller]
-pub fn replayed(scene: &Scene, sent: &[Exchange]) {
-    let production = by_id(scene.production.received());
-    let shadow = scene.model.received();
-    assert_eq!(shadow.len(), sent.len(), "requests at the shadow");
-    let shadow = by_id(shadow);
-    for exchange in sent {
-        let (id, request) = (&exchange.id, &exchange.request);
-        let [original, replay] = [&production, &shadow].map(|received| {
-            received
-                .get(id)
-                .unwrap_or_else(|| panic!("{id} is missing: {} {}", request.method, request.path))
-        });
-        for received in [original, replay] {
-            assert_eq!(received.method, request.method, "{id}");
-            assert_eq!(received.path, request.path, "{id}");
-            assert_eq!(received.body_bytes, request.body.len(), "{id}");
-            assert_eq!(received.body_sha256, exchange.request_sha256, "{id}");
-        }
-        assert_eq!(kept(&replay.headers), kept(&original.headers), "{id}");
-        assert_eq!(replay.trailers, original.trailers, "{id}");
-        assert_eq!(replay.header("x-modelmirror-shadow"), "1", "{id}");
-        assert!(original.header("x-modelmirror-shadow").is_empty(), "{id}");
-        assert_eq!(original.peer, exchange.local, "{id}");
+impl Scene {
+    /// Settles, and holds what came out of it against everything that the client sent: production
+    /// answered every request, once; the shadow was asked nothing that the client had not asked,
+    /// byte for byte, and nothing twice; every record tells the truth, and there is one for each
+    /// request that was compared; both ledgers close; nobody else talked to the client.
+    #[track_caller]
+    pub fn account(&self, sent: &[Exchange]) -> Outcome {
+        let outcome = self.settle();
+        self.serves(sent);
+        self.replays_only(sent);
+        self.records_only(sent, outcome.requests("compared"));
+        let seen = outcome.seen();
+        assert!(seen <= sent.len() as u64, "{seen} requests were seen");
+        outcome
     }
-}
 
-/// The records say of each exchange what the client and both servers know of it, and of nothing
-/// else.
-///
-/// # Panics
-/// When they do not.
-#[track_caller]
-pub fn recorded(scene: &Scene, sent: &[Exchange]) {
-    let records = eventually("all records are written", || {
-        let records = scene.agent.records()?;
-        let count = records.len();
-        ensure!(
-            count == sent.len(),
-            "{count} records of {} exchanges",
-            sent.len()
-        );
-        Ok(records)
-    });
-    let records: BTreeMap<&str, &Value> = records
-        .iter()
-        .map(|record| (text(record, "/request_id"), record))
-        .collect();
-    let shadow = by_id(scene.model.received());
-    for exchange in sent {
-        let id = &exchange.id;
-        let record = records
-            .get(&**id)
-            .unwrap_or_else(|| panic!("{id} has no record"));
-        let production = scene.production.answers();
-        let expected = json!({
-            "id": shadow.get(id).map(|replay| replay.header("x-modelmirror-id")),
-            "service": "digits",
-            "client": exchange.local.to_string(),
-            "method": exchange.request.method,
-            "path": without_values(&exchange.request.path),
-            "arm": "stable",
-            "request": { "bytes": exchange.request.body.len(), "sha256": exchange.request_sha256 },
-            "production": answer(production, exchange),
-            "shadow": answer(scene.model.answers(), exchange),
-            "verdict": "match",
-        });
-        assert_contains(record, &expected, id);
-        let seen = json!({ "status": exchange.status, "sha256": exchange.body_sha256 });
-        assert_contains(&record["production"], &seen, id);
-    }
-}
-
-/// The ledger of packets closes, on both sides and between them: what the tap handed to the uplink
-/// is what the agent has settled, by copies and by bytes, and all of it arrived.
-///
-/// # Panics
-/// When it does not.
-#[track_caller]
-pub fn packets_closed(scene: &Scene) {
-    eventually("the ledger of packets closes", || {
-        let (tap, agent) = (scene.daemon.metrics()?, scene.agent.metrics()?);
-        packets_settled(&tap, &agent)?;
-        for outcome in OUTCOMES.into_iter().skip(1) {
-            let labels = [("outcome", outcome)];
-            let copies = agent.sum("modelmirror_shadow_tunnel_packets_total", &labels);
-            ensure!(copies == 0.0, "{copies} copies are {outcome}");
-        }
-        Ok(())
-    });
-}
-
-/// What the tap sent = received + lost + dropped by the agent, in copies and in bytes.
-///
-/// # Errors
-/// With the two sums, as long as they are not equal.
-pub fn packets_settled(tap: &Metrics, agent: &Metrics) -> Result<()> {
-    for unit in ["packets", "bytes"] {
-        let sent = tap.sum(&format!("modelmirror_tunnel_sent_{unit}_total"), &[]);
-        let reported = agent.sum(&format!("modelmirror_shadow_tunnel_sent_{unit}_total"), &[]);
-        let name = format!("modelmirror_shadow_tunnel_{unit}_total");
-        let settled: f64 = OUTCOMES
+    /// Every copy arrived; these requests were replayed and compared, so many others dropped for
+    /// each reason, and that is all.
+    #[track_caller]
+    pub fn complete(&self, compared: &[Exchange], dropped: &[(&str, u64)]) {
+        let outcome = self.settle();
+        outcome.arrived().expect("nothing is lost");
+        let mut expected: BTreeMap<_, _> = dropped
             .iter()
-            .map(|outcome| agent.sum(&name, &[("outcome", outcome)]))
-            .sum();
-        ensure!(
-            sent == reported && sent == settled,
-            "{unit}: the tap sent {sent}, reported {reported}, and {settled} are settled"
+            .map(|&(reason, count)| (reason.to_owned(), count))
+            .collect();
+        expected.insert("compared".to_owned(), compared.len() as u64);
+        expected.retain(|_, count| *count > 0);
+        assert_eq!(outcome.all_requests(), expected, "requests by outcome");
+        let received = self.model().received();
+        let replayed: BTreeSet<_> = received.iter().map(Received::id).collect();
+        let compared: BTreeSet<_> = compared.iter().map(|exchange| &*exchange.id).collect();
+        assert_eq!(replayed, compared, "requests at the shadow");
+    }
+
+    /// Everything that was sent was mirrored, replayed, compared and recorded to the byte, and
+    /// nothing else was.
+    #[track_caller]
+    pub fn prove(&self, sent: &[Exchange]) {
+        self.account(sent);
+        self.complete(sent, &[]);
+    }
+
+    /// Waits until nothing is under way: every request that the agent has seen has an outcome, and
+    /// it has settled every copy that the tap says it sent.
+    #[track_caller]
+    pub fn settle(&self) -> Outcome {
+        eventually_within(SETTLING, "all is settled", || {
+            Outcome::of(&self.daemon().metrics()?, self.agent().metrics()?)
+        })
+    }
+
+    /// Waits until the agent knows what has become of every copy, and until all have arrived.
+    #[track_caller]
+    pub fn wait_for_copies(&self) {
+        eventually("the ledger of packets closes", || {
+            packets_settled(&self.daemon().metrics()?, &self.agent().metrics()?)
+        });
+    }
+
+    /// Production was asked what the client asked, once each, and nobody else talked to the client.
+    #[track_caller]
+    pub fn serves(&self, sent: &[Exchange]) {
+        let received = self.production.received();
+        assert_eq!(received.len(), sent.len(), "requests at production");
+        let sent = by_id(sent);
+        for asked in &received {
+            let exchange = find(&sent, asked.id());
+            assert_asked(asked, exchange);
+            assert_eq!(asked.peer, exchange.local, "{}", asked.id());
+        }
+        self.leaves_the_client_alone();
+    }
+
+    /// The client's host has received nothing but its connections: no copy, and nothing to reset.
+    #[track_caller]
+    fn leaves_the_client_alone(&self) {
+        let foreign = self.watch.foreign().expect("they are counted");
+        assert_eq!(foreign, 0, "foreign frames at the client's host");
+        let counter = |group, name| {
+            let counter = self.net.client.counter(group, name);
+            counter.expect("the counter is there")
+        };
+        for (group, name) in [
+            ("Udp", "InDatagrams"),
+            ("Udp", "NoPorts"),
+            ("Udp", "InErrors"),
+            ("Tcp", "InCsumErrors"),
+            ("Tcp", "OutRsts"),
+        ] {
+            assert_eq!(counter(group, name), 0, "{group} {name} of the client's");
+        }
+        // A SYN-ACK that production sent again, since the first one was late, is one error more and
+        // challenged (RFC 5961, 4).
+        let (errors, challenged) = (
+            counter("Tcp", "InErrs"),
+            counter("TcpExt", "TCPSYNChallenge"),
+        );
+        assert_eq!(errors, challenged, "Tcp InErrs of the client's");
+        let production = self.production.namespace();
+        let again = production.counter("TcpExt", "TCPSynRetrans");
+        let again = again.expect("the counter is there");
+        assert!(
+            challenged <= again,
+            "{challenged} SYN-ACKs, {again} sent again"
         );
     }
-    let mirrored = tap.sum("modelmirror_mirrored_packets_total", &[]);
-    let sent = tap.sum("modelmirror_tunnel_sent_packets_total", &[]);
-    ensure!(
-        mirrored == sent,
-        "{mirrored} packets mirrored, {sent} copies sent"
-    );
-    Ok(())
-}
 
-/// The client's host has received nothing but its connections: no copy, and nothing to reset.
-///
-/// # Panics
-/// When it has.
-#[track_caller]
-pub fn client_undisturbed(scene: &Scene) {
-    let counters = scene
-        .net
-        .client
-        .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))
-        .expect("the kernel shows its counters");
-    for (protocol, name) in [
-        ("Udp", "InDatagrams"),
-        ("Udp", "NoPorts"),
-        ("Udp", "InErrors"),
-        // Not InErrs: it counts a second SYN-ACK too, which a SYN that waited for a neighbour's
-        // address brings.
-        ("Tcp", "InCsumErrors"),
-        ("Tcp", "OutRsts"),
-    ] {
-        let value = counter(&counters, protocol, name).expect("the counter is there");
-        assert_eq!(value, 0, "{protocol} {name} of the client's host");
+    /// The shadow got nothing but what the client sent, and that as it was: method, path, headers,
+    /// body, trailers.
+    #[track_caller]
+    fn replays_only(&self, sent: &[Exchange]) {
+        let sent = by_id(sent);
+        let originals = self.production.received();
+        let originals: BTreeMap<_, _> = originals.iter().map(|one| (one.id(), one)).collect();
+        let mut ids = BTreeSet::new();
+        for replay in &self.shadowed() {
+            let id = replay.id();
+            assert!(ids.insert(id.to_owned()), "{id} was replayed twice");
+            assert_asked(replay, find(&sent, id));
+            let original = originals[id];
+            assert_eq!(kept(&replay.headers), kept(&original.headers), "{id}");
+            assert_eq!(replay.trailers, original.trailers, "{id}");
+            assert_eq!(replay.header("x-modelmirror-shadow"), "1", "{id}");
+            assert!(original.header("x-modelmirror-shadow").is_empty(), "{id}");
+        }
+    }
+
+    /// So many records are written, and each says what the client and both servers know.
+    #[track_caller]
+    fn records_only(&self, sent: &[Exchange], count: u64) {
+        let records = eventually("all records are written", || {
+            let records = self.agent().records()?;
+            ensure!(
+                records.len() as u64 >= count,
+                "{} of {count}",
+                records.len()
+            );
+            Ok(records)
+        });
+        assert_eq!(records.len() as u64, count, "records");
+        let sent = by_id(sent);
+        let shadowed = self.shadowed();
+        let replays: BTreeMap<_, _> = shadowed.iter().map(|one| (one.id(), one)).collect();
+        let production = self.production.answers();
+        let shadow = self.model.as_ref().map(|model| model.answers().clone());
+        let shadow = shadow.unwrap_or_else(|| Answers::of("v13"));
+        for record in &records {
+            let id = record["request_id"].as_str().unwrap_or_default();
+            let exchange = find(&sent, id);
+            assert_contains(record, &expected(exchange, production), id);
+            if record["verdict"] != "error" {
+                assert_contains(record, &expected_of_both(exchange, production, &shadow), id);
+            }
+            if let Some(replay) = replays.get(id) {
+                assert_eq!(record["id"], replay.header("x-modelmirror-id"), "{id}");
+            }
+        }
+    }
+
+    /// What the shadow model was asked.
+    pub fn shadowed(&self) -> Vec<Received> {
+        let model = self.model.as_ref();
+        model.map(|model| model.received()).unwrap_or_default()
     }
 }
 
-/// A counter of /proc/net/snmp, where a line of names is followed by one of values.
-fn counter(text: &str, protocol: &str, name: &str) -> Result<u64> {
-    let mut lines = text
-        .lines()
-        .filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
-    let (names, values) = lines.next().zip(lines.next()).context("no such protocol")?;
-    let mut pairs = names.split(' ').zip(values.split(' '));
-    let (_, value) = pairs
-        .find(|(found, _)| *found == name)
-        .context("no such counter")?;
-    Ok(value.parse()?)
+/// A server was asked what the client asked.
+#[track_caller]
+fn assert_asked(asked: &Received, exchange: &Exchange) {
+    let (id, request) = (&exchange.id, &exchange.request);
+    assert_eq!(asked.method, request.method, "{id}");
+    assert_eq!(asked.path, request.path, "{id}");
+    assert_eq!(asked.body_bytes, request.body.len(), "{id}");
+    assert_eq!(asked.body_sha256, exchange.request_sha256, "{id}");
+}
+
+/// What a record says of an exchange, as far as the client knows it.
+fn expected(exchange: &Exchange, production: &Answers) -> Value {
+    json!({
+        "service": "digits",
+        "client": exchange.local.to_string(),
+        "method": exchange.request.method,
+        "path": without_values(&exchange.request.path),
+        "arm": "stable",
+        "request": { "bytes": exchange.request.body.len(), "sha256": exchange.request_sha256 },
+        "production": answer(production, exchange),
+    })
+}
+
+/// What it says of the shadow's answer, where there was one. Versions differ, and need not agree.
+fn expected_of_both(exchange: &Exchange, production: &Answers, shadow: &Answers) -> Value {
+    let label = |answers: &Answers| answers.label(&exchange.request.body);
+    let classified = exchange.request.path.starts_with("/label");
+    let agree = !classified || label(production) == label(shadow);
+    let verdict = if agree { "match" } else { "different" };
+    json!({ "shadow": answer(shadow, exchange), "verdict": verdict })
 }
 
 /// What one server answers, as the record has it.
@@ -271,18 +267,15 @@ fn without_values(path: &str) -> String {
     parts.fold(first, |path, part| path + "&" + &part)
 }
 
-fn text<'a>(record: &'a Value, pointer: &str) -> &'a str {
-    record
-        .pointer(pointer)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+fn by_id(sent: &[Exchange]) -> BTreeMap<&str, &Exchange> {
+    let pairs = sent.iter().map(|exchange| (&*exchange.id, exchange));
+    pairs.collect()
 }
 
-fn by_id(received: Vec<Received>) -> BTreeMap<String, Received> {
-    received
-        .into_iter()
-        .map(|received| (received.id().to_owned(), received))
-        .collect()
+#[track_caller]
+fn find<'a>(sent: &BTreeMap<&str, &'a Exchange>, id: &str) -> &'a Exchange {
+    let found = sent.get(id).copied();
+    found.unwrap_or_else(|| panic!("the client never sent `{id}`"))
 }
 
 /// The headers that a replay has as the request had them, in an order that does not matter.

@@ -1,189 +1,317 @@
-//! The main job set up: production, tap, agent and shadow, all real.
+//! The design's picture, all of it real: client, production, tap, agent and shadow.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use toml::{Table, Value};
 
 use crate::answers::Answers;
 use crate::client::{Client, Exchange, Request};
+use crate::metrics::Metrics;
 use crate::program::{Agent, Daemon, Home};
-use crate::proof;
 use crate::server::Server;
 use crate::topology::Topology;
-use crate::wait::eventually;
+use crate::wait::{LIMIT, eventually, privileged};
+use crate::watch::Watch;
 
 /// Where the model listens, on both hosts.
 const MODEL: &str = "[::]:8000";
 
-/// What a [`Scene`] is made of; change what the test is about, then [`start`](Self::start) it.
-#[derive(Debug)]
-pub struct Setup {
-    /// The hosts.
-    pub net: Topology,
-    /// Their files.
-    pub home: Home,
-    /// The model in production, on all the node's addresses at port 8000; it runs already.
-    pub production: Server,
-    /// What the shadow model answers.
-    pub shadow_answers: Answers,
-    /// The daemon's config: [`Home::node_config`].
-    pub node: Table,
-    /// The agent's config: [`Home::shadow_config`].
-    pub shadow: Table,
-    /// What follows `modelmirror run --config FILE`.
-    pub daemon_arguments: Vec<&'static str>,
-}
+/// Where clients dial it, unless a test is about another way.
+const PRODUCTION: &str = "10.0.0.5:8000";
 
-impl Default for Setup {
-    /// The hosts of [`Topology`], and a budget that nothing here exceeds.
-    /// Panics when something of it cannot be made.
-    #[track_caller]
-    fn default() -> Self {
-        let net = Topology::new().expect("the network is set up");
-        let home = Home::new().expect("there is room for files");
-        let production = Server::start(&net.node, address(MODEL), &Answers::of("v12"))
-            .expect("production starts");
-        let (node, shadow) = (home.node_config(), home.shadow_config());
-        let mut setup = Self {
-            net,
-            home,
-            production,
-            shadow_answers: Answers::of("v13"),
-            node,
-            shadow,
-            daemon_arguments: Vec::new(),
-        };
-        setup.mirror("max_bytes_per_second", 10_000_000_000_i64);
-        setup
-    }
-}
+/// More than any test copies.
+const NO_BUDGET: i64 = 10_000_000_000;
 
-impl Setup {
-    /// Sets where packets are tapped.
-    pub fn tap(&mut self, interfaces: &[&str]) -> &mut Self {
-        self.node.insert("interfaces".into(), strings(interfaces));
-        self
-    }
-
-    /// Sets what clients dial.
-    pub fn addresses(&mut self, addresses: &[&str]) -> &mut Self {
-        self.node["service"][0]
-            .as_table_mut()
-            .expect("a service is a table")
-            .insert("addresses".into(), strings(addresses));
-        self
-    }
-
-    /// Sets a value of the node's `[service.mirror]`.
-    pub fn mirror(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
-        self.node["service"][0]["mirror"]
-            .as_table_mut()
-            .expect("a mirror is a table")
-            .insert(key.into(), value.into());
-        self
-    }
-
-    /// Starts the shadow model, the agent and the daemon, and waits until the daemon hears the
-    /// agent: from then on every packet is copied.
-    ///
-    /// # Panics
-    /// When one of them does not start; says what it wrote.
-    #[track_caller]
-    pub fn start(self) -> Scene {
-        let Self {
-            net,
-            home,
-            production,
-            shadow_answers,
-            node,
-            shadow,
-            daemon_arguments,
-        } = self;
-        let model = Server::start(&net.shadow, address(MODEL), &shadow_answers)
-            .expect("the shadow model starts");
-        let agent = Agent::start(&net.shadow, &home, &shadow).unwrap_or_else(|e| panic!("{e:#}"));
-        let daemon = Daemon::start_with(&net.node, &home, &node, &daemon_arguments)
-            .unwrap_or_else(|e| panic!("{e:#}"));
-        let scene = Scene {
-            daemon,
-            agent,
-            model,
-            production,
-            net,
-            home,
-            node,
-        };
-        scene.wait_for_agent();
-        scene
-    }
-}
-
-/// Production, tap, agent and shadow at work. Says how things are when the test panics.
+/// Three hosts, and what runs on them. A new scene has a client and the model in production; change
+/// what the test is about, and [`start`](Self::start) the rest of it. Any part may then be taken
+/// away and started again.
+///
+/// Methods panic where something fails that a test does not expect to, and a scene says how things
+/// are when it is dropped by a panic.
 #[derive(Debug)]
 pub struct Scene {
     /// The daemon on the node.
-    pub daemon: Daemon,
+    pub daemon: Option<Daemon>,
     /// The agent on the shadow host.
-    pub agent: Agent,
+    pub agent: Option<Agent>,
     /// The shadow model.
-    pub model: Server,
-    /// The model in production.
+    pub model: Option<Server>,
+    /// The model in production, version `v12`, at port 8000 of all the node's addresses.
     pub production: Server,
+    /// Who talks to production.
+    pub client: Client,
+    /// What comes in at the client's.
+    pub watch: Watch,
+    /// The next daemon's config: [`Home::node_config`], without a budget that would be felt.
+    pub node_config: Table,
+    /// The next agent's config: [`Home::shadow_config`].
+    pub shadow_config: Table,
+    /// Configs, records, pins.
+    pub home: Home,
     /// The hosts.
     pub net: Topology,
-    /// Their files.
-    pub home: Home,
-    /// The daemon's config, for another one.
-    pub node: Table,
 }
 
+/// What is there before the first packet is.
 impl Scene {
-    /// A client on the client's host.
-    pub fn client(&self, server: &str) -> Client {
+    /// Hosts, client and production; nothing where this process may not make them, see
+    /// [`privileged`].
+    #[track_caller]
+    pub fn new() -> Option<Self> {
+        privileged().then(|| Self::build().expect("the scene is set"))
+    }
+
+    /// All of it, ready to mirror.
+    #[track_caller]
+    pub fn started() -> Option<Self> {
+        let mut scene = Self::new()?;
+        scene.start();
+        Some(scene)
+    }
+
+    fn build() -> Result<Self> {
+        let (net, home) = (Topology::new()?, Home::new()?);
+        let answers = Answers::of("v12");
+        let mut scene = Self {
+            daemon: None,
+            agent: None,
+            model: None,
+            production: Server::start(&net.node, MODEL.parse()?, &answers)?,
+            client: Client::new(&net.client, PRODUCTION.parse()?, &answers),
+            watch: Watch::start(&net.client)?,
+            node_config: home.node_config(),
+            shadow_config: home.shadow_config(),
+            home,
+            net,
+        };
+        scene.set_mirror("max_bytes_per_second", NO_BUDGET);
+        Ok(scene)
+    }
+
+    /// Sets where packets are tapped.
+    pub fn set_interfaces(&mut self, interfaces: &[&str]) {
+        let interfaces = interfaces.to_vec().into();
+        self.node_config.insert("interfaces".into(), interfaces);
+    }
+
+    /// Sets what clients dial.
+    pub fn set_addresses(&mut self, addresses: &[&str]) {
+        let addresses = addresses.to_vec().into();
+        service(&mut self.node_config).insert("addresses".into(), addresses);
+    }
+
+    /// Sets a value of the node's `[service.mirror]`.
+    pub fn set_mirror(&mut self, key: &str, value: impl Into<Value>) {
+        let mirror = service(&mut self.node_config)["mirror"].as_table_mut();
+        mirror
+            .expect("a mirror is a table")
+            .insert(key.into(), value.into());
+    }
+
+    /// Sets a value of the agent's config.
+    pub fn set_shadow(&mut self, key: &str, value: impl Into<Value>) {
+        self.shadow_config.insert(key.into(), value.into());
+    }
+
+    /// Sets a value of the agent's `[[service]]`.
+    pub fn set_shadow_service(&mut self, key: &str, value: impl Into<Value>) {
+        service(&mut self.shadow_config).insert(key.into(), value.into());
+    }
+}
+
+/// Parts that come and go.
+impl Scene {
+    /// Starts what is not there yet of shadow model, agent and daemon, and waits until the daemon
+    /// hears the agent: from then on every packet is copied.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with more arguments for the daemon: `&["--attach", "clsact"]`.
+    #[track_caller]
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        if self.model.is_none() {
+            self.start_model(&Answers::of("v13"));
+        }
+        if self.agent.is_none() {
+            self.start_agent();
+        }
+        self.start_daemon(arguments);
+        self.wait_for_agent();
+    }
+
+    /// Starts the shadow model, in place of another one.
+    #[track_caller]
+    pub fn start_model(&mut self, answers: &Answers) {
+        self.model = None;
+        let model = Server::start(&self.net.shadow, address(MODEL), answers);
+        self.model = Some(model.expect("the shadow model starts"));
+    }
+
+    /// Starts the agent.
+    #[track_caller]
+    pub fn start_agent(&mut self) {
+        let agent = Agent::start(&self.net.shadow, &self.home, &self.shadow_config);
+        self.agent = Some(agent.unwrap_or_else(|error| panic!("{error:#}")));
+    }
+
+    /// Starts the daemon, without waiting for the agent.
+    #[track_caller]
+    pub fn start_daemon(&mut self, arguments: &[&str]) {
+        let (node, home) = (&self.net.node, &self.home);
+        let daemon = Daemon::start_with(node, home, &self.node_config, arguments);
+        self.daemon = Some(daemon.unwrap_or_else(|error| panic!("{error:#}")));
+    }
+
+    /// Ends the daemon by a signal, in good order unless that is SIGKILL.
+    #[track_caller]
+    pub fn end_daemon(&mut self, signal: Signal) {
+        let mut daemon = self.daemon.take().expect("there is a daemon");
+        daemon.process.signal(signal).expect("it is there");
+        let status = daemon.process.wait(LIMIT);
+        let status = status.unwrap_or_else(|error| panic!("{error:#}"));
+        let output = daemon.process.output();
+        assert!(
+            signal == Signal::SIGKILL || status.success(),
+            "{status}\n{output}"
+        );
+    }
+
+    /// The daemon that runs.
+    #[track_caller]
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a daemon runs")
+    }
+
+    /// The agent that runs.
+    #[track_caller]
+    pub fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("an agent runs")
+    }
+
+    /// The shadow model that runs.
+    #[track_caller]
+    pub fn model(&self) -> &Server {
+        self.model.as_ref().expect("a shadow model runs")
+    }
+
+    /// What `modelmirror ARGUMENTS` prints on the node.
+    #[track_caller]
+    pub fn modelmirror(&self, arguments: &[&str]) -> String {
+        let said = self.home.modelmirror(&self.net.node, arguments);
+        said.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+}
+
+/// Traffic.
+impl Scene {
+    /// A client on the client's host that dials another address.
+    #[track_caller]
+    pub fn client_of(&self, server: &str) -> Client {
         Client::new(&self.net.client, address(server), self.production.answers())
     }
 
-    /// Sends requests one after another over one connection from the client's host.
-    ///
-    /// # Panics
-    /// When one fails.
+    /// Sends requests one after another over one connection.
     #[track_caller]
     pub fn send(&self, server: &str, requests: &[Request]) -> Vec<Exchange> {
-        let load = self
-            .client(server)
-            .load(1, requests.len(), |_, index| requests[index].clone());
-        load.unwrap_or_else(|error| panic!("production failed: {error:#}"))
+        let client = self.client_of(server);
+        answered(client.load(1, requests.len(), |_, index| requests[index].clone()))
     }
 
-    /// Waits until the daemon copies to the agent.
-    ///
-    /// # Panics
-    /// When it does not.
+    /// [`Client::load`].
     #[track_caller]
-    pub fn wait_for_agent(&self) {
-        eventually("the daemon hears the agent", || {
-            let metrics = self.daemon.metrics()?;
-            let alive = metrics.sum("modelmirror_agent_up", &[]) >= 1.0
-                && metrics.sum("modelmirror_mirror_paused", &[]) == 0.0;
-            ensure!(alive, "{metrics}\n{}", self.daemon.process.output());
+    pub fn load(
+        &self,
+        connections: usize,
+        requests: usize,
+        make: impl Fn(usize, usize) -> Request + Sync,
+    ) -> Vec<Exchange> {
+        answered(self.client.load(connections, requests, make))
+    }
+
+    /// [`Client::load_while`], with connections of twenty requests each. What happens meanwhile may
+    /// change the scene.
+    #[track_caller]
+    pub fn load_while(
+        &mut self,
+        connections: usize,
+        make: impl Fn(usize, usize) -> Request + Sync,
+        during: impl FnOnce(&mut Self),
+    ) -> Vec<Exchange> {
+        let client = self.client.clone();
+        answered(client.load_while(connections, 20, make, || during(self)))
+    }
+}
+
+/// What can be seen from outside, and waited for.
+impl Scene {
+    /// What the daemon's /metrics says now.
+    #[track_caller]
+    pub fn node_metrics(&self) -> Metrics {
+        let metrics = self.daemon().metrics();
+        metrics.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// What the agent's /metrics says now.
+    #[track_caller]
+    pub fn shadow_metrics(&self) -> Metrics {
+        let metrics = self.agent().metrics();
+        metrics.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// How many of the service's packets had this reason.
+    #[track_caller]
+    pub fn packets(&self, reason: &str) -> u64 {
+        let labels = [("service", "digits"), ("reason", reason)];
+        let metrics = self.node_metrics();
+        metrics.sum("modelmirror_packets_total", &labels) as u64
+    }
+
+    /// Waits until more than a hundred packets more than now had this reason.
+    #[track_caller]
+    pub fn wait_for_packets(&self, reason: &str) {
+        let before = self.packets(reason);
+        eventually(&format!("packets are {reason}"), || {
+            let now = self.packets(reason);
+            ensure!(now > before + 100, "{now} after {before}");
             Ok(())
         });
     }
 
-    /// Everything that was sent was mirrored, replayed, compared and recorded to the byte, nothing
-    /// else was, and both ledgers close: see [`proof`].
-    ///
-    /// # Panics
-    /// When any of it is not so.
+    /// Waits until one of the daemon's metrics has a value.
     #[track_caller]
-    pub fn prove(&self, sent: &[Exchange]) {
-        proof::requests_closed(self, sent.len() as u64, &[]);
-        proof::replayed(self, sent);
-        proof::recorded(self, sent);
-        proof::packets_closed(self);
-        proof::client_undisturbed(self);
+    pub fn wait_for(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        eventually(&format!("{name} is {value}"), || {
+            let metrics = self.daemon().metrics()?;
+            let output = self.daemon().process.output();
+            ensure!(metrics.sum(name, labels) == value, "{metrics}\n{output}");
+            Ok(())
+        });
+    }
+
+    /// Waits until the daemon hears the agent and copies to it.
+    #[track_caller]
+    pub fn wait_for_agent(&self) {
+        self.wait_for("modelmirror_agent_up", &[], 1.0);
+        self.wait_for("modelmirror_mirror_paused", &[], 0.0);
+    }
+
+    /// Counts the copies that reach the shadow host from now on.
+    #[track_caller]
+    pub fn count_copies(&self) {
+        self.net.shadow.nft(COPIES).expect("nft counts");
+    }
+
+    /// How many copies have reached the shadow host since [`Scene::count_copies`]. A copy is there
+    /// before the packet that it is of has reached its own end.
+    #[track_caller]
+    pub fn copies(&self) -> u64 {
+        let copies = self.net.shadow.nft_counter("netdev", "copies", "copies");
+        copies.expect("they are counted")
     }
 
     /// How everything is, for a person who looks for what went wrong.
@@ -193,15 +321,13 @@ impl Scene {
             let content = content.unwrap_or_else(|error| format!("({error:#})\n"));
             let _ = write!(text, "--- {title}\n{content}");
         };
-        part("status", self.home.modelmirror(&self.net.node, &["status"]));
-        part(
-            "daemon's metrics",
-            self.daemon.metrics().map(|m| m.to_string()),
-        );
-        part(
-            "agent's metrics",
-            self.agent.metrics().map(|m| m.to_string()),
-        );
+        if let Some(daemon) = &self.daemon {
+            part("status", self.home.modelmirror(&self.net.node, &["status"]));
+            part("daemon's metrics", daemon.metrics().map(|m| m.to_string()));
+        }
+        if let Some(agent) = &self.agent {
+            part("agent's metrics", agent.metrics().map(|m| m.to_string()));
+        }
         part("links", self.net.node.ip("-s link"));
         text
     }
@@ -216,8 +342,26 @@ impl Drop for Scene {
     }
 }
 
-fn strings(values: &[&str]) -> Value {
-    Value::Array(values.iter().map(|&value| value.into()).collect())
+/// Not the control packets, which have the first bit of the byte after the UDP header's 9 set.
+const COPIES: &str = "
+table netdev copies {
+    counter copies { }
+    chain door {
+        type filter hook ingress device eth0 priority 0
+        udp dport 6181 @th,72,1 0 counter name copies
+    }
+}
+";
+
+/// The one service of a config.
+fn service(config: &mut Table) -> &mut Table {
+    let service = config["service"][0].as_table_mut();
+    service.expect("a service is a table")
+}
+
+#[track_caller]
+fn answered(sent: Result<Vec<Exchange>>) -> Vec<Exchange> {
+    sent.unwrap_or_else(|error| panic!("production failed: {error:#}"))
 }
 
 #[track_caller]

@@ -93,6 +93,7 @@ struct State {
 /// A server on a thread of its own, stopped when dropped.
 #[derive(Debug)]
 pub struct Server {
+    namespace: Namespace,
     address: SocketAddr,
     state: Arc<State>,
     stop: Option<oneshot::Sender<()>>,
@@ -133,11 +134,17 @@ impl Server {
             });
         });
         Ok(Self {
+            namespace: namespace.clone(),
             address,
             state,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// The host that it is on.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
     /// Where it listens.

@@ -32,18 +32,27 @@ impl Topology {
             node: Namespace::new("node")?,
             shadow: Namespace::new("shadow")?,
         };
-        veth((&net.client, "eth0"), (&net.node, "eth0"))?;
-        veth((&net.node, "eth1"), (&net.shadow, "eth0"))?;
-        for (host, device, last, network) in [
-            (&net.client, "eth0", 2, 0),
-            (&net.node, "eth0", 5, 0),
-            (&net.node, "eth1", 5, 1),
-            (&net.shadow, "eth0", 9, 1),
-        ] {
+        net.cable("eth0")?;
+        net.cable("eth1")?;
+        Ok(net)
+    }
+
+    /// Connects the node's `eth0` to the client, or its `eth1` to the shadow host: again, once the
+    /// device is gone.
+    ///
+    /// # Errors
+    /// As [`Topology::new`].
+    pub fn cable(&self, device: &str) -> Result<()> {
+        let (host, network, last) = match device {
+            "eth0" => (&self.client, 0, 2),
+            _ => (&self.shadow, 1, 9),
+        };
+        veth((&self.node, device), (host, "eth0"))?;
+        for (host, device, last) in [(&self.node, device, 5), (host, "eth0", last)] {
             host.address(device, &format!("10.{network}.0.{last}/24"))?;
             host.address(device, &format!("fd00:{network}::{last}/64"))?;
         }
-        Ok(net)
+        Ok(())
     }
 
     /// A pod on the node, behind a cable of its own; the node routes between it and the client:

@@ -9,14 +9,17 @@ use nix::unistd::geteuid;
 /// How often something is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Tries until it succeeds, for at most ten seconds.
+/// What takes longer hangs, also on a machine that has much else to do.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Tries until it succeeds, for at most half a minute.
 ///
 /// # Panics
 /// When it has not succeeded by then; says what was waited for, and the last error, which should
 /// show the state: `ensure!(compared == 40, "{metrics}")`.
 #[track_caller]
 pub fn eventually<T, E: Debug>(what: &str, attempt: impl FnMut() -> Result<T, E>) -> T {
-    eventually_within(Duration::from_secs(10), what, attempt)
+    eventually_within(LIMIT, what, attempt)
 }
 
 /// [`eventually`], with a limit of one's own.

@@ -1,13 +1,10 @@
 //! Which connections are copied, and from where on.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 
 use anyhow::ensure;
-use tests::{
-    Connection, Daemon, Exchange, Request, Scene, Setup, eventually, inject, pattern, privileged,
-    proof, request_frames,
-};
+use nix::sys::signal::Signal;
+use tests::{Connection, Exchange, Request, Scene, eventually, inject, pattern, request_frames};
 
 use crate::traffic::copied_once;
 
@@ -26,153 +23,78 @@ fn one_each(connections: &mut [Connection], round: usize) -> Vec<Exchange> {
 
 /// Those of `sent` that have reached the shadow.
 fn copied(scene: &Scene, sent: &[Exchange]) -> Vec<Exchange> {
-    let received: BTreeSet<String> = scene
-        .model
-        .received()
+    let received = scene.shadowed();
+    let received: BTreeSet<_> = received.iter().map(|received| received.id()).collect();
+    let copied = sent
         .iter()
-        .map(|received| received.id().to_owned())
-        .collect();
-    sent.iter()
-        .filter(|exchange| received.contains(&exchange.id))
-        .cloned()
-        .collect()
+        .filter(|exchange| received.contains(&*exchange.id));
+    copied.cloned().collect()
 }
 
 /// The client's ends of these exchanges' connections.
 fn ends(exchanges: &[Exchange]) -> BTreeSet<u16> {
-    exchanges
-        .iter()
-        .map(|exchange| exchange.local.port())
-        .collect()
-}
-
-/// Waits until the agent has an outcome for all that it has seen, which is at least `least`.
-#[track_caller]
-fn settled(scene: &Scene, least: usize) {
-    eventually("what was seen has an outcome", || {
-        let metrics = scene.agent.metrics()?;
-        let settled = metrics.sum("modelmirror_shadow_requests_total", &[]);
-        let open = metrics.sum("modelmirror_shadow_requests_in_flight", &[]);
-        ensure!(
-            settled >= least as f64 && open == 0.0,
-            "{settled} of {least}, {open} open"
-        );
-        let (tap, agent) = (scene.daemon.metrics()?, metrics);
-        proof::packets_settled(&tap, &agent)
-    });
+    let ends = exchanges.iter().map(|exchange| exchange.local.port());
+    ends.collect()
 }
 
 /// Half of the connections are copied, each wholly or not at all, and the next daemon copies the
 /// same ones.
 #[test]
 fn a_sample_is_of_connections_and_outlives_the_daemon() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let mut setup = Setup::default();
-    setup.mirror("sample", 0.5);
-    let mut scene = setup.start();
-    let client = scene.client("10.0.0.5:8000");
-    let mut connections: Vec<_> = (0..64).map(|_| client.connect().unwrap()).collect();
+    };
+    scene.set_mirror("sample", 0.5);
+    scene.start();
+    let mut connections: Vec<_> = (0..64).map(|_| scene.client.connect().unwrap()).collect();
     let mut sent = one_each(&mut connections, 0);
     sent.extend(one_each(&mut connections, 1));
-    settled(&scene, 1);
+    scene.settle();
     let first = ends(&copied(&scene, &sent));
     // 64 fair coins: outside these limits once in 500,000 times.
     assert!((14..=50).contains(&first.len()), "{} of 64", first.len());
 
-    restart(&mut scene, &[]);
+    scene.end_daemon(Signal::SIGKILL);
+    scene.start();
     sent.extend(one_each(&mut connections, 2));
     sent.extend(one_each(&mut connections, 3));
-    let expected: Vec<_> = sent
-        .iter()
-        .filter(|exchange| first.contains(&exchange.local.port()))
-        .cloned()
-        .collect();
-    scene.prove(&expected);
-}
-
-/// Kills the daemon and starts another one.
-#[track_caller]
-fn restart(scene: &mut Scene, arguments: &[&str]) {
-    scene
-        .daemon
-        .process
-        .signal(nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
-    eventually("the daemon has ended", || {
-        match scene.daemon.process.running() {
-            Ok(()) => Err("it runs"),
-            Err(_) => Ok(()),
-        }
-    });
-    let (node, home) = (&scene.net.node, &scene.home);
-    scene.daemon = Daemon::start_with(node, home, &scene.node, arguments).unwrap();
-    scene.wait_for_agent();
+    scene.account(&sent);
+    let mut expected = sent;
+    expected.retain(|exchange| first.contains(&exchange.local.port()));
+    scene.complete(&expected, &[]);
 }
 
 /// Connections that were open before the tap was: each is taken up at the next certain boundary,
 /// the request that was half sent is not replayed, and nothing corrupt is.
 #[test]
 fn open_connections_are_joined_at_a_boundary() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let setup = Setup::default();
-    let server = "10.0.0.5:8000".parse().unwrap();
-    let client = tests::Client::new(&setup.net.client, server, setup.production.answers());
-    let mut connections: Vec<_> = (0..20).map(|_| client.connect().unwrap()).collect();
-    let before = one_each(&mut connections, 0);
+    };
+    let mut connections: Vec<_> = (0..20).map(|_| scene.client.connect().unwrap()).collect();
+    let mut before = one_each(&mut connections, 0);
     // Every other one is in the middle of a request when the tap opens.
-    let body = pattern(50_000, 3);
-    let head =
-        "POST /echo HTTP/1.1\r\nhost: model\r\nx-request-id: half\r\ncontent-length: 50000\r\n\r\n";
-    for connection in connections.iter_mut().step_by(2) {
-        connection.stream().write_all(head.as_bytes()).unwrap();
-        connection.stream().write_all(&body[..20_000]).unwrap();
-    }
-    let scene = setup.start();
-    for connection in connections.iter_mut().step_by(2) {
-        connection.finish(&body[20_000..], &body).unwrap();
+    let half = Request::post("/echo", &pattern(50_000, 3));
+    let others = connections.iter_mut().step_by(2);
+    let begun: Vec<_> = others
+        .map(|connection| connection.begin(&half, 20_000).unwrap())
+        .collect();
+    scene.start();
+    for (connection, begun) in connections.iter_mut().step_by(2).zip(begun) {
+        before.push(connection.finish(begun).unwrap());
     }
     let mut sent = Vec::new();
     for round in 1..5 {
         sent.extend(one_each(&mut connections, round));
     }
     drop(connections);
-    settled(&scene, 4 * 20);
+    let missed = scene.settle().requests("mid_stream");
     let copied = copied(&scene, &sent);
-    let joined = ends(&copied);
-    assert_eq!(joined.len(), 20, "connections that were joined");
-    assert!(
-        copied.len() >= 3 * 20,
-        "{} of 80 requests copied",
-        copied.len()
-    );
-    assert!(
-        scene
-            .model
-            .received()
-            .iter()
-            .all(|received| received.id() != "half")
-    );
-    let metrics = scene.agent.metrics().unwrap();
-    let missed = metrics.sum(
-        "modelmirror_shadow_requests_total",
-        &[("outcome", "mid_stream")],
-    );
-    proof::requests_closed(
-        &scene,
-        copied.len() as u64,
-        &[("mid_stream", missed as u64)],
-    );
-    proof::replayed(&scene, &copied);
-    proof::recorded(&scene, &copied);
-    proof::packets_closed(&scene);
-    assert_eq!(
-        scene.production.received().len(),
-        before.len() + 10 + sent.len()
-    );
+    assert_eq!(ends(&copied).len(), 20, "connections that were joined");
+    let count = copied.len();
+    assert!(count >= 3 * 20, "{count} of 80 requests copied");
+    scene.complete(&copied, &[("mid_stream", missed)]);
+    scene.account(&[before, sent].concat());
 }
 
 /// How many programs are attached by clsact on the node's clients' interface, at both hooks.
@@ -188,20 +110,16 @@ fn filters(scene: &Scene) -> [usize; 2] {
 /// throughout.
 #[test]
 fn clsact_mirrors_and_is_taken_over() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let setup = Setup {
-        daemon_arguments: vec!["--attach", "clsact"],
-        ..Setup::default()
     };
-    let mut scene = setup.start();
+    scene.start_with(&["--attach", "clsact"]);
     assert_eq!(filters(&scene), [1, 1]);
-    let client = scene.client("10.0.0.5:8000");
-    let mut connections: Vec<_> = (0..8).map(|_| client.connect().unwrap()).collect();
+    let mut connections: Vec<_> = (0..8).map(|_| scene.client.connect().unwrap()).collect();
     let mut sent = one_each(&mut connections, 0);
     for (round, attach, expected) in [(1, "clsact", 1), (2, "tcx", 0), (3, "clsact", 1)] {
-        restart(&mut scene, &["--attach", attach]);
+        scene.end_daemon(Signal::SIGKILL);
+        scene.start_with(&["--attach", attach]);
         assert_eq!(filters(&scene), [expected; 2], "filters after {attach}");
         sent.extend(one_each(&mut connections, round));
     }
@@ -212,10 +130,9 @@ fn clsact_mirrors_and_is_taken_over() {
 /// Frames with VLAN tags: the copies have none, and the agent can read them.
 #[test]
 fn tagged_frames_are_copied_without_their_tags() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    let scene = Setup::default().start();
+    };
     let tags: [&[(u16, u16)]; 3] = [&[], &[(0x8100, 5)], &[(0x88a8, 7), (0x8100, 5)]];
     for (number, tags) in tags.into_iter().enumerate() {
         let client = format!("10.0.0.77:{}", 40_000 + number).parse().unwrap();
@@ -229,8 +146,8 @@ fn tagged_frames_are_copied_without_their_tags() {
         }
     }
     let received = eventually("the shadow has all requests", || {
-        let received = scene.model.received();
-        let metrics = scene.agent.metrics()?;
+        let received = scene.shadowed();
+        let metrics = scene.agent().metrics()?;
         ensure!(received.len() == 3, "{received:?}\n{metrics}");
         Ok(received)
     });
@@ -238,5 +155,5 @@ fn tagged_frames_are_copied_without_their_tags() {
         assert_eq!(&received.body[..], b"body", "{}", received.id());
         assert_eq!((&*received.method, &*received.path), ("POST", "/echo"));
     }
-    proof::packets_closed(&scene);
+    scene.wait_for_copies();
 }

@@ -4,59 +4,38 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use tests::{Request, Site, eventually, eventually_within, on, pattern, privileged};
+use tests::{Scene, eventually};
 
-fn small(connection: usize, index: usize) -> Request {
-    Request::post("/echo", &pattern(700, (connection * 1000 + index) as u64))
-}
+use crate::traffic::small;
 
 #[test]
 fn a_loop_that_is_held_up_is_borne_and_a_dead_one_is_not() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        let daemon = site.daemon.as_ref().context("no daemon")?;
-        let config = daemon.config();
-        let text = fs::read_to_string(config)?;
-        // Whoever reads it waits until somebody writes it: the daemon's loop, told to read it again.
-        fs::remove_file(config)?;
-        mkfifo(config, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let sent = site.client.load_while(3, 20, small, || {
-            daemon.process.signal(Signal::SIGHUP)?;
-            let start = Instant::now();
-            let patience = Duration::from_secs(20);
-            eventually_within(patience, "the programs' own patience is over", || {
-                let held_up = start.elapsed();
-                ensure!(held_up > Duration::from_secs(7), "{held_up:?}");
-                anyhow::Ok(())
-            });
-            let before = site.packets("mirrored")?;
-            eventually("copies flow", || {
-                let now = site.packets("mirrored")?;
-                ensure!(now > before + 100, "{now} after {before}");
-                anyhow::Ok(())
-            });
-            let stale = site.packets("stale")?;
-            ensure!(stale == 0, "{stale} after {:?}", start.elapsed());
-            eventually_within(patience, "the heartbeat has ended", || {
-                let stale = site.packets("stale")?;
-                ensure!(stale > 100, "{stale} after {:?}", start.elapsed());
-                anyhow::Ok(())
-            });
-            fs::write(config, &text)?;
-            let before = site.packets("mirrored")?;
-            eventually("copies flow again", || {
-                let now = site.packets("mirrored")?;
-                ensure!(now > before + 100, "{now} after {before}");
-                anyhow::Ok(())
-            });
+    };
+    let config = scene.daemon().config().to_owned();
+    let text = fs::read_to_string(&config).unwrap();
+    // Whoever reads it waits until somebody writes it: the daemon's loop, told to read it again.
+    fs::remove_file(&config).unwrap();
+    mkfifo(&config, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let sent = scene.load_while(3, small, |scene| {
+        scene.daemon().process.signal(Signal::SIGHUP).unwrap();
+        let start = Instant::now();
+        eventually("the programs' own patience is over", || {
+            let held_up = start.elapsed();
+            ensure!(held_up > Duration::from_secs(7), "{held_up:?}");
             Ok(())
-        })?;
-        site.serves(&sent)
+        });
+        scene.wait_for_packets("mirrored");
+        let stale = scene.packets("stale");
+        assert_eq!(stale, 0, "stale after {:?}", start.elapsed());
+        scene.wait_for_packets("stale");
+        fs::write(&config, &text).unwrap();
+        scene.wait_for_packets("mirrored");
     });
+    scene.serves(&sent);
 }

@@ -1,43 +1,40 @@
 //! Every way by which clients' packets may come and copies may leave.
 
-use tests::{Client, Request, Server, Setup, privileged, tun};
+use tests::{Client, Request, Scene, Server, tun};
 
 use crate::traffic::{copied_once, mixed, send_mixed};
 
 /// One listener for both families, tapped at any address of the host.
 #[test]
 fn a_dual_stack_listener_is_mirrored() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    let scene = Setup::default().start();
+    };
     scene.prove(&send_mixed(&scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]));
 }
 
 /// What clients dial is written out; what is at the same port of another address is not a service.
 #[test]
 fn only_the_addresses_of_the_service_are_mirrored() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let mut setup = Setup::default();
-    setup.net.node.address("eth0", "10.0.0.6/24").unwrap();
-    setup.addresses(&["10.0.0.5:8000", "[fd00:0::5]:8000"]);
-    let scene = setup.start();
-    let elsewhere = scene.send("10.0.0.6:8000", &mixed());
+    };
+    scene.net.node.address("eth0", "10.0.0.6/24").unwrap();
+    scene.set_addresses(&["10.0.0.5:8000", "[fd00:0::5]:8000"]);
+    scene.start();
     let sent = send_mixed(&scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]);
-    assert_eq!(elsewhere.len() * 2, sent.len());
-    scene.prove(&sent);
+    let elsewhere = scene.send("10.0.0.6:8000", &mixed());
+    scene.complete(&sent, &[]);
+    scene.account(&[sent, elsewhere].concat());
 }
 
 #[test]
 fn loopback_is_mirrored() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let mut setup = Setup::default();
-    setup.tap(&["lo"]);
-    let scene = setup.start();
+    };
+    scene.set_interfaces(&["lo"]);
+    scene.start();
     let mut sent = Vec::new();
     for server in ["127.0.0.1:8000", "[::1]:8000", "10.0.0.5:8000"] {
         let address = server.parse().unwrap();
@@ -53,29 +50,26 @@ fn loopback_is_mirrored() {
 /// A pod's server, tapped at the host's end of its cable.
 #[test]
 fn a_pod_is_mirrored() {
-    if !privileged() {
-        return;
-    }
     pod(&["pod0"]);
 }
 
 /// Both the clients' interface and the pod's see every packet: it counts, and is copied, once.
 #[test]
 fn a_pod_that_is_tapped_twice_is_mirrored_once() {
-    if !privileged() {
-        return;
-    }
     pod(&["eth0", "pod0"]);
 }
 
+#[track_caller]
 fn pod(interfaces: &[&str]) {
-    let mut setup = Setup::default();
-    let pod = setup.net.pod().unwrap();
-    let answers = setup.production.answers().clone();
-    setup.production = Server::start(&pod, "[::]:8000".parse().unwrap(), &answers).unwrap();
-    setup.addresses(&["10.2.0.8:8000", "[fd00:2::8]:8000"]);
-    setup.tap(interfaces);
-    let scene = setup.start();
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let pod = scene.net.pod().unwrap();
+    let answers = scene.production.answers().clone();
+    scene.production = Server::start(&pod, "[::]:8000".parse().unwrap(), &answers).unwrap();
+    scene.set_addresses(&["10.2.0.8:8000", "[fd00:2::8]:8000"]);
+    scene.set_interfaces(interfaces);
+    scene.start();
     let sent = send_mixed(&scene, &["10.2.0.8:8000", "[fd00:2::8]:8000"]);
     scene.prove(&sent);
     copied_once(&scene, &sent);
@@ -83,12 +77,11 @@ fn pod(interfaces: &[&str]) {
 
 #[test]
 fn ipv6_carries_the_tunnel() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let mut setup = Setup::default();
-    setup.mirror("agent", "[fd00:1::9]:6181");
-    let scene = setup.start();
+    };
+    scene.set_mirror("agent", "[fd00:1::9]:6181");
+    scene.start();
     let mut sent = send_mixed(&scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]);
     scene.net.lone_segments().unwrap();
     sent.extend(send_mixed(&scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]));
@@ -108,10 +101,9 @@ const UPLINKS: [&str; 6] = [
 
 #[test]
 fn offloads_of_the_uplink_do_not_matter() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    let scene = Setup::default().start();
+    };
     let mut sent = Vec::new();
     for switches in UPLINKS {
         let line = format!("-K eth1 {switches}");
@@ -124,10 +116,9 @@ fn offloads_of_the_uplink_do_not_matter() {
 /// Full packets of 1,500 bytes, each by itself, do not fit the tunnel on a path of 1,500.
 #[test]
 fn lone_full_segments_are_split() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    let scene = Setup::default().start();
+    };
     scene.net.lone_segments().unwrap();
     let mut sent = Vec::new();
     for switches in ["gro off", "gro on"] {
@@ -141,18 +132,16 @@ fn lone_full_segments_are_split() {
 /// An uplink without link-layer headers, as WireGuard's.
 #[test]
 fn a_tun_carries_the_tunnel() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let mut setup = Setup::default();
-    let (node, shadow) = (&setup.net.node, &setup.net.shadow);
+    };
+    let (node, shadow) = (&scene.net.node, &scene.net.shadow);
     let _cable = tun((node, "tun0"), (shadow, "tun0")).unwrap();
     node.address("tun0", "10.9.0.5/24").unwrap();
     shadow.address("tun0", "10.9.0.9/24").unwrap();
-    setup.mirror("agent", "10.9.0.9:6181");
-    let allowed = toml::Value::from(vec!["10.9.0.5/32"]);
-    setup.shadow.insert("allow".into(), allowed);
-    let scene = setup.start();
+    scene.set_mirror("agent", "10.9.0.9:6181");
+    scene.set_shadow("allow", vec!["10.9.0.5/32"]);
+    scene.start();
     let mut sent = send_mixed(&scene, &["10.0.0.5:8000"]);
     scene.net.lone_segments().unwrap();
     sent.extend(scene.send("[fd00:0::5]:8000", &[Request::get("/bytes/70000")]));

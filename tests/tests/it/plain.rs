@@ -7,21 +7,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tests::{
-    Answers, Client, Home, Mood, Request, Server, Topology, binary, eventually, pattern,
-    privileged, sha256,
+    Answers, Client, Home, Mood, Request, Scene, Server, binary, eventually, pattern, sha256,
 };
 
 /// Everything that the other tests ask of HTTP, over IPv4 and IPv6.
 #[test]
 fn requests_pass_the_wire() -> Result<()> {
-    if !privileged() {
+    let Some(scene) = Scene::new() else {
         return Ok(());
-    }
-    let net = Topology::new()?;
-    let answers = Answers::of("v12");
-    let server = Server::start(&net.node, "[::]:8000".parse()?, &answers)?;
+    };
     for address in ["10.0.0.5:8000", "[fd00:0::5]:8000"] {
-        let client = Client::new(&net.client, address.parse()?, &answers);
+        let client = scene.client_of(address);
         let body = pattern(100_000, 7);
         let requests = [
             Request::post("/echo", b""),
@@ -43,65 +39,59 @@ fn requests_pass_the_wire() -> Result<()> {
             .connect()?
             .exchange(&Request::get("/bytes/70000").old())?;
         assert_eq!(exchange.body_sha256, sha256(&pattern(70_000, 1)));
-        assert!(
-            exchange
-                .headers
-                .iter()
-                .all(|(name, _)| name != "transfer-encoding")
-        );
+        let mut headers = exchange.headers.iter();
+        assert!(headers.all(|(name, _)| name != "transfer-encoding"));
     }
-    assert_eq!(server.received().len(), 30);
+    assert_eq!(scene.production.received().len(), 30);
     Ok(())
 }
 
 #[test]
-fn a_load_is_received_as_it_was_sent() -> Result<()> {
-    if !privileged() {
-        return Ok(());
-    }
-    let net = Topology::new()?;
-    let answers = Answers::of("v12");
-    let server = Server::start(&net.node, "0.0.0.0:8000".parse()?, &answers)?;
-    let client = Client::new(&net.client, "10.0.0.5:8000".parse()?, &answers);
-    let sent = client.load(20, 10, |connection, index| {
+fn a_load_is_received_as_it_was_sent() {
+    let Some(scene) = Scene::new() else {
+        return;
+    };
+    let sent = scene.load(20, 10, |connection, index| {
         Request::post("/echo", &pattern(connection * 100 + index, index as u64))
-    })?;
-    let received = server.received();
-    assert_eq!(
-        (sent.len(), received.len(), server.connections()),
-        (200, 200, 20)
-    );
+    });
+    scene.serves(&sent);
+    assert_eq!((sent.len(), scene.production.connections()), (200, 20));
+    let received = scene.production.received();
     for exchange in &sent {
-        let arrived = received
-            .iter()
-            .find(|received| received.id() == exchange.id)
-            .unwrap();
-        assert_eq!(arrived.body_sha256, exchange.request_sha256);
-        assert_eq!(arrived.peer, exchange.local);
-        assert_eq!(&arrived.body[..], exchange.request.body);
+        let mut received = received.iter();
+        let arrived = received.find(|received| received.id() == exchange.id);
+        assert_eq!(arrived.unwrap().body[..], exchange.request.body);
     }
+}
+
+/// What is sent in two parts is one request.
+#[test]
+fn a_request_is_begun_and_finished() -> Result<()> {
+    let Some(scene) = Scene::new() else {
+        return Ok(());
+    };
+    let mut connection = scene.client.connect()?;
+    let request = Request::post("/echo", &pattern(10_000, 3)).chunked(700);
+    let begun = connection.begin(&request, 5_000)?;
+    let first = connection.finish(begun)?;
+    let second = connection.exchange(&request)?;
+    assert_eq!(first.request_span.end, second.request_span.start);
+    scene.serves(&[first, second]);
     Ok(())
 }
 
 #[test]
 fn a_server_has_moods() -> Result<()> {
-    if !privileged() {
+    let Some(scene) = Scene::new() else {
         return Ok(());
-    }
-    let net = Topology::new()?;
-    let answers = Answers::of("v12");
-    let server = Server::start(&net.node, "0.0.0.0:8000".parse()?, &answers)?;
-    let client = Client::new(&net.client, "10.0.0.5:8000".parse()?, &answers);
-    server.set_mood(Mood::Late(Duration::from_millis(50)));
-    let exchange = client.connect()?.exchange(&Request::get("/echo"))?;
-    assert!(
-        exchange.latency >= Duration::from_millis(50),
-        "{:?}",
-        exchange.latency
-    );
-    let mut open = client.connect()?;
-    open.exchange(&Request::get("/echo"))?;
-    server.set_mood(Mood::Reset);
+    };
+    scene
+        .production
+        .set_mood(Mood::Late(Duration::from_millis(50)));
+    let mut open = scene.client.connect()?;
+    let latency = open.exchange(&Request::get("/echo"))?.latency;
+    assert!(latency >= Duration::from_millis(50), "{latency:?}");
+    scene.production.set_mood(Mood::Reset);
     let error = open.exchange(&Request::get("/echo")).unwrap_err();
     assert!(format!("{error:#}").contains("reset"), "{error:#}");
     Ok(())
@@ -109,13 +99,13 @@ fn a_server_has_moods() -> Result<()> {
 
 #[test]
 fn processes_live_inside_and_die_with_their_value() -> Result<()> {
-    if !privileged() {
+    let Some(scene) = Scene::new() else {
         return Ok(());
-    }
-    let net = Topology::new()?;
-    let mut command = net.shadow.command("sh");
+    };
+    let host = &scene.net.shadow;
+    let mut command = host.command("sh");
     command.args(["-c", "ip -o address show dev eth0; exec sleep 60"]);
-    let process = net.shadow.spawn("sleep", command)?;
+    let process = host.spawn("sleep", command)?;
     let id = process.id();
     let output = eventually("its addresses are shown", || {
         let output = process.output();
@@ -134,10 +124,10 @@ fn processes_live_inside_and_die_with_their_value() -> Result<()> {
 /// The client's host and the shadow's cannot talk: what reaches the shadow was mirrored.
 #[test]
 fn the_node_does_not_route() -> Result<()> {
-    if !privileged() {
+    let Some(scene) = Scene::new() else {
         return Ok(());
-    }
-    let net = Topology::new()?;
+    };
+    let net = &scene.net;
     net.client.ip("route add default via 10.0.0.5")?;
     net.shadow.ip("route add default via 10.1.0.5")?;
     let _server = Server::start(&net.shadow, "0.0.0.0:8000".parse()?, &Answers::of("v13"))?;

@@ -4,14 +4,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 
-use tests::{Client, Namespace, Request, Setup, pattern, privileged, proof};
+use tests::{Client, Namespace, Request, Scene, pattern};
 
 #[test]
 fn every_framing_is_replayed() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    let scene = Setup::default().start();
+    };
     let body = pattern(100_000, 7);
     let requests = [
         Request::post("/echo", &body).chunked(1447),
@@ -26,7 +25,7 @@ fn every_framing_is_replayed() {
         Request::post("/label", &body).header("x-tenant", "acme"),
         Request::post("/label", b"").header("cookie", "a=b; c=d"),
     ];
-    let client = scene.client("10.0.0.5:8000");
+    let client = &scene.client;
     let mut connection = client.connect().unwrap();
     let mut sent: Vec<_> = requests
         .iter()
@@ -50,15 +49,13 @@ fn every_framing_is_replayed() {
 
 #[test]
 fn two_hundred_connections_at_once() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    let scene = Setup::default().start();
-    let client = scene.client("10.0.0.5:8000");
-    let sent = client.load(200, 3, |connection, index| {
+    };
+    let sent = scene.load(200, 3, |connection, index| {
         Request::post("/label", &pattern(connection * 17 + index, index as u64))
     });
-    scene.prove(&sent.unwrap());
+    scene.prove(&sent);
 }
 
 /// A server of something else than HTTP: answers the first bytes of each connection with `answer`,
@@ -116,30 +113,29 @@ const FRAME: &[u8] = b"\x81\x05hello";
 
 #[test]
 fn what_is_not_http_1_is_named_and_left_alone() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let mut setup = Setup::default();
-    setup.addresses(&["*:8000", "*:8001", "*:8002", "*:8003"]);
-    let node = &setup.net.node;
+    };
+    scene.set_addresses(&["*:8000", "*:8001", "*:8002", "*:8003"]);
+    let node = &scene.net.node;
     serve(node, "0.0.0.0:8001", SERVER_HELLO);
     serve(node, "0.0.0.0:8002", SETTINGS);
     serve(node, "0.0.0.0:8003", SWITCHING);
-    let scene = setup.start();
+    scene.start();
     talk(
-        &scene.client("10.0.0.5:8001"),
+        &scene.client_of("10.0.0.5:8001"),
         CLIENT_HELLO,
         SERVER_HELLO,
         RECORD,
     );
-    talk(&scene.client("10.0.0.5:8002"), PREFACE, SETTINGS, PING);
-    talk(&scene.client("10.0.0.5:8003"), UPGRADE, SWITCHING, FRAME);
-    let sent = scene.send("10.0.0.5:8000", &[Request::post("/echo", b"body")]);
-    let shadowed = Request::post("/echo", b"loop").header("x-modelmirror-shadow", "1");
-    scene.send("10.0.0.5:8000", &[shadowed]);
-    let dropped = [("tls", 1), ("http2", 1), ("upgrade", 1), ("loop", 1)];
-    proof::requests_closed(&scene, 1, &dropped);
-    proof::replayed(&scene, &sent);
-    proof::recorded(&scene, &sent);
-    proof::packets_closed(&scene);
+    talk(&scene.client_of("10.0.0.5:8002"), PREFACE, SETTINGS, PING);
+    talk(&scene.client_of("10.0.0.5:8003"), UPGRADE, SWITCHING, FRAME);
+    let plain = Request::post("/echo", b"body");
+    let shadowed = plain.clone().header("x-modelmirror-shadow", "1");
+    let sent = scene.send("10.0.0.5:8000", &[plain, shadowed]);
+    scene.complete(
+        &sent[..1],
+        &[("tls", 1), ("http2", 1), ("upgrade", 1), ("loop", 1)],
+    );
+    scene.serves(&sent);
 }

@@ -1,55 +1,29 @@
 //! Daemons that end, and those that come after them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Daemon, Exchange, Metrics, Request, Site, eventually, on, pattern, privileged};
+use tests::{Daemon, Exchange, Metrics, Scene, eventually};
 
-fn small(connection: usize, index: usize) -> Request {
-    Request::post("/echo", &pattern(700, (connection * 1000 + index) as u64))
-}
-
-/// Forty requests, which must all be compared.
-fn mirrors(site: &Site, sent: &mut Vec<Exchange>) -> Result<()> {
-    let before = site.settle().requests("compared");
-    sent.extend(site.client.load(4, 10, small)?);
-    let outcome = site.account(sent)?;
-    let compared = outcome.requests("compared") - before;
-    ensure!(
-        compared == 40,
-        "{compared} of 40 were compared\n{}",
-        outcome.metrics
-    );
-    Ok(())
-}
+use crate::traffic::{mirrors, small};
 
 /// Ten requests that nobody copies.
-fn is_not_mirrored(site: &Site, sent: &mut Vec<Exchange>) -> Result<()> {
-    let before = site.copies()?;
-    sent.extend(site.client.load(2, 5, small)?);
-    let copies = site.copies()? - before;
-    ensure!(copies == 0, "{copies} copies");
-    site.serves(sent)
-}
-
-fn end(site: &mut Site, signal: Signal) -> Result<()> {
-    let mut daemon = site.daemon.take().context("no daemon")?;
-    daemon.process.signal(signal)?;
-    let status = daemon.process.wait(Duration::from_secs(5))?;
-    ensure!(
-        signal == Signal::SIGKILL || status.success(),
-        "{status}\n{}",
-        daemon.process.output()
-    );
-    Ok(())
+#[track_caller]
+fn is_not_mirrored(scene: &Scene, sent: &mut Vec<Exchange>) {
+    let before = scene.copies();
+    sent.extend(scene.load(2, 5, small));
+    assert_eq!(scene.copies(), before, "copies");
+    scene.serves(sent);
 }
 
 /// Every counter that was there, and is not smaller.
-fn ensure_grown(before: &Metrics, after: &Metrics) -> Result<()> {
+#[track_caller]
+fn assert_grown(before: &Metrics, after: &Metrics) {
     for name in [
         "modelmirror_packets_total",
         "modelmirror_mirrored_packets_total",
@@ -58,336 +32,254 @@ fn ensure_grown(before: &Metrics, after: &Metrics) -> Result<()> {
         "modelmirror_tunnel_sent_packets_total",
         "modelmirror_tunnel_sent_bytes_total",
     ] {
-        for reason in before.by(name, "reason") {
-            let labels = [("reason", &*reason.0)];
+        let reasons = before.by(name, "reason");
+        let labels = reasons
+            .iter()
+            .map(|(reason, _)| vec![("reason", &**reason)]);
+        for labels in labels.chain([vec![]]) {
             let (then, now) = (before.sum(name, &labels), after.sum(name, &labels));
-            ensure!(then <= now, "{name} {}: {now} after {then}", reason.0);
+            assert!(then <= now, "{name} {labels:?}: {now} after {then}");
         }
-        let (then, now) = (before.sum(name, &[]), after.sum(name, &[]));
-        ensure!(then <= now, "{name}: {now} after {then}");
     }
-    Ok(())
 }
 
 #[test]
 fn a_killed_daemon_s_successor_goes_on_counting() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        let config = site.node_config();
-        let mut daemon = site.daemon.take().context("no daemon")?;
-        let (node, home, client) = (site.net.node.clone(), &site.home, site.client.clone());
-        let mut successor = None;
-        let mut sent = client.load_while(4, 25, small, || {
-            let before = eventually("copies flow", || {
-                let metrics = daemon.metrics()?;
-                let mirrored = metrics.sum("modelmirror_mirrored_packets_total", &[]);
-                ensure!(mirrored > 200.0, "{mirrored}");
-                anyhow::Ok(metrics)
-            });
-            daemon.process.signal(Signal::SIGKILL)?;
-            daemon.process.wait(Duration::from_secs(5))?;
-            let next = Daemon::start(&node, home, &config)?;
-            ensure_grown(&before, &next.metrics()?)?;
-            next.wait_for_agent()?;
-            let mirrored = next
-                .metrics()?
-                .sum("modelmirror_mirrored_packets_total", &[]);
-            eventually("copies flow again", || {
-                let now = next
-                    .metrics()?
-                    .sum("modelmirror_mirrored_packets_total", &[]);
-                ensure!(now > mirrored + 200.0, "{now} after {mirrored}");
-                anyhow::Ok(())
-            });
-            successor = Some(next);
-            Ok(())
-        })?;
-        site.daemon = successor;
-        site.account(&sent)?;
-        let metrics = site.node_metrics()?;
-        let opened = metrics.sum("modelmirror_connections_total", &[]) as usize;
-        let known: std::collections::HashSet<_> = sent.iter().map(|e| e.local).collect();
-        ensure!(
-            opened == known.len(),
-            "{opened} of {} connections",
-            known.len()
-        );
-        mirrors(site, &mut sent)
+    };
+    let mut sent = scene.load_while(4, small, |scene| {
+        scene.wait_for_packets("mirrored");
+        let before = scene.node_metrics();
+        scene.end_daemon(Signal::SIGKILL);
+        scene.start_daemon(&[]);
+        assert_grown(&before, &scene.node_metrics());
+        scene.wait_for_agent();
+        scene.wait_for_packets("mirrored");
     });
+    scene.account(&sent);
+    let opened = scene
+        .node_metrics()
+        .sum("modelmirror_connections_total", &[]);
+    let known: HashSet<_> = sent.iter().map(|exchange| exchange.local).collect();
+    assert_eq!(opened as usize, known.len(), "connections");
+    mirrors(&scene, &mut sent);
 }
 
 /// What an orphaned tap does, and that a daemon can be stopped without anybody noticing.
 #[test]
 fn without_a_daemon_copying_ends_after_five_seconds() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        site.count_copies()?;
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        end(site, Signal::SIGTERM)?;
-        let stopped = Instant::now();
-        ensure!(
-            site.home.pins().join("v1/links").read_dir()?.count() > 0,
-            "no link is left"
-        );
-        let before = site.copies()?;
-        sent.extend(site.client.load(1, 5, small)?);
-        ensure!(
-            site.copies()? > before,
-            "an ended daemon took its programs away"
-        );
-        // A request every now and then, until none is copied any more.
-        eventually("copying has ended", || {
-            let before = site.copies()?;
-            sent.extend(site.client.load(1, 1, small)?);
-            ensure!(
-                site.copies()? == before,
-                "{:?} after its end",
-                stopped.elapsed()
-            );
-            anyhow::Ok(())
-        });
-        let after = stopped.elapsed();
-        ensure!(
-            after > Duration::from_secs(4),
-            "it ended after {after:?} already"
-        );
-        is_not_mirrored(site, &mut sent)?;
-        site.start_daemon(&site.node_config())?;
-        site.wait_for_agent();
-        ensure!(site.packets("stale")? > 20, "{}", site.node_metrics()?);
-        mirrors(site, &mut sent)
+    };
+    scene.count_copies();
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    let stopped = Instant::now();
+    scene.end_daemon(Signal::SIGTERM);
+    let links = scene.home.pins().join("v1/links");
+    assert!(links.read_dir().unwrap().count() > 0, "no link is left");
+    let before = scene.copies();
+    sent.extend(scene.load(1, 5, small));
+    assert!(
+        scene.copies() > before,
+        "an ended daemon took its programs away"
+    );
+    // A request every now and then, until none is copied any more.
+    eventually("copying has ended", || {
+        let before = scene.copies();
+        sent.extend(scene.load(1, 1, small));
+        let copies = scene.copies() - before;
+        ensure!(copies == 0, "{copies} copies");
+        Ok(())
     });
+    // Its last heartbeat was a little before, and the last request a little after.
+    let after = stopped.elapsed();
+    let about_five = Duration::from_secs(3)..Duration::from_secs(10);
+    assert!(about_five.contains(&after), "copying ended after {after:?}");
+    is_not_mirrored(&scene, &mut sent);
+    scene.start();
+    assert!(scene.packets("stale") > 20, "{}", scene.node_metrics());
+    mirrors(&scene, &mut sent);
 }
 
 #[test]
 fn detach_on_exit_takes_everything_away() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    on(Site::start(), |site| {
-        site.count_copies()?;
-        end(site, Signal::SIGTERM)?;
-        let config = site.node_config();
-        let arguments = ["--detach-on-exit"];
-        let daemon = Daemon::start_with(&site.net.node, &site.home, &config, &arguments)?;
-        site.daemon = Some(daemon);
-        site.wait_for_agent();
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        end(site, Signal::SIGTERM)?;
-        ensure!(!site.home.pins().exists(), "pins are left");
-        is_not_mirrored(site, &mut sent)
-    });
-}
-
-fn switch(site: &Site, arguments: &[&str]) -> Result<String> {
-    site.home.modelmirror(&site.net.node, arguments)
+    };
+    scene.count_copies();
+    scene.start_with(&["--detach-on-exit"]);
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    scene.end_daemon(Signal::SIGTERM);
+    assert!(!scene.home.pins().exists(), "pins are left");
+    is_not_mirrored(&scene, &mut sent);
 }
 
 #[test]
 fn off_survives_a_restart_and_on_lifts_it() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        site.count_copies()?;
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        let said = switch(site, &["off"])?;
-        ensure!(said.contains("mirror on"), "{said}");
-        is_not_mirrored(site, &mut sent)?;
-        end(site, Signal::SIGKILL)?;
-        site.start_daemon(&site.node_config())?;
-        is_not_mirrored(site, &mut sent)?;
-        switch(site, &["mirror", "on", "--service", "digits"])?;
-        site.wait_for_agent();
-        mirrors(site, &mut sent)?;
-        switch(site, &["mirror", "off", "--service", "digits"])?;
-        is_not_mirrored(site, &mut sent)?;
-        ensure!(site.packets("off")? > 0, "{}", site.node_metrics()?);
-        switch(site, &["mirror", "on", "--service", "digits"])?;
-        mirrors(site, &mut sent)
-    });
+    };
+    scene.count_copies();
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    let said = scene.modelmirror(&["off"]);
+    assert!(said.contains("mirror on"), "{said}");
+    is_not_mirrored(&scene, &mut sent);
+    scene.end_daemon(Signal::SIGKILL);
+    scene.start_daemon(&[]);
+    is_not_mirrored(&scene, &mut sent);
+    scene.modelmirror(&["mirror", "on", "--service", "digits"]);
+    scene.wait_for_agent();
+    mirrors(&scene, &mut sent);
+    scene.modelmirror(&["mirror", "off", "--service", "digits"]);
+    is_not_mirrored(&scene, &mut sent);
+    assert!(scene.packets("off") > 0, "{}", scene.node_metrics());
+    scene.modelmirror(&["mirror", "on", "--service", "digits"]);
+    mirrors(&scene, &mut sent);
+}
+
+/// `modelmirror off`, where no daemon runs.
+#[track_caller]
+fn off(scene: &Scene) -> String {
+    let config = scene.home.path().join("node.toml");
+    scene.modelmirror(&["off", "--config", &config.to_string_lossy()])
 }
 
 #[test]
 fn off_works_without_a_daemon() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        site.count_copies()?;
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        let config = site
-            .daemon
-            .as_ref()
-            .context("no daemon")?
-            .config()
-            .to_owned();
-        end(site, Signal::SIGKILL)?;
-        let said = switch(site, &["off", "--config", &config.to_string_lossy()])?;
-        ensure!(said.contains("removed links/eth0"), "{said}");
-        ensure!(!site.home.pins().exists(), "pins are left");
-        is_not_mirrored(site, &mut sent)?;
-        site.start_daemon(&site.node_config())?;
-        is_not_mirrored(site, &mut sent)?;
-        switch(site, &["mirror", "on", "--service", "digits"])?;
-        site.wait_for_agent();
-        // The counters are new ones, too.
-        sent.extend(site.client.load(4, 10, small)?);
-        eventually("all are compared", || {
-            let records = site.records()?.len();
-            ensure!(records == 80, "{records} of 80");
-            anyhow::Ok(())
-        });
-        site.serves(&sent)
+    };
+    scene.count_copies();
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    scene.end_daemon(Signal::SIGKILL);
+    let said = off(&scene);
+    assert!(said.contains("removed links/eth0"), "{said}");
+    assert!(!scene.home.pins().exists(), "pins are left");
+    is_not_mirrored(&scene, &mut sent);
+    scene.start_daemon(&[]);
+    is_not_mirrored(&scene, &mut sent);
+    scene.modelmirror(&["mirror", "on", "--service", "digits"]);
+    scene.wait_for_agent();
+    // The counters are new ones, too.
+    sent.extend(scene.load(4, 10, small));
+    eventually("all are compared", || {
+        let records = scene.agent().records()?.len();
+        ensure!(records == 80, "{records} of 80");
+        Ok(())
     });
+    scene.serves(&sent);
 }
 
 #[test]
 fn a_config_is_read_again_and_a_bad_one_refused() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        site.count_copies()?;
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        let daemon = site.daemon.as_ref().context("no daemon")?;
-        let path = daemon.config().to_owned();
-        let good = fs::read_to_string(&path)?;
-        fs::write(&path, good.replace("sample", "simple"))?;
-        daemon.process.signal(Signal::SIGHUP)?;
-        eventually("the bad config is refused", || {
-            let status = switch(site, &["status"])?;
-            ensure!(
-                status.contains("was not taken") && status.contains("simple"),
-                "{status}"
-            );
-            Ok(())
-        });
-        mirrors(site, &mut sent)?;
-        let mut config = site.node_config();
-        config["service"][0]["mirror"]["sample"] = 0.0.into();
-        fs::write(&path, config.to_string())?;
-        daemon.process.signal(Signal::SIGHUP)?;
-        site.wait_for("the sample is 0", |metrics| {
-            metrics.sum("modelmirror_mirror_sample_ratio", &[("of", "effective")]) == 0.0
-        });
-        is_not_mirrored(site, &mut sent)?;
-        ensure!(site.packets("not_sampled")? > 0, "{}", site.node_metrics()?);
-        let status = switch(site, &["status"])?;
-        ensure!(!status.contains("was not taken"), "{status}");
-        fs::write(&path, &good)?;
-        site.daemon
-            .as_ref()
-            .context("no daemon")?
-            .process
-            .signal(Signal::SIGHUP)?;
-        site.wait_for("the sample is 1", |metrics| {
-            metrics.sum("modelmirror_mirror_sample_ratio", &[("of", "effective")]) == 1.0
-        });
-        mirrors(site, &mut sent)
+    };
+    scene.count_copies();
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    let good = scene.node_config.to_string();
+    let reload = |scene: &Scene, config: &str| {
+        let daemon = scene.daemon();
+        fs::write(daemon.config(), config).unwrap();
+        daemon.process.signal(Signal::SIGHUP).unwrap();
+    };
+    reload(&scene, &good.replace("sample", "simple"));
+    eventually("the bad config is refused", || {
+        let status = scene.modelmirror(&["status"]);
+        let refused = status.contains("was not taken") && status.contains("simple");
+        ensure!(refused, "{status}");
+        Ok(())
     });
+    mirrors(&scene, &mut sent);
+    let (sample, effective) = ("modelmirror_mirror_sample_ratio", [("of", "effective")]);
+    scene.set_mirror("sample", 0.0);
+    reload(&scene, &scene.node_config.to_string());
+    scene.wait_for(sample, &effective, 0.0);
+    is_not_mirrored(&scene, &mut sent);
+    assert!(scene.packets("not_sampled") > 0, "{}", scene.node_metrics());
+    let status = scene.modelmirror(&["status"]);
+    assert!(!status.contains("was not taken"), "{status}");
+    reload(&scene, &good);
+    scene.wait_for(sample, &effective, 1.0);
+    mirrors(&scene, &mut sent);
 }
 
 /// A daemon that does not start, and what it says.
-fn refusal(site: &Site) -> Result<String> {
-    match Daemon::start(&site.net.node, &site.home, &site.node_config()) {
-        Ok(_) => bail!("it has started"),
-        Err(error) => Ok(format!("{error:#}")),
-    }
+#[track_caller]
+fn refusal(scene: &Scene) -> String {
+    let daemon = Daemon::start(&scene.net.node, &scene.home, &scene.node_config);
+    format!("{:#}", daemon.expect_err("it is refused"))
 }
 
 #[test]
 fn pins_of_another_layout_are_refused() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    on(Site::quiet(), |site| {
-        site.start_agent(&site.home.shadow_config())?;
-        let (pins, config) = (
-            site.home.pins().to_owned(),
-            site.home.path().join("node.toml"),
-        );
-        fs::create_dir_all(pins.join("v999/maps"))?;
-        let said = refusal(site)?;
-        ensure!(
-            said.contains("v999") && said.contains("modelmirror off"),
-            "{said}"
-        );
-        switch(site, &["off", "--config", &config.to_string_lossy()])?;
-        ensure!(!pins.exists(), "`off` has left {}", pins.display());
+    };
+    scene.start_agent();
+    let pins = scene.home.pins().to_owned();
+    fs::create_dir_all(pins.join("v999/maps")).unwrap();
+    let said = refusal(&scene);
+    assert!(
+        said.contains("v999") && said.contains("modelmirror off"),
+        "{said}"
+    );
+    off(&scene);
+    assert!(!pins.exists(), "`off` has left {}", pins.display());
 
-        // A map that is not what its name says.
-        site.start_daemon(&site.node_config())?;
-        end(site, Signal::SIGTERM)?;
-        let maps = pins.join("v1/maps");
-        fs::remove_file(maps.join("TAP"))?;
-        fs::rename(maps.join("AGENTS"), maps.join("TAP"))?;
-        let said = refusal(site)?;
-        ensure!(
-            said.contains("TAP: pinned map is") && said.contains("modelmirror off"),
-            "{said}"
-        );
-        switch(site, &["off", "--config", &config.to_string_lossy()])?;
-        site.start_daemon(&site.node_config())?;
-        switch(site, &["mirror", "on", "--service", "digits"])?;
-        site.wait_for_agent();
-        mirrors(site, &mut Vec::new())
-    });
+    // A map that is not what its name says.
+    scene.start_daemon(&[]);
+    scene.end_daemon(Signal::SIGTERM);
+    let maps = pins.join("v1/maps");
+    fs::remove_file(maps.join("TAP")).unwrap();
+    fs::rename(maps.join("AGENTS"), maps.join("TAP")).unwrap();
+    let said = refusal(&scene);
+    assert!(
+        said.contains("TAP: pinned map is") && said.contains("modelmirror off"),
+        "{said}"
+    );
+    off(&scene);
+    scene.start_daemon(&[]);
+    scene.modelmirror(&["mirror", "on", "--service", "digits"]);
+    scene.end_daemon(Signal::SIGTERM);
+    scene.start();
+    mirrors(&scene, &mut Vec::new());
 }
 
-fn mode(path: &Path) -> Result<u32> {
-    let metadata = fs::metadata(path).with_context(|| path.display().to_string())?;
-    Ok(metadata.permissions().mode() & 0o777)
+/// A file or folder that nobody but its owner can use.
+#[track_caller]
+fn assert_mode(path: &Path, mode: u32) {
+    let found = fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(found, mode, "{found:o}, not {mode:o}: {}", path.display());
 }
 
 #[test]
 fn files_are_for_their_owner_alone() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        mirrors(site, &mut Vec::new())?;
-        ensure!(
-            mode(&site.home.control())? == 0o600,
-            "{:o}",
-            mode(&site.home.control())?
-        );
-        let pins = site.home.pins();
-        ensure!(mode(pins)? == 0o700, "{:o}", mode(pins)?);
-        let mut folders = vec![site.home.record_dir()];
-        let mut files = 0;
-        while let Some(folder) = folders.pop() {
-            ensure!(
-                mode(&folder)? == 0o700,
-                "{}: {:o}",
-                folder.display(),
-                mode(&folder)?
-            );
-            for entry in fs::read_dir(&folder)? {
-                let path = entry?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    ensure!(
-                        mode(&path)? == 0o600,
-                        "{}: {:o}",
-                        path.display(),
-                        mode(&path)?
-                    );
-                    files += 1;
-                }
+    };
+    mirrors(&scene, &mut Vec::new());
+    assert_mode(&scene.home.control(), 0o600);
+    assert_mode(scene.home.pins(), 0o700);
+    let mut folders = vec![scene.home.record_dir()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        assert_mode(&folder, 0o700);
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                assert_mode(&path, 0o600);
+                files += 1;
             }
         }
-        ensure!(files > 0, "there are no records");
-        Ok(())
-    });
+    }
+    assert!(files > 0, "there are no records");
 }

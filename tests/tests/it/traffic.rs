@@ -2,6 +2,20 @@
 
 use tests::{Exchange, Request, Scene, pattern};
 
+/// A small request that no other one equals.
+pub(crate) fn small(connection: usize, index: usize) -> Request {
+    Request::post("/echo", &pattern(700, (connection * 1000 + index) as u64))
+}
+
+/// Forty requests, one after another over each of four connections, which must all be compared.
+#[track_caller]
+pub(crate) fn mirrors(scene: &Scene, sent: &mut Vec<Exchange>) {
+    let before = scene.settle().requests("compared");
+    sent.extend(scene.load(4, 10, small));
+    let compared = scene.account(sent).requests("compared") - before;
+    assert_eq!(compared, 40, "of 40 were compared");
+}
+
 /// Small and large, in both directions: one segment, full segments, several super-packets.
 pub(crate) fn mixed() -> Vec<Request> {
     let sizes = [0, 1448, 2_896, 65_536, 300_000];
@@ -38,7 +52,7 @@ pub(crate) fn send_mixed(scene: &Scene, servers: &[&str]) -> Vec<Exchange> {
 /// No byte was copied twice.
 #[track_caller]
 pub(crate) fn copied_once(scene: &Scene, sent: &[Exchange]) {
-    let metrics = scene.daemon.metrics().unwrap();
+    let metrics = scene.node_metrics();
     let copied = metrics.sum("modelmirror_mirrored_bytes_total", &[]);
     let bodies: usize = sent
         .iter()

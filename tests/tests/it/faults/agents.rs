@@ -2,95 +2,74 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Site, eventually, eventually_within, on, privileged};
+use tests::{Scene, eventually};
 
-use super::{mirrors, small};
+use crate::traffic::{mirrors, small};
 
 /// Copying stops within three seconds, and goes on by itself.
+#[track_caller]
 fn check(end: Signal) {
-    on(Site::start(), |site| {
-        let mut sent = site.client.load_while(3, 20, small, || dies(site, end))?;
-        site.serves(&sent)?;
-        let agent = site.agent.as_mut().context("no agent")?;
-        agent.process.signal(Signal::SIGKILL)?;
-        agent.process.wait(Duration::from_secs(5))?;
-        site.start_agent(&site.home.shadow_config())?;
-        site.wait_for_agent();
-        let before = site.records()?.len();
-        sent.extend(site.client.load(4, 10, small)?);
-        eventually("requests are compared again", || {
-            let records = site.records()?.len();
-            ensure!(records == before + 40, "{records} after {before}");
-            Ok(())
-        });
-        site.serves(&sent)
+    let Some(mut scene) = Scene::started() else {
+        return;
+    };
+    let mut sent = scene.load_while(3, small, |scene| dies(scene, end));
+    scene.serves(&sent);
+    scene.agent = None;
+    scene.start_agent();
+    scene.wait_for_agent();
+    let before = scene.agent().records().unwrap().len();
+    sent.extend(scene.load(4, 10, small));
+    eventually("requests are compared again", || {
+        let records = scene.agent().records()?.len();
+        ensure!(records == before + 40, "{records} after {before}");
+        Ok(())
     });
+    scene.serves(&sent);
 }
 
-fn dies(site: &Site, end: Signal) -> Result<()> {
-    let mirrored = || site.packets("mirrored");
-    eventually("copies flow", || {
-        let mirrored = mirrored()?;
-        ensure!(mirrored > 100, "{mirrored}");
+#[track_caller]
+fn dies(scene: &Scene, end: Signal) {
+    scene.wait_for_packets("mirrored");
+    scene.agent().process.signal(end).unwrap();
+    let (death, mut slowest) = (Instant::now(), Duration::ZERO);
+    eventually("its death is noticed", || {
+        let look = Instant::now();
+        let up = scene.node_metrics().sum("modelmirror_agent_up", &[]);
+        slowest = slowest.max(look.elapsed());
+        ensure!(up == 0.0, "still up");
         Ok(())
     });
-    let agent = site.agent.as_ref().context("no agent")?;
-    agent.process.signal(end)?;
-    let death = Instant::now();
-    eventually_within(
-        Duration::from_secs(3),
-        "the agent's death is noticed",
-        || {
-            let metrics = site.node_metrics()?;
-            ensure!(
-                metrics.sum("modelmirror_agent_up", &[]) == 0.0,
-                "{:?}",
-                death.elapsed()
-            );
-            Ok(())
-        },
-    );
-    let (copied, refused) = (mirrored()?, site.packets("agent_down")?);
-    eventually("packets are counted for the dead agent", || {
-        let now = site.packets("agent_down")?;
-        ensure!(now > refused + 100, "{now} after {refused}");
-        Ok(())
-    });
-    ensure!(mirrored()? == copied, "copied to a dead agent");
-    Ok(())
+    // On a machine that takes its time for a look, the daemon is late for its own as well.
+    let (noticed, limit) = (death.elapsed(), Duration::from_secs(3) + 3 * slowest);
+    assert!(noticed < limit, "after {noticed:?}, not {limit:?}");
+    let copied = scene.packets("mirrored");
+    scene.wait_for_packets("agent_down");
+    assert_eq!(scene.packets("mirrored"), copied, "copied to a dead agent");
 }
 
 #[test]
 fn it_is_killed() {
-    if privileged() {
-        check(Signal::SIGKILL);
-    }
+    check(Signal::SIGKILL);
 }
 
 #[test]
 fn it_is_stopped() {
-    if privileged() {
-        check(Signal::SIGSTOP);
-    }
+    check(Signal::SIGSTOP);
 }
 
 /// The same agent wakes up, in the middle of connections that it knows half of.
 #[test]
 fn it_sleeps_and_wakes_up() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        let mut sent = site.client.load_while(3, 20, small, || {
-            dies(site, Signal::SIGSTOP)?;
-            let agent = site.agent.as_ref().context("no agent")?;
-            agent.process.signal(Signal::SIGCONT)?;
-            site.wait_for_agent();
-            Ok(())
-        })?;
-        site.account(&sent)?;
-        mirrors(site, &mut sent)
+    };
+    let mut sent = scene.load_while(3, small, |scene| {
+        dies(scene, Signal::SIGSTOP);
+        scene.agent().process.signal(Signal::SIGCONT).unwrap();
+        scene.wait_for_agent();
     });
+    scene.account(&sent);
+    mirrors(&scene, &mut sent);
 }

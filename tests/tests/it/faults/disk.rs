@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use tests::{Site, on, privileged};
+use tests::{Scene, eventually};
 
-use super::small;
+use crate::traffic::small;
 
 /// A file system of its own in a folder, gone when dropped.
 struct SmallDisk(PathBuf);
@@ -31,35 +31,27 @@ impl Drop for SmallDisk {
 /// Recording stops and says so; everything else goes on.
 #[test]
 fn it_is_full() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    on(Site::quiet(), |site| {
-        let _disk = SmallDisk::mount(&site.home.record_dir(), 160 << 10)?;
-        site.start_agent(&site.home.shadow_config())?;
-        site.start_daemon(&site.node_config())?;
-        site.wait_for_agent();
-        let sent = site.client.load(8, 50, small)?;
-        let stopped = site.wait_for_shadow("recording has stopped", |metrics| {
-            metrics.sum("modelmirror_shadow_recording_stopped", &[]) == 1.0
-        });
-        let outcome = site.settle();
-        ensure!(outcome.requests("compared") == 400, "{}", outcome.metrics);
-        ensure!(outcome.verdicts("match") == 400, "{}", outcome.metrics);
-        ensure!(
-            site.shadowed().len() == 400,
-            "{} were replayed",
-            site.shadowed().len()
-        );
+    };
+    let _disk = SmallDisk::mount(&scene.home.record_dir(), 160 << 10).unwrap();
+    scene.start();
+    let sent = scene.load(8, 50, small);
+    eventually("recording has stopped", || {
+        let metrics = scene.agent().metrics()?;
+        let stopped = metrics.sum("modelmirror_shadow_recording_stopped", &[]);
         let failed = [("outcome", "failed")];
-        ensure!(
-            stopped.sum("modelmirror_shadow_records_total", &failed) > 0.0,
-            "{stopped}"
-        );
-        let said = site.agent.as_ref().context("no agent")?.process.output();
-        ensure!(said.contains("No space left on device"), "{said}");
-        // What is there can be read.
-        ensure!(!site.records()?.is_empty(), "nothing was recorded");
-        site.serves(&sent)
+        let failed = metrics.sum("modelmirror_shadow_records_total", &failed);
+        ensure!(stopped == 1.0 && failed > 0.0, "{metrics}");
+        Ok(())
     });
+    scene.complete(&sent, &[]);
+    let outcome = scene.settle();
+    assert_eq!(outcome.verdicts("match"), 400, "{}", outcome.metrics);
+    let said = scene.agent().process.output();
+    assert!(said.contains("No space left on device"), "{said}");
+    // What is there can be read.
+    let records = scene.agent().records().unwrap();
+    assert!(!records.is_empty(), "nothing was recorded");
+    scene.serves(&sent);
 }

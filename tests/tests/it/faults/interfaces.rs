@@ -1,117 +1,84 @@
 //! Interfaces that go away and come back.
 
-use anyhow::{Result, ensure};
-use tests::{Site, Topology, Watch, eventually, on, privileged, veth};
+use anyhow::ensure;
+use tests::{Scene, Watch, eventually};
 
-use super::{mirrors, small};
-
-/// Cables a host to the node's device again, as [`Topology`] did.
-fn connect(net: &Topology, device: &str) -> Result<()> {
-    let (host, network, last) = match device {
-        "eth0" => (&net.client, 0, 2),
-        _ => (&net.shadow, 1, 9),
-    };
-    veth((&net.node, device), (host, "eth0"))?;
-    for (namespace, device, last) in [(&net.node, device, 5), (host, "eth0", last)] {
-        namespace.address(device, &format!("10.{network}.0.{last}/24"))?;
-        namespace.address(device, &format!("fd00:{network}::{last}/64"))?;
-    }
-    Ok(())
-}
+use crate::traffic::{mirrors, small};
 
 #[test]
 fn the_tapped_one_is_deleted_and_made_anew() {
-    if !privileged() {
+    let Some(mut scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        site.net.node.ip("link delete eth0")?;
-        let attached = "modelmirror_interface_attached";
-        site.wait_for("its loss is noticed", |metrics| {
-            metrics.sum(attached, &[]) == 0.0
-        });
-        connect(&site.net, "eth0")?;
-        site.watch = Watch::start(&site.net.client)?;
-        site.wait_for("it is tapped again", |metrics| {
-            metrics.sum(attached, &[]) == 1.0
-        });
-        mirrors(site, &mut sent)
+    };
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    scene.net.node.ip("link delete eth0").unwrap();
+    scene.wait_for("modelmirror_interface_attached", &[], 0.0);
+    scene.net.cable("eth0").unwrap();
+    scene.watch = Watch::start(&scene.net.client).unwrap();
+    scene.wait_for("modelmirror_interface_attached", &[], 1.0);
+    // That it has its address again is another piece of news.
+    scene.count_copies();
+    eventually("the service is known", || {
+        sent.extend(scene.load(1, 1, small));
+        ensure!(scene.copies() > 0, "no copy");
+        Ok(())
     });
+    mirrors(&scene, &mut sent);
+}
+
+/// The way to the agent is taken away while requests are on their way, and given back.
+#[track_caller]
+fn check(take: impl FnOnce(&Scene), give: impl FnOnce(&Scene)) {
+    let Some(mut scene) = Scene::started() else {
+        return;
+    };
+    let mut sent = scene.load_while(3, small, |scene| {
+        scene.wait_for_packets("mirrored");
+        take(scene);
+        is_out_of_reach(scene);
+        give(scene);
+        scene.wait_for_agent();
+    });
+    scene.account(&sent);
+    mirrors(&scene, &mut sent);
+}
+
+/// Without a way nothing is copied, which is counted, and nobody else is hurt.
+#[track_caller]
+fn is_out_of_reach(scene: &Scene) {
+    scene.wait_for("modelmirror_agent_up", &[], 0.0);
+    let copied = scene.packets("mirrored");
+    scene.wait_for_packets("agent_down");
+    assert_eq!(scene.packets("mirrored"), copied, "copied without a way");
+}
+
+/// Runs `ip` on the node.
+#[track_caller]
+fn ip(scene: &Scene, arguments: &str) {
+    scene.net.node.ip(arguments).unwrap();
 }
 
 #[test]
 fn the_uplink_is_deleted_and_made_anew() {
-    if !privileged() {
-        return;
-    }
-    on(Site::start(), |site| {
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        let more = site.client.load_while(3, 20, small, || {
-            site.net.node.ip("link delete eth1")?;
-            refuses(site)?;
-            connect(&site.net, "eth1")?;
-            site.wait_for_agent();
-            Ok(())
-        })?;
-        sent.extend(more);
-        site.account(&sent)?;
-        mirrors(site, &mut sent)
-    });
+    check(
+        |scene| ip(scene, "link delete eth1"),
+        |scene| scene.net.cable("eth1").unwrap(),
+    );
 }
 
 #[test]
 fn the_uplink_goes_down_and_up() {
-    if !privileged() {
-        return;
-    }
-    on(Site::start(), |site| {
-        let mut sent = site.client.load_while(3, 20, small, || {
-            site.net.node.ip("link set eth1 down")?;
-            refuses(site)?;
-            site.net.node.ip("link set eth1 up")?;
-            site.wait_for_agent();
-            Ok(())
-        })?;
-        site.account(&sent)?;
-        mirrors(site, &mut sent)
-    });
+    check(
+        |scene| ip(scene, "link set eth1 down"),
+        |scene| ip(scene, "link set eth1 up"),
+    );
 }
 
 #[test]
 fn the_route_is_taken_away_and_given_back() {
-    if !privileged() {
-        return;
-    }
-    on(Site::start(), |site| {
-        let mut sent = site.client.load_while(3, 20, small, || {
-            site.net.node.ip("route delete 10.1.0.0/24")?;
-            refuses(site)?;
-            site.net
-                .node
-                .ip("route add 10.1.0.0/24 dev eth1 src 10.1.0.5")?;
-            site.wait_for_agent();
-            Ok(())
-        })?;
-        site.account(&sent)?;
-        mirrors(site, &mut sent)
-    });
-}
-
-/// Without a way nothing is copied, which is counted, and nobody else is hurt.
-fn refuses(site: &Site) -> Result<()> {
-    site.wait_for("the agent is out of reach", |metrics| {
-        metrics.sum("modelmirror_agent_up", &[]) == 0.0
-    });
-    let (copied, refused) = (site.packets("mirrored")?, site.packets("agent_down")?);
-    eventually("packets are counted", || {
-        let now = site.packets("agent_down")?;
-        ensure!(now > refused + 100, "{now} after {refused}");
-        Ok(())
-    });
-    let now = site.packets("mirrored")?;
-    ensure!(now == copied, "{} were copied without a way", now - copied);
-    Ok(())
+    check(
+        |scene| ip(scene, "route delete 10.1.0.0/24"),
+        |scene| ip(scene, "route add 10.1.0.0/24 dev eth1 src 10.1.0.5"),
+    );
 }

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Result, ensure};
-use tests::{Exchange, Loss, Relay, Request, Site, on, pattern, privileged};
+use tests::{Exchange, Loss, Relay, Request, Scene, pattern};
 
 /// Bodies from nothing to several segments, each another.
 fn request(connection: usize, index: usize) -> Request {
@@ -12,8 +11,9 @@ fn request(connection: usize, index: usize) -> Request {
     Request::post("/echo", &body)
 }
 
-fn load(site: &Site) -> Result<Vec<Exchange>> {
-    site.client.load(20, 12, request)
+#[track_caller]
+fn load(scene: &Scene) -> Vec<Exchange> {
+    scene.load(20, 12, request)
 }
 
 fn describe(exchange: &Exchange, touched: bool, replayed: bool) -> String {
@@ -22,49 +22,48 @@ fn describe(exchange: &Exchange, touched: bool, replayed: bool) -> String {
 }
 
 /// Loses the copies for which `loses` says so, and knows which requests that must cost.
+#[track_caller]
 fn check(loses: impl Fn(u64) -> bool + Send + 'static) {
-    on(Site::quiet(), |site| {
-        let mut config = site.home.shadow_config();
-        config["listen"] = "10.1.0.9:6182".into();
-        config["allow"] = vec!["10.1.0.9/32"].into();
-        site.start_agent(&config)?;
-        let (listen, agent) = ("10.1.0.9:6181".parse()?, "10.1.0.9:6182".parse()?);
-        let relay = Relay::start(&site.net.shadow, listen, agent, loses)?;
-        site.start_daemon(&site.node_config())?;
-        site.wait_for_agent();
-        let sent = load(site)?;
-        let outcome = site.account(&sent)?;
-        let loss = relay.loss();
-        ensure!(
-            loss.lost > 20,
-            "only {} of {} were lost",
-            loss.lost,
-            loss.copies
-        );
-        ensure!(
-            outcome.tunnel("lost") + outcome.tunnel("partial") == loss.lost,
-            "{outcome:?}"
-        );
-        let visible = sent.iter().filter(|exchange| !loss.hides(exchange)).count();
-        // What is left of two neighbours may look like one.
-        let alike = sent.windows(2).filter(|pair| {
-            pair[0].local == pair[1].local && pair.iter().all(|one| loss.touches(one))
-        });
-        let seen = (visible - alike.count()) as u64..=visible as u64;
-        ensure!(
-            seen.contains(&outcome.seen()),
-            "not {seen:?} seen\n{}",
-            outcome.metrics
-        );
-        check_each(site, &loss, &sent)
-    });
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let (listen, agent) = ("10.1.0.9:6181", "10.1.0.9:6182");
+    scene.set_shadow("listen", agent);
+    scene.set_shadow("allow", vec!["10.1.0.9/32"]);
+    let (listen, agent) = (listen.parse().unwrap(), agent.parse().unwrap());
+    let relay = Relay::start(&scene.net.shadow, listen, agent, loses).unwrap();
+    scene.start();
+    let sent = load(&scene);
+    let outcome = scene.account(&sent);
+    let loss = relay.loss();
+    let (lost, copies) = (loss.lost, loss.copies);
+    assert!(lost > 20, "only {lost} of {copies} were lost");
+    assert_eq!(
+        outcome.copies("lost") + outcome.copies("partial"),
+        lost,
+        "{}",
+        outcome.metrics
+    );
+    let visible = sent.iter().filter(|exchange| !loss.hides(exchange)).count();
+    // What is left of two neighbours may look like one.
+    let alike = sent
+        .windows(2)
+        .filter(|pair| pair[0].local == pair[1].local && pair.iter().all(|one| loss.touches(one)));
+    let seen = (visible - alike.count()) as u64..=visible as u64;
+    assert!(
+        seen.contains(&outcome.seen()),
+        "not {seen:?} seen\n{}",
+        outcome.metrics
+    );
+    check_each(&scene, &loss, &sent);
 }
 
 /// What was touched is not compared; what was not is replayed, where its place was certain.
-fn check_each(site: &Site, loss: &Loss, sent: &[Exchange]) -> Result<()> {
-    let shadowed = site.shadowed();
+#[track_caller]
+fn check_each(scene: &Scene, loss: &Loss, sent: &[Exchange]) {
+    let shadowed = scene.shadowed();
     let replayed: HashSet<_> = shadowed.iter().map(|asked| asked.id()).collect();
-    let records = site.records()?;
+    let records = scene.agent().records().unwrap();
     let ids = records.iter().map(|record| record["request_id"].as_str());
     let compared: HashSet<_> = ids.flatten().collect();
     let (mut touched, mut unsure) = (0, 0);
@@ -85,7 +84,7 @@ fn check_each(site: &Site, loss: &Loss, sent: &[Exchange]) -> Result<()> {
             (false, true) => true,
             (false, false) => replayed.contains(id) && compared.contains(id),
         };
-        ensure!(
+        assert!(
             right,
             "touched {is_touched}, replayed {}, compared {}: {id}\n{}{}",
             replayed.contains(id),
@@ -97,24 +96,17 @@ fn check_each(site: &Site, loss: &Loss, sent: &[Exchange]) -> Result<()> {
                 .collect::<String>()
         );
     }
-    ensure!(touched > 10, "only {touched} requests were touched");
-    ensure!(unsure < touched, "{unsure} had no certain place");
-    Ok(())
+    assert!(touched > 10, "only {touched} requests were touched");
+    assert!(unsure < touched, "{unsure} had no certain place");
 }
 
 #[test]
 fn what_was_touched_is_counted_and_the_rest_replayed() {
-    if !privileged() {
-        return;
-    }
     check(|number| number % 17 == 5);
 }
 
 #[test]
 fn a_twentieth_without_a_pattern() {
-    if !privileged() {
-        return;
-    }
     // Knuth's multiplicative hash: as good as random, and the same every time.
     check(|number| ((number as u32).wrapping_mul(2_654_435_761) >> 16) < 65_536 / 20);
 }
@@ -122,28 +114,22 @@ fn a_twentieth_without_a_pattern() {
 /// On the wire itself, where whole super-packets get lost.
 #[test]
 fn the_wire_loses_a_twentieth_at_random() {
-    if !privileged() {
+    let Some(scene) = Scene::started() else {
         return;
-    }
-    on(Site::start(), |site| {
-        site.net.shadow.nft(RULES)?;
-        let sent = load(site)?;
-        let outcome = site.account(&sent)?;
-        let lost = site.net.shadow.nft_counter("netdev", "loss", "lost")?;
-        ensure!(lost > 0, "nothing was lost");
-        ensure!(
-            outcome.tunnel("lost") == lost,
-            "{lost} lost\n{}",
-            outcome.metrics
-        );
-        ensure!(outcome.requests("compared") > 0, "{}", outcome.metrics);
-        ensure!(
-            outcome.requests("compared") < sent.len() as u64,
-            "{}",
-            outcome.metrics
-        );
-        Ok(())
-    });
+    };
+    let shadow = &scene.net.shadow;
+    shadow.nft(RULES).unwrap();
+    let sent = load(&scene);
+    let outcome = scene.account(&sent);
+    let lost = shadow.nft_counter("netdev", "loss", "lost").unwrap();
+    assert!(lost > 0, "nothing was lost");
+    assert_eq!(outcome.copies("lost"), lost, "{}", outcome.metrics);
+    let compared = outcome.requests("compared");
+    assert!(
+        (1..sent.len() as u64).contains(&compared),
+        "{compared} compared\n{}",
+        outcome.metrics
+    );
 }
 
 /// Copies, not control packets.

@@ -1,34 +1,31 @@
 //! Marks of others on production's packets: neither read nor written.
 
-use anyhow::ensure;
-use tests::{Client, Site, on, privileged};
+use tests::{Client, Scene};
 
-use super::mirrors;
+use crate::traffic::mirrors;
 
 /// Over `lo` a mark that is set on the way out is still there on the way in, behind the tap.
 #[test]
 fn they_change_nothing_and_arrive() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let taps_lo = |node: &mut toml::Table| {
-        node.insert("interfaces".into(), vec!["lo"].into());
     };
-    on(Site::with(taps_lo, |_| {}), |site| {
-        site.net.node.nft(RULES)?;
-        let production = "127.0.0.1:8000".parse()?;
-        site.client = Client::new(&site.net.node, production, site.production.answers());
-        let mut sent = Vec::new();
-        mirrors(site, &mut sent)?;
-        let count = |counter| site.net.node.nft_counter("inet", "marks", counter);
-        let (every, marked) = (count("every")?, count("marked")?);
-        ensure!(
-            every > 100 && every == marked,
-            "{marked} of {every} packets had their mark"
-        );
-        ensure!(count("copies")? == 0, "copies carry a mark of production's");
-        Ok(())
-    });
+    scene.set_interfaces(&["lo"]);
+    scene.start();
+    scene.net.node.nft(RULES).unwrap();
+    let production = "127.0.0.1:8000".parse().unwrap();
+    scene.client = Client::new(&scene.net.node, production, scene.production.answers());
+    mirrors(&scene, &mut Vec::new());
+    let count = |counter| {
+        let counter = scene.net.node.nft_counter("inet", "marks", counter);
+        counter.unwrap()
+    };
+    let (every, marked) = (count("every"), count("marked"));
+    assert!(
+        every > 100 && every == marked,
+        "{marked} of {every} packets had their mark"
+    );
+    assert_eq!(count("copies"), 0, "copies carry a mark of production's");
 }
 
 /// Values that a program with its own ideas of the mark might take for its own.

@@ -3,158 +3,145 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Answers, Exchange, Mood, Request, Server, Site, on, pattern, privileged};
-use toml::Table;
+use tests::{
+    Answers, Client, Exchange, Mood, Outcome, Process, Request, Scene, eventually, pattern,
+};
 
-fn load(site: &Site) -> Result<Vec<Exchange>> {
-    site.client.load(8, 10, |connection, index| {
+/// Requests of each connection. A queue is answered one by one: a model that is silent for this
+/// many time-outs has been silent to all of them.
+const REQUESTS: usize = 4;
+
+/// Requests of a load.
+const LOAD: u64 = 8 * REQUESTS as u64;
+
+#[track_caller]
+fn load(scene: &Scene) -> Vec<Exchange> {
+    scene.load(8, REQUESTS, |connection, index| {
         Request::post("/echo", &pattern(2000, (connection * 100 + index) as u64))
     })
 }
 
-/// A second is enough for a test.
-fn impatient(shadow: &mut Table) {
-    let service = shadow["service"][0].as_table_mut().expect("a table");
-    service.insert("timeout".into(), "1s".into());
+/// A scene whose shadow model is not waited for longer than a test can bear, and no shorter than
+/// one needs that answers.
+fn impatient() -> Option<Scene> {
+    let mut scene = Scene::new()?;
+    scene.set_shadow_service("timeout", "3s");
+    Some(scene)
 }
 
 /// Every request was seen, and is compared, with the verdict `error`, or dropped.
-fn costs_only_itself(site: &Site, sent: &[Exchange]) -> Result<()> {
-    let outcome = site.account(sent)?;
+#[track_caller]
+fn costs_only_itself(scene: &Scene, sent: &[Exchange]) -> Outcome {
+    let outcome = scene.account(sent);
     let (errors, seen) = (outcome.verdicts("error"), outcome.seen());
-    ensure!(seen == sent.len() as u64, "{}", outcome.metrics);
-    ensure!(
-        errors > 0 && errors == outcome.requests("compared"),
-        "{}",
-        outcome.metrics
-    );
-    ensure!(
-        seen == errors + outcome.requests("queue_full"),
-        "{}",
-        outcome.metrics
-    );
-    let limit = outcome
-        .metrics
-        .sum("modelmirror_shadow_memory_limit_bytes", &[]);
-    let used = outcome
-        .metrics
-        .sum("modelmirror_shadow_memory_used_bytes", &[]);
-    ensure!(used <= limit, "{used} bytes of {limit}");
-    Ok(())
+    let metrics = &outcome.metrics;
+    assert_eq!(seen, sent.len() as u64, "{metrics}");
+    assert!(errors > 0, "{metrics}");
+    assert_eq!(errors, outcome.requests("compared"), "{metrics}");
+    assert_eq!(seen, errors + outcome.requests("queue_full"), "{metrics}");
+    let used = metrics.sum("modelmirror_shadow_memory_used_bytes", &[]);
+    let limit = metrics.sum("modelmirror_shadow_memory_limit_bytes", &[]);
+    assert!(used <= limit, "{used} bytes of {limit}");
+    outcome
 }
 
-/// Mirroring works when the model answers. One that has just come back may first answer what
-/// waited, and be late for the first of the new requests.
-fn recovers(site: &Site, sent: &mut Vec<Exchange>) -> Result<()> {
-    let mut before = site.settle().verdicts("match");
-    for _ in 0..5 {
-        sent.extend(load(site)?);
-        let outcome = site.account(sent)?;
-        if outcome.verdicts("match") >= before + 80 {
-            return Ok(());
-        }
-        before = outcome.verdicts("match");
-    }
-    bail!("no load was answered in time\n{}", site.settle().metrics)
+/// Mirroring works when the model answers.
+#[track_caller]
+fn recovers(scene: &Scene, sent: &mut Vec<Exchange>) {
+    let before = scene.settle().verdicts("match");
+    sent.extend(load(scene));
+    let outcome = scene.account(sent);
+    let matching = outcome.verdicts("match");
+    assert_eq!(matching, before + LOAD, "{}", outcome.metrics);
 }
 
 #[test]
 fn nothing_listens() {
-    if !privileged() {
+    let Some(mut scene) = impatient() else {
         return;
-    }
-    on(Site::with(|_| {}, impatient), |site| {
-        site.shadow = None;
-        let mut sent = load(site)?;
-        costs_only_itself(site, &sent)?;
-        let shadow = Server::start(
-            &site.net.shadow,
-            "127.0.0.1:8000".parse()?,
-            &Answers::of("v13"),
-        )?;
-        site.shadow = Some(shadow);
-        recovers(site, &mut sent)
-    });
+    };
+    scene.start();
+    scene.model = None;
+    let mut sent = load(&scene);
+    costs_only_itself(&scene, &sent);
+    scene.start_model(&Answers::of("v13"));
+    recovers(&scene, &mut sent);
 }
 
 #[test]
 fn it_resets_every_connection() {
-    if !privileged() {
+    let Some(mut scene) = impatient() else {
         return;
-    }
-    on(Site::with(|_| {}, impatient), |site| {
-        let shadow = site.shadow.as_ref().context("no shadow")?;
-        shadow.set_mood(Mood::Reset);
-        let sent = load(site)?;
-        costs_only_itself(site, &sent)
-    });
+    };
+    scene.start();
+    scene.model().set_mood(Mood::Reset);
+    let sent = load(&scene);
+    costs_only_itself(&scene, &sent);
 }
 
 #[test]
 fn it_takes_requests_and_never_answers() {
-    if !privileged() {
+    let Some(mut scene) = impatient() else {
         return;
-    }
-    let silent = |shadow: &mut Table| {
-        impatient(shadow);
-        let service = shadow["service"][0].as_table_mut().expect("a table");
-        service.insert("concurrency".into(), 4.into());
-        service.insert("queue".into(), 8.into());
     };
-    on(Site::with(|_| {}, silent), |site| {
-        let shadow = site.shadow.as_ref().context("no shadow")?;
-        shadow.set_mood(Mood::Silent);
-        let sent = load(site)?;
-        costs_only_itself(site, &sent)?;
-        let full = site.settle().requests("queue_full");
-        ensure!(full > 0, "nothing was shut out of a queue of 8");
-        Ok(())
-    });
+    scene.set_shadow_service("concurrency", 4);
+    scene.set_shadow_service("queue", 8);
+    scene.start();
+    scene.model().set_mood(Mood::Silent);
+    let sent = load(&scene);
+    let full = costs_only_itself(&scene, &sent).requests("queue_full");
+    assert!(full > 0, "nothing was shut out of a queue of 8");
 }
 
 /// Connections are taken by the kernel, and nobody is there to read from them.
 #[test]
 fn it_is_a_black_hole() {
-    if !privileged() {
+    let Some(mut scene) = impatient() else {
         return;
-    }
-    on(Site::with(|_| {}, impatient), |site| {
-        site.shadow = None;
-        let _hole = site
-            .net
-            .shadow
-            .run(|| TcpListener::bind("127.0.0.1:8000"))?;
-        let sent = load(site)?;
-        costs_only_itself(site, &sent)
-    });
+    };
+    scene.start();
+    scene.model = None;
+    let shadow = &scene.net.shadow;
+    let _hole = shadow.run(|| TcpListener::bind("127.0.0.1:8000")).unwrap();
+    let sent = load(&scene);
+    costs_only_itself(&scene, &sent);
 }
 
 /// A model server of its own process, stopped in the middle of the load.
 #[test]
 fn it_is_stopped() {
-    if !privileged() {
+    let Some(mut scene) = impatient() else {
         return;
-    }
-    on(Site::with(|_| {}, impatient), |site| {
-        site.shadow = None;
-        let mut command = site.net.shadow.command("python3");
-        command.args(["-u", "-c", ECHO]);
-        let model = site.net.shadow.spawn("model", command)?;
-        tests::eventually("the model listens", || {
-            ensure!(model.output().contains("listening"), "{}", model.output());
-            Ok(())
-        });
-        let mut sent = load(site)?;
-        let before = site.account(&sent)?;
-        ensure!(before.verdicts("match") == 80, "{}", before.metrics);
-        model.signal(Signal::SIGSTOP)?;
-        sent.extend(load(site)?);
-        let stopped = site.account(&sent)?;
-        ensure!(stopped.verdicts("error") == 80, "{}", stopped.metrics);
-        model.signal(Signal::SIGCONT)?;
-        recovers(site, &mut sent)
+    };
+    scene.start();
+    scene.model = None;
+    let mut command = scene.net.shadow.command("python3");
+    command.args(["-u", "-c", ECHO]);
+    let model = scene.net.shadow.spawn("model", command).unwrap();
+    answers(&scene, &model);
+    let mut sent = Vec::new();
+    recovers(&scene, &mut sent);
+    model.signal(Signal::SIGSTOP).unwrap();
+    sent.extend(load(&scene));
+    let stopped = scene.account(&sent);
+    assert_eq!(stopped.verdicts("error"), LOAD, "{}", stopped.metrics);
+    model.signal(Signal::SIGCONT).unwrap();
+    // It answers in the order of connections: what waited is behind it then.
+    answers(&scene, &model);
+    recovers(&scene, &mut sent);
+}
+
+/// Waits until the model of its own process answers.
+#[track_caller]
+fn answers(scene: &Scene, model: &Process) {
+    let address = "127.0.0.1:8000".parse().unwrap();
+    let client = Client::of_any(&scene.net.shadow, address);
+    eventually("the model answers", || {
+        let asked = client.connect()?.ask(&Request::post("/echo", b"there?"))?;
+        ensure!(asked.body == b"there?", "{}", model.output());
+        Ok(())
     });
 }
 
@@ -172,67 +159,53 @@ class Echo(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 ThreadingHTTPServer.request_queue_size = 64
-server = ThreadingHTTPServer(("127.0.0.1", 8000), Echo)
-print("listening")
-server.serve_forever()
+ThreadingHTTPServer(("127.0.0.1", 8000), Echo).serve_forever()
 "#;
 
-/// A hundred times slower than production: what its queue takes is compared, the rest counted.
+/// Far slower than production: what its queue takes is compared, the rest counted.
 #[test]
 fn it_is_a_hundred_times_slower() {
-    if !privileged() {
+    let Some(mut scene) = Scene::new() else {
         return;
-    }
-    let short = |shadow: &mut Table| {
-        let service = shadow["service"][0].as_table_mut().expect("a table");
-        service.insert("concurrency".into(), 4.into());
-        service.insert("queue".into(), 8.into());
     };
-    on(Site::with(|_| {}, short), |site| {
-        let shadow = site.shadow.as_ref().context("no shadow")?;
-        shadow.set_mood(Mood::Late(Duration::from_millis(100)));
-        let sent = load(site)?;
-        let outcome = site.account(&sent)?;
-        let (compared, full) = (outcome.requests("compared"), outcome.requests("queue_full"));
-        ensure!(compared >= 8 && full > 0, "{}", outcome.metrics);
-        ensure!(compared + full == sent.len() as u64, "{}", outcome.metrics);
-        ensure!(outcome.verdicts("match") == compared, "{}", outcome.metrics);
-        Ok(())
-    });
+    scene.set_shadow_service("concurrency", 4);
+    scene.set_shadow_service("queue", 8);
+    scene.set_shadow_service("timeout", "30s");
+    scene.start();
+    scene.model().set_mood(Mood::Late(Duration::from_secs(1)));
+    let sent = load(&scene);
+    let outcome = scene.account(&sent);
+    let (compared, full) = (outcome.requests("compared"), outcome.requests("queue_full"));
+    assert!(compared >= 8 && full > 0, "{}", outcome.metrics);
+    assert_eq!(compared + full, LOAD, "{}", outcome.metrics);
+    assert_eq!(outcome.verdicts("match"), compared, "{}", outcome.metrics);
 }
 
 /// Bodies that wait for a model which never answers fill the agent's memory, and no more than it.
 #[test]
 fn memory_has_an_end() {
-    if !privileged() {
+    let Some(mut scene) = impatient() else {
         return;
-    }
-    let small = |shadow: &mut Table| {
-        impatient(shadow);
-        shadow.insert("memory".into(), "16MiB".into());
-        let service = shadow["service"][0].as_table_mut().expect("a table");
-        service.insert("max_body".into(), "4MiB".into());
     };
-    on(Site::with(|_| {}, small), |site| {
-        let shadow = site.shadow.as_ref().context("no shadow")?;
-        shadow.set_mood(Mood::Silent);
-        let sent = site.client.load(20, 4, |connection, index| {
-            Request::post("/echo", &pattern(500_000, (connection * 10 + index) as u64))
-        })?;
-        let outcome = site.account(&sent)?;
-        ensure!(outcome.seen() == sent.len() as u64, "{}", outcome.metrics);
-        let (compared, memory) = (outcome.verdicts("error"), outcome.requests("memory"));
-        ensure!(memory > 0 && compared > 0, "{}", outcome.metrics);
-        let resident = resident_bytes(site.agent.as_ref().context("no agent")?.process.id())?;
-        ensure!(resident < 200 << 20, "{resident} bytes resident");
-        Ok(())
+    scene.set_shadow("memory", "16MiB");
+    scene.set_shadow_service("max_body", "4MiB");
+    scene.start();
+    scene.model().set_mood(Mood::Silent);
+    let sent = scene.load(20, 3, |connection, index| {
+        Request::post("/echo", &pattern(700_000, (connection * 10 + index) as u64))
     });
+    let outcome = scene.account(&sent);
+    assert_eq!(outcome.seen(), 60, "{}", outcome.metrics);
+    let (compared, memory) = (outcome.verdicts("error"), outcome.requests("memory"));
+    assert!(memory > 0 && compared > 0, "{}", outcome.metrics);
+    let resident = resident_bytes(scene.agent().process.id());
+    assert!(resident < 200 << 20, "{resident} bytes resident");
 }
 
 /// The most memory that a process has ever had.
-fn resident_bytes(id: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+fn resident_bytes(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.context("no VmHWM")? * 1024)
+    kib.expect("the kernel says VmHWM") * 1024
 }
