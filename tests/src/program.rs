@@ -268,6 +268,7 @@ pub struct Agent {
     /// The process, for signals and output.
     pub process: Process,
     namespace: Namespace,
+    config: PathBuf,
     records: PathBuf,
 }
 
@@ -282,8 +283,14 @@ impl Agent {
         Ok(Self {
             process,
             namespace: namespace.clone(),
+            config,
             records: home.record_dir(),
         })
+    }
+
+    /// The path of its config, for a SIGHUP after a change.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// What /metrics says now.

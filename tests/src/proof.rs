@@ -48,19 +48,29 @@ impl Scene {
     /// each reason, and that is all.
     #[track_caller]
     pub fn complete(&self, compared: &[Exchange], dropped: &[(&str, u64)]) {
+        let compared_too = [("compared", compared.len() as u64)];
+        self.ends(compared, &[&compared_too, dropped].concat());
+    }
+
+    /// Every copy arrived, and there was none of an answer: these requests were replayed, and none
+    /// can be compared.
+    #[track_caller]
+    pub fn complete_without_answers(&self, replayed: &[Exchange]) {
+        self.ends(replayed, &[("response_gap", replayed.len() as u64)]);
+    }
+
+    /// Every copy arrived, these requests were replayed, and so many ended in each way.
+    #[track_caller]
+    fn ends(&self, replayed: &[Exchange], ends: &[(&str, u64)]) {
         let outcome = self.settle();
         outcome.arrived().expect("nothing is lost");
-        let mut expected: BTreeMap<_, _> = dropped
-            .iter()
-            .map(|&(reason, count)| (reason.to_owned(), count))
-            .collect();
-        expected.insert("compared".to_owned(), compared.len() as u64);
-        expected.retain(|_, count| *count > 0);
-        assert_eq!(outcome.all_requests(), expected, "requests by outcome");
-        let received = self.model().received();
-        let replayed: BTreeSet<_> = received.iter().map(Received::id).collect();
-        let compared: BTreeSet<_> = compared.iter().map(|exchange| &*exchange.id).collect();
-        assert_eq!(replayed, compared, "requests at the shadow");
+        let ends = ends.iter().filter(|(_, count)| *count > 0);
+        let ends: BTreeMap<_, _> = ends.map(|&(end, count)| (end.to_owned(), count)).collect();
+        assert_eq!(outcome.all_requests(), ends, "requests by outcome");
+        let received = self.shadowed();
+        let received: BTreeSet<_> = received.iter().map(Received::id).collect();
+        let expected: BTreeSet<_> = replayed.iter().map(|exchange| &*exchange.id).collect();
+        assert_eq!(received, expected, "requests at the shadow");
     }
 
     /// Everything that was sent was mirrored, replayed, compared and recorded to the byte, and

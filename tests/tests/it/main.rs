@@ -16,6 +16,8 @@ mod mirrored;
 mod paths;
 mod plain;
 mod protocol;
+mod reload;
 mod report;
+mod requests_only;
 mod takeover;
 mod traffic;

@@ -8,18 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Daemon, Exchange, Metrics, Scene, eventually};
+use tests::{Daemon, Metrics, Scene, eventually};
 
-use crate::traffic::{mirrors, small};
-
-/// Ten requests that nobody copies.
-#[track_caller]
-fn is_not_mirrored(scene: &Scene, sent: &mut Vec<Exchange>) {
-    let before = scene.copies();
-    sent.extend(scene.load(2, 5, small));
-    assert_eq!(scene.copies(), before, "copies");
-    scene.serves(sent);
-}
+use crate::traffic::{is_not_mirrored, mirrors, small};
 
 /// Every counter that was there, and is not smaller.
 #[track_caller]
@@ -173,41 +164,6 @@ fn off_works_without_a_daemon() {
         Ok(())
     });
     scene.serves(&sent);
-}
-
-#[test]
-fn a_config_is_read_again_and_a_bad_one_refused() {
-    let Some(mut scene) = Scene::started() else {
-        return;
-    };
-    scene.count_copies();
-    let mut sent = Vec::new();
-    mirrors(&scene, &mut sent);
-    let good = scene.node_config.to_string();
-    let reload = |scene: &Scene, config: &str| {
-        let daemon = scene.daemon();
-        fs::write(daemon.config(), config).unwrap();
-        daemon.process.signal(Signal::SIGHUP).unwrap();
-    };
-    reload(&scene, &good.replace("sample", "simple"));
-    eventually("the bad config is refused", || {
-        let status = scene.modelmirror(&["status"]);
-        let refused = status.contains("was not taken") && status.contains("simple");
-        ensure!(refused, "{status}");
-        Ok(())
-    });
-    mirrors(&scene, &mut sent);
-    let (sample, effective) = ("modelmirror_mirror_sample_ratio", [("of", "effective")]);
-    scene.set_mirror("sample", 0.0);
-    reload(&scene, &scene.node_config.to_string());
-    scene.wait_for(sample, &effective, 0.0);
-    is_not_mirrored(&scene, &mut sent);
-    assert!(scene.packets("not_sampled") > 0, "{}", scene.node_metrics());
-    let status = scene.modelmirror(&["status"]);
-    assert!(!status.contains("was not taken"), "{status}");
-    reload(&scene, &good);
-    scene.wait_for(sample, &effective, 1.0);
-    mirrors(&scene, &mut sent);
 }
 
 /// A daemon that does not start, and what it says.

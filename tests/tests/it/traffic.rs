@@ -16,6 +16,15 @@ pub(crate) fn mirrors(scene: &Scene, sent: &mut Vec<Exchange>) {
     assert_eq!(compared, 40, "of 40 were compared");
 }
 
+/// Ten requests that nobody copies, once [`Scene::count_copies`] counts.
+#[track_caller]
+pub(crate) fn is_not_mirrored(scene: &Scene, sent: &mut Vec<Exchange>) {
+    let before = scene.copies();
+    sent.extend(scene.load(2, 5, small));
+    assert_eq!(scene.copies(), before, "copies");
+    scene.serves(sent);
+}
+
 /// Small and large, in both directions: one segment, full segments, several super-packets.
 pub(crate) fn mixed() -> Vec<Request> {
     let sizes = [0, 1448, 2_896, 65_536, 300_000];
