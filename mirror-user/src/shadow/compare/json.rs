@@ -78,6 +78,8 @@ impl<'a> Node<'a> {
         if body.len() > MAX_PARSED {
             return Err(Unparsed::TooLarge);
         }
+        // A byte order mark may be passed over (RFC 8259, section 8.1).
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         Self::read(body, left).or_else(|unparsed| {
             let quoted = not_a_number::quoted(body).ok_or(unparsed)?;
             Node::read(&quoted, left).map(not_a_number::unquoted)
@@ -335,6 +337,11 @@ mod tests {
             "[18446744073709551615, -9223372036854775808]",
             "[18446744073709551615,-9223372036854775808]",
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        check("\u{feff}[1]", "[1]");
     }
 
     #[test]

@@ -127,7 +127,10 @@ impl Head {
                 return Ok((Framing::Length(0), false));
             }
         }
-        let codings: Vec<_> = self.members("transfer-encoding").collect();
+        // `identity` is no coding (RFC 2616, section 3.6, which RFC 7230 took back).
+        let is_coding = |coding: &&[u8]| !coding.eq_ignore_ascii_case(b"identity");
+        let codings = self.members("transfer-encoding").filter(is_coding);
+        let codings: Vec<_> = codings.collect();
         if let Some((last, others)) = codings.split_last() {
             return self.coded(side, last, others);
         }
@@ -156,25 +159,31 @@ impl Head {
         }
     }
 
-    /// Content-Length: exactly one value of digits, or none at all.
+    /// Content-Length: digits, or none at all. Repeated ones count as one where they are the same
+    /// (RFC 9110, section 8.6).
     fn content_length(&self) -> Result<Option<u64>, Fault> {
-        let mut values = self
-            .fields
-            .iter()
-            .filter(|field| field.name.eq_ignore_ascii_case(b"content-length"));
-        let Some(field) = values.next() else {
-            return Ok(None);
-        };
-        if values.next().is_some() {
-            return Err(Fault::Malformed("Content-Length twice"));
+        let mut length = None;
+        let fields = self.fields.iter();
+        for value in fields
+            .filter(|field| field.name.eq_ignore_ascii_case(b"content-length"))
+            .flat_map(|field| field.value.split(|&byte| byte == b','))
+        {
+            let value = number(value.trim_ascii())
+                .ok_or(Fault::Malformed("Content-Length is not a number"))?;
+            if length.is_some_and(|length| length != value) {
+                return Err(Fault::Malformed("Content-Length twice"));
+            }
+            length = Some(value);
         }
-        let digits = !field.value.is_empty() && field.value.iter().all(u8::is_ascii_digit);
-        let text = std::str::from_utf8(&field.value).ok().filter(|_| digits);
-        match text.and_then(|text| text.parse().ok()) {
-            Some(length) => Ok(Some(length)),
-            None => Err(Fault::Malformed("Content-Length is not a number")),
-        }
+        Ok(length)
     }
+}
+
+/// What digits say, and nothing but digits.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
+    text.parse().ok()
 }
 
 /// Collects a head or a trailer section until the empty line that ends it.
@@ -265,12 +274,21 @@ pub(super) fn parse(section: &Bytes, side: Side) -> Result<Head, Fault> {
     .map_err(fault)
 }
 
+/// Responses are taken as clients take them: with folded lines, and spaces before a colon (RFC 9112,
+/// sections 5.1 and 5.2).
+fn lenient() -> httparse::ParserConfig {
+    let mut config = httparse::ParserConfig::default();
+    config
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true);
+    config
+}
+
 fn parse_into<'a>(
     section: &'a Bytes,
     side: Side,
     fields: &mut [MaybeUninit<httparse::Header<'a>>],
 ) -> Result<Head, httparse::Error> {
-    let config = httparse::ParserConfig::default();
     let (start, minor, parsed): (_, _, &[httparse::Header<'_>]) = match side {
         Side::Request => {
             let mut request = httparse::Request::new(&mut []);
@@ -291,7 +309,7 @@ fn parse_into<'a>(
         Side::Response(_) => {
             let mut response = httparse::Response::new(&mut []);
             let status =
-                config.parse_response_with_uninit_headers(&mut response, section, fields)?;
+                lenient().parse_response_with_uninit_headers(&mut response, section, fields)?;
             if status.is_partial() {
                 return Err(httparse::Error::NewLine);
             }
@@ -359,7 +377,7 @@ pub(super) fn is_plausible(bytes: &[u8], side: Side) -> Result<(), Fault> {
         Side::Request => {
             httparse::Request::new(&mut []).parse_with_uninit_headers(bytes, &mut fields)
         }
-        Side::Response(_) => httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        Side::Response(_) => lenient().parse_response_with_uninit_headers(
             &mut httparse::Response::new(&mut []),
             bytes,
             &mut fields,
@@ -418,11 +436,7 @@ pub fn may_be_interim(bytes: &[u8]) -> bool {
 fn first_response(bytes: &[u8]) -> Option<(u16, &[u8])> {
     let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        bytes,
-        &mut fields,
-    );
+    let parsed = lenient().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
     let rest = match parsed {
         Ok(httparse::Status::Complete(length)) => &bytes[length..],
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => &[],

@@ -118,15 +118,19 @@ fn requests() {
 
 #[test]
 fn content_length_is_one_number() {
-    for value in [
-        "3\r\nContent-Length: 3",
-        "3\r\nContent-Length: 4",
-        "3, 3",
-        "+3",
-        "-1",
-        "3x",
-        "",
-    ] {
+    for value in ["3\r\nContent-Length: 3", "3, 3", "03,3\r\ncontent-length:3"] {
+        check(
+            "request",
+            &format!("POST / HTTP/1.1\r\nContent-Length: {value}\r\n\r\nabcP"),
+            Ok("POST / abc + P"),
+        );
+        check(
+            "GET",
+            &format!("HTTP/1.1 200 OK\r\nContent-Length: {value}\r\n\r\nabcH"),
+            Ok("200 abc + H"),
+        );
+    }
+    for value in ["3\r\nContent-Length: 4", "3, 4", "3,", "+3", "-1", "3x", ""] {
         malformed(
             "request",
             &format!("POST / HTTP/1.1\r\nContent-Length: {value}\r\n\r\nabc"),
@@ -230,6 +234,11 @@ fn responses() {
         Ok("200 to the end at the end"),
     );
     check("GET", "HTTP/1.1 200\r\n\r\n", Ok("200  at the end"));
+    check(
+        "GET",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length : 2\r\nX: a\r\n b\r\n\r\nokH",
+        Ok("200 ok + H"),
+    );
     check(
         "GET",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
