@@ -51,6 +51,9 @@ struct Options {
     /// Only single packets, a few seconds; only printed.
     #[arg(long)]
     packets: bool,
+    /// Only what a request costs the agent, half a minute; only printed.
+    #[arg(long)]
+    agent: bool,
     /// Rounds of all ways of mirroring.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -83,6 +86,19 @@ fn bench() -> Result<()> {
         println!("an empty program: {:.0} ns", singles.empty);
         for Single { what, cost, .. } in singles.kinds {
             println!("{what}: {cost:.0} ns");
+        }
+        return Ok(());
+    }
+    if options.agent {
+        for run in agents(&Stage::build()?, options.seconds)? {
+            println!(
+                "{:.0} requests/s: {:.1} us each, {:.0} of {:.0} compared, {:.1} MB in RAM",
+                run.load.rate(),
+                run.cpu_us(),
+                run.compared,
+                run.load.requests,
+                run.memory[1] as f64 / 1e6
+            );
         }
         return Ok(());
     }
@@ -132,13 +148,7 @@ fn measure(options: &Options) -> Result<Page> {
         }
     }
     stage.set_offloads(Offloads::On)?;
-    let mut agents = Vec::new();
-    // At rates that this machine can also replay, and at the highest.
-    for pause in [3, 1, 0] {
-        println!("bench: the agent, clients that wait {pause} ms");
-        let load = Load::new(folder, LARGE, Duration::from_millis(pause))?;
-        agents.push(agent::measure(&stage, &load, LARGE, options.seconds * 3)?);
-    }
+    let agents = agents(&stage, options.seconds)?;
     Ok(Page {
         machine,
         rounds: options.rounds,
@@ -148,4 +158,14 @@ fn measure(options: &Options) -> Result<Page> {
         singles,
         agents,
     })
+}
+
+/// The agent at rates that this machine can also replay, and at the highest.
+fn agents(stage: &Stage, seconds: u32) -> Result<Vec<agent::Run>> {
+    let measure = |pause| {
+        println!("bench: the agent, clients that wait {pause} ms");
+        let load = Load::new(stage.folder.path(), LARGE, Duration::from_millis(pause))?;
+        agent::measure(stage, &load, LARGE, seconds * 3)
+    };
+    [3, 1, 0].into_iter().map(measure).collect()
 }

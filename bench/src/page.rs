@@ -25,9 +25,9 @@ const KERNEL_CURE: &str = "What would get it there: a clone shares its headers w
     (a larger MTU than clients have), `BPF_F_ADJ_ROOM_FIXED_GSO` would spare that. The rest is ours: deciding (see below), looking up the agent \
     twice in a hash map, and tunnel headers that are written byte by byte and then read as words.";
 
-const AGENT_CURE: &str = "What would get it there: CPU for a request falls with the rate, since at a low one nearly every datagram and every \
-    answer wakes the agent for itself. Waiting a fraction of a millisecond for more before receiving would batch \
-    at every rate. Where requests are lost at the highest rate, production takes the CPU that the shadow model would need: a shadow \
+const AGENT_CURE: &str = "What would get it there: CPU for a request falls with the rate, since at a low one every look finds few copies, and every answer of \
+    the shadow model's wakes the agent for itself. A longer `gather` lets more copies come together; answers could as well, were \
+    they timed by the kernel on arrival. Where requests are lost at the highest rate, production takes the CPU that the shadow model would need: a shadow \
     model on a host of its own has the queue to itself.";
 
 /// All that was measured.

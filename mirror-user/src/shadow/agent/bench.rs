@@ -1,9 +1,9 @@
 //! What the agent costs per request: receiving, rebuilding, replaying, comparing and recording.
 //!
-//! `cargo test --release -p mirror-user --lib -- --ignored --nocapture flood`
+//! `cargo test --release -p mirror-user --lib -- --ignored --nocapture flood` (or `paced`, `steady`)
 //!
-//! A tap floods the agent over loopback with requests of 2 KB, as fast as it compares them; the
-//! shadow answers at once. Only the agent's own threads are charged, with what the kernel does in
+//! A tap floods the agent over loopback with requests of 2 KB, as fast as it compares them, or at
+//! a steady rate; the shadow answers at once. Only the agent's own threads are charged, with what the kernel does in
 //! their system calls: sending over loopback includes the shadow's side of the receiving.
 
 use std::collections::BTreeMap;
@@ -25,15 +25,67 @@ const CONNECTIONS: u16 = 64;
 const WINDOW: u64 = 512;
 const WARM_UP: u64 = 20_000;
 const REQUESTS: u64 = 200_000;
+/// Requests in a second, where they come at a steady rate.
+const RATES: [u64; 3] = [1_000, 4_000, 8_000];
+/// How long copies come together: not at all, as by default, and longer.
+const GATHERS: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_micros(500),
+    Duration::from_millis(2),
+];
+/// How long memory is looked at.
+const STEADY: Duration = Duration::from_secs(200);
 
+/// As many requests as the agent can take.
 #[test]
 #[ignore = "a benchmark, for release builds"]
 fn flood() {
+    measure(GATHERS[1], |flood| {
+        flood.run(WARM_UP);
+        let before = Figures::now(flood);
+        flood.run(REQUESTS);
+        flood.show(&before);
+    });
+}
+
+/// What a request costs when the agent has time to sleep.
+#[test]
+#[ignore = "a benchmark, for release builds"]
+fn paced() {
+    for gather in GATHERS {
+        measure(gather, |flood| {
+            flood.run(WARM_UP);
+            for rate in RATES {
+                let before = Figures::now(flood);
+                flood.pace(rate, Duration::from_secs(5));
+                println!("gathered for      {gather:>10.1?}");
+                flood.show(&before);
+            }
+        });
+    }
+}
+
+/// Whether memory grows with time.
+#[test]
+#[ignore = "a benchmark, for release builds"]
+fn steady() {
+    measure(GATHERS[1], |flood| {
+        let before = Figures::now(flood);
+        for _ in 0..10 {
+            flood.pace(RATES[1], STEADY / 10);
+            println!("resident KiB      {:>10}", resident_kib());
+        }
+        flood.show(&before);
+    });
+}
+
+fn measure(gather: Duration, load: impl FnOnce(&mut Flood)) {
     let shadow = start_shadow();
     let folder = tempfile::tempdir().unwrap();
     let config = config::Shadow {
         record_dir: folder.path().join("records"),
         memory: 1 << 30,
+        gather,
         services: vec![config::ShadowService {
             queue: 4096,
             compare: config::Compare {
@@ -62,11 +114,7 @@ fn flood() {
         });
     });
     let (tunnel, metrics) = started.recv().unwrap();
-    let mut flood = Flood::new(tunnel, metrics);
-    flood.run(WARM_UP);
-    let (start, before) = (Instant::now(), cpu());
-    flood.run(REQUESTS);
-    flood.show(start.elapsed(), &before, &cpu());
+    load(&mut Flood::new(tunnel, metrics));
     stop.send(()).unwrap();
     agent.unwrap().join().unwrap();
 }
@@ -199,6 +247,24 @@ impl Flood {
             }
             thread::sleep(Duration::from_micros(200));
         }
+        self.settle(deadline);
+    }
+
+    /// Sends at a steady rate for so long.
+    fn pace(&mut self, rate: u64, time: Duration) {
+        let (start, first) = (Instant::now(), self.sent);
+        while start.elapsed() < time {
+            let due = first + (start.elapsed().as_secs_f64() * rate as f64) as u64;
+            while self.sent < due {
+                self.exchange();
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
+        self.settle(Instant::now() + Duration::from_secs(10));
+    }
+
+    /// Waits until everything sent has an outcome.
+    fn settle(&self, deadline: Instant) {
         while self.settled() < self.sent {
             assert!(
                 Instant::now() < deadline,
@@ -240,17 +306,18 @@ impl Flood {
         self.counter(None)
     }
 
-    fn show(&self, elapsed: Duration, before: &Cpu, after: &Cpu) {
-        let requests = REQUESTS as f64;
-        let rate = requests / elapsed.as_secs_f64();
+    /// What it cost since `before`.
+    fn show(&self, before: &Figures) {
+        let after = Figures::now(self);
+        let requests = (after.sent - before.sent) as f64;
+        let rate = requests / (after.time - before.time).as_secs_f64();
         let bytes = (self.request.len() + self.response.len()) as f64;
         println!("requests/s        {rate:>10.0}");
         println!("payload MB/s      {:>10.1}", rate * bytes / 1e6);
         println!("request bytes     {:>10}", self.request.len());
         let mut total = 0.0;
         for name in ["capture", "agent", "records"] {
-            let spent =
-                after.get(name).copied().unwrap_or(0) - before.get(name).copied().unwrap_or(0);
+            let spent = after.of(name) - before.of(name);
             let each = spent as f64 / 1e3 / requests;
             total += each;
             println!("us/request {name:<8} {each:>8.2}");
@@ -261,7 +328,30 @@ impl Flood {
             self.counter(Some("compared")),
             self.sent
         );
+        println!("queue_full        {:>10}", self.counter(Some("queue_full")));
         println!("resident KiB      {:>10}", resident_kib());
+    }
+}
+
+/// What has been spent so far.
+struct Figures {
+    time: Instant,
+    sent: u64,
+    cpu: Cpu,
+}
+
+impl Figures {
+    fn now(flood: &Flood) -> Self {
+        Self {
+            time: Instant::now(),
+            sent: flood.sent,
+            cpu: cpu(),
+        }
+    }
+
+    /// Nanoseconds of the threads of this name.
+    fn of(&self, name: &str) -> u64 {
+        self.cpu.get(name).copied().unwrap_or_default()
     }
 }
 
