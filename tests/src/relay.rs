@@ -60,15 +60,15 @@ impl Loss {
 
     /// Whether not one byte of it has reached the agent.
     pub fn hides(&self, exchange: &Exchange) -> bool {
-        [
-            (Direction::Request, &exchange.request_span),
-            (Direction::Response, &exchange.answer_span),
-        ]
-        .into_iter()
-        .all(|(direction, span)| {
-            let stream = self.streams.get(&(exchange.local, direction));
-            stream.is_none_or(|stream| stream.hides(span))
-        })
+        let stream = self.streams.get(&(exchange.local, Direction::Request));
+        let hidden = stream.is_none_or(|stream| stream.hides(&exchange.request_span));
+        hidden && self.hides_answer(exchange)
+    }
+
+    /// Whether not one byte of the answer has.
+    pub fn hides_answer(&self, exchange: &Exchange) -> bool {
+        let stream = self.streams.get(&(exchange.local, Direction::Response));
+        stream.is_none_or(|stream| stream.hides(&exchange.answer_span))
     }
 
     fn misses(&self, exchange: &Exchange, direction: Direction, span: &Range<u64>) -> bool {

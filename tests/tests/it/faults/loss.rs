@@ -70,10 +70,10 @@ fn check_each(scene: &Scene, loss: &Loss, sent: &[Exchange]) {
     let mut before: Option<(&Exchange, bool)> = None;
     for exchange in sent {
         let before_it = before.filter(|(other, _)| other.local == exchange.local);
-        // What begins behind a lost end of a request, with the end of its answer lost as well,
-        // may be a part of that request's body.
+        // What begins behind a lost end of a request, with all of its answer lost as well, may be
+        // a part of that request's body.
         let is_unsure = before_it.is_some_and(|(other, unsure)| {
-            (unsure || loss.touches_request(other)) && loss.touches_answer(other)
+            (unsure || loss.touches_request(other)) && loss.hides_answer(other)
         });
         before = Some((exchange, is_unsure));
         let (is_touched, id) = (loss.touches(exchange), &*exchange.id);
