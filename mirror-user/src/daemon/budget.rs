@@ -1,5 +1,5 @@
-//! The effective sample: lowered until the copies fit their budget, raised again when there is
-//! room. The kernel's token bucket is the hard stop; this makes it seldom needed.
+//! The share that the budget allows: lowered until the copies fit, raised again when there is room.
+//! The kernel's token bucket is the hard stop; this makes it seldom needed.
 
 /// Copies may use this part of the budget before the sample is lowered.
 const HIGH: f64 = 0.9;
@@ -17,14 +17,17 @@ pub(super) struct Load {
     pub(super) shut_out: u64,
 }
 
-/// The share to copy next, given the `current` one, the `wanted` one, and the last second's load.
+/// The largest share to copy next, given the last `limit`, the `wanted` share, and the last second's
+/// load, which is that of the smaller one of both. What is wanted is not part of the limit: more may
+/// be wanted from one second to the next.
 ///
 /// The same hash decides at every share, so that lowering only takes connections away and raising
 /// only adds some.
-pub(super) fn next_sample(current: f64, wanted: f64, load: Load, budget: Option<u64>) -> f64 {
+pub(super) fn next_limit(limit: f64, wanted: f64, load: Load, budget: Option<u64>) -> f64 {
     let Some(budget) = budget.filter(|&budget| budget > 0) else {
-        return wanted;
+        return 1.0;
     };
+    let current = limit.min(wanted);
     let used = load.bytes_per_second / budget as f64;
     let next = if load.shut_out > 0 {
         // What was shut out was not measured: the need is larger than what was copied.
@@ -32,11 +35,11 @@ pub(super) fn next_sample(current: f64, wanted: f64, load: Load, budget: Option<
     } else if used > HIGH {
         current * (0.8 / used).clamp(0.1, 0.9)
     } else if used < LOW {
-        current * 1.25
+        limit * 1.25
     } else {
-        current
+        limit
     };
-    next.max(SMALLEST).min(wanted)
+    next.clamp(SMALLEST, 1.0)
 }
 
 #[cfg(test)]
@@ -47,17 +50,17 @@ mod tests {
     const BUDGET: u64 = 1_000_000;
 
     /// Runs the control against clients that would use `need` bytes/s at a share of 1.
-    fn settle(mut share: f64, wanted: f64, need: f64) -> f64 {
+    fn settle(mut limit: f64, wanted: f64, need: f64) -> f64 {
         for _ in 0..120 {
-            let bytes = share * need;
+            let bytes = limit.min(wanted) * need;
             let stop = BUDGET as f64;
             let load = Load {
                 bytes_per_second: bytes.min(stop),
                 shut_out: u64::from(bytes > stop),
             };
-            share = next_sample(share, wanted, load, Some(BUDGET));
+            limit = next_limit(limit, wanted, load, Some(BUDGET));
         }
-        share
+        limit
     }
 
     proptest! {
@@ -67,20 +70,22 @@ mod tests {
             prop_assert!(share * need <= 1.25 * HIGH * BUDGET as f64, "{share}");
             prop_assert!(share == 1.0 || share * need >= 0.4 * BUDGET as f64, "{share}");
         }
+    }
 
-        #[test]
-        fn never_exceeds_what_is_wanted(wanted in 0.0..1.0_f64, used in 0.0..3.0_f64) {
-            let load = Load { bytes_per_second: used * BUDGET as f64, shut_out: 0 };
-            prop_assert!(next_sample(wanted, wanted, load, Some(BUDGET)) <= wanted);
+    /// Whoever wants little, or nothing, for a while and then more, gets it at once.
+    #[test]
+    fn what_is_not_wanted_is_no_limit() {
+        for wanted in [0.0, 0.01, 0.5] {
+            assert_eq!(settle(1.0, wanted, 1e6 / 2.0), 1.0, "{wanted}");
         }
     }
 
     #[test]
-    fn without_a_budget_the_share_is_what_is_wanted() {
+    fn without_a_budget_there_is_no_limit() {
         let load = Load {
             bytes_per_second: 1e12,
             shut_out: 9,
         };
-        assert_eq!(next_sample(0.1, 0.5, load, None), 0.5);
+        assert_eq!(next_limit(0.1, 0.5, load, None), 1.0);
     }
 }

@@ -10,7 +10,7 @@ use mirror_common::tunnel::{Direction, OVERHEAD_IPV6};
 use mirror_common::verdict::Reason;
 
 use super::agents::Agent;
-use super::budget::{Load, next_sample};
+use super::budget::{Load, next_limit};
 use super::rules::Rule;
 use crate::config;
 use crate::dataplane::{self, DataPlane};
@@ -29,6 +29,8 @@ pub(super) struct Service {
     pub(super) row: u32,
     /// The share that is copied.
     pub(super) sample: f64,
+    /// The largest share that the budget allows.
+    limit: f64,
     /// Bytes copied per second, headers included, of late.
     pub(super) bytes_per_second: f64,
     last: Option<(Instant, Counters)>,
@@ -42,6 +44,7 @@ impl Service {
             config,
             row,
             sample,
+            limit: 1.0,
             bytes_per_second: 0.0,
             last: None,
         }
@@ -104,8 +107,8 @@ impl Service {
                 .over_budget_connections
                 .saturating_sub(last.over_budget_connections),
         };
-        let next = next_sample(self.sample, wanted, load, budget);
-        if next < self.sample && next < wanted {
+        let next = next_limit(self.limit, wanted, load, budget);
+        if next < self.limit && next < wanted {
             let (service, bytes_per_second) = (&self.config.name, load.bytes_per_second);
             tracing::warn!(
                 service,
@@ -114,7 +117,8 @@ impl Service {
                 "over the mirror budget: sampling less"
             );
         }
-        self.sample = next;
+        self.limit = next;
+        self.sample = next.min(wanted);
         Ok(())
     }
 
