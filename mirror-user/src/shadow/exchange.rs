@@ -46,7 +46,9 @@ impl Limits {
         Self {
             max_body,
             buffer: 8 << 20,
-            idle: Duration::from_secs(300),
+            // Proxies keep connections for an hour, and the first request on one that was forgotten
+            // cannot be told.
+            idle: Duration::from_secs(3_600),
             incomplete: Duration::from_secs(30),
         }
     }

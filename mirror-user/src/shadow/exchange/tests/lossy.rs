@@ -297,7 +297,7 @@ fn run(originals: &[Original], segments: Vec<Segment>) -> BTreeMap<usize, Outcom
         }
     }
     table.wait(45_000);
-    table.now += Duration::from_secs(300);
+    table.now += Duration::from_secs(3_600);
     table.wait(100);
     let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
     // Exchange number -> its index, or nothing; and whether it is over.
