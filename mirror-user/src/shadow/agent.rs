@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -62,6 +63,7 @@ impl Agent {
     /// # Errors
     /// When an address cannot be bound or the records' folder cannot be made.
     pub async fn open(config: config::Shadow) -> anyhow::Result<Self> {
+        raise_file_limit();
         let capture = Capture::open(&config)?;
         let admin = listen("admin", config.admin).await?;
         let api = match &config.api {
@@ -142,6 +144,16 @@ impl Agent {
         shown.abort();
         finish(judge).await;
         ended.and(stopped)
+    }
+}
+
+/// Lets the process open as many files as it may. Each connection of production's has one to the
+/// shadow, and of the 1,024 that most systems begin with there are soon none left.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("the number of open files stays limited: {error}");
     }
 }
 

@@ -450,6 +450,24 @@ async fn a_full_queue_costs_counted_drops() {
     assert_eq!(ledger.drops["queue_full"], drops);
 }
 
+/// Each connection of production's takes one to the shadow. (Tests run in a process each.)
+#[tokio::test]
+async fn there_may_be_more_connections_than_the_first_limit_of_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 64, most).unwrap();
+    let model = Model::answering(&[("/same", b"{}")]);
+    let mut scene = Scene::new(model.start().await, |_| {}).await;
+    scene.report().await;
+    for port in 1..=100 {
+        let mut connection = scene.open(port);
+        scene.exchange(&mut connection, &post("/same", b"{}"), &ok(b"{}"));
+    }
+    scene.until("compared", 100).await;
+    let matches = scene.metric("modelmirror_shadow_comparisons_total", &["match"]);
+    assert_eq!(matches, 100.0);
+    scene.finish().await;
+}
+
 #[tokio::test]
 async fn memory_is_one_figure_and_is_given_back() {
     let model = Model::answering(&[("/small", b"s")]);
