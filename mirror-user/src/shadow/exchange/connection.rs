@@ -24,6 +24,10 @@ const LATE: Duration = Duration::from_millis(100);
 /// As many bytes of data may come before it where its time does not tell: a foreign tap's.
 const LATE_SYN: u64 = 1 << 20;
 
+/// The most pieces of a direction that wait for the handshake: all are searched for a turn when it
+/// does not come.
+const MAX_UNKNOWN: usize = 1_024;
+
 /// What is known of where messages begin.
 #[derive(Debug)]
 pub(super) enum Mode {
@@ -237,8 +241,11 @@ impl Connection {
 
     /// Keeps what waits within its limits.
     fn bound(&mut self, now: Duration, journal: &mut Journal<'_>) {
-        if matches!(self.mode, Mode::Unknown { .. }) && self.is_full() {
-            self.join_midway(journal);
+        if matches!(self.mode, Mode::Unknown { .. }) {
+            let over = |half: &Half| half.exceeds(MAX_UNKNOWN, self.limits.buffer);
+            if over(&self.requests) || over(&self.responses) {
+                self.join_midway(journal);
+            }
         }
         while matches!(self.mode, Mode::Framed | Mode::SeekResponses) && self.is_full() {
             if !self.relieve(now, journal) {

@@ -175,7 +175,12 @@ impl Half {
 
     /// Whether more waits here than may.
     pub(super) fn is_full(&self, limit: usize) -> bool {
-        self.stream.buffered() > limit || self.stream.pieces().len() > MAX_PIECES
+        self.exceeds(MAX_PIECES, limit)
+    }
+
+    /// Whether more than so many pieces, or so many bytes, wait here.
+    pub(super) fn exceeds(&self, pieces: usize, bytes: usize) -> bool {
+        self.stream.pieces().len() > pieces || self.stream.buffered() > bytes
     }
 
     /// What everything that is there waits for.

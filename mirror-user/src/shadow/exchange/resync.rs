@@ -229,9 +229,7 @@ impl Connection {
 
     /// Keeps what is held while a turn is sought within its limits.
     pub(super) fn trim(&mut self, journal: &mut Journal<'_>) {
-        let over = |half: &Half| {
-            half.stream.pieces().len() > MAX_PIECES || half.stream.buffered() > MAX_BYTES
-        };
+        let over = |half: &Half| half.exceeds(MAX_PIECES, MAX_BYTES);
         while over(&self.requests) || over(&self.responses) {
             // The open ones' answers are among what has to go.
             self.drop_all(DropReason::ResponseGap, journal);
