@@ -27,6 +27,24 @@ impl Address {
         ])
     }
 
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_ipv4(self) -> bool {
+        self.0[0] == 0 && self.0[1] as u32 == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// Four words in network byte order; of an IPv4 address, the last.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        let [high, low] = self.0;
+        [
+            high as u32,
+            (high >> 32) as u32,
+            low as u32,
+            (low >> 32) as u32,
+        ]
+    }
+
     /// The sixteen bytes as they stand in an IPv6 header.
     pub const fn octets(self) -> [u8; 16] {
         let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();
@@ -99,6 +117,7 @@ impl From<Endpoint> for SocketAddr {
 }
 
 /// A connection, named the same way by packets of both directions.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flow {
     /// The end that dialled.
@@ -169,6 +188,10 @@ fn sip_round(v: &mut [u64; 4]) {
 #[cfg(feature = "user")]
 // SAFETY: 24 bytes of integers, `repr(C)`, no padding, every bit pattern is a value.
 unsafe impl aya::Pod for Endpoint {}
+
+#[cfg(feature = "user")]
+// SAFETY: two endpoints.
+unsafe impl aya::Pod for Flow {}
 
 #[cfg(test)]
 mod tests {

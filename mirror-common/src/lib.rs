@@ -7,8 +7,10 @@
 
 pub mod counters;
 pub mod flow;
+pub mod measure;
 pub mod packet;
 pub mod policy;
+pub mod steer;
 pub mod tunnel;
 pub mod verdict;
 
@@ -16,4 +18,4 @@ pub mod verdict;
 ///
 /// Pins live in a directory of this number, so two layouts never meet.
 /// `counters::tests::layouts_are_versioned` fails when a layout changes and this number does not.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -61,6 +61,8 @@ reasons! {
     Udp = "udp",
     /// Mirroring is switched off for the service, or for packets of this direction.
     Off = "off",
+    /// A version serves the connection whose connections are not copied.
+    OtherArm = "other_arm",
     /// The daemon's heartbeat is too old: nobody watches the mirror.
     Stale = "stale",
     /// The agent does not answer.

@@ -1,0 +1,471 @@
+//! Each version measured apart: what the packets of one connection tell of its server.
+
+use core::ops::AddAssign;
+
+use crate::packet::{ACK, FIN, Packet, RST, SYN};
+use crate::policy::opens;
+use crate::steer::Choice;
+use crate::tunnel::{Arm, Direction};
+
+/// Bits of [`Connection::state`].
+pub mod state {
+    /// The canary serves it.
+    pub const CANARY: u32 = 1;
+    /// The server has acknowledged the SYN.
+    pub const ANSWERED: u32 = 1 << 1;
+    /// The SYN came again before that.
+    pub const REPEATED: u32 = 1 << 2;
+    /// The kernel has a socket for it, and finds it by itself.
+    pub const SETTLED: u32 = 1 << 3;
+    /// A request, or some of one, has no answer yet.
+    pub const WAITING: u32 = 1 << 4;
+    /// Ended by a reset, or by both sides.
+    pub const CLOSED: u32 = 1 << 5;
+    /// `next` of the request direction is known; the response direction has the bit above.
+    pub const KNOWN: u32 = 1 << 6;
+    /// The client has sent its FIN; the server has the bit above.
+    pub const FINISHED: u32 = 1 << 8;
+}
+
+/// What is remembered of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// When its SYN was seen, on the monotonic clock, in nanoseconds; 0 = it is older than we.
+    pub opened_ns: u64,
+    /// When the last bytes of a request were seen.
+    pub request_ns: u64,
+    /// The sequence number after the last byte seen, by [`Direction`].
+    pub next: [u32; 2],
+    /// The SYN's sequence number: a SYN with another one is another connection.
+    pub initial: u32,
+    /// Bits of [`state`].
+    pub state: u32,
+    /// Row of the service.
+    pub service: u32,
+    /// Keeps the size a multiple of 8.
+    pub pad: u32,
+}
+
+/// What one packet told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It brings bytes that have been here before.
+    pub retransmission: bool,
+    /// A SYN that came again, the first time, since nobody answered.
+    pub unanswered: bool,
+    /// The server has acknowledged the SYN.
+    pub answered: bool,
+    /// So long after it, in nanoseconds; nothing where the SYN had to come twice.
+    pub handshake_ns: Option<u64>,
+    /// The first byte of an answer, so long after the request's last, in nanoseconds.
+    pub first_byte_ns: Option<u64>,
+    /// The hundreds of an answer's HTTP status, 1 to 5; 0 = no answer begins here.
+    pub class: u32,
+    /// It ends the connection.
+    pub closed: bool,
+}
+
+impl Connection {
+    /// One that a SYN opens.
+    #[inline(always)]
+    pub const fn opened(packet: &Packet, service: u32, arm: Arm, now_ns: u64) -> Self {
+        Self {
+            opened_ns: now_ns,
+            request_ns: 0,
+            next: [packet.sequence.wrapping_add(1), 0],
+            initial: packet.sequence,
+            state: arm as u32 * state::CANARY | state::KNOWN,
+            service,
+            pad: 0,
+        }
+    }
+
+    /// One that is met when it is already open.
+    #[inline(always)]
+    pub const fn joined(service: u32, arm: Arm) -> Self {
+        Self {
+            opened_ns: 0,
+            request_ns: 0,
+            next: [0, 0],
+            initial: 0,
+            state: arm as u32 * state::CANARY | state::ANSWERED,
+            service,
+            pad: 0,
+        }
+    }
+
+    /// Which version serves it.
+    #[inline(always)]
+    pub const fn arm(&self) -> Arm {
+        if self.state & state::CANARY == 0 {
+            Arm::Stable
+        } else {
+            Arm::Canary
+        }
+    }
+
+    /// Whether `packet` is this connection's SYN once more.
+    #[inline(always)]
+    pub const fn is_repeated_by(&self, packet: &Packet) -> bool {
+        self.opened_ns != 0 && self.initial == packet.sequence
+    }
+
+    /// Takes in a packet. `head` reads the first bytes of its payload; without `http` whatever the
+    /// server says after a request is its answer.
+    #[inline(always)]
+    pub fn observe(
+        &mut self,
+        packet: &Packet,
+        direction: Direction,
+        now_ns: u64,
+        http: bool,
+        head: impl FnOnce() -> Option<[u8; 12]>,
+    ) -> Seen {
+        let mut seen = Seen::default();
+        let answered = self.state & state::ANSWERED != 0;
+        if packet.flags & SYN != 0 {
+            if opens(packet) {
+                if !answered && self.state & state::REPEATED == 0 && now_ns != self.opened_ns {
+                    self.state |= state::REPEATED;
+                    seen.unanswered = true;
+                }
+            } else if !answered && direction as u32 == Direction::Response as u32 {
+                self.state |= state::ANSWERED;
+                seen.answered = true;
+                self.advance(direction, packet.sequence.wrapping_add(1));
+                if self.opened_ns != 0 && self.state & state::REPEATED == 0 {
+                    seen.handshake_ns = Some(now_ns.saturating_sub(self.opened_ns));
+                }
+            }
+            return seen;
+        }
+        if packet.payload_length > 0 {
+            seen.retransmission = self.has_seen(packet, direction);
+            if !seen.retransmission {
+                self.advance(
+                    direction,
+                    packet.sequence.wrapping_add(packet.payload_length),
+                );
+                match direction {
+                    Direction::Request => {
+                        self.state |= state::WAITING;
+                        self.request_ns = now_ns;
+                    }
+                    Direction::Response => self.answer(now_ns, http, head, &mut seen),
+                }
+            }
+        }
+        seen.closed = self.ends(packet, direction);
+        seen
+    }
+
+    /// The first bytes of an answer, perhaps.
+    #[inline(always)]
+    fn answer(
+        &mut self,
+        now_ns: u64,
+        http: bool,
+        head: impl FnOnce() -> Option<[u8; 12]>,
+        seen: &mut Seen,
+    ) {
+        if self.state & state::WAITING == 0 {
+            return;
+        }
+        if http {
+            let Some(status) = head().and_then(|head| status(&head)) else {
+                return;
+            };
+            seen.class = status / 100;
+            // 100, 102 and 103 announce an answer; 101 is one.
+            if seen.class == 1 && status != 101 {
+                return;
+            }
+        }
+        self.state &= !state::WAITING;
+        seen.first_byte_ns = Some(now_ns.saturating_sub(self.request_ns));
+    }
+
+    #[inline(always)]
+    fn has_seen(&self, packet: &Packet, direction: Direction) -> bool {
+        let known = self.state & (state::KNOWN << direction as u32) != 0;
+        let next = self.next[direction as usize & 1];
+        let end = packet.sequence.wrapping_add(packet.payload_length);
+        // A keep-alive probe repeats one byte on purpose (RFC 9293, 3.8.4).
+        let probe = packet.payload_length == 1 && end == next;
+        known && !probe && (end.wrapping_sub(next) as i32) <= 0
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, direction: Direction, next: u32) {
+        self.next[direction as usize & 1] = next;
+        self.state |= state::KNOWN << direction as u32;
+    }
+
+    #[inline(always)]
+    fn ends(&mut self, packet: &Packet, direction: Direction) -> bool {
+        const BOTH: u32 = state::FINISHED | state::FINISHED << 1;
+        if self.state & state::CLOSED != 0 {
+            return false;
+        }
+        if packet.flags & FIN != 0 {
+            self.state |= state::FINISHED << direction as u32;
+        }
+        if packet.flags & RST == 0 && self.state & BOTH != BOTH {
+            return false;
+        }
+        self.state |= state::CLOSED;
+        true
+    }
+}
+
+/// The status of an HTTP/1 answer (RFC 9112, section 4) that begins with these bytes.
+#[inline(always)]
+fn status(head: &[u8; 12]) -> Option<u32> {
+    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', a, b, c] = *head else {
+        return None;
+    };
+    let digit = |byte: u8| byte.wrapping_sub(b'0') as u32;
+    let (a, b, c) = (digit(a), digit(b), digit(c));
+    if a < 1 || a > 5 || b > 9 || c > 9 {
+        return None;
+    }
+    Some(a * 100 + b * 10 + c)
+}
+
+/// Whether a packet without a socket may end a handshake by SYN cookie.
+#[inline(always)]
+pub const fn may_end_handshake(packet: &Packet) -> bool {
+    packet.flags & (SYN | RST | FIN | ACK) == ACK
+}
+
+/// What is counted of one version of one service. Row = service index * 2 + [`Arm`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArmCounters {
+    /// New connections by [`Choice`].
+    pub choices: [u64; Choice::COUNT],
+    /// SYNs that the server has acknowledged.
+    pub answered: u64,
+    /// SYNs that came again, since nobody had answered.
+    pub unanswered: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// Connections that were met when they were already open.
+    pub joined: u64,
+    /// Packets by [`Direction`].
+    pub packets: [u64; 2],
+    /// Payload bytes by [`Direction`].
+    pub bytes: [u64; 2],
+    /// Resets by the side that sent them: [`Direction::Request`] is the client's.
+    pub resets: [u64; 2],
+    /// Packets that brought bytes once more, by [`Direction`].
+    pub retransmissions: [u64; 2],
+    /// Answers by the hundreds of their HTTP status; 0 = answers of another protocol.
+    pub classes: [u64; 6],
+}
+
+impl ArmCounters {
+    /// Counts a packet and what it told.
+    #[inline(always)]
+    pub fn count(&mut self, packet: &Packet, direction: Direction, seen: &Seen) {
+        let side = direction as usize & 1;
+        self.packets[side] += 1;
+        self.bytes[side] += packet.payload_length as u64;
+        self.resets[side] += (packet.flags & RST != 0) as u64;
+        self.retransmissions[side] += seen.retransmission as u64;
+        self.unanswered += seen.unanswered as u64;
+        self.answered += seen.answered as u64;
+        self.closed += seen.closed as u64;
+        if seen.class != 0 || seen.first_byte_ns.is_some() {
+            // The compiler knows that it is in range; the verifier has to be shown.
+            let class = core::hint::black_box(seen.class) as usize;
+            if let Some(class) = self.classes.get_mut(class) {
+                *class += 1;
+            }
+        }
+    }
+}
+
+impl ArmCounters {
+    /// Connections that have not ended, those included that the table has forgotten.
+    pub fn open(&self) -> u64 {
+        let met = self.choices.iter().sum::<u64>() + self.joined;
+        met.saturating_sub(self.closed)
+    }
+}
+
+impl AddAssign<&Self> for ArmCounters {
+    fn add_assign(&mut self, other: &Self) {
+        fn add<const N: usize>(sums: &mut [u64; N], values: &[u64; N]) {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+        add(&mut self.choices, &other.choices);
+        self.answered += other.answered;
+        self.unanswered += other.unanswered;
+        self.closed += other.closed;
+        self.joined += other.joined;
+        add(&mut self.packets, &other.packets);
+        add(&mut self.bytes, &other.bytes);
+        add(&mut self.resets, &other.resets);
+        add(&mut self.retransmissions, &other.retransmissions);
+        add(&mut self.classes, &other.classes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::flow::Endpoint;
+    use crate::packet::Transport;
+    use std::vec::Vec;
+
+    const MS: u64 = 1_000_000;
+
+    /// A segment: direction, flags, sequence number, payload.
+    type Step<'a> = (u64, Direction, u8, u32, &'a [u8]);
+
+    fn packet(flags: u8, sequence: u32, payload: &[u8]) -> Packet {
+        Packet {
+            source: Endpoint::default(),
+            destination: Endpoint::default(),
+            transport: Transport::Tcp,
+            ipv6: false,
+            flags,
+            sequence,
+            acknowledgement: 0,
+            network_offset: 14,
+            transport_offset: 34,
+            payload_offset: 54,
+            payload_length: payload.len() as u32,
+        }
+    }
+
+    /// Opens a connection at 0 ms, client's numbers from 100 and server's from 500, and feeds it.
+    fn run(steps: &[Step<'_>]) -> (Connection, Vec<Seen>, ArmCounters) {
+        let syn = packet(SYN, 100, b"");
+        let mut connection = Connection::opened(&syn, 1, Arm::Canary, MS);
+        let mut counters = ArmCounters::default();
+        let all = [
+            (1, Request, SYN, 100, &b""[..]),
+            (3, Response, SYN | ACK, 500, b""),
+        ];
+        let seen = all
+            .iter()
+            .chain(steps)
+            .map(|&(ms, direction, flags, sequence, payload)| {
+                let packet = packet(flags, sequence, payload);
+                let head = || payload.first_chunk().copied();
+                let seen = connection.observe(&packet, direction, ms * MS, true, head);
+                counters.count(&packet, direction, &seen);
+                seen
+            })
+            .collect();
+        (connection, seen, counters)
+    }
+
+    use Direction::{Request, Response};
+
+    #[test]
+    fn an_exchange_is_timed_from_the_request_s_last_byte() {
+        let (connection, seen, counters) = run(&[
+            (10, Request, ACK, 101, b"POST / HTTP/1.1\r\n"),
+            (12, Request, ACK, 118, b"the rest"),
+            (17, Response, ACK, 501, b"HTTP/1.1 200 OK\r\n"),
+            (18, Response, ACK, 518, b"HTTP/1.1 404 in the body"),
+        ]);
+        assert_eq!(seen[1].handshake_ns, Some(2 * MS));
+        assert_eq!(seen[4].first_byte_ns, Some(5 * MS));
+        assert_eq!(seen[5], Seen::default());
+        assert_eq!(counters.classes, [0, 0, 1, 0, 0, 0]);
+        assert_eq!((counters.answered, counters.packets), (1, [3, 3]));
+        assert_eq!(counters.bytes, [25, 41]);
+        assert_eq!(connection.arm(), Arm::Canary);
+    }
+
+    #[test]
+    fn what_only_announces_an_answer_is_none() {
+        let (_, seen, counters) = run(&[
+            (10, Request, ACK, 101, b"POST / HTTP/1.1\r\n"),
+            (11, Response, ACK, 501, b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (12, Request, ACK, 118, b"body"),
+            (20, Response, ACK, 526, b"HTTP/1.1 503 Busy\r\n"),
+        ]);
+        assert_eq!(seen[3].first_byte_ns, None);
+        assert_eq!(seen[5].first_byte_ns, Some(8 * MS));
+        assert_eq!(counters.classes, [0, 1, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn what_comes_twice_is_no_second_answer() {
+        let (_, seen, counters) = run(&[
+            (10, Request, ACK, 101, b"GET / HTTP/1.1\r\n\r\n"),
+            (20, Response, ACK, 501, b"HTTP/1.1 200 OK\r\n"),
+            (30, Request, ACK, 101, b"GET / HTTP/1.1\r\n\r\n"),
+            (31, Response, ACK, 501, b"HTTP/1.1 200 OK\r\n"),
+            // A keep-alive probe.
+            (90, Request, ACK, 118, b"\n"),
+        ]);
+        assert!(seen[4].retransmission && seen[5].retransmission && !seen[6].retransmission);
+        assert_eq!(counters.retransmissions, [1, 1]);
+        assert_eq!(counters.classes, [0, 0, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let syn = packet(SYN, u32::MAX - 4, b"");
+        let mut connection = Connection::opened(&syn, 1, Arm::Stable, 0);
+        for (sequence, expected) in [(u32::MAX - 3, false), (4, false), (u32::MAX - 3, true)] {
+            let packet = packet(ACK, sequence, b"12345678");
+            let seen = connection.observe(&packet, Request, 1, true, || None);
+            assert_eq!(seen.retransmission, expected, "{sequence}");
+        }
+    }
+
+    #[test]
+    fn a_syn_that_nobody_answers_is_counted_once() {
+        let syn = packet(SYN, 100, b"");
+        let mut connection = Connection::opened(&syn, 1, Arm::Canary, MS);
+        let mut observe = |flags, direction, ms: u64| {
+            connection.observe(&packet(flags, 100, b""), direction, ms * MS, true, || None)
+        };
+        assert!(!observe(SYN, Request, 1).unanswered);
+        assert!(observe(SYN, Request, 1_001).unanswered);
+        assert!(!observe(SYN, Request, 3_001).unanswered);
+        let late = observe(SYN | ACK, Response, 3_002);
+        assert!(late.answered && late.handshake_ns.is_none());
+        assert!(!observe(SYN | ACK, Response, 3_003).answered);
+    }
+
+    #[test]
+    fn a_connection_ends_once() {
+        let (_, seen, counters) = run(&[
+            (10, Request, FIN | ACK, 101, b""),
+            (11, Response, FIN | ACK, 501, b""),
+            (12, Request, RST, 102, b""),
+        ]);
+        assert_eq!(
+            seen.iter().map(|seen| seen.closed).collect::<Vec<_>>(),
+            [false, false, false, true, false]
+        );
+        assert_eq!((counters.closed, counters.resets), (1, [1, 0]));
+        let (_, _, counters) = run(&[(10, Response, RST | ACK, 501, b"")]);
+        assert_eq!((counters.closed, counters.resets), (1, [0, 1]));
+    }
+
+    #[test]
+    fn a_status_is_read_or_left() {
+        assert_eq!(status(b"HTTP/1.0 599"), Some(599));
+        for other in [
+            b"HTTP/1.1 600",
+            b"HTTP/1.1 2x0",
+            b"HTTP/2.0 200",
+            b"{\"a\": 1}    ",
+        ] {
+            assert_eq!(status(other), None);
+        }
+    }
+}
