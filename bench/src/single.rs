@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Agent, Service, Tap, WHOLE, agent_state, mirror};
+use mirror_common::tunnel::Arm;
 use mirror_user::dataplane::{DataPlane, Interface, Role};
 use nix::net::if_::if_nametoindex;
 use tests::{Home, Namespace};
@@ -102,7 +103,7 @@ fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
     let service = |index, threshold| Service {
         index,
         id: 100 + index,
-        mirror: mirror::BOTH,
+        mirror: mirror::BOTH | mirror::arm(Arm::Stable),
         threshold,
         key: [7, 11],
         // A budget that is kept, and never spent.

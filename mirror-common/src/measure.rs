@@ -75,7 +75,7 @@ impl Connection {
             request_ns: 0,
             next: [packet.sequence.wrapping_add(1), 0],
             initial: packet.sequence,
-            state: arm as u32 * state::CANARY | state::KNOWN,
+            state: (arm as u32 * state::CANARY) | state::KNOWN,
             service,
             pad: 0,
         }
@@ -89,7 +89,7 @@ impl Connection {
             request_ns: 0,
             next: [0, 0],
             initial: 0,
-            state: arm as u32 * state::CANARY | state::ANSWERED,
+            state: (arm as u32 * state::CANARY) | state::ANSWERED,
             service,
             pad: 0,
         }
@@ -227,7 +227,7 @@ fn status(head: &[u8; 12]) -> Option<u32> {
     };
     let digit = |byte: u8| byte.wrapping_sub(b'0') as u32;
     let (a, b, c) = (digit(a), digit(b), digit(c));
-    if a < 1 || a > 5 || b > 9 || c > 9 {
+    if !matches!(a, 1..=5) || b > 9 || c > 9 {
         return None;
     }
     Some(a * 100 + b * 10 + c)

@@ -2,7 +2,7 @@
 
 use crate::flow::{Endpoint, Flow};
 use crate::packet::{ACK, FIN, Packet, RST, SYN, Transport};
-use crate::tunnel::Direction;
+use crate::tunnel::{Arm, Direction};
 use crate::verdict::{Reason, Verdict};
 
 /// Without a heartbeat for this long nothing is copied any more, in nanoseconds.
@@ -30,7 +30,8 @@ pub struct Service {
     pub id: u32,
     /// Which agent gets its copies.
     pub agent: u32,
-    /// Bits of [`mirror`]: which of its packets are copied; 0 = mirroring is off.
+    /// Bits of [`mirror`]: which of its packets are copied, of which versions' connections; no
+    /// direction = mirroring is off.
     pub mirror: u32,
     /// A connection is copied when the upper half of its hash is below this; [`WHOLE`] takes all.
     pub threshold: u64,
@@ -44,7 +45,7 @@ pub struct Service {
 
 /// Bits of [`Service::mirror`].
 pub mod mirror {
-    use crate::tunnel::Direction;
+    use crate::tunnel::{Arm, Direction};
 
     /// Packets of both directions.
     pub const BOTH: u32 = bit(Direction::Request) | bit(Direction::Response);
@@ -53,6 +54,12 @@ pub mod mirror {
     #[inline(always)]
     pub const fn bit(direction: Direction) -> u32 {
         1 << direction as u32
+    }
+
+    /// The bit of connections that one version serves.
+    #[inline(always)]
+    pub const fn arm(arm: Arm) -> u32 {
+        4 << arm as u32
     }
 }
 
@@ -101,6 +108,14 @@ pub struct Tap {
     /// Key of the connection hash: kept as long as the maps, so that a restarted daemon samples
     /// the same connections.
     pub key: [u64; 2],
+}
+
+impl Tap {
+    /// Whether nobody has watched over the mirror for too long.
+    #[inline(always)]
+    pub const fn is_stale(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.heartbeat_ns) > HEARTBEAT_LIMIT_NS
+    }
 }
 
 /// State of a service's budget, shared by all CPUs.
@@ -163,15 +178,15 @@ pub const fn opens(packet: &Packet) -> bool {
 
 /// Decides what becomes of a service's packet, the budget apart.
 ///
-/// `now_ns` is asked for only where the decision needs it, `hash` likewise.
+/// What is asked of a closure is asked for only where the decision needs it.
 #[inline(always)]
 pub fn decide(
     packet: &Packet,
     direction: Direction,
+    arm: Arm,
     service: &Service,
-    tap: &Tap,
     agent_state: impl FnOnce() -> Option<u32>,
-    now_ns: impl FnOnce() -> u64,
+    stale: impl FnOnce() -> bool,
     hash: impl FnOnce() -> u64,
 ) -> Verdict {
     if let Transport::Udp = packet.transport {
@@ -180,13 +195,16 @@ pub fn decide(
     if service.mirror & mirror::bit(direction) == 0 {
         return Verdict::Pass(Reason::Off);
     }
+    if service.mirror & mirror::arm(arm) == 0 {
+        return Verdict::Pass(Reason::OtherArm);
+    }
     if !worth_copying(packet) {
         return Verdict::Pass(Reason::PureAck);
     }
     if !chosen(hash(), service.threshold) {
         return Verdict::Pass(Reason::NotSampled);
     }
-    if now_ns().saturating_sub(tap.heartbeat_ns) > HEARTBEAT_LIMIT_NS {
+    if stale() {
         return Verdict::Pass(Reason::Stale);
     }
     let Some(state) = agent_state() else {

@@ -14,6 +14,7 @@ mod maps;
 mod mirror;
 mod slot;
 mod split;
+mod steer;
 mod tunnel;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

@@ -1,11 +1,14 @@
 //! Every map: key, value, who writes, who reads, why this size. All are pinned by name, so that
 //! programs of an old and a new daemon work on the same ones.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use mirror_common::counters::{Counters, RunTime, Sent};
-use mirror_common::flow::Endpoint;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use mirror_common::counters::{Counters, Histogram, RunTime, Sent};
+use mirror_common::flow::{Endpoint, Flow};
+use mirror_common::measure::{ArmCounters, Connection};
 use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_SERVICES, Service, Tap};
+use mirror_common::steer::Steering;
 
 use crate::slot::Slot;
 use crate::split::Scratch;
@@ -52,6 +55,30 @@ pub static BUDGETS: Array<Budget> = Array::pinned(MAX_SERVICES, 0);
 /// Hash of a connection that hit its service's budget. Written by the tap; old ones fall out.
 #[map]
 pub static OVER_BUDGET: LruHashMap<u64, u32> = LruHashMap::pinned(65536, 0);
+
+/// Service index -> how its new connections are shared out. Written by the daemon.
+#[map]
+pub static STEERING: Array<Steering> = Array::pinned(MAX_SERVICES, 0);
+
+/// Connection -> who serves it, and how far it has come; of services with a canary only. Written
+/// by the tap; old ones fall out.
+#[map]
+pub static CONNECTIONS: LruHashMap<Flow, Connection> = LruHashMap::pinned(65536, 0);
+
+/// Service index -> when the new connections so far will have been earned, see
+/// `Steering::connection_cost_ns`. Written by the tap.
+#[map]
+pub static OPENING: Array<u64> = Array::pinned(MAX_SERVICES, 0);
+
+/// Service index * 2 + arm -> what that version does. Written by the tap.
+#[map]
+pub static ARMS: PerCpuArray<ArmCounters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
+
+/// Service index * 4 + arm * 2 + kind (0 first byte, 1 handshake) -> durations. The daemon makes
+/// the entries, of services with a canary only, since they are large.
+#[map]
+pub static DURATIONS: PerCpuHashMap<u32, Histogram> =
+    PerCpuHashMap::pinned(MAX_SERVICES * 4, BPF_F_NO_PREALLOC);
 
 /// What the tap tells the uplink's program on the same CPU of the clone that it is sending, and
 /// hears back.

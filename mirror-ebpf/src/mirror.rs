@@ -1,14 +1,15 @@
 //! The tap: parse, decide, clone, count. Whatever happens here, the packet goes on.
 
 use mirror_common::counters::{Counters, RunTime};
-use mirror_common::flow::{Endpoint, Flow};
+use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link, Packet, Transport};
 use mirror_common::policy::{self, Service};
-use mirror_common::tunnel::{self, Direction};
+use mirror_common::tunnel::{self, Arm, Direction};
 use mirror_common::verdict::{Reason, Verdict};
 
 use crate::frame::{Skb, add_shared, now_ns};
 use crate::maps;
+use crate::steer;
 use crate::slot::{Slot, UNSEEN, state};
 
 /// Where a packet is seen.
@@ -35,7 +36,7 @@ pub fn tap(skb: &Skb, link: Link, hook: Hook) {
     slot.runs += 1;
     let timed = slot.runs & 1023 == 0;
     let start_ns = if timed { now_ns() } else { 0 };
-    judge(skb, link, slot);
+    judge(skb, link, hook, slot);
     if timed {
         record_run_time(hook, now_ns() - start_ns);
     }
@@ -50,7 +51,7 @@ fn counted_on_the_way_in(skb: &Skb) -> bool {
 }
 
 #[inline(always)]
-fn judge(skb: &Skb, link: Link, slot: &mut Slot) {
+fn judge(skb: &Skb, link: Link, hook: Hook, slot: &mut Slot) {
     let packet = match packet::parse(skb, skb.length(), link) {
         Ok(packet) => packet,
         Err(reason) => return count_foreign(reason),
@@ -72,7 +73,12 @@ fn judge(skb: &Skb, link: Link, slot: &mut Slot) {
     {
         counters.connections += 1;
     }
-    let reason = serve(skb, slot, &packet, service, direction, counters);
+    slot.flow = policy::flow(&packet, direction);
+    let arm = match packet.transport {
+        Transport::Tcp => steer::follow(skb, hook, slot, &packet, direction, service),
+        Transport::Udp => Arm::Stable,
+    };
+    let reason = serve(skb, slot, &packet, service, direction, arm, counters);
     if let Reason::Mirrored = reason {
         counters.mirrored_bytes += u64::from(packet.payload_length);
     }
@@ -115,9 +121,9 @@ fn serve(
     packet: &Packet,
     service: &Service,
     direction: Direction,
+    arm: Arm,
     counters: &mut Counters,
 ) -> Reason {
-    let flow = policy::flow(packet, direction);
     let mut hash = 0;
     let mut now = 0;
     let mut ifindex = 0;
@@ -125,8 +131,8 @@ fn serve(
     let verdict = policy::decide(
         packet,
         direction,
+        arm,
         service,
-        &tap,
         || {
             // SAFETY: as in `look_up`.
             let agent = unsafe { maps::AGENTS.get(service.agent) }?;
@@ -135,10 +141,10 @@ fn serve(
         },
         || {
             now = now_ns();
-            now
+            tap.is_stale(now)
         },
         || {
-            hash = Flow::hash(&flow, service.key);
+            hash = slot.flow.hash(service.key);
             hash
         },
     );
@@ -151,6 +157,7 @@ fn serve(
             slot.service_id = service.id;
             slot.agent = service.agent;
             slot.direction = direction as u32;
+            slot.arm = arm as u32;
             slot.ipv6 = packet.ipv6 as u32;
             slot.transport_offset = packet.transport_offset - packet.network_offset;
             slot.payload_offset = packet.payload_offset - packet.network_offset;

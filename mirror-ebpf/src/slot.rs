@@ -1,6 +1,8 @@
 //! How the tap and the uplink's program talk about a clone. `bpf_clone_redirect` sends at once
 //! and on the same CPU, so one slot per CPU is enough, and skb.mark is never touched.
 
+use mirror_common::flow::Flow;
+use mirror_common::measure::Connection;
 use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
 use mirror_common::verdict::Reason;
 
@@ -40,6 +42,8 @@ pub struct Slot {
     pub agent: u32,
     /// A [`Direction`].
     pub direction: u32,
+    /// An [`Arm`].
+    pub arm: u32,
     /// 1 = the packet is IPv6.
     pub ipv6: u32,
     /// From the IP header to the transport header, in bytes.
@@ -54,10 +58,20 @@ pub struct Slot {
     pub sequence: u32,
     /// 1 = the piece at hand is the last.
     pub last_piece: u32,
+    /// Keeps what follows on a multiple of 8.
+    pub pad: u32,
     /// When the tap saw the packet.
     pub time_ns: u64,
     /// Runs on this CPU, to time one in 1,024.
     pub runs: u64,
+    /// The connection that the packet at hand belongs to.
+    pub flow: Flow,
+    /// What is remembered of it from now on, while that is formed.
+    pub connection: Connection,
+    /// `struct bpf_sock_tuple` of a look-up: both addresses, then both ports.
+    pub tuple: [u32; 9],
+    /// Keeps what follows on a multiple of 8.
+    pub pad2: u32,
     /// How far a packet that is sent in pieces has come.
     pub cut: Progress,
     /// The outer headers, while they are written.
@@ -90,7 +104,11 @@ impl Slot {
                 } else {
                     Direction::Response
                 },
-                arm: Arm::Stable,
+                arm: if self.arm == Arm::Stable as u32 {
+                    Arm::Stable
+                } else {
+                    Arm::Canary
+                },
                 piece,
                 last_piece: piece && self.last_piece != 0,
                 cpu: cpu as u16,

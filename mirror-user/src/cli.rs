@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -111,6 +112,11 @@ enum Command {
         #[command(subcommand)]
         change: MirrorChange,
     },
+    /// Change the share of new connections that a service's canary gets
+    Canary {
+        #[command(subcommand)]
+        change: CanaryCommand,
+    },
     /// Take everything away, with or without a living daemon, and stay off
     Off {
         /// Where pin_dir, state_dir and control_socket stand, when they are not the defaults
@@ -174,6 +180,31 @@ enum MirrorChange {
     Clear(ServiceName),
 }
 
+#[derive(Debug, Subcommand)]
+enum CanaryCommand {
+    /// Send a share of new connections to the canary
+    Set {
+        /// From 0 to 1, in steps of 0.0001
+        #[arg(value_parser = fine_share)]
+        share: config::Share,
+        #[command(flatten)]
+        service: ServiceName,
+    },
+    /// Send no new connections to the canary; those that are open may finish
+    Off {
+        /// End them at once: clients come back, to stable
+        #[arg(long, conflicts_with = "drain")]
+        reset: bool,
+        /// Give them so long, then end them
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        drain: Option<Duration>,
+        #[command(flatten)]
+        service: ServiceName,
+    },
+    /// Back to what the file says
+    Clear(ServiceName),
+}
+
 #[derive(Debug, Args)]
 struct ReportArgs {
     /// The agent's config: its record_dir is read
@@ -213,6 +244,10 @@ fn share(typed: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("write a share from 0 to 1, such as 0.25 for a quarter".to_owned()),
     }
+}
+
+fn fine_share(typed: &str) -> Result<config::Share, String> {
+    Ok(config::Share::try_from(share(typed)?)?)
 }
 
 fn service_name(typed: &str) -> Result<String, String> {
@@ -315,6 +350,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Check { file, probe_tls } => commands::check(&printer, &file.config, probe_tls),
         Command::Status { service } => commands::status(&printer, socket(global), service),
         Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
+        Command::Canary { change } => commands::canary(&printer, socket(global), change),
         Command::Off { config } => commands::off(&printer, global, config),
         Command::Report(arguments) => commands::report(&printer, arguments),
         Command::Config { command } => commands::config(&printer, command),
@@ -381,6 +417,18 @@ mod tests {
         check("mirror sample 50 --service a", Err("from 0 to 1"));
         check("mirror sample nan --service a", Err("from 0 to 1"));
         check("mirror clear --service a", Ok(()));
+        check("canary set 0.05 --service a", Ok(()));
+        check("canary set 5 --service a", Err("from 0 to 1"));
+        check("canary set 0.00005 --service a", Err("steps of 0.0001"));
+        check("canary set 0.1", Err("--service"));
+        check("canary off --service a --reset", Ok(()));
+        check("canary off --service a --drain 30s", Ok(()));
+        check(
+            "canary off --service a --reset --drain 30s",
+            Err("cannot be used with"),
+        );
+        check("canary off --service a --drain soon", Err("drain"));
+        check("canary clear --service a", Ok(()));
         check("off", Ok(()));
         check("report --config shadow.toml", Ok(()));
         check("report --records /var/log/modelmirror --service a", Ok(()));

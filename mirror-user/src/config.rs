@@ -4,6 +4,7 @@
 //! key by key, remember where each value stands, collect every problem, and only then build the
 //! types below.
 
+mod canary;
 mod defaults;
 mod errors;
 mod node;
@@ -17,9 +18,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mirror_common::tunnel::Arm;
 use toml::Spanned;
 use toml::de::DeValue;
 
+pub use canary::{Affinity, Canary, Share};
 pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::{node, read_secret};
@@ -239,6 +242,8 @@ pub struct Service {
     pub stable_version: String,
     /// Where its copies go, if anywhere.
     pub mirror: Option<Mirror>,
+    /// The version on trial, if there is one.
+    pub canary: Option<Canary>,
 }
 
 /// An address that clients dial.
@@ -309,6 +314,8 @@ pub struct Mirror {
     pub sample: f64,
     /// Which of a connection's packets are copied.
     pub directions: Directions,
+    /// Whose connections are copied.
+    pub arms: Vec<Arm>,
     /// Hard limit, in bytes per second; nothing = a tenth of the uplink's speed.
     pub max_bytes_per_second: Option<u64>,
 }

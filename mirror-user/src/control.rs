@@ -4,10 +4,12 @@
 //! |---|---|---|
 //! | `GET /v1/status`, `GET /v1/status?service=NAME` | | [`Status`] |
 //! | `POST /v1/services/NAME/mirror` | [`Change`]: `"on"`, `"off"`, `"clear"`, `{"sample": 0.25}` | [`Done`] |
+//! | `POST /v1/services/NAME/canary` | [`CanaryChange`]: `{"share": 0.05}`, `{"off": "finish"}`, `{"off": "reset"}`, `{"off": {"drain": 30000}}`, `"clear"` | [`Done`] |
 //! | `POST /v1/off` | | [`Done`] |
 //!
 //! What is refused is answered with 4xx or 5xx and `{"error": "..."}`.
 
+mod canary;
 mod client;
 mod render;
 mod server;
@@ -15,6 +17,9 @@ mod status;
 
 pub use crate::dataplane::Mechanism;
 pub use crate::state::{Change, Source};
+pub use canary::{
+    Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Quantiles, Rest, ShareState,
+};
 pub use client::{Client, ClientError};
 pub use server::{bind, serve};
 pub use status::{
@@ -38,6 +43,13 @@ pub enum Command {
         service: String,
         /// How.
         change: Change,
+    },
+    /// Change one service's canary.
+    Canary {
+        /// The service's name.
+        service: String,
+        /// How.
+        change: CanaryChange,
     },
     /// Detach everything, and stay so.
     Off,

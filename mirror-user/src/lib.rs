@@ -15,5 +15,6 @@ mod http_client;
 pub mod metrics;
 mod netlink;
 pub mod shadow;
+mod sockets;
 pub mod state;
 pub mod tap_report;

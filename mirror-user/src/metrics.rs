@@ -404,6 +404,7 @@ mod tests {
 
 #[cfg(test)]
 mod documentation {
+    use mirror_common::steer::Choice;
     use mirror_common::verdict::Reason;
 
     use super::*;
@@ -421,7 +422,8 @@ mod documentation {
         let names = names.filter(named);
         let reasons = Reason::ALL.iter().map(|reason| reason.label());
         let outcomes = DropReason::ALL.iter().map(|reason| reason.label());
-        for word in names.chain(reasons).chain(outcomes) {
+        let choices = Choice::ALL.iter().map(|choice| choice.label());
+        for word in names.chain(reasons).chain(outcomes).chain(choices) {
             let word = word.trim_end_matches("_bucket");
             assert!(
                 page.contains(&format!("`{word}`")),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::config;
+use crate::config::{self, Share};
 
 const FILE: &str = "overrides.json";
 const FORMAT: u32 = 1;
@@ -57,6 +57,16 @@ struct Override {
     mirror: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary_share: Option<Share>,
+}
+
+/// What a canary's connections are chosen by: another key for each version that is tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Salt {
+    version: String,
+    key: [u64; 2],
 }
 
 /// Everything that the command line set.
@@ -67,6 +77,8 @@ pub struct Overrides {
     off: bool,
     #[serde(default)]
     services: BTreeMap<String, Override>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    salts: BTreeMap<String, Salt>,
 }
 
 impl Default for Overrides {
@@ -75,6 +87,7 @@ impl Default for Overrides {
             format: FORMAT,
             off: false,
             services: BTreeMap::new(),
+            salts: BTreeMap::new(),
         }
     }
 }
@@ -107,6 +120,39 @@ impl Overrides {
         self.tidy();
     }
 
+    /// Sets the share of a service's canary; nothing = as the file says. Any share but none lifts
+    /// `off`, as [`Overrides::change`] does.
+    pub fn set_canary<'a>(
+        &mut self,
+        service: &str,
+        share: Option<Share>,
+        all: impl IntoIterator<Item = &'a str>,
+    ) {
+        if share != Some(Share::NONE) {
+            self.lift(all);
+        }
+        let entry = self.services.entry(service.to_owned()).or_default();
+        entry.canary_share = share;
+        self.tidy();
+    }
+
+    /// What the command line set as the share of a service's canary.
+    pub fn canary_share(&self, service: &str) -> Option<Share> {
+        self.services.get(service)?.canary_share
+    }
+
+    /// The key by which connections of a service are chosen for this version.
+    pub fn salt(&self, service: &str, version: &str) -> Option<[u64; 2]> {
+        let salt = self.salts.get(service)?;
+        (salt.version == version).then_some(salt.key)
+    }
+
+    /// Keeps a key for a version. The one for an earlier version is forgotten.
+    pub fn set_salt(&mut self, service: &str, version: &str, key: [u64; 2]) {
+        let version = version.to_owned();
+        self.salts.insert(service.to_owned(), Salt { version, key });
+    }
+
     /// Changes one service.
     ///
     /// Switching a service on, or back to the file, lifts `off` for it alone: every other one of
@@ -117,20 +163,34 @@ impl Overrides {
         change: Change,
         all: impl IntoIterator<Item = &'a str>,
     ) {
-        if self.off && matches!(change, Change::On | Change::Clear) {
-            self.off = false;
-            for other in all {
-                self.services.entry(other.to_owned()).or_default().mirror = Some(false);
-            }
+        if matches!(change, Change::On | Change::Clear) {
+            self.lift(all);
         }
         let entry = self.services.entry(service.to_owned()).or_default();
         match change {
             Change::On => entry.mirror = Some(true),
             Change::Off => entry.mirror = Some(false),
             Change::Sample(share) => entry.sample = Some(share),
-            Change::Clear => *entry = Override::default(),
+            Change::Clear => {
+                *entry = Override {
+                    canary_share: entry.canary_share,
+                    ..Override::default()
+                }
+            }
         }
         self.tidy();
+    }
+
+    /// Ends `off`. What it held back stays so, each by itself.
+    fn lift<'a>(&mut self, all: impl IntoIterator<Item = &'a str>) {
+        if !std::mem::take(&mut self.off) {
+            return;
+        }
+        for service in all {
+            let entry = self.services.entry(service.to_owned()).or_default();
+            entry.mirror = Some(false);
+            entry.canary_share = Some(Share::NONE);
+        }
     }
 
     fn tidy(&mut self) {
@@ -326,6 +386,40 @@ mod tests {
         assert_eq!(on(&set, "b"), (false, Source::Cli));
         set.change("b", Change::Clear, ALL);
         assert_eq!(on(&set, "b"), (true, Source::File));
+    }
+
+    #[test]
+    fn a_canary_s_share_lifts_off_for_it_alone() {
+        let share = Share::try_from(0.05).unwrap();
+        let mut set = Overrides::default();
+        set.set_canary("a", Some(share), ALL);
+        assert_eq!(
+            (set.canary_share("a"), set.canary_share("b")),
+            (Some(share), None)
+        );
+        set.switch_off();
+        set.set_canary("a", Some(Share::NONE), ALL);
+        assert!(set.is_off());
+        set.set_canary("a", Some(share), ALL);
+        assert!(!set.is_off());
+        assert_eq!(set.canary_share("a"), Some(share));
+        assert_eq!(set.canary_share("b"), Some(Share::NONE));
+        assert_eq!((on(&set, "a").0, on(&set, "b").0), (false, false));
+    }
+
+    #[test]
+    fn every_version_has_a_key_of_its_own() {
+        let mut set = Overrides::default();
+        set.set_salt("a", "v13", [1, 2]);
+        assert_eq!(
+            (set.salt("a", "v13"), set.salt("b", "v13")),
+            (Some([1, 2]), None)
+        );
+        set.set_salt("a", "v14", [3, 4]);
+        assert_eq!(
+            (set.salt("a", "v13"), set.salt("a", "v14")),
+            (None, Some([3, 4]))
+        );
     }
 
     #[test]

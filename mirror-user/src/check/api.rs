@@ -96,6 +96,7 @@ mod tests {
             protocol: Protocol::Http,
             stable_version: "v12".to_owned(),
             mirror: None,
+            canary: None,
         }
     }
 

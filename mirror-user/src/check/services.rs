@@ -19,6 +19,7 @@ pub(super) fn findings(node: &Node, host: &[HostAddress], tapped: &BTreeSet<u32>
             findings.push(place(service, *address, host, &listeners));
             findings.extend(tap(service, *address, host, tapped));
         }
+        findings.extend(canary(service, host, &listeners));
     }
     findings
 }
@@ -83,6 +84,28 @@ fn place(
     )
 }
 
+/// Whether connections can be handed to the canary.
+fn canary(service: &Service, host: &[HostAddress], listeners: &[SocketAddr]) -> Option<Finding> {
+    let canary = service.canary.as_ref()?;
+    let ip = canary.address.ip();
+    if !host.iter().any(|own| own.ip == ip) && !ip.is_loopback() {
+        return Some(Finding::warn(
+            about(service),
+            format!("canary {ip} is no address of this host: nothing is steered to it"),
+            "run the canary on this host; this version steers to no other",
+        ));
+    }
+    let address = ServiceAddress {
+        ip: Some(ip),
+        port: canary.address.port(),
+    };
+    let found = place(service, address, host, listeners);
+    Some(Finding {
+        what: format!("canary {}", found.what),
+        ..found
+    })
+}
+
 /// Whether packets to the address pass one of the tapped interfaces.
 fn tap(
     service: &Service,
@@ -114,6 +137,7 @@ mod tests {
             protocol: Protocol::Http,
             stable_version: "v1".to_owned(),
             mirror: None,
+            canary: None,
         }
     }
 
@@ -172,6 +196,34 @@ mod tests {
             Level::Warn,
             "10.0.0.6 is no address of this host",
         );
+    }
+
+    #[test]
+    fn a_canary_is_looked_for_where_it_should_listen() {
+        let host = [HostAddress {
+            interface: 2,
+            ip: [10, 0, 0, 5].into(),
+        }];
+        let check = |at: &str, level: Level, words: &str| {
+            let text = format!(
+                "interfaces = [\"eth0\"]\n[[service]]\nname = \"a\"\nid = 1\naddresses = [\"*:80\"]\n\
+                 [service.canary]\naddress = \"{at}\""
+            );
+            let node = crate::config::node(&text, &|_| unreachable!()).unwrap();
+            let listeners = ["0.0.0.0:81".parse().unwrap()];
+            let found = canary(&node.services[0], &host, &listeners).unwrap();
+            assert!(
+                found.level == level && found.what.contains(words),
+                "{found:?}"
+            );
+        };
+        check(
+            "10.0.0.5:81",
+            Level::Ok,
+            "canary 10.0.0.5:81: a server listens",
+        );
+        check("10.0.0.5:82", Level::Warn, "nothing listens there");
+        check("10.0.0.6:81", Level::Warn, "nothing is steered to it");
     }
 
     #[test]

@@ -178,6 +178,7 @@ mod tests {
             protocol,
             stable_version: "v1".to_owned(),
             mirror: None,
+            canary: None,
         }
     }
 

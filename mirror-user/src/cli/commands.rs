@@ -11,12 +11,12 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{
-    ConfigCommand, Global, MirrorChange, Output, Printer, ReportArgs, block_on, complain,
-    print_text,
+    CanaryCommand, ConfigCommand, Global, MirrorChange, Output, Printer, ReportArgs, block_on,
+    complain, print_text,
 };
 use crate::check;
 use crate::config::{self, File};
-use crate::control::{Change, Client, ClientError, Done};
+use crate::control::{CanaryChange, Change, Client, ClientError, Done, Rest};
 use crate::dataplane;
 use crate::shadow::report::summarize;
 use crate::state::{Overrides, State};
@@ -51,6 +51,32 @@ pub(super) fn mirror(
     };
     let client = Client::new(socket);
     let done = block_on(async { Ok(client.mirror(&service.name, change).await?) })?;
+    print_done(printer, &done)
+}
+
+pub(super) fn canary(
+    printer: &Printer,
+    socket: &Path,
+    change: CanaryCommand,
+) -> anyhow::Result<ExitCode> {
+    let (service, change) = match change {
+        CanaryCommand::Set { share, service } => (service, CanaryChange::Share(share)),
+        CanaryCommand::Off {
+            reset,
+            drain,
+            service,
+        } => {
+            let rest = match drain {
+                Some(time) => Rest::Drain(time.as_millis().try_into()?),
+                None if reset => Rest::Reset,
+                None => Rest::Finish,
+            };
+            (service, CanaryChange::Off(rest))
+        }
+        CanaryCommand::Clear(service) => (service, CanaryChange::Clear),
+    };
+    let client = Client::new(socket);
+    let done = block_on(async { Ok(client.canary(&service.name, change).await?) })?;
     print_done(printer, &done)
 }
 

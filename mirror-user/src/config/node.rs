@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
+use mirror_common::tunnel::Arm;
+
+use super::canary::TypedCanary;
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::{
@@ -41,6 +44,7 @@ struct TypedService {
     protocol: Protocol,
     stable_version: String,
     mirror: Option<TypedMirror>,
+    canary: Option<TypedCanary>,
 }
 
 struct TypedMirror {
@@ -48,6 +52,7 @@ struct TypedMirror {
     api: Option<AgentApi>,
     sample: f64,
     directions: Directions,
+    arms: Vec<Spanned<Arm>>,
     max_bytes_per_second: Option<u64>,
 }
 
@@ -61,6 +66,8 @@ const DIRECTIONS: &[(&str, Directions)] = &[
     ("both", Directions::Both),
     ("requests", Directions::Requests),
 ];
+
+const ARMS: &[(&str, Arm)] = &[("stable", Arm::Stable), ("canary", Arm::Canary)];
 
 impl Typed {
     fn read(mut root: Section<'_>, secret: Secret<'_>) -> Self {
@@ -109,6 +116,9 @@ impl Typed {
         );
         self.check_addresses(problems);
         self.check_agents(problems);
+        for service in &self.services {
+            service.check_canary(problems);
+        }
         let most = mirror_common::policy::MAX_SERVICES as usize - 1;
         if let Some(service) = self.services.get(most) {
             let span = service.name.as_ref().map_or(0..0, Spanned::span);
@@ -207,16 +217,27 @@ impl TypedService {
             mirror: section
                 .section("mirror")
                 .map(|mirror| TypedMirror::read(mirror, secret)),
+            canary: section.section("canary").map(TypedCanary::read),
         };
-        for (key, later) in [
-            ("canary", "does not steer connections to a canary yet"),
-            ("rollout", "has no rollout yet"),
-        ] {
-            let what = format!("[service.{key}]: this version mirrors and {later}");
-            section.refuse(key, &what, "take the section out");
-        }
+        let what = "[service.rollout]: this version has no rollout yet";
+        section.refuse("rollout", what, "take the section out");
         section.finish();
         typed
+    }
+
+    fn check_canary(&self, problems: &Problems) {
+        if let Some(canary) = &self.canary {
+            return canary.check(&self.addresses, problems);
+        }
+        let arms = self.mirror.iter().flat_map(|mirror| &mirror.arms);
+        for arm in arms.filter(|arm| *arm.get_ref() == Arm::Canary) {
+            let what = format!(
+                "{} has no canary whose connections could be copied",
+                self.label()
+            );
+            let cure = "write a [service.canary], or arms = [\"stable\"]";
+            problems.add(arm.span(), Fault::new(what, cure));
+        }
     }
 
     fn label(&self) -> &str {
@@ -226,6 +247,10 @@ impl TypedService {
     fn build(self) -> Option<Service> {
         let mirror = match self.mirror {
             Some(mirror) => Some(mirror.build()?),
+            None => None,
+        };
+        let canary = match self.canary {
+            Some(canary) => Some(canary.build()?),
             None => None,
         };
         Some(Service {
@@ -239,6 +264,7 @@ impl TypedService {
             protocol: self.protocol,
             stable_version: self.stable_version,
             mirror,
+            canary,
         })
     }
 }
@@ -261,11 +287,13 @@ impl TypedMirror {
                     values::choice(DIRECTIONS),
                 )
                 .into_inner(),
+            arms: section
+                .list("arms", values::choice(ARMS))
+                .unwrap_or_else(|| vec![Spanned::new(0..0, Arm::Stable)]),
             max_bytes_per_second: section
                 .optional("max_bytes_per_second", values::size)
                 .map(Spanned::into_inner),
         };
-        section.list("arms", values::stable_arm);
         section.finish();
         typed
     }
@@ -276,6 +304,7 @@ impl TypedMirror {
             api: self.api,
             sample: self.sample,
             directions: self.directions,
+            arms: self.arms.into_iter().map(Spanned::into_inner).collect(),
             max_bytes_per_second: self.max_bytes_per_second,
         })
     }

@@ -128,7 +128,7 @@ fn what_is_printed_in_comments_can_be_used() {
             let addresses = line == "addresses = []";
             text.push_str(if addresses {
                 "addresses = [\"10.0.0.5:8000\"]"
-            } else if key {
+            } else if key || bare.starts_with("[service.") {
                 bare
             } else {
                 line
@@ -146,6 +146,12 @@ fn what_is_printed_in_comments_can_be_used() {
                 );
                 assert!(!format!("{api:?}").contains("\"token\""), "{api:?}");
                 assert_eq!(mirror.max_bytes_per_second, Some(100_000_000));
+                let canary = node.services[0].canary.as_ref().unwrap();
+                assert_eq!(canary.address, ([10, 0, 0, 5], 8001).into());
+                assert_eq!(
+                    (canary.share, canary.affinity),
+                    (Share::NONE, Affinity::Client)
+                );
             }
             Kind::Shadow => {
                 let shadow = shadow(&text, &token).unwrap();
@@ -344,15 +350,57 @@ fn node_values_are_refused_by_name() {
                 "[service.mirror]",
                 "[service.canary]\nshare = 0.1\n[service.mirror]",
             ),
-            &["file.toml:6:10: [service.canary]: this version mirrors and does not steer"],
+            &["file.toml:6:1: `address` in [service.canary] is missing"],
         ),
         (
             ("[service.mirror]", "[service.rollout]\n[service.mirror]"),
-            &["file.toml:6:10: [service.rollout]: this version mirrors and has no rollout yet"],
+            &["file.toml:6:10: [service.rollout]: this version has no rollout yet"],
         ),
     ];
     for (change, expected) in cases {
         check(Kind::Node, *change, expected);
+    }
+}
+
+#[test]
+fn canary_values_are_refused_by_name() {
+    let cases = [
+        (
+            "address = \"10.0.0.5:8001\"\nshare = 5",
+            "file.toml:8:9: `share` in [service.canary]: 5 is not a share",
+        ),
+        (
+            "address = \"10.0.0.5:8001\"\nshare = 0.00005",
+            "file.toml:8:9: `share` in [service.canary]: 0.00005 is too fine",
+        ),
+        (
+            "address = \"10.0.0.5:8000\"",
+            "file.toml:7:11: 10.0.0.5:8000 is the service's own address, *:8000",
+        ),
+        (
+            "address = \"0.0.0.0:8001\"",
+            "file.toml:7:11: `address` in [service.canary]: 0.0.0.0 is no host's address",
+        ),
+        (
+            "address = \"10.0.0.5:8001\"\naffinity = \"user\"",
+            "file.toml:8:12: `affinity` in [service.canary]: \"user\" is not known",
+        ),
+        (
+            "address = \"10.0.0.5:8001\"\nxdp = \"native\"",
+            "file.toml:8:7: `xdp` in [service.canary]: \"native\" is not known",
+        ),
+        (
+            "address = \"10.0.0.5:8001\"\nsteer_stale = 60",
+            "file.toml:8:15: `steer_stale` in [service.canary]: 60 is not a string",
+        ),
+        (
+            "address = \"10.0.0.5:8001\"\nshares = 1",
+            "file.toml:8:1: unknown key `shares` in [service.canary]",
+        ),
+    ];
+    for (canary, expected) in cases {
+        let section = format!("[service.canary]\n{canary}\n[service.mirror]");
+        check(Kind::Node, ("[service.mirror]", &section), &[expected]);
     }
 }
 
@@ -378,7 +426,7 @@ fn mirror_values_are_refused_by_name() {
         ),
         (
             "arms = [\"stable\", \"canary\"]",
-            "file.toml:8:19: `arms` in [service.mirror]: this version mirrors and does not steer",
+            "file.toml:8:19: sentiment has no canary whose connections could be copied",
         ),
         (
             "directions = \"responses\"",

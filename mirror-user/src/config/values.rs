@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::errors::Fault;
 use super::table::nearest;
-use super::{ServiceAddress, Slice};
+use super::{ServiceAddress, Share, Slice};
 
 /// As a value was typed, for messages.
 fn typed(value: &DeValue<'_>) -> String {
@@ -226,6 +226,12 @@ pub(super) fn share(value: &DeValue<'_>) -> Result<f64, Fault> {
     ))
 }
 
+/// A share in the steps that steering knows.
+pub(super) fn fine_share(value: &DeValue<'_>) -> Result<Share, Fault> {
+    Share::try_from(share(value)?)
+        .map_err(|cure| Fault::new(format!("{} is too fine", typed(value)), cure))
+}
+
 /// How far two numbers may differ: 0 or more.
 pub(super) fn tolerance(value: &DeValue<'_>) -> Result<f64, Fault> {
     let cure = "write a number of 0 or more, such as 1e-6";
@@ -361,17 +367,4 @@ pub(super) fn slice(value: &DeValue<'_>) -> Result<Slice, Fault> {
         return Err(Fault::new(what, cure));
     }
     pointer(value).map(Slice::Pointer)
-}
-
-/// Whose connections are copied; so far there is one arm.
-pub(super) fn stable_arm(value: &DeValue<'_>) -> Result<(), Fault> {
-    let cure = "write arms = [\"stable\"], or leave it out";
-    match text(value, cure)? {
-        "stable" => Ok(()),
-        "canary" => Err(Fault::new(
-            "this version mirrors and does not steer to a canary yet",
-            cure,
-        )),
-        other => Err(Fault::new(format!("{other:?} is not an arm"), cure)),
-    }
 }

@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{Change, Done, ErrorBody, Status};
+use super::{CanaryChange, Change, Done, ErrorBody, Status};
 use crate::http_client;
 
 /// Longer than the daemon waits for its own loop, so that its words arrive.
@@ -84,6 +84,16 @@ impl Client {
     pub async fn mirror(&self, service: &str, change: Change) -> Result<Done, ClientError> {
         let body = serde_json::to_vec(&change).map_err(|error| self.broken(&error))?;
         let path = format!("/v1/services/{service}/mirror");
+        self.ask(Method::POST, &path, body.into()).await
+    }
+
+    /// Changes a service's canary.
+    ///
+    /// # Errors
+    /// When no daemon answers, or it refuses.
+    pub async fn canary(&self, service: &str, change: CanaryChange) -> Result<Done, ClientError> {
+        let body = serde_json::to_vec(&change).map_err(|error| self.broken(&error))?;
+        let path = format!("/v1/services/{service}/canary");
         self.ask(Method::POST, &path, body.into()).await
     }
 

@@ -1,5 +1,7 @@
 //! A status as people read it, 80 to 100 columns wide.
 
+mod canary;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -118,6 +120,9 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
             "  mirror       none in the file: packets are counted only"
         )?,
     }
+    if let Some(canary) = &service.canary {
+        canary::write(f, canary)?;
+    }
     write!(f, "  connections  {}", service.connections)?;
     match service.over_budget_connections {
         0 => writeln!(f)?,
@@ -182,17 +187,18 @@ fn packets(service: &Service) -> String {
     }
     let bytes = ["request", "response"].map(|direction| {
         let mirrored = service.mirrored.iter().find(|m| m.direction == direction);
-        ByteSize(mirrored.map_or(0, |mirrored| mirrored.bytes))
-            .display()
-            .si()
-            .to_string()
+        bytes(mirrored.map_or(0, |mirrored| mirrored.bytes))
     });
     table.add_row(["bytes mirrored", &bytes[0], &bytes[1]]);
     trimmed(&table)
 }
 
 fn rate(bytes_per_second: u64) -> String {
-    format!("{}/s", ByteSize(bytes_per_second).display().si())
+    format!("{}/s", bytes(bytes_per_second))
+}
+
+fn bytes(bytes: u64) -> String {
+    ByteSize(bytes).display().si().to_string()
 }
 
 fn dash() -> String {

@@ -75,6 +75,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services/{name}/mirror", post(mirror))
+        .route("/v1/services/{name}/canary", post(canary))
         .route("/v1/off", post(off))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such path; see docs/commands.md") })
         .layer(DefaultBodyLimit::max(4096))
@@ -118,6 +119,21 @@ async fn mirror(
         return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
     }
     ask(&requests, Command::Mirror { service, change }).await
+}
+
+async fn canary(
+    State(requests): State<mpsc::Sender<Request>>,
+    Segment(service): Segment<String>,
+    body: Bytes,
+) -> Response {
+    match serde_json::from_slice(&body) {
+        Ok(change) => ask(&requests, Command::Canary { service, change }).await,
+        Err(error) => {
+            let known = "{\"share\": 0.05}, {\"off\": \"finish\"}, {\"off\": \"reset\"}, {\"off\": {\"drain\": 30000}} or \"clear\"";
+            let said = format!("the body is not a change ({error}): send {known}");
+            failure(StatusCode::UNPROCESSABLE_ENTITY, said)
+        }
+    }
 }
 
 async fn off(State(requests): State<mpsc::Sender<Request>>) -> Response {

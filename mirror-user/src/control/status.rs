@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use mirror_common::counters::{RUN_TIME_BUCKETS, RunTime};
+use mirror_common::counters::{Histogram, RunTime};
 use serde::{Deserialize, Serialize};
 
+use super::{CanaryState, Quantiles};
 use crate::dataplane::Mechanism;
 use crate::state::Source;
 
@@ -80,6 +81,8 @@ pub struct Service {
     pub version: String,
     /// Its mirror; nothing when the file has none.
     pub mirror: Option<MirrorState>,
+    /// Its canary; nothing when the file has none.
+    pub canary: Option<CanaryState>,
     /// Connections opened since the counters began.
     pub connections: u64,
     /// Those of them that the budget shut out.
@@ -155,23 +158,38 @@ impl From<&RunTime> for RunTimes {
     fn from(run_time: &RunTime) -> Self {
         Self {
             runs: run_time.buckets.iter().sum(),
-            p50_ns: quantile(run_time, 0.50),
-            p99_ns: quantile(run_time, 0.99),
+            p50_ns: quantile(&run_time.buckets, RunTime::upper_bound_ns, 0.50),
+            p99_ns: quantile(&run_time.buckets, RunTime::upper_bound_ns, 0.99),
+        }
+    }
+}
+
+impl From<&Histogram> for Quantiles {
+    fn from(histogram: &Histogram) -> Self {
+        let at = |part| {
+            let ns = quantile(&histogram.buckets, Histogram::upper_bound_ns, part)?;
+            Some(ns as f64 / 1e9)
+        };
+        Self {
+            count: histogram.count(),
+            p50: at(0.50),
+            p99: at(0.99),
         }
     }
 }
 
 /// The upper bound of the bucket in which a quantile lies.
-fn quantile(run_time: &RunTime, part: f64) -> Option<u64> {
-    let runs: u64 = run_time.buckets.iter().sum();
-    let rank = (runs as f64 * part).ceil() as u64;
+fn quantile(buckets: &[u64], upper_bound: impl Fn(usize) -> u64, part: f64) -> Option<u64> {
+    let all: u64 = buckets.iter().sum();
+    let rank = (all as f64 * part).ceil() as u64;
     let mut below = 0;
-    (0..RUN_TIME_BUCKETS)
-        .find(|&index| {
-            below += run_time.buckets[index];
+    buckets
+        .iter()
+        .position(|count| {
+            below += count;
             below >= rank && below > 0
         })
-        .map(RunTime::upper_bound_ns)
+        .map(upper_bound)
 }
 
 #[cfg(test)]

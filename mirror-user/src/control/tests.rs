@@ -3,6 +3,8 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
+use crate::config::Share;
+
 use super::*;
 
 fn status() -> Status {
@@ -43,6 +45,7 @@ fn status() -> Status {
             id: 101,
             addresses: vec!["*:8000".to_owned()],
             version: "v12".to_owned(),
+            canary: None,
             mirror: Some(MirrorState {
                 on: true,
                 from: Source::File,
@@ -124,6 +127,31 @@ fn a_change_is_written_as_documented() {
     }
 }
 
+#[test]
+fn a_change_of_the_canary_is_written_as_documented() {
+    let share = Share::try_from(0.05).unwrap();
+    let written = [
+        (CanaryChange::Share(share), r#"{"share":0.05}"#),
+        (CanaryChange::Off(Rest::Finish), r#"{"off":"finish"}"#),
+        (CanaryChange::Off(Rest::Reset), r#"{"off":"reset"}"#),
+        (
+            CanaryChange::Off(Rest::Drain(30_000)),
+            r#"{"off":{"drain":30000}}"#,
+        ),
+        (CanaryChange::Clear, r#""clear""#),
+    ];
+    for (change, json) in written {
+        assert_eq!(serde_json::to_string(&change).unwrap(), json);
+        assert_eq!(serde_json::from_str::<CanaryChange>(json).unwrap(), change);
+    }
+    for refused in [r#"{"share":1.5}"#, r#"{"share":0.00001}"#, r#""off""#] {
+        assert!(
+            serde_json::from_str::<CanaryChange>(refused).is_err(),
+            "{refused}"
+        );
+    }
+}
+
 /// A daemon that knows one service, at `socket`; hands out the commands that it got.
 fn daemon(socket: &Path) -> mpsc::UnboundedReceiver<Command> {
     let (requests, mut inbox) = mpsc::channel::<Request>(1);
@@ -140,10 +168,12 @@ fn daemon(socket: &Path) -> mpsc::UnboundedReceiver<Command> {
                         known: vec!["sentiment".to_owned()],
                     })
                 }
-                Command::Mirror { .. } | Command::Off => Ok(Reply::Done(Done {
-                    done: vec!["done".to_owned()],
-                    warnings: Vec::new(),
-                })),
+                Command::Mirror { .. } | Command::Canary { .. } | Command::Off => {
+                    Ok(Reply::Done(Done {
+                        done: vec!["done".to_owned()],
+                        warnings: Vec::new(),
+                    }))
+                }
             };
             reply.send(answer).unwrap();
         }

@@ -1,5 +1,6 @@
 //! What the daemon is told to do: by the command line, and by its config when it is read again.
 
+use super::services::Service;
 use super::{Daemon, status};
 use crate::config;
 use crate::control::{Command, Done, Refusal, Reply, Request};
@@ -12,21 +13,15 @@ impl Daemon {
         let answer = match command {
             Command::Status { service } => self.status(service),
             Command::Mirror { service, change } => self.change(&service, change),
+            Command::Canary { service, change } => self.change_canary(&service, change),
             Command::Off => self.off(),
         };
         let _ = reply.send(answer);
     }
 
     fn change(&mut self, service: &str, change: Change) -> Result<Reply, Refusal> {
-        let services = &self.config.services;
-        let known: Vec<String> = services.iter().map(|known| known.name.clone()).collect();
-        let Some(config) = services.iter().find(|known| known.name == service) else {
-            return Err(Refusal::UnknownService {
-                name: service.to_owned(),
-                known,
-            });
-        };
-        if config.mirror.is_none() {
+        let known = self.names();
+        if self.find(service)?.config.mirror.is_none() {
             return Err(Refusal::Invalid(format!(
                 "{service} has no [service.mirror] in {}",
                 self.options.config.display()
@@ -38,6 +33,22 @@ impl Daemon {
         self.settle();
         let done = vec![status::sentence(service, change, self.state.overrides())];
         Ok(answer(done, written))
+    }
+
+    /// The service of this name.
+    pub(super) fn find(&self, name: &str) -> Result<&Service, Refusal> {
+        let mut services = self.services.iter();
+        services
+            .find(|service| service.config.name == name)
+            .ok_or_else(|| Refusal::UnknownService {
+                name: name.to_owned(),
+                known: self.names(),
+            })
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.services.iter().map(|service| &service.config.name);
+        names.cloned().collect()
     }
 
     fn off(&mut self) -> Result<Reply, Refusal> {

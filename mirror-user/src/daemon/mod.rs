@@ -7,8 +7,10 @@
 //! [`attachments::wanted`]); [`Daemon::settle`] is where decisions become hooks and maps.
 
 mod agents;
+pub(crate) mod arms;
 mod attachments;
 mod budget;
+mod canary;
 mod commands;
 mod heartbeat;
 mod measure;
@@ -34,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::agents::{Agent, Echo};
 use self::attachments::Attachments;
+use self::canary::Drain;
 use self::heartbeat::Heartbeat;
 use self::network::{Interest, Look, View};
 use self::services::Service;
@@ -168,6 +171,8 @@ struct Daemon {
     /// The network as it was last seen; nothing before the first look.
     view: Option<Arc<View>>,
     attachments: Attachments,
+    /// Canaries whose connections are to end.
+    drains: Vec<Drain>,
     heartbeat: Heartbeat,
     reports: u64,
     ticks: u64,
@@ -218,6 +223,7 @@ impl Daemon {
             interest: watch::Sender::default(),
             view: None,
             attachments: Attachments::default(),
+            drains: Vec::new(),
             heartbeat,
             reports: 0,
             ticks: 0,
@@ -258,6 +264,7 @@ impl Daemon {
             self.bring_back_escaped();
             self.ask().await;
         }
+        self.end_drains();
         self.settle();
     }
 
@@ -349,6 +356,7 @@ impl Daemon {
 
     /// Writes rules and ways into the maps. Without a look at the network there are none to write.
     fn write_rules(&mut self) {
+        let steered = self.write_steering();
         let Some(view) = &self.view else { return };
         let numbers: HashMap<SocketAddr, u32> = self
             .agents
@@ -363,7 +371,8 @@ impl Daemon {
         let agents = numbers.keys().copied();
         let endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = write_ways(&mut shared.plane, &self.agents)
+        let written = steered
+            .and_then(|()| write_ways(&mut shared.plane, &self.agents))
             .and_then(|()| shared.plane.set_services(&endpoints));
         drop(shared);
         match written {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{self, byte_cost, mirror, threshold};
-use mirror_common::tunnel::Direction;
+use mirror_common::tunnel::{Arm, Direction};
 
 use crate::config::{Directions, ServiceAddress};
 
@@ -26,6 +26,8 @@ pub(super) struct Rule<'a> {
     pub(super) agent: u32,
     /// What is mirrored; nothing = the mirror is off.
     pub(super) mirror: Option<Directions>,
+    /// Whose connections are mirrored.
+    pub(super) arms: &'a [Arm],
     /// The share of connections, 0..=1.
     pub(super) sample: f64,
     /// Limit in bytes per second.
@@ -34,11 +36,15 @@ pub(super) struct Rule<'a> {
 
 impl Rule<'_> {
     fn service(&self, key: [u64; 2]) -> policy::Service {
+        let arms = self
+            .arms
+            .iter()
+            .fold(0, |bits, arm| bits | mirror::arm(*arm));
         policy::Service {
             index: self.row,
             id: self.id,
             agent: self.agent,
-            mirror: self.mirror.map_or(0, bits),
+            mirror: self.mirror.map_or(0, bits) | arms,
             threshold: threshold(self.sample),
             key,
             byte_cost: self.budget.map_or(0, byte_cost),
@@ -125,6 +131,7 @@ mod tests {
             id: row + 100,
             agent: 0,
             mirror: Some(Directions::Both),
+            arms: &[Arm::Stable],
             sample: 0.5,
             budget: None,
         };

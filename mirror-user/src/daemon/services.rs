@@ -138,6 +138,11 @@ impl Service {
             id: self.config.id,
             agent: number.unwrap_or(0),
             mirror: directions.filter(|_| wanted.on && number.is_some()),
+            arms: self
+                .config
+                .mirror
+                .as_ref()
+                .map_or(&[], |mirror| &mirror.arms),
             sample: self.sample.min(wanted.sample),
             budget,
         }
@@ -174,7 +179,11 @@ pub(super) fn report<'a>(
             id: service.config.id,
             name: service.config.name.clone(),
             stable_version: service.config.stable_version.clone(),
-            canary_version: None,
+            canary_version: service
+                .config
+                .canary
+                .as_ref()
+                .map(|canary| canary.version.clone()),
             mirror: true,
             sample: service.sample,
             requests: mirrored(service.row, Direction::Request)?,

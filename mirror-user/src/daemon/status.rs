@@ -7,7 +7,7 @@ use mirror_common::ABI_VERSION;
 use mirror_common::tunnel::Direction;
 use mirror_common::verdict::Reason;
 
-use super::{Daemon, Shared};
+use super::{Daemon, Shared, arms};
 use crate::admin::Readiness;
 use crate::config::ServiceAddress;
 use crate::control::{
@@ -165,6 +165,10 @@ impl Daemon {
                 budget_bytes_per_second: service.budget(&self.agents),
                 bytes_per_second: service.bytes_per_second,
             }),
+            canary: {
+                let local = self.view.as_ref().map(|view| view.addresses.as_slice());
+                arms::describe(&shared.plane, service, self.state.overrides(), local)?
+            },
             connections: 0,
             over_budget_connections: 0,
             packets: Vec::new(),

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use mirror_common::steer::Steering;
+
 use super::Daemon;
 use super::agents::Agent;
 use super::numbers::{self, assign};
@@ -56,6 +58,7 @@ impl Daemon {
         let ids = configs.iter().map(|service| service.id);
         let rows = assign(ids, &known, numbers::ROWS);
         for &row in &rows.fresh {
+            shared.plane.set_steering(row, Steering::default())?;
             shared.plane.clear_rows(row)?;
         }
         drop(shared);

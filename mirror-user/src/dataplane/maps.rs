@@ -114,12 +114,12 @@ impl DataPlane {
         Ok(self.hash_map("AGENTS")?.iter().flatten().collect())
     }
 
-    /// Sets both of a service's rows of counters to nothing.
+    /// Sets all that is counted of a service to nothing.
     pub fn clear_rows(&mut self, index: u32) -> Result<(), Error> {
         for row in [index * 2, index * 2 + 1] {
             self.clear_per_cpu::<Counters>("COUNTERS", row)?;
         }
-        Ok(())
+        self.clear_arms(index)
     }
 
     /// Sets what has been sent to an agent to nothing.
@@ -127,7 +127,7 @@ impl DataPlane {
         self.clear_per_cpu::<Sent>("SENT", agent)
     }
 
-    fn clear_per_cpu<T: aya::Pod + Default>(
+    pub(super) fn clear_per_cpu<T: aya::Pod + Default>(
         &mut self,
         name: &'static str,
         row: u32,
@@ -187,7 +187,7 @@ impl DataPlane {
             .to_vec())
     }
 
-    fn sum<T>(&self, map: &'static str, row: u32) -> Result<T, Error>
+    pub(super) fn sum<T>(&self, map: &'static str, row: u32) -> Result<T, Error>
     where
         T: aya::Pod + Default + for<'a> std::ops::AddAssign<&'a T>,
     {
@@ -210,7 +210,10 @@ impl DataPlane {
         PerCpuArray::try_from(map).map_err(|source| map_error(name, source))
     }
 
-    fn array<T: aya::Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, T>, Error> {
+    pub(super) fn array<T: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Array<&mut MapData, T>, Error> {
         let map = self
             .ebpf
             .map_mut(name)

@@ -1,10 +1,12 @@
 //! The inference node's metrics. They are read from the maps at every scrape, so that they are as
 //! true as the kernel's own counters.
 
+mod canary;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mirror_common::counters::{Counters, RUN_TIME_BUCKETS, RunTime};
+use mirror_common::counters::{Counters, RunTime};
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
 use prometheus::core::{Collector, Desc};
@@ -39,6 +41,30 @@ families! {
     MIRRORED_BYTES = COUNTER "modelmirror_mirrored_bytes_total",
     /// Connections opened by clients (SYN packets).
     CONNECTIONS = COUNTER "modelmirror_connections_total",
+    /// New connections of services with a canary, by why they came to a version.
+    STEERED = COUNTER "modelmirror_steered_connections_total",
+    /// Connections of services with a canary that have not ended.
+    OPEN = GAUGE "modelmirror_connections_open",
+    /// Connections whose first SYN a version did not answer.
+    UNANSWERED = COUNTER "modelmirror_connections_unanswered_total",
+    /// Packets of each version's connections.
+    ARM_PACKETS = COUNTER "modelmirror_arm_packets_total",
+    /// TCP payload bytes of each version's connections.
+    ARM_BYTES = COUNTER "modelmirror_arm_bytes_total",
+    /// Packets that brought bytes once more.
+    RETRANSMISSIONS = COUNTER "modelmirror_retransmissions_total",
+    /// Resets, by the side that sent them.
+    RESETS = COUNTER "modelmirror_resets_total",
+    /// Answers by the class of their HTTP/1 status; "other" for other protocols.
+    RESPONSES = COUNTER "modelmirror_responses_total",
+    /// From the last byte of a request to the first of its answer, seen in the kernel.
+    FIRST_BYTE = HISTOGRAM "modelmirror_first_byte_seconds",
+    /// From a SYN to its acknowledgement, seen in the kernel.
+    HANDSHAKE = HISTOGRAM "modelmirror_handshake_seconds",
+    /// Share of new connections that the canary gets.
+    CANARY_SHARE = GAUGE "modelmirror_canary_share",
+    /// The canary's part of what both versions did since the counters began.
+    ACHIEVED = GAUGE "modelmirror_canary_achieved_ratio",
     /// Connections that hit the mirror budget and are not copied until they close.
     OVER_BUDGET = COUNTER "modelmirror_over_budget_connections_total",
     /// Whether the service is being mirrored (1) or switched off (0).
@@ -187,12 +213,16 @@ impl Scrape {
                 connections += counters.connections;
                 over_budget += counters.over_budget_connections;
             }
-            let labels = [
-                ("service", name),
-                ("arm", Arm::Stable.label()),
-                ("version", &service.version),
-            ];
-            self.counter(&CONNECTIONS, &labels, connections);
+            if let Some(canary) = &service.canary {
+                self.canary(shared, name, row, canary);
+            } else {
+                let labels = [
+                    ("service", name),
+                    ("arm", Arm::Stable.label()),
+                    ("version", &service.version),
+                ];
+                self.counter(&CONNECTIONS, &labels, connections);
+            }
             self.counter(&OVER_BUDGET, &[("service", name)], over_budget);
             let Some(mirror) = &service.mirror else {
                 continue;
@@ -233,25 +263,42 @@ impl Scrape {
     }
 
     fn run_time(&mut self, hook: Hook, run_time: &RunTime) {
+        // The kernel's buckets are four to the octave: one to the octave is enough here.
+        let bounds = (3..run_time.buckets.len() - 1).step_by(4);
+        let labels = [("hook", hook.label())];
+        let bounds = bounds.map(|index| (index, RunTime::upper_bound_ns(index)));
+        self.histogram(
+            &RUN_SECONDS,
+            &labels,
+            &run_time.buckets,
+            run_time.sum_ns,
+            bounds,
+        );
+    }
+
+    /// `bounds` names the kernel's buckets after which one of ours ends, and where, in nanoseconds.
+    fn histogram(
+        &mut self,
+        family: &Family,
+        labels: &[(&str, &str)],
+        counts: &[u64],
+        sum_ns: u64,
+        bounds: impl Iterator<Item = (usize, u64)>,
+    ) {
         let mut histogram = Histogram::default();
-        let mut runs = 0;
-        let mut buckets = Vec::new();
-        for (index, count) in run_time.buckets.iter().enumerate() {
-            runs += count;
-            // The kernel's buckets are four to the octave: one to the octave is enough here.
-            if index % 4 == 3 && index + 1 < RUN_TIME_BUCKETS {
-                let mut bucket = Bucket::default();
-                bucket.set_upper_bound(RunTime::upper_bound_ns(index) as f64 / 1e9);
-                bucket.set_cumulative_count(runs);
-                buckets.push(bucket);
-            }
-        }
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(runs);
-        histogram.set_sample_sum(run_time.sum_ns as f64 / 1e9);
-        self.add(&RUN_SECONDS, &[("hook", hook.label())], |metric| {
-            metric.set_histogram(histogram)
+        let (mut below, mut from) = (0, 0);
+        let buckets = bounds.map(|(index, bound_ns)| {
+            below += counts[from..=index].iter().sum::<u64>();
+            from = index + 1;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound_ns as f64 / 1e9);
+            bucket.set_cumulative_count(below);
+            bucket
         });
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(counts.iter().sum());
+        histogram.set_sample_sum(sum_ns as f64 / 1e9);
+        self.add(family, labels, |metric| metric.set_histogram(histogram));
     }
 
     /// In the order of their declaration; families without values are left out.

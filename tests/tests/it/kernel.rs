@@ -56,7 +56,7 @@ impl Bench {
             index: 1,
             id: 101,
             agent: 0,
-            mirror: policy::mirror::BOTH,
+            mirror: policy::mirror::BOTH | policy::mirror::arm(Arm::Stable),
             threshold: WHOLE,
             key: KEY,
             byte_cost: 0,
@@ -441,7 +441,10 @@ fn what_stops_the_mirror_is_counted_by_reason() -> Result<()> {
         ),
         (
             "responses only",
-            |bench| bench.service.mirror = policy::mirror::bit(Direction::Response),
+            |bench| {
+                bench.service.mirror =
+                    policy::mirror::bit(Direction::Response) | policy::mirror::arm(Arm::Stable)
+            },
             Reason::Off,
         ),
         (
@@ -471,7 +474,7 @@ fn what_stops_the_mirror_is_counted_by_reason() -> Result<()> {
         ),
     ];
     for (what, change, reason) in table {
-        bench.service.mirror = policy::mirror::BOTH;
+        bench.service.mirror = policy::mirror::BOTH | policy::mirror::arm(Arm::Stable);
         bench.service.threshold = WHOLE;
         bench.tap.heartbeat_ns = now_ns();
         bench.agent.state = alive;
@@ -492,7 +495,8 @@ fn requests_alone_can_be_mirrored() -> Result<()> {
         return Ok(());
     }
     let mut bench = Bench::new()?;
-    bench.service.mirror = policy::mirror::bit(Direction::Request);
+    bench.service.mirror =
+        policy::mirror::bit(Direction::Request) | policy::mirror::arm(Arm::Stable);
     bench.apply()?;
     for (from, to, row, reason) in [
         (CLIENT, SERVER, REQUEST, Reason::AgentDown),
@@ -523,10 +527,10 @@ fn judge(frame: &[u8], services: &HashMap<Endpoint, Service>) -> (usize, Reason)
     let verdict = policy::decide(
         &packet,
         direction,
+        Arm::Stable,
         service,
-        &Tap::default(),
         || Some(0),
-        || 0,
+        || false,
         || flow.hash(service.key),
     );
     let reason = match verdict {

@@ -19,5 +19,6 @@ mod protocol;
 mod reload;
 mod report;
 mod requests_only;
+mod steering;
 mod takeover;
 mod traffic;

@@ -1,0 +1,237 @@
+//! Connections of services that have a canary: who serves them, and what each version does.
+//!
+//! A new connection that is chosen for the canary is handed to the canary's listener, by the
+//! kernel's own means: no address is translated, and an established connection needs nothing.
+
+use mirror_common::counters::Histogram;
+use mirror_common::flow::{Endpoint, Flow};
+use mirror_common::measure::{ArmCounters, Connection, Seen, may_end_handshake, state};
+use mirror_common::packet::Packet;
+use mirror_common::policy::{Service, opens};
+use mirror_common::steer::{Choice, Socket, Steering, flag};
+use mirror_common::tunnel::{Arm, Direction};
+
+use crate::frame::{Skb, add_shared, now_ns};
+use crate::maps;
+use crate::mirror::Hook;
+use crate::slot::Slot;
+
+/// Follows a service's TCP packet: gives it to the canary's listener where it is the canary's,
+/// counts it for its version, and says which that is.
+#[inline(always)]
+pub fn follow(
+    skb: &Skb,
+    hook: Hook,
+    slot: &mut Slot,
+    packet: &Packet,
+    direction: Direction,
+    service: &Service,
+) -> Arm {
+    let Some(steering) = maps::STEERING.get(service.index) else {
+        return Arm::Stable;
+    };
+    if steering.flags & flag::PRESENT == 0 {
+        return Arm::Stable;
+    }
+    let now = now_ns();
+    let Slot {
+        flow, connection, ..
+    } = slot;
+    // Only here can a packet be given to a listener.
+    let arriving = hook == Hook::Ingress && direction == Direction::Request;
+    let new = opens(packet) && direction == Direction::Request;
+    if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(&*flow) {
+        // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
+        // different fields, but for the state's bits, of which one may get lost: a sample less.
+        let connection = unsafe { &mut *connection };
+        if !new || connection.is_repeated_by(packet) {
+            if arriving && connection.arm() == Arm::Canary {
+                give(skb, packet, steering, connection);
+            }
+            return measure(skb, packet, direction, steering, connection, now);
+        }
+    }
+    *connection = if new {
+        let choice = open(skb, packet, flow, service, steering, arriving, now);
+        count_choice(service, choice);
+        if let Choice::Limited = choice {
+            return Arm::Stable;
+        }
+        Connection::opened(packet, service.index, choice.arm(), now)
+    } else if packet.payload_length == 0 && !may_end_handshake(packet) {
+        return Arm::Stable;
+    } else {
+        match join(skb, packet, flow, service, steering, arriving) {
+            Some(connection) => connection,
+            None => return Arm::Stable,
+        }
+    };
+    if connection.arm() == Arm::Canary {
+        give(skb, packet, steering, connection);
+    }
+    let arm = measure(skb, packet, direction, steering, connection, now);
+    let _ = maps::CONNECTIONS.insert(&*flow, &*connection, 0);
+    arm
+}
+
+/// Chooses for a SYN.
+#[inline(always)]
+fn open(
+    skb: &Skb,
+    packet: &Packet,
+    flow: &Flow,
+    service: &Service,
+    steering: &Steering,
+    arriving: bool,
+    now: u64,
+) -> Choice {
+    if !arriving || !steering.is_on() {
+        return Choice::Stable;
+    }
+    let tap = maps::TAP.get(0).copied().unwrap_or_default();
+    let canary = canary_for(packet, steering);
+    steering.choose(
+        steering.hash(flow),
+        steering.is_stale(tap.heartbeat_ns, now),
+        !pay(service, steering, now),
+        || skb.socket(packet, &packet.destination),
+        || skb.socket(packet, &canary),
+    )
+}
+
+/// Meets a connection that nobody remembers: the last acknowledgement of a handshake by SYN
+/// cookie, or one that is older than the canary, or than the table's memory.
+#[inline(always)]
+fn join(
+    skb: &Skb,
+    packet: &Packet,
+    flow: &Flow,
+    service: &Service,
+    steering: &Steering,
+    arriving: bool,
+) -> Option<Connection> {
+    if arriving
+        && steering.is_on()
+        && may_end_handshake(packet)
+        && steering.answers_cookie(steering.hash(flow))
+        && let Socket::None | Socket::Listening = skb.socket(packet, &packet.destination)
+        && let Socket::Listening = skb.socket(packet, &canary_for(packet, steering))
+    {
+        count_choice(service, Choice::Cookie);
+        return Some(Connection::joined(service.index, Arm::Canary));
+    }
+    if packet.payload_length == 0 {
+        return None;
+    }
+    if let Some(counters) = arm_counters(service.index, Arm::Stable) {
+        counters.joined += 1;
+    }
+    Some(Connection::joined(service.index, Arm::Stable))
+}
+
+/// Hands a packet of the canary's to the canary's listener, unless the kernel already has a
+/// socket for it.
+#[inline(always)]
+fn give(skb: &Skb, packet: &Packet, steering: &Steering, connection: &mut Connection) {
+    if connection.state & state::SETTLED != 0 {
+        return;
+    }
+    match skb.socket(packet, &packet.destination) {
+        Socket::Connected => connection.state |= state::SETTLED,
+        Socket::Requested | Socket::TimeWait => {}
+        Socket::None | Socket::Listening => {
+            skb.give_to_listener(packet, &canary_for(packet, steering));
+        }
+    }
+}
+
+/// The canary's listener as a packet of this family reaches it: one that listens on both families
+/// is found by the address that was dialled.
+#[inline(always)]
+fn canary_for(packet: &Packet, steering: &Steering) -> Endpoint {
+    if steering.canary.address.is_ipv4() == packet.destination.address.is_ipv4() {
+        return steering.canary;
+    }
+    Endpoint::new(packet.destination.address, steering.canary.port())
+}
+
+/// Charges the limit on new connections, which keeps a flood of SYNs from pushing the ones that
+/// live out of the table.
+#[inline(always)]
+fn pay(service: &Service, steering: &Steering, now: u64) -> bool {
+    let Some(due) = maps::OPENING.get_ptr_mut(service.index) else {
+        return true;
+    };
+    // SAFETY: shared by all CPUs, as in `mirror::pay`.
+    let due_ns = unsafe { *due };
+    if due_ns > now + steering.burst_ns {
+        return false;
+    }
+    if due_ns < now {
+        // SAFETY: as above; two CPUs that do this at once write nearly the same value.
+        unsafe { *due = now };
+    }
+    add_shared(due, steering.connection_cost_ns);
+    true
+}
+
+/// Takes the packet into its connection, and counts what it told.
+#[inline(always)]
+fn measure(
+    skb: &Skb,
+    packet: &Packet,
+    direction: Direction,
+    steering: &Steering,
+    connection: &mut Connection,
+    now: u64,
+) -> Arm {
+    let arm = connection.arm();
+    let http = steering.flags & flag::HTTP != 0;
+    let seen = connection.observe(packet, direction, now, http, || {
+        skb.load_array(packet.payload_offset)
+    });
+    if let Some(counters) = arm_counters(connection.service, arm) {
+        counters.count(packet, direction, &seen);
+    }
+    sample(connection.service, arm, &seen);
+    arm
+}
+
+#[inline(always)]
+fn sample(service: u32, arm: Arm, seen: &Seen) {
+    let (kind, ns) = match (seen.first_byte_ns, seen.handshake_ns) {
+        (Some(ns), _) => (0, ns),
+        (None, Some(ns)) => (1, ns),
+        (None, None) => return,
+    };
+    let Some(histogram) = maps::DURATIONS.get_ptr_mut(service * 4 + arm as u32 * 2 + kind) else {
+        return;
+    };
+    // SAFETY: a per-CPU value; programs of one CPU do not run at the same time.
+    let histogram = unsafe { &mut *histogram };
+    if let Some(bucket) = histogram
+        .buckets
+        .get_mut(core::hint::black_box(Histogram::bucket(ns)))
+    {
+        *bucket += 1;
+    }
+    histogram.sum_ns += ns;
+}
+
+#[inline(always)]
+fn count_choice(service: &Service, choice: Choice) {
+    if let Some(counters) = arm_counters(service.index, choice.arm())
+        && let Some(counter) = counters
+            .choices
+            .get_mut(core::hint::black_box(choice as u32) as usize)
+    {
+        *counter += 1;
+    }
+}
+
+#[inline(always)]
+fn arm_counters(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
+    let counters = maps::ARMS.get_ptr_mut(service * 2 + arm as u32)?;
+    // SAFETY: a per-CPU value, as in `sample`.
+    Some(unsafe { &mut *counters })
+}

@@ -1,0 +1,156 @@
+//! `[service.canary]`: the version on trial, and its share.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mirror_common::steer::SHARE_PARTS;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::errors::Fault;
+use super::table::{Problems, Section};
+use super::{ServiceAddress, values};
+
+/// The version on trial.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Canary {
+    /// Its name.
+    pub version: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share of new connections.
+    pub share: Share,
+    /// What stays together.
+    pub affinity: Affinity,
+    /// How long new connections are steered without a daemon.
+    pub steer_stale: Duration,
+    /// Above this, new connections are stable's.
+    pub max_new_connections_per_second: u32,
+}
+
+/// What always goes to the same version while the share stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Affinity {
+    /// All connections of a client's address.
+    #[default]
+    Client,
+    /// A connection, by both its ends.
+    Connection,
+}
+
+/// A share from 0 to 1 in steps of 0.0001.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Share(u32);
+
+impl Share {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Everything.
+    pub const ALL: Self = Self(SHARE_PARTS);
+
+    /// In parts of 10,000.
+    pub const fn parts(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Share {
+    type Error = &'static str;
+
+    fn try_from(share: f64) -> Result<Self, Self::Error> {
+        let parts = (share * f64::from(SHARE_PARTS)).round();
+        if !(0.0..=1.0).contains(&share) {
+            return Err("write a share from 0 to 1, such as 0.05 for 5 %");
+        }
+        if (share * f64::from(SHARE_PARTS) - parts).abs() > 1e-6 {
+            return Err("shares go in steps of 0.0001");
+        }
+        Ok(Self(parts as u32))
+    }
+}
+
+impl From<Share> for f64 {
+    fn from(share: Share) -> Self {
+        Self::from(share.0) / Self::from(SHARE_PARTS)
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f64::from(*self).fmt(f)
+    }
+}
+
+const AFFINITIES: &[(&str, Affinity)] = &[
+    ("client", Affinity::Client),
+    ("connection", Affinity::Connection),
+];
+
+/// Where the programs run that steer to another host. Only one of them is there so far.
+const XDP: &[(&str, ())] = &[("off", ())];
+
+/// The section as it was typed.
+pub(super) struct TypedCanary {
+    version: String,
+    address: Option<Spanned<SocketAddr>>,
+    share: Share,
+    affinity: Affinity,
+    steer_stale: Duration,
+    max_new_connections_per_second: u32,
+}
+
+impl TypedCanary {
+    pub(super) fn read(mut section: Section<'_>) -> Self {
+        let most = u64::from(u32::MAX);
+        let typed = Self {
+            version: section
+                .or("version", "canary".to_owned(), values::name)
+                .into_inner(),
+            address: section.required("address", "address = \"10.0.0.5:8001\"", values::remote),
+            share: section
+                .or("share", Share::NONE, values::fine_share)
+                .into_inner(),
+            affinity: section
+                .or("affinity", Affinity::default(), values::choice(AFFINITIES))
+                .into_inner(),
+            steer_stale: section
+                .or("steer_stale", Duration::from_secs(60), values::duration)
+                .into_inner(),
+            max_new_connections_per_second: section
+                .or(
+                    "max_new_connections_per_second",
+                    20_000,
+                    values::integer(1, most),
+                )
+                .into_inner() as u32,
+        };
+        section.or("xdp", (), values::choice(XDP));
+        section.finish();
+        typed
+    }
+
+    /// The canary must be somebody else than the service.
+    pub(super) fn check(&self, service: &[Spanned<ServiceAddress>], problems: &Problems) {
+        let Some(address) = &self.address else { return };
+        let own = ServiceAddress::of_listener(*address.get_ref());
+        if let Some(taken) = service.iter().find(|taken| taken.get_ref().overlaps(own)) {
+            let what = format!("{own} is the service's own address, {}", taken.get_ref());
+            let cure = "write where the canary listens: another port, or another address";
+            problems.add(address.span(), Fault::new(what, cure));
+        }
+    }
+
+    pub(super) fn build(self) -> Option<Canary> {
+        Some(Canary {
+            version: self.version,
+            address: self.address?.into_inner(),
+            share: self.share,
+            affinity: self.affinity,
+            steer_stale: self.steer_stale,
+            max_new_connections_per_second: self.max_new_connections_per_second,
+        })
+    }
+}

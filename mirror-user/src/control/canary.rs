@@ -1,0 +1,125 @@
+//! The canary's part of the control API.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Affinity, Share};
+
+/// What the command line changes about one service's canary.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryChange {
+    /// The share of new connections, whatever the file says.
+    Share(Share),
+    /// No new connections, and what becomes of those there are.
+    Off(Rest),
+    /// Back to what the file says.
+    Clear,
+}
+
+/// What becomes of the canary's connections when its share is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rest {
+    /// They go on until they end by themselves.
+    Finish,
+    /// They end at once, with a reset: clients come back, to stable.
+    Reset,
+    /// They may finish for so long, in milliseconds; then they end.
+    Drain(u64),
+}
+
+/// The canary of one service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CanaryState {
+    /// Its version.
+    pub version: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What stays together.
+    pub affinity: Affinity,
+    /// Its share of new connections.
+    pub share: ShareState,
+    /// Both versions: stable, then the canary.
+    pub arms: Vec<Arm>,
+    /// What keeps it from being steered to.
+    pub error: Option<String>,
+}
+
+/// A share of new connections, 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShareState {
+    /// In the file.
+    pub configured: Share,
+    /// By the command line.
+    pub set: Option<Share>,
+    /// What holds.
+    pub effective: Share,
+    /// What was reached, of what was opened since the counters began.
+    pub achieved: Achieved,
+}
+
+/// The canary's part of what both versions did; nothing where they did nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Achieved {
+    /// Of connections.
+    pub connections: Option<f64>,
+    /// Of answered requests.
+    pub requests: Option<f64>,
+    /// Of bytes, both ways.
+    pub bytes: Option<f64>,
+}
+
+/// What one version did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// `stable` or `canary`.
+    pub arm: String,
+    /// Its version.
+    pub version: String,
+    /// New connections by why they came here; zeros are left out.
+    pub choices: Vec<ChoiceCount>,
+    /// New connections.
+    pub connections: u64,
+    /// Those of them that are open.
+    pub open: u64,
+    /// Handshakes that the server did not answer at the first SYN.
+    pub unanswered: u64,
+    /// Packets, request then response.
+    pub packets: [u64; 2],
+    /// Payload bytes, request then response.
+    pub bytes: [u64; 2],
+    /// Resets by the client and by the server.
+    pub resets: [u64; 2],
+    /// Packets that brought bytes once more, request then response.
+    pub retransmissions: [u64; 2],
+    /// Answers by the hundreds of their HTTP status, from 1xx to 5xx.
+    pub responses: [u64; 5],
+    /// Answers of another protocol than HTTP/1.
+    pub other_responses: u64,
+    /// From a request's last byte to the first of its answer, in seconds.
+    pub first_byte: Quantiles,
+    /// From the SYN to its acknowledgement, in seconds.
+    pub handshake: Quantiles,
+}
+
+/// Connections that came for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoiceCount {
+    /// As in `modelmirror_steered_connections_total`.
+    pub reason: String,
+    /// How many.
+    pub connections: u64,
+}
+
+/// Quantiles of durations, in seconds; nothing where there were none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// How many durations.
+    pub count: u64,
+    /// Half of them took no longer.
+    pub p50: Option<f64>,
+    /// 99 of 100 took no longer.
+    pub p99: Option<f64>,
+}

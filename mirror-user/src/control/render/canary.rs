@@ -1,0 +1,123 @@
+//! A canary and both its versions side by side.
+
+use std::fmt;
+
+use comfy_table::CellAlignment;
+
+use super::{bytes, dash, table, trimmed};
+use crate::config::Affinity;
+use crate::control::{Arm, CanaryState};
+
+pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Result {
+    let kept = match canary.affinity {
+        Affinity::Client => "a client",
+        Affinity::Connection => "a connection",
+    };
+    writeln!(
+        f,
+        "  canary       {}, {}; {kept} keeps its version",
+        canary.version, canary.address
+    )?;
+    if let Some(error) = &canary.error {
+        writeln!(f, "  NOT STEERED: {error}")?;
+    }
+    let share = &canary.share;
+    write!(
+        f,
+        "  share        {} effective; {} in the file",
+        share.effective, share.configured
+    )?;
+    match share.set {
+        Some(set) => writeln!(f, ", {set} by cli")?,
+        None => writeln!(f)?,
+    }
+    let achieved = &share.achieved;
+    writeln!(
+        f,
+        "  achieved     {} of connections, {} of requests, {} of bytes",
+        percent(achieved.connections),
+        percent(achieved.requests),
+        percent(achieved.bytes)
+    )?;
+    for line in arms(&canary.arms).lines() {
+        writeln!(f, "  {line}")?;
+    }
+    Ok(())
+}
+
+/// A row's name, and what it says of a version.
+type Row = (&'static str, fn(&Arm) -> String);
+
+fn arms(arms: &[Arm]) -> String {
+    let mut header = vec!["VERSION".to_owned()];
+    header.extend(
+        arms.iter()
+            .map(|arm| format!("{} {}", arm.arm, arm.version)),
+    );
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let mut table = table(&header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let rows: [Row; 10] = [
+        ("connections", |arm| arm.connections.to_string()),
+        ("open", |arm| arm.open.to_string()),
+        ("unanswered", |arm| arm.unanswered.to_string()),
+        ("responses", |arm| arm.first_byte.count.to_string()),
+        ("  2xx 3xx 4xx 5xx", |arm| {
+            let [_, classes @ ..] = arm.responses;
+            classes.map(|count| count.to_string()).join(" ")
+        }),
+        ("first byte p50", |arm| milliseconds(arm.first_byte.p50)),
+        ("first byte p99", |arm| milliseconds(arm.first_byte.p99)),
+        ("handshake p50", |arm| milliseconds(arm.handshake.p50)),
+        ("bytes in, out", |arm| arm.bytes.map(bytes).join(", ")),
+        ("resets by client, server", |arm| {
+            arm.resets.map(|count| count.to_string()).join(", ")
+        }),
+    ];
+    for (name, of) in rows {
+        let mut cells = vec![name.to_owned()];
+        cells.extend(arms.iter().map(of));
+        table.add_row(cells);
+    }
+    for (reason, counts) in reasons(arms) {
+        let mut cells = vec![format!("came by {reason}")];
+        cells.extend(counts.iter().map(u64::to_string));
+        table.add_row(cells);
+    }
+    trimmed(&table)
+}
+
+/// Why connections came to each version, but for the share itself.
+fn reasons(arms: &[Arm]) -> Vec<(String, Vec<u64>)> {
+    let mut names: Vec<&str> = arms
+        .iter()
+        .flat_map(|arm| &arm.choices)
+        .map(|choice| choice.reason.as_str())
+        .filter(|reason| *reason != "share")
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let count = |arm: &Arm, name: &str| {
+        let chosen = arm.choices.iter().filter(|choice| choice.reason == name);
+        chosen.map(|choice| choice.connections).sum()
+    };
+    names
+        .into_iter()
+        .map(|name| {
+            (
+                name.to_owned(),
+                arms.iter().map(|arm| count(arm, name)).collect(),
+            )
+        })
+        .collect()
+}
+
+fn milliseconds(seconds: Option<f64>) -> String {
+    seconds.map_or_else(dash, |seconds| format!("{:.2} ms", seconds * 1e3))
+}
+
+fn percent(part: Option<f64>) -> String {
+    part.map_or_else(dash, |part| format!("{:.2} %", part * 100.0))
+}

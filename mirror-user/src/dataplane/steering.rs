@@ -1,0 +1,118 @@
+//! Maps of services that have a canary.
+
+use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
+use mirror_common::counters::Histogram;
+use mirror_common::flow::Flow;
+use mirror_common::measure::{ArmCounters, Connection};
+use mirror_common::steer::Steering;
+use mirror_common::tunnel::Arm;
+
+use super::maps::map_error;
+use super::{DataPlane, Error};
+
+/// What a [`Histogram`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Duration {
+    /// From the last byte of a request to the first of its answer.
+    FirstByte = 0,
+    /// From the SYN to its acknowledgement.
+    Handshake = 1,
+}
+
+const DURATIONS: &str = "DURATIONS";
+
+impl DataPlane {
+    /// Sets how a service's new connections are shared out: holds from the next SYN on.
+    pub fn set_steering(&mut self, row: u32, steering: Steering) -> Result<(), Error> {
+        // What it is measured with must be there first.
+        if steering != Steering::default() {
+            self.make_histograms(row)?;
+        }
+        self.array::<Steering>("STEERING")?
+            .set(row, steering, 0)
+            .map_err(|source| map_error("STEERING", source))
+    }
+
+    /// How a service's new connections are shared out.
+    pub fn steering(&mut self, row: u32) -> Result<Steering, Error> {
+        self.array::<Steering>("STEERING")?
+            .get(&row, 0)
+            .map_err(|source| map_error("STEERING", source))
+    }
+
+    /// What one version of a service does, all CPUs together.
+    pub fn arm_counters(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
+        self.sum("ARMS", row * 2 + arm as u32)
+    }
+
+    /// How long one version of a service takes, all CPUs together; nothing where it is not
+    /// measured.
+    pub fn durations(&self, row: u32, arm: Arm, of: Duration) -> Result<Histogram, Error> {
+        let map = self
+            .ebpf
+            .map(DURATIONS)
+            .ok_or_else(|| Error::Missing(format!("map {DURATIONS}")))?;
+        let map = PerCpuHashMap::<_, u32, Histogram>::try_from(map)
+            .map_err(|source| map_error(DURATIONS, source))?;
+        let mut sum = Histogram::default();
+        match map.get(&histogram_key(row, arm, of), 0) {
+            Ok(values) => values.iter().for_each(|value| sum += value),
+            Err(MapError::KeyNotFound) => {}
+            Err(source) => return Err(map_error(DURATIONS, source)),
+        }
+        Ok(sum)
+    }
+
+    /// Connections that are remembered, of all services with a canary.
+    pub fn connections(&mut self) -> Result<Vec<(Flow, Connection)>, Error> {
+        // Entries come and go meanwhile: what cannot be read any more has gone.
+        Ok(self
+            .hash_map::<Flow, Connection>("CONNECTIONS")?
+            .iter()
+            .flatten()
+            .collect())
+    }
+
+    /// Sets a service's rows of what its versions do to nothing.
+    pub(super) fn clear_arms(&mut self, row: u32) -> Result<(), Error> {
+        for arm in [Arm::Stable, Arm::Canary] {
+            self.clear_per_cpu::<ArmCounters>("ARMS", row * 2 + arm as u32)?;
+            for of in [Duration::FirstByte, Duration::Handshake] {
+                let _ = self.histograms()?.remove(&histogram_key(row, arm, of));
+            }
+        }
+        Ok(())
+    }
+
+    fn make_histograms(&mut self, row: u32) -> Result<(), Error> {
+        let cpus = super::pins::possible_cpus() as usize;
+        for arm in [Arm::Stable, Arm::Canary] {
+            for of in [Duration::FirstByte, Duration::Handshake] {
+                let key = histogram_key(row, arm, of);
+                let mut map = self.histograms()?;
+                if map.get(&key, 0).is_ok() {
+                    continue;
+                }
+                let zero = PerCpuValues::try_from(vec![Histogram::default(); cpus])
+                    .map_err(|source| map_error(DURATIONS, MapError::IoError(source)))?;
+                map.insert(key, zero, 0)
+                    .map_err(|source| map_error(DURATIONS, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms(
+        &mut self,
+    ) -> Result<PerCpuHashMap<&mut aya::maps::MapData, u32, Histogram>, Error> {
+        let map = self
+            .ebpf
+            .map_mut(DURATIONS)
+            .ok_or_else(|| Error::Missing(format!("map {DURATIONS}")))?;
+        PerCpuHashMap::try_from(map).map_err(|source| map_error(DURATIONS, source))
+    }
+}
+
+const fn histogram_key(row: u32, arm: Arm, of: Duration) -> u32 {
+    row * 4 + arm as u32 * 2 + of as u32
+}

@@ -1,0 +1,118 @@
+//! Metrics of services that have a canary: both versions apart.
+
+use mirror_common::counters::Histogram;
+use mirror_common::tunnel::{Arm, Direction};
+
+use super::{
+    ACHIEVED, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CONNECTIONS, FIRST_BYTE, Family, HANDSHAKE,
+    OPEN, RESETS, RESPONSES, RETRANSMISSIONS, STEERED, Scrape, UNANSWERED,
+};
+use crate::control::{self, CanaryState};
+use crate::daemon::{Shared, arms};
+use crate::dataplane::Duration;
+
+/// The kernel's buckets that end one of ours: four to the octave from 65.5 us to 68.7 s. The
+/// quantiles of `status` are formed of all.
+const FIRST_OCTAVE: usize = 6;
+const LAST_OCTAVE: usize = 26;
+
+impl Scrape {
+    pub(super) fn canary(
+        &mut self,
+        shared: &Shared,
+        service: &str,
+        row: u32,
+        canary: &CanaryState,
+    ) {
+        let share = canary.share.effective.into();
+        self.gauge(&CANARY_SHARE, &[("service", service)], share);
+        let [stable, trial] = canary.arms.as_slice() else {
+            return;
+        };
+        let versions = [stable.version.as_str(), trial.version.as_str()];
+        let Ok(arms) = arms::both(&shared.plane, row, versions) else {
+            return;
+        };
+        let achieved = arms::achieved(&arms);
+        let achieved = [
+            ("connections", achieved.connections),
+            ("requests", achieved.requests),
+            ("bytes", achieved.bytes),
+        ];
+        for (by, ratio) in achieved {
+            if let Some(ratio) = ratio {
+                self.gauge(&ACHIEVED, &[("service", service), ("by", by)], ratio);
+            }
+        }
+        for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&arms) {
+            self.arm(service, state);
+            let of = [
+                (&FIRST_BYTE, Duration::FirstByte),
+                (&HANDSHAKE, Duration::Handshake),
+            ];
+            for (family, duration) in of {
+                if let Ok(durations) = shared.plane.durations(row, arm, duration) {
+                    self.durations(family, service, state, &durations);
+                }
+            }
+        }
+    }
+
+    fn arm(&mut self, service: &str, arm: &control::Arm) {
+        let labels = labels(service, arm);
+        let with = |name, value| [labels[0], labels[1], labels[2], (name, value)];
+        self.counter(&CONNECTIONS, &labels, arm.connections);
+        self.gauge(&OPEN, &labels, arm.open as f64);
+        self.counter(&UNANSWERED, &labels, arm.unanswered);
+        for choice in &arm.choices {
+            self.counter(
+                &STEERED,
+                &with("reason", &choice.reason),
+                choice.connections,
+            );
+        }
+        for direction in [Direction::Request, Direction::Response] {
+            let (side, labels) = (direction as usize, with("direction", direction.label()));
+            self.counter(&ARM_PACKETS, &labels, arm.packets[side]);
+            self.counter(&ARM_BYTES, &labels, arm.bytes[side]);
+            self.counter(&RETRANSMISSIONS, &labels, arm.retransmissions[side]);
+        }
+        for (by, resets) in ["client", "server"].into_iter().zip(arm.resets) {
+            self.counter(&RESETS, &with("by", by), resets);
+        }
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter();
+        for (class, responses) in classes.zip(arm.responses) {
+            self.counter(&RESPONSES, &with("class", class), responses);
+        }
+        if arm.other_responses > 0 {
+            self.counter(&RESPONSES, &with("class", "other"), arm.other_responses);
+        }
+    }
+
+    fn durations(
+        &mut self,
+        family: &Family,
+        service: &str,
+        arm: &control::Arm,
+        durations: &Histogram,
+    ) {
+        let bounds = (FIRST_OCTAVE * 16 - 1..LAST_OCTAVE * 16).step_by(4);
+        let bounds = bounds.map(|index| (index, Histogram::upper_bound_ns(index)));
+        let labels = labels(service, arm);
+        self.histogram(
+            family,
+            &labels,
+            &durations.buckets,
+            durations.sum_ns,
+            bounds,
+        );
+    }
+}
+
+fn labels<'a>(service: &'a str, arm: &'a control::Arm) -> [(&'a str, &'a str); 3] {
+    [
+        ("service", service),
+        ("arm", &arm.arm),
+        ("version", &arm.version),
+    ]
+}
