@@ -5,7 +5,7 @@ use tests::{Agent, Daemon, Home, Namespace, Process};
 use toml::Table;
 
 use crate::nginx::{self, MODEL_PORT, PROXY_PORT};
-use crate::sink::Sink;
+use crate::sink::{Door, Sink};
 use crate::stage::{SHADOW, Stage};
 
 /// How requests are copied to the shadow host.
@@ -72,7 +72,10 @@ impl Variant {
                      action mirred egress mirror dev eth1"
                 );
                 tc(node, "qdisc add dev eth0 clsact")?;
-                let attached = Attached::Tc(node.clone());
+                let attached = Attached::Tc {
+                    node: node.clone(),
+                    _door: Door::at(&stage.net.shadow)?,
+                };
                 tc(node, &rule)?;
                 Ok(attached)
             }
@@ -82,7 +85,10 @@ impl Variant {
                      add chain ip bench copy {{ type filter hook prerouting priority -300; }}; \
                      add rule ip bench copy iifname eth0 tcp dport {MODEL_PORT} dup to {SHADOW} device eth1"
                 );
-                let attached = Attached::Nft(node.clone());
+                let attached = Attached::Nft {
+                    node: node.clone(),
+                    _door: Door::at(&stage.net.shadow)?,
+                };
                 node.output("nft", &[&rules])?;
                 Ok(attached)
             }
@@ -100,8 +106,8 @@ impl Variant {
 /// Takes away what was attached when dropped.
 pub(crate) enum Attached {
     Nothing,
-    Tc(Namespace),
-    Nft(Namespace),
+    Tc { node: Namespace, _door: Door },
+    Nft { node: Namespace, _door: Door },
     Nginx { _proxy: Process },
     Modelmirror { _both_ends: Box<Modelmirror> },
 }
@@ -110,8 +116,8 @@ impl Drop for Attached {
     fn drop(&mut self) {
         // Both fail only when attaching has failed, which has been reported.
         match self {
-            Self::Tc(node) => drop(tc(node, "qdisc del dev eth0 clsact")),
-            Self::Nft(node) => drop(node.output("nft", &["delete table ip bench"])),
+            Self::Tc { node, .. } => drop(tc(node, "qdisc del dev eth0 clsact")),
+            Self::Nft { node, .. } => drop(node.output("nft", &["delete table ip bench"])),
             Self::Nothing | Self::Nginx { .. } | Self::Modelmirror { .. } => {}
         }
     }
