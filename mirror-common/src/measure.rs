@@ -290,8 +290,10 @@ impl ArmCounters {
 impl ArmCounters {
     /// Connections that have not ended, those included that the table has forgotten.
     pub fn open(&self) -> u64 {
-        let met = self.choices.iter().sum::<u64>() + self.joined;
-        met.saturating_sub(self.closed)
+        // Those over the limit were not remembered: they were met when they first brought bytes.
+        let limited = self.choices[Choice::Limited as usize];
+        let remembered = self.choices.iter().sum::<u64>() - limited;
+        (remembered + self.joined).saturating_sub(self.closed)
     }
 }
 

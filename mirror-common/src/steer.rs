@@ -153,37 +153,34 @@ impl Steering {
         self.flags & flag::FOR_GOOD == 0 && now_ns.saturating_sub(heartbeat_ns) > self.stale_ns
     }
 
-    /// Chooses for a SYN.
-    ///
-    /// `stable` and `canary` look for the listeners, and are asked only where the answer matters;
-    /// `stable` looks by the packet's own addresses, so it may find an earlier connection too.
+    /// Chooses for a SYN that no connection has a socket for. `stable` is what the kernel has for
+    /// the packet's own addresses; `canary` tells whether the canary listens, and is asked only
+    /// where that matters.
     #[inline(always)]
     pub fn choose(
         &self,
         hash: u64,
         stale: bool,
         limited: bool,
-        stable: impl FnOnce() -> Socket,
-        canary: impl FnOnce() -> Socket,
+        stable: Socket,
+        canary: impl FnOnce() -> bool,
     ) -> Choice {
         let wanted = chosen(hash, self.threshold);
-        if wanted && stale {
-            return Choice::Stale;
-        }
-        if wanted && limited {
-            return Choice::Limited;
-        }
-        match (wanted, stable()) {
-            (false, Socket::None) if !stale && self.is_on() => match canary() {
-                Socket::Listening => Choice::NoStable,
-                _ => Choice::Stable,
-            },
-            (false, _) => Choice::Stable,
-            (true, Socket::TimeWait) => Choice::TimeWait,
-            (true, _) => match canary() {
-                Socket::Listening => Choice::Canary,
-                _ => Choice::NoCanary,
-            },
+        let otherwise = match (wanted, limited, stale) {
+            (false, ..) => Choice::Stable,
+            (true, true, _) => Choice::Limited,
+            (true, false, true) => Choice::Stale,
+            (true, false, false) => {
+                return match stable {
+                    Socket::TimeWait => Choice::TimeWait,
+                    _ if canary() => Choice::Canary,
+                    _ => Choice::NoCanary,
+                };
+            }
+        };
+        match stable {
+            Socket::None if !limited && canary() => Choice::NoStable,
+            _ => otherwise,
         }
     }
 
@@ -271,35 +268,36 @@ mod tests {
 
     #[test]
     fn nobody_is_sent_where_nobody_listens() {
-        use Socket::{Connected, Listening, None, TimeWait};
+        use Socket::{Listening, None, TimeWait};
         #[track_caller]
-        fn check(wanted: Arm, stable: Socket, canary: Socket, expected: Choice) {
+        fn check(wanted: Arm, stable: Socket, canary: bool, expected: Choice) {
             let steering = at(5_000, 0);
             let hash = match wanted {
                 Arm::Stable => u64::MAX,
                 Arm::Canary => 0,
             };
-            let choice = steering.choose(hash, false, false, || stable, || canary);
+            let choice = steering.choose(hash, false, false, stable, || canary);
             assert_eq!(choice, expected, "{wanted:?} of {stable:?} and {canary:?}");
         }
-        check(Arm::Stable, Listening, Listening, Choice::Stable);
-        check(Arm::Stable, Listening, None, Choice::Stable);
-        check(Arm::Stable, None, Listening, Choice::NoStable);
-        check(Arm::Stable, None, None, Choice::Stable);
-        check(Arm::Stable, TimeWait, Listening, Choice::Stable);
-        check(Arm::Canary, Listening, Listening, Choice::Canary);
-        check(Arm::Canary, None, Listening, Choice::Canary);
-        check(Arm::Canary, Listening, None, Choice::NoCanary);
-        check(Arm::Canary, Listening, Connected, Choice::NoCanary);
-        check(Arm::Canary, TimeWait, Listening, Choice::TimeWait);
+        check(Arm::Stable, Listening, true, Choice::Stable);
+        check(Arm::Stable, Listening, false, Choice::Stable);
+        check(Arm::Stable, None, true, Choice::NoStable);
+        check(Arm::Stable, None, false, Choice::Stable);
+        check(Arm::Stable, TimeWait, true, Choice::Stable);
+        check(Arm::Canary, Listening, true, Choice::Canary);
+        check(Arm::Canary, None, true, Choice::Canary);
+        check(Arm::Canary, Listening, false, Choice::NoCanary);
+        check(Arm::Canary, TimeWait, true, Choice::TimeWait);
     }
 
     #[test]
     fn who_is_not_watched_over_goes_to_stable() {
         let on = at(SHARE_PARTS, 0);
-        let find = || Socket::Listening;
-        assert_eq!(on.choose(0, true, false, find, find), Choice::Stale);
-        assert_eq!(on.choose(0, false, true, find, find), Choice::Limited);
+        let choose = |stale, limited, stable| on.choose(0, stale, limited, stable, || true);
+        assert_eq!(choose(true, false, Socket::Listening), Choice::Stale);
+        assert_eq!(choose(false, true, Socket::Listening), Choice::Limited);
+        assert_eq!(choose(true, false, Socket::None), Choice::NoStable);
+        assert_eq!(choose(false, true, Socket::None), Choice::Limited);
         let limit = Steering { stale_ns: 60, ..on };
         assert!(!limit.is_stale(100, 160) && limit.is_stale(100, 161));
         let promoted = Steering {

@@ -39,33 +39,45 @@ pub fn follow(
     } = slot;
     // Only here can a packet be given to a listener.
     let arriving = hook == Hook::Ingress && direction == Direction::Request;
-    let new = opens(packet) && direction == Direction::Request;
+    let syn = opens(packet) && direction == Direction::Request;
+    let own = if syn && arriving {
+        skb.socket(packet, &packet.destination)
+    } else {
+        Socket::None
+    };
+    // A SYN for a connection that there is begins no other: the kernel answers it by itself.
+    let begins = syn && !matches!(own, Socket::Connected | Socket::Requested);
     if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(&*flow) {
         // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
         // different fields, but for the state's bits, of which one may get lost: a sample less.
         let connection = unsafe { &mut *connection };
-        if !new || connection.is_repeated_by(packet) {
+        if !begins || connection.is_repeated_by(packet) {
             if arriving && connection.arm() == Arm::Canary {
                 give(skb, packet, steering, connection);
             }
             return measure(skb, packet, direction, steering, connection, now);
         }
     }
-    *connection = if new {
-        let choice = open(skb, packet, flow, service, steering, arriving, now);
+    if begins {
+        let within = pay(service, steering, now);
+        let choice = if arriving {
+            choose(skb, packet, flow, steering, own, within, now)
+        } else {
+            Choice::Stable
+        };
         count_choice(service, choice);
-        if let Choice::Limited = choice {
+        if !within {
             return Arm::Stable;
         }
-        Connection::opened(packet, service.index, choice.arm(), now)
-    } else if packet.payload_length == 0 && !may_end_handshake(packet) {
+        *connection = Connection::opened(packet, service.index, choice.arm(), now);
+    } else if syn {
         return Arm::Stable;
     } else {
         match join(skb, packet, flow, service, steering, arriving) {
-            Some(connection) => connection,
+            Some(joined) => *connection = joined,
             None => return Arm::Stable,
         }
-    };
+    }
     if connection.arm() == Arm::Canary {
         give(skb, packet, steering, connection);
     }
@@ -76,26 +88,33 @@ pub fn follow(
 
 /// Chooses for a SYN.
 #[inline(always)]
-fn open(
+fn choose(
     skb: &Skb,
     packet: &Packet,
     flow: &Flow,
-    service: &Service,
     steering: &Steering,
-    arriving: bool,
+    own: Socket,
+    within: bool,
     now: u64,
 ) -> Choice {
-    if !arriving || !steering.is_on() {
+    if !steering.is_on() {
         return Choice::Stable;
     }
     let tap = maps::TAP.get(0).copied().unwrap_or_default();
-    let canary = canary_for(packet, steering);
     steering.choose(
         steering.hash(flow),
         steering.is_stale(tap.heartbeat_ns, now),
-        !pay(service, steering, now),
-        || skb.socket(packet, &packet.destination),
-        || skb.socket(packet, &canary),
+        !within,
+        own,
+        || canary_listens(skb, packet, steering),
+    )
+}
+
+#[inline(always)]
+fn canary_listens(skb: &Skb, packet: &Packet, steering: &Steering) -> bool {
+    matches!(
+        skb.socket(packet, &canary_for(packet, steering)),
+        Socket::Listening
     )
 }
 
@@ -115,11 +134,12 @@ fn join(
         && may_end_handshake(packet)
         && steering.answers_cookie(steering.hash(flow))
         && let Socket::None | Socket::Listening = skb.socket(packet, &packet.destination)
-        && let Socket::Listening = skb.socket(packet, &canary_for(packet, steering))
+        && canary_listens(skb, packet, steering)
     {
         count_choice(service, Choice::Cookie);
         return Some(Connection::joined(service.index, Arm::Canary));
     }
+    // Whatever carries no bytes tells nothing of a connection that is met midway.
     if packet.payload_length == 0 {
         return None;
     }

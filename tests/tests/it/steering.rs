@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Answers, Client, Connection, Exchange, Request, Scene, Server, eventually, pattern};
+use tests::{
+    Answers, Client, Connection, Exchange, Request, Scene, Server, eventually, inject, pattern,
+    request_frames,
+};
 use toml::Table;
 
 const CANARY: &str = "[::]:8001";
@@ -338,6 +341,32 @@ fn a_handshake_by_cookie_ends_where_it_began() {
             .sum("modelmirror_resets_total", &[]),
         0.0
     );
+}
+
+/// A SYN out of the blue, as a forger would send it, or a client that has forgotten.
+#[test]
+fn a_syn_for_an_established_connection_begins_no_other() {
+    let Some(trial) = Trial::new() else {
+        return;
+    };
+    trial.set("0.5");
+    let mut connections = connect(&trial.scene.client, 20);
+    let mut sent = ask(&mut connections);
+    for connection in &connections {
+        let SocketAddr::V4(client) = connection.local() else {
+            panic!("{:?} is IPv6", connection.local());
+        };
+        let frames = request_frames(client, "10.0.0.5:8000".parse().unwrap(), &[], b"never sent");
+        inject(&trial.scene.net.client, "eth0", &frames[0]).unwrap();
+    }
+    sent.extend(ask(&mut connections));
+    let split = trial.split(&sent);
+    for (index, arm) in ["stable", "canary"].into_iter().enumerate() {
+        let connections = trial.metric("modelmirror_connections_total", arm, &[]);
+        assert_eq!(connections, split.connections[index], "{arm}");
+        let answers = trial.metric("modelmirror_responses_total", arm, &[]);
+        assert_eq!(answers, split.requests[index], "{arm}");
+    }
 }
 
 #[test]
