@@ -149,8 +149,9 @@ impl Ledger {
                 Event::Seen { id, .. } => {
                     assert_eq!(self.0.insert(*id, false), None, "seen twice");
                 }
-                Event::Request { id, .. } => {
-                    assert_eq!(self.0.get(id), Some(&false), "not seen, or over");
+                Event::Request { id, answered, .. } => {
+                    let before = self.0.insert(*id, !answered);
+                    assert_eq!(before, Some(false), "not seen, or over");
                 }
                 Event::Response { id, .. } | Event::Dropped { id, .. } => {
                     assert_eq!(self.0.insert(*id, true), Some(false), "not seen, or over");

@@ -129,7 +129,7 @@ metrics! {
         comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "arm", "verdict"],
         /// Answers the shadow failed to give, by what happened.
         errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
-        /// Compared requests as a part of those with an outcome.
+        /// Compared (of requests mirrored alone: replayed) requests as a part of those with an outcome.
         fidelity: GaugeVec = "modelmirror_shadow_fidelity_ratio" ["service"],
         /// From the last byte of a request to the first byte of its answer, in seconds.
         latency: HistogramVec = "modelmirror_shadow_latency_seconds" ["service", "leg"],
@@ -208,7 +208,7 @@ pub struct ServiceMetrics {
 pub struct ServiceFigures {
     /// Requests without an outcome.
     pub in_flight: u64,
-    /// Compared / those with an outcome; nothing before the first one.
+    /// Faithful / those with an outcome; nothing before the first one.
     pub fidelity: Option<f64>,
     /// Requests that wait for the shadow.
     pub waiting: usize,

@@ -52,6 +52,10 @@ pub struct ServiceReport {
     pub canary_version: Option<String>,
     /// Whether it is being mirrored.
     pub mirror: bool,
+    /// Whether requests alone are copied: no byte of an answer will come. A tap that does not say
+    /// copies both.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub requests_only: bool,
     /// Share of connections that is copied, 0..=1, after what the budget took away.
     pub sample: f64,
     /// Copies of requests.
@@ -202,6 +206,18 @@ mod tests {
         }
         assert_eq!(&whole, report);
         assert!(packets.contains(&datagrams.len()), "{}", datagrams.len());
+    }
+
+    /// Taps and agents are not always of the same version.
+    #[test]
+    fn what_older_ones_do_not_know_is_left_out() {
+        let mut said = report(1, 1);
+        let payload = said.payload();
+        let text = String::from_utf8_lossy(&payload);
+        assert!(!text.contains("requests_only"), "{text}");
+        assert_eq!(TapReport::parse(&payload).unwrap(), said);
+        said.services[0].requests_only = true;
+        assert_eq!(TapReport::parse(&said.payload()).unwrap(), said);
     }
 
     #[test]

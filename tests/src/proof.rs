@@ -56,7 +56,7 @@ impl Scene {
     /// can be compared.
     #[track_caller]
     pub fn complete_without_answers(&self, replayed: &[Exchange]) {
-        self.ends(replayed, &[("response_gap", replayed.len() as u64)]);
+        self.ends(replayed, &[("not_compared", replayed.len() as u64)]);
     }
 
     /// Every copy arrived, these requests were replayed, and so many ended in each way.

@@ -12,7 +12,7 @@ use mirror_common::verdict::Reason;
 use super::agents::Agent;
 use super::budget::{Load, next_limit};
 use super::rules::Rule;
-use crate::config;
+use crate::config::{self, Directions};
 use crate::dataplane::{self, DataPlane};
 use crate::state::{Effective, Overrides};
 use crate::tap_report::{CpuSent, Mirrored, ServiceReport, TapReport};
@@ -185,6 +185,11 @@ pub(super) fn report<'a>(
                 .as_ref()
                 .map(|canary| canary.version.clone()),
             mirror: true,
+            requests_only: service
+                .config
+                .mirror
+                .as_ref()
+                .is_some_and(|mirror| mirror.directions == Directions::Requests),
             sample: service.sample,
             requests: mirrored(service.row, Direction::Request)?,
             responses: mirrored(service.row, Direction::Response)?,

@@ -124,7 +124,7 @@ struct Table {
     taps: HashMap<IpAddr, Tap>,
     not_allowed: u64,
     notices: Notices,
-    renamed: bool,
+    changed: bool,
 }
 
 impl Capture {
@@ -149,7 +149,7 @@ impl Capture {
                 taps: HashMap::new(),
                 not_allowed: 0,
                 notices: Notices::new(&config.services),
-                renamed: false,
+                changed: false,
             },
         })
     }
@@ -186,9 +186,9 @@ impl Capture {
         self.table.taps.iter().map(|(&address, tap)| (address, tap))
     }
 
-    /// Whether a tap has named a new version of production since this was last asked.
-    pub fn take_renamed(&mut self) -> bool {
-        std::mem::take(&mut self.table.renamed)
+    /// Whether what a tap says of a service, figures apart, has changed since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.table.changed)
     }
 
     /// Moves the ledgers on: call it about once a second.
@@ -272,7 +272,7 @@ impl Table {
             Ok(Datagram::Geneve { header, payload }) => match header.inner {
                 Inner::Control => {
                     if tap.control(payload) {
-                        self.renamed = true;
+                        self.changed = true;
                         self.notices.services(address, tap.services.values());
                     }
                     // Whatever an allowed peer says is echoed, so that a newer daemon finds an
@@ -321,7 +321,7 @@ fn allowed_tap<'a>(
 }
 
 impl Tap {
-    /// Takes a control packet in; says whether it names a new version of production.
+    /// Takes a control packet in; says whether a service is not what it was, figures apart.
     fn control(&mut self, payload: &[u8]) -> bool {
         let Ok(report) = TapReport::parse(payload) else {
             self.strays[Stray::BadControl as usize] += 1;
@@ -329,18 +329,19 @@ impl Tap {
         };
         self.strays[Stray::Control as usize] += 1;
         self.ledger.report(report.boot, &report.cpus);
-        let mut renamed = false;
+        let mut changed = false;
         for service in report.services {
             let known = self.services.get(&service.id);
-            renamed |= known.is_none_or(|known| {
+            changed |= known.is_none_or(|known| {
                 known.stable_version != service.stable_version
                     || known.canary_version != service.canary_version
+                    || known.requests_only != service.requests_only
             });
             if known.is_some() || self.services.len() < MAX_SERVICES {
                 self.services.insert(service.id, service);
             }
         }
-        renamed
+        changed
     }
 }
 

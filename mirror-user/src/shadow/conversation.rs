@@ -21,6 +21,8 @@ pub(crate) struct Tap {
     bytes: u64,
     /// Its clock.
     pub(crate) time_ns: u64,
+    /// What it says that it copies.
+    pub(crate) requests_only: bool,
 }
 
 impl Tap {
@@ -31,6 +33,7 @@ impl Tap {
             copies: 0,
             bytes: 0,
             time_ns: 1_000_000_000,
+            requests_only: false,
         }
     }
 
@@ -62,6 +65,7 @@ impl Tap {
                     stable_version: version.into(),
                     canary_version: Some(CANARY.into()),
                     mirror: true,
+                    requests_only: self.requests_only,
                     sample: 1.0,
                     ..ServiceReport::default()
                 })

@@ -1,14 +1,15 @@
 //! Pairs requests with production's responses, connection by connection.
 //!
 //! Segments go in, events come out; `now` is time since the agent's start. Every exchange that is
-//! [`Event::Seen`] ends in exactly one [`Event::Response`] or [`Event::Dropped`].
+//! [`Event::Seen`] ends in exactly one [`Event::Response`], [`Event::Dropped`], or
+//! [`Event::Request`] that will not be answered.
 
 mod connection;
 mod framing;
 mod half;
 mod resync;
 
-use std::collections::{BTreeSet, HashMap, hash_map};
+use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -92,6 +93,9 @@ pub enum Event {
         client: SocketAddr,
         /// Which version answers it in production.
         arm: Arm,
+        /// Whether its response, or its drop, will be told. Where requests alone are copied this is
+        /// the last that is heard of it.
+        answered: bool,
         /// The request.
         request: Request,
     },
@@ -159,6 +163,8 @@ pub struct Exchanges {
     services: Vec<Limits>,
     memory: Memory,
     connections: HashMap<Key, Box<Connection>>,
+    /// Taps that copy requests alone, with the service.
+    requests_only: HashSet<(IpAddr, usize)>,
     /// When each connection wants to be looked at again: one entry a connection.
     timers: BTreeSet<(Duration, Key)>,
     max_connections: usize,
@@ -173,6 +179,7 @@ impl Exchanges {
             services,
             memory,
             connections: HashMap::new(),
+            requests_only: HashSet::new(),
             timers: BTreeSet::new(),
             max_connections: MAX_CONNECTIONS,
             last_exchange: 0,
@@ -184,6 +191,17 @@ impl Exchanges {
     pub fn with_max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections;
         self
+    }
+
+    /// A tap says whether it copies requests alone of this service. Exchanges end with their
+    /// request from then on; those that await an answer now are dropped with the next segment of
+    /// their connection.
+    pub fn copies_requests_only(&mut self, tap: IpAddr, service: usize, alone: bool) {
+        if alone {
+            self.requests_only.insert((tap, service));
+        } else {
+            self.requests_only.remove(&(tap, service));
+        }
     }
 
     /// How many connections are remembered.
@@ -235,6 +253,8 @@ impl Exchanges {
                 entry.insert(Box::new(connection))
             }
         };
+        let alone = self.requests_only.contains(&(key.tap, key.service));
+        connection.expect_answers(!alone, &mut journal);
         connection.segment(segment, now, &mut journal);
         wind(&mut self.timers, key, connection, now);
     }

@@ -6,6 +6,8 @@
 //!     │                   └──────production's answer, then the shadow's───────> a pair
 //!     └── dropped by the exchange table, or discarded here: one outcome each, never two
 //! ```
+//!
+//! Where a tap copies requests alone, the shadow's answer ends the exchange.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +43,15 @@ pub struct Pair {
     pub production: Response,
 }
 
+/// What the shadow's answer makes of an exchange.
+#[derive(Debug)]
+pub enum Joined {
+    /// Production's answer was there.
+    Pair(Pair),
+    /// There will be none.
+    Alone(Origin, Answered),
+}
+
 /// An exchange that was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dropped {
@@ -59,6 +70,8 @@ enum Phase {
         origin: Origin,
         production: Option<Response>,
     },
+    /// The same, and production's answer is not copied.
+    ReplayingAlone(Origin),
     /// The shadow has answered, production has not.
     Answered { origin: Origin, shadow: Answered },
     /// It has its outcome; production's answer, or its absence, will end it.
@@ -73,7 +86,8 @@ struct Entry {
 
 /// All exchanges that have no outcome yet, and those that production has not ended.
 ///
-/// Every exchange that was [`Pending::seen`] leaves as exactly one [`Pair`] or [`Dropped`].
+/// Every exchange that was [`Pending::seen`] leaves as exactly one [`Pair`], [`Joined::Alone`] or
+/// [`Dropped`].
 #[derive(Debug, Default)]
 pub struct Pending {
     entries: HashMap<ExchangeId, Entry>,
@@ -86,45 +100,53 @@ impl Pending {
         self.entries.insert(id, Entry { service, phase });
     }
 
-    /// Its request is whole and will be replayed.
-    pub fn request(&mut self, id: ExchangeId, origin: Origin) {
+    /// Its request is whole and will be replayed. Unless it is `answered`, nothing but the shadow's
+    /// answer will be heard of it.
+    pub fn request(&mut self, id: ExchangeId, origin: Origin, answered: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.phase = Phase::Replaying {
-                origin,
-                production: None,
+            entry.phase = if answered {
+                Phase::Replaying {
+                    origin,
+                    production: None,
+                }
+            } else {
+                Phase::ReplayingAlone(origin)
             };
         }
     }
 
     /// Whether the shadow's answer would be of use.
     pub fn wants_answer(&self, id: ExchangeId) -> bool {
-        self.entries
-            .get(&id)
-            .is_some_and(|entry| matches!(entry.phase, Phase::Replaying { .. }))
+        self.entries.get(&id).is_some_and(|entry| {
+            matches!(
+                entry.phase,
+                Phase::Replaying { .. } | Phase::ReplayingAlone(_)
+            )
+        })
     }
 
     /// The shadow's answer.
-    pub fn answered(&mut self, shadow: Answered) -> Option<Pair> {
+    pub fn answered(&mut self, shadow: Answered) -> Option<Joined> {
         let id = shadow.job.exchange;
         let entry = self.entries.get_mut(&id)?;
-        let Phase::Replaying { origin, production } = &mut entry.phase else {
-            return None;
-        };
-        let origin = *origin;
-        match production.take() {
-            Some(production) => {
-                self.entries.remove(&id);
-                Some(Pair {
+        let joined = match &mut entry.phase {
+            Phase::Replaying { origin, production } => {
+                let origin = *origin;
+                let Some(production) = production.take() else {
+                    entry.phase = Phase::Answered { origin, shadow };
+                    return None;
+                };
+                Joined::Pair(Pair {
                     origin,
                     shadow,
                     production,
                 })
             }
-            None => {
-                entry.phase = Phase::Answered { origin, shadow };
-                None
-            }
-        }
+            Phase::ReplayingAlone(origin) => Joined::Alone(*origin, shadow),
+            Phase::Seen | Phase::Answered { .. } | Phase::Discarded => return None,
+        };
+        self.entries.remove(&id);
+        Some(joined)
     }
 
     /// Production's answer, whole.
@@ -140,7 +162,9 @@ impl Pending {
                 shadow,
                 production: response,
             }),
-            Phase::Seen | Phase::Replaying { .. } | Phase::Discarded => None,
+            Phase::Seen | Phase::Replaying { .. } | Phase::ReplayingAlone(_) | Phase::Discarded => {
+                None
+            }
         }
     }
 
@@ -159,9 +183,14 @@ impl Pending {
         let entry = self.entries.get_mut(&id)?;
         let service = entry.service;
         match std::mem::replace(&mut entry.phase, Phase::Discarded) {
-            Phase::Discarded => None,
-            _ => Some(Dropped { service, reason }),
+            Phase::Discarded => return None,
+            // Nothing is to come.
+            Phase::ReplayingAlone(_) => {
+                self.entries.remove(&id);
+            }
+            _ => {}
         }
+        Some(Dropped { service, reason })
     }
 
     /// Gives up everything: the agent stops.
@@ -221,16 +250,47 @@ mod tests {
         let mut pending = Pending::default();
         pending.seen(ID, 2);
         assert!(!pending.wants_answer(ID));
-        pending.request(ID, origin());
+        pending.request(ID, origin(), true);
         assert!(pending.wants_answer(ID));
         pending
+    }
+
+    fn pair(joined: Option<Joined>) -> Option<Pair> {
+        match joined? {
+            Joined::Pair(pair) => Some(pair),
+            Joined::Alone(..) => None,
+        }
+    }
+
+    #[test]
+    fn without_production_s_answer_the_shadow_s_is_the_end() {
+        let replaying = || {
+            let mut pending = replaying();
+            pending.request(ID, origin(), false);
+            pending
+        };
+        let mut pending = replaying();
+        assert!(pending.wants_answer(ID));
+        match pending.answered(answered()) {
+            Some(Joined::Alone(whose, shadow)) => {
+                assert_eq!((whose, shadow.job.exchange), (origin(), ID));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(pending.is_empty());
+
+        let mut pending = replaying();
+        let reason = DropReason::QueueFull;
+        let dropped = Some(Dropped { service: 2, reason });
+        assert_eq!(pending.discard(ID, reason), dropped);
+        assert!(pending.is_empty());
     }
 
     #[test]
     fn answers_are_joined_in_either_order() {
         let mut pending = replaying();
         assert!(pending.response(ID, fixtures::response(200)).is_none());
-        check_pair(pending.answered(answered()));
+        check_pair(pair(pending.answered(answered())));
         assert!(pending.is_empty());
 
         let mut pending = replaying();

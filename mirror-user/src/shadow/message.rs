@@ -136,6 +136,9 @@ pub enum DropReason {
     TooManyConnections,
     /// The agent stopped before the exchange was complete.
     Shutdown,
+    /// The shadow was asked, and the tap copies requests alone: there is no answer of production's
+    /// to hold the shadow's against.
+    NotCompared,
 }
 
 impl DropReason {
@@ -156,6 +159,7 @@ impl DropReason {
         Self::Loop,
         Self::TooManyConnections,
         Self::Shutdown,
+        Self::NotCompared,
     ];
 
     /// The value of the `outcome` label.
@@ -176,6 +180,7 @@ impl DropReason {
             Self::Loop => "loop",
             Self::TooManyConnections => "too_many_connections",
             Self::Shutdown => "shutdown",
+            Self::NotCompared => "not_compared",
         }
     }
 }

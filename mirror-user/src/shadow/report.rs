@@ -20,6 +20,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use self::service::Tally;
+use super::message::DropReason;
 use super::record::is_records;
 use super::record::line::Record;
 
@@ -47,6 +48,14 @@ pub struct LedgerFile {
     pub compared: u64,
     /// Those that were dropped, by reason (label `outcome`).
     pub drops: BTreeMap<String, u64>,
+}
+
+impl LedgerFile {
+    /// Those that the shadow answered and that nothing was to be compared with.
+    pub(super) fn not_compared(&self) -> u64 {
+        let label = DropReason::NotCompared.label();
+        self.drops.get(label).copied().unwrap_or_default()
+    }
 }
 
 /// What the records of one or all services say. `Display` is for people, `Serialize` for programs.

@@ -63,10 +63,16 @@ impl Balance {
         self.seen.saturating_sub(self.settled())
     }
 
-    /// Compared requests as a part of those with an outcome; nothing before the first one.
+    /// Requests that got as far as they were meant to: compared, or, where requests alone are
+    /// copied, replayed.
+    pub fn faithful(&self) -> u64 {
+        self.compared + self.drops[DropReason::NotCompared as usize]
+    }
+
+    /// Faithful requests as a part of those with an outcome; nothing before the first one.
     pub fn fidelity(&self) -> Option<f64> {
         let settled = self.settled();
-        (settled > 0).then(|| self.compared as f64 / settled as f64)
+        (settled > 0).then(|| self.faithful() as f64 / settled as f64)
     }
 
     /// Drops by reason, those that happened.
@@ -97,6 +103,14 @@ mod tests {
             (5, 4, 1)
         );
         assert_eq!(balance.fidelity(), Some(0.75));
+        for _ in 0..4 {
+            ledger.dropped(DropReason::NotCompared);
+        }
+        assert_eq!(ledger.balance().fidelity(), Some(0.875));
+        let balance = Balance {
+            drops: balance.drops,
+            ..balance
+        };
         assert_eq!(
             balance.reasons().collect::<Vec<_>>(),
             [(DropReason::Tls, 1)]

@@ -79,6 +79,7 @@ impl Dispatcher {
                 tap,
                 client,
                 arm,
+                answered,
                 request,
             } => {
                 let origin = Origin {
@@ -93,7 +94,8 @@ impl Dispatcher {
                     id: Uuid::now_v7(),
                     request,
                 };
-                self.request(pending, origin, connection, job);
+                pending.request(id, origin, answered);
+                self.replay(pending, origin.service, connection, job);
             }
             Event::Response { id, response } => return pending.response(id, response),
             Event::Dropped { id, reason } => {
@@ -106,21 +108,20 @@ impl Dispatcher {
         None
     }
 
-    fn request(
+    fn replay(
         &mut self,
         pending: &mut Pending,
-        origin: Origin,
+        service: usize,
         connection: ConnectionId,
         job: Job,
     ) {
         let id = job.exchange;
-        let Some(replay) = self.replays.get_mut(origin.service) else {
+        let Some(replay) = self.replays.get_mut(service) else {
             return;
         };
-        pending.request(id, origin);
         match replay.push(connection, job) {
             Ok(()) => {
-                self.connections.insert(connection, origin.service);
+                self.connections.insert(connection, service);
             }
             Err(QueueFull) => self.discard(pending, id, DropReason::QueueFull),
         }

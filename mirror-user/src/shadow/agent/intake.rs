@@ -163,8 +163,8 @@ impl Work {
         let (exchanges, batch) = (&mut self.exchanges, &mut self.batch);
         let mut sink = |segment| exchanges.segment(segment, start.elapsed(), batch);
         let count = self.capture.receive(TICK, overloaded, &mut sink)?;
-        if self.capture.take_renamed() {
-            self.name_versions();
+        if self.capture.take_changed() {
+            self.take_reports();
         }
         Ok(count)
     }
@@ -190,10 +190,13 @@ impl Work {
         }
     }
 
-    fn name_versions(&self) {
+    /// What taps say of their services has changed.
+    fn take_reports(&mut self) {
         for (address, tap) in self.capture.taps() {
             for (index, id) in self.ids.iter().enumerate() {
                 if let Some(service) = tap.services.get(id) {
+                    let alone = service.requests_only;
+                    self.exchanges.copies_requests_only(address, index, alone);
                     let named = [
                         (Arm::Stable, Some(&service.stable_version)),
                         (Arm::Canary, service.canary_version.as_ref()),

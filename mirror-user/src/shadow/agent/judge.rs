@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use crate::config;
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::shadow::compare::{self, Comparer, Slices};
-use crate::shadow::join::{Dropped, Pair, Pending};
+use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
 use crate::shadow::memory::Memory;
-use crate::shadow::message::{Exchange, ExchangeId};
+use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Load, Sink};
 use crate::shadow::report::LedgerFile;
@@ -140,6 +140,20 @@ impl Judge {
         service.ledger.compared();
     }
 
+    /// The shadow has answered what production's answer is not copied of.
+    fn replayed(&self, origin: Origin, shadow: &Answered) {
+        let Some(service) = self.services.get(origin.service) else {
+            return;
+        };
+        if origin.arm == Arm::Stable {
+            service.count_shadow(&shadow.shadow, shadow.written_ns);
+        }
+        self.dropped(Dropped {
+            service: origin.service,
+            reason: DropReason::NotCompared,
+        });
+    }
+
     fn exchange(&self, pair: Pair) -> Exchange {
         let Pair {
             origin,
@@ -250,18 +264,25 @@ impl Service {
         if exchange.arm != Arm::Stable {
             return;
         }
-        let between = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
         let production = &exchange.production;
         let first_byte = between(exchange.request.last_byte_ns, production.first_byte_ns);
         self.metrics.latency(Leg::Production, first_byte);
-        match &exchange.shadow {
+        self.count_shadow(&exchange.shadow, exchange.shadow_request_ns);
+    }
+
+    fn count_shadow(&self, shadow: &Result<Response, ShadowError>, written_ns: u64) {
+        match shadow {
             Ok(answer) => {
-                let first_byte = between(exchange.shadow_request_ns, answer.first_byte_ns);
+                let first_byte = between(written_ns, answer.first_byte_ns);
                 self.metrics.latency(Leg::Shadow, first_byte);
             }
             Err(error) => self.metrics.failed(*error),
         }
     }
+}
+
+fn between(from_ns: u64, to_ns: u64) -> Duration {
+    Duration::from_nanos(to_ns.saturating_sub(from_ns))
 }
 
 impl Sink for Judge {
@@ -270,9 +291,11 @@ impl Sink for Judge {
     }
 
     fn answered(self: &Arc<Self>, answered: Answered) {
-        let pair = self.pending().answered(answered);
-        if let Some(pair) = pair {
-            self.complete(pair);
+        let joined = self.pending().answered(answered);
+        match joined {
+            Some(Joined::Pair(pair)) => self.complete(pair),
+            Some(Joined::Alone(origin, shadow)) => self.replayed(origin, &shadow),
+            None => {}
         }
     }
 }

@@ -310,6 +310,26 @@ async fn a_conversation_is_replayed_compared_and_recorded() {
 }
 
 #[tokio::test]
+async fn requests_that_are_copied_alone_end_with_the_shadow_s_answer() {
+    let model = Model::default();
+    let mut scene = Scene::new(model.start().await, |_| {}).await;
+    scene.tap.requests_only = true;
+    scene.report().await;
+    let mut connection = scene.open(40_000);
+    for count in 1..=3 {
+        scene.request(&mut connection, &post("/", b"abc"));
+        scene.until("not_compared", count).await;
+    }
+    assert_eq!(model.asked().len(), 3);
+    let memory = || scene.metric("modelmirror_shadow_memory_used_bytes", &[]);
+    let fidelity = || scene.metric("modelmirror_shadow_fidelity_ratio", &[SERVICE]);
+    eventually(|| fidelity() == 1.0 && memory() == 0.0, || scene.text()).await;
+    let (records, ledger) = scene.finish_with_ledger().await;
+    assert!(records.is_empty());
+    assert_eq!(ledger.drops["not_compared"], 3);
+}
+
+#[tokio::test]
 async fn large_bodies_arrive_byte_for_byte() {
     let large = noise(3 << 20);
     let model = Model::answering(&[("/", &large)]);

@@ -75,6 +75,8 @@ pub(super) struct Connection {
     pub(super) pipelines: bool,
     /// Whether a request of it was handed on.
     pub(super) has_requests: bool,
+    /// Whether answers are copied, too.
+    pub(super) answered: bool,
     /// When it will be closed for good.
     closing: Option<Duration>,
     last_segment: Duration,
@@ -112,6 +114,7 @@ impl Connection {
             known_ns: segment.time_ns,
             pipelines: false,
             has_requests: false,
+            answered: true,
             closing: None,
             last_segment: Duration::ZERO,
             timer: None,
@@ -156,6 +159,25 @@ impl Connection {
         !(late && matches!(self.mode, Mode::Unknown { .. }))
     }
 
+    /// Whether answers are copied from now on. Where they are not any more, none that is awaited
+    /// will come; where they are again, it is to be found which one answers what.
+    pub(super) fn expect_answers(&mut self, answered: bool, journal: &mut Journal<'_>) {
+        if std::mem::replace(&mut self.answered, answered) == answered {
+            return;
+        }
+        self.responses.clear();
+        if answered {
+            if matches!(self.mode, Mode::Framed) {
+                self.mode = Mode::SeekResponses;
+            }
+            return;
+        }
+        for open in self.open.iter_mut().filter(|open| open.is_awaited()) {
+            open.forgo_answer(journal);
+        }
+        self.settle(journal);
+    }
+
     /// Takes a segment in.
     pub(super) fn segment(&mut self, segment: Segment, now: Duration, journal: &mut Journal<'_>) {
         if matches!(self.mode, Mode::Closed { .. }) {
@@ -197,6 +219,10 @@ impl Connection {
     }
 
     fn absorb(&mut self, segment: Segment, now: Duration) {
+        if !self.answered && segment.direction == Direction::Response {
+            // Left over from before.
+            return;
+        }
         let sequence = segment
             .sequence
             .wrapping_add(u32::from(segment.flags & SYN != 0));
@@ -216,7 +242,8 @@ impl Connection {
             Direction::Request => (&mut self.requests, &mut self.responses),
             Direction::Response => (&mut self.responses, &mut self.requests),
         };
-        if let Some(sequence) = acknowledgement {
+        // Answers that are not copied are not lost, either.
+        if let Some(sequence) = acknowledgement.filter(|_| self.answered) {
             peer.acknowledge(sequence, now);
         }
         if segment.flags & FIN != 0 {
@@ -329,7 +356,8 @@ impl Connection {
         if self.responses.is_ended() {
             self.end_responses(journal);
         }
-        if self.requests.is_ended() && self.responses.is_ended() && self.open.is_empty() {
+        let answered = !self.answered || self.responses.is_ended();
+        if self.requests.is_ended() && answered && self.open.is_empty() {
             self.close(now, None, journal);
         }
     }

@@ -69,6 +69,15 @@ impl Open {
         }
     }
 
+    /// The answer will not be copied: what was to be compared with it is dropped, and what is still
+    /// being read ends with its request.
+    pub(super) fn forgo_answer(&mut self, journal: &mut Journal<'_>) {
+        if !self.is_going() {
+            self.drop(DropReason::ResponseGap, journal);
+        }
+        self.answer = Answer::Gone;
+    }
+
     pub(super) fn is_awaited(&self) -> bool {
         matches!(self.answer, Answer::Awaited)
     }
@@ -181,7 +190,11 @@ impl Connection {
             expects: false,
             leaves: false,
             request: Reading::Going,
-            answer: Answer::Awaited,
+            answer: if self.answered {
+                Answer::Awaited
+            } else {
+                Answer::Gone
+            },
             live: true,
         });
     }
@@ -205,6 +218,10 @@ impl Connection {
         } else if open.asked == Some(Asked::Connect) {
             open.drop(DropReason::Upgrade, journal);
         }
+        if open.leaves && !self.answered {
+            // Nobody will tell whether the server agreed.
+            self.leave_alone(DropReason::Upgrade, journal);
+        }
     }
 
     fn finish_request(&mut self, decoder: Decoder, journal: &mut Journal<'_>) {
@@ -215,16 +232,28 @@ impl Connection {
         match decoder.into_request() {
             Err(unfit) => open.drop(unfit.reason(Direction::Request), journal),
             Ok(_) if !open.live => {}
-            Ok(request) if open.leaves => open.request = Reading::Held(Box::new(request)),
             Ok(request) => {
-                let id = open.id;
-                self.hand_on(id, request, journal);
+                // Without an answer to come, the exchange is over here.
+                let answered = !matches!(open.answer, Answer::Gone);
+                open.live = answered;
+                if answered && open.leaves {
+                    open.request = Reading::Held(Box::new(request));
+                } else {
+                    let id = open.id;
+                    self.hand_on(id, answered, request, journal);
+                }
             }
         }
         self.settle(journal);
     }
 
-    fn hand_on(&mut self, id: ExchangeId, request: Request, journal: &mut Journal<'_>) {
+    fn hand_on(
+        &mut self,
+        id: ExchangeId,
+        answered: bool,
+        request: Request,
+        journal: &mut Journal<'_>,
+    ) {
         self.has_requests = true;
         journal.events.push(Event::Request {
             id,
@@ -233,6 +262,7 @@ impl Connection {
             tap: self.tap,
             client: self.client,
             arm: self.arm,
+            answered,
             request,
         });
     }
@@ -286,7 +316,7 @@ impl Connection {
             open.leaves = false;
             let id = open.id;
             match std::mem::replace(&mut open.request, Reading::Done) {
-                Reading::Held(request) => self.hand_on(id, *request, journal),
+                Reading::Held(request) => self.hand_on(id, true, *request, journal),
                 reading => open.request = reading,
             }
         }

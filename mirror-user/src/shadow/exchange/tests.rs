@@ -7,6 +7,7 @@ use mirror_common::packet::{ACK, FIN, RST, SYN};
 use super::*;
 use crate::shadow::message::header;
 
+mod alone;
 mod lossy;
 
 const MAX_BODY: usize = 1_000;

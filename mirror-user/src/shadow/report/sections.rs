@@ -7,6 +7,7 @@ use super::figures::{count, cut, figure, milliseconds, percent, second, span};
 use super::prediction::{Bar, Meaning, Numbers, Predictions, Spread};
 use super::service::{Canary, Fidelity, LegLatency};
 use super::statistics::{Quantiles, Share};
+use crate::shadow::message::DropReason;
 
 /// Rows of a list that are shown; `--output json` has all.
 const ROWS: usize = 10;
@@ -146,13 +147,14 @@ fn overview(service: &Service) -> Section {
             percent(fidelity.ratio).into(),
             seen(fidelity).into(),
         ]);
-        let drops = &fidelity.ledger.drops;
+        let mut drops = fidelity.ledger.drops.clone();
+        drops.remove(DropReason::NotCompared.label());
         let dropped = drops.values().sum();
         if dropped > 0 {
             table.row([
                 "dropped".into(),
                 count(dropped).into(),
-                by_reason(drops).into(),
+                by_reason(&drops).into(),
             ]);
         }
     }
@@ -212,7 +214,11 @@ fn seen(fidelity: &Fidelity) -> String {
     let ledger = &fidelity.ledger;
     let (compared, seen) = (count(ledger.compared), count(ledger.seen));
     let since = second(ledger.since);
-    format!("compared {compared} of {seen} seen since {since} UTC")
+    let replayed = match ledger.not_compared() {
+        0 => String::new(),
+        replayed => format!(", replayed alone {}", count(replayed)),
+    };
+    format!("compared {compared}{replayed} of {seen} seen since {since} UTC")
 }
 
 fn by_reason(counts: &BTreeMap<String, u64>) -> String {

@@ -281,7 +281,7 @@ impl Tally {
             fidelity: ledger
                 .filter(|ledger| ledger.seen > 0)
                 .map(|ledger| Fidelity {
-                    ratio: ledger.compared as f64 / ledger.seen as f64,
+                    ratio: (ledger.compared + ledger.not_compared()) as f64 / ledger.seen as f64,
                     ledger,
                 }),
             differences,
