@@ -143,6 +143,10 @@ metrics! {
         tunnel_packets: IntCounterVec = "modelmirror_shadow_tunnel_packets_total" ["tap", "outcome"],
         /// Payload bytes of a tap's copies by what became of them.
         tunnel_bytes: IntCounterVec = "modelmirror_shadow_tunnel_bytes_total" ["tap", "outcome"],
+        /// Copies a tap had sent before this agent's ledger began: of no other count here.
+        tunnel_earlier_packets: IntCounterVec = "modelmirror_shadow_tunnel_earlier_packets_total" ["tap"],
+        /// Payload bytes a tap had sent before this agent's ledger began: of no other count here.
+        tunnel_earlier_bytes: IntCounterVec = "modelmirror_shadow_tunnel_earlier_bytes_total" ["tap"],
         /// Copies a tap says it sent, as far as the ledger is settled.
         tunnel_sent_packets: IntCounterVec = "modelmirror_shadow_tunnel_sent_packets_total" ["tap"],
         /// Payload bytes a tap says it sent, as far as the ledger is settled.
@@ -268,10 +272,14 @@ impl Agent {
         for stray in Stray::ALL {
             advance(&packets(stray.label()), tap.strays[stray as usize]);
         }
-        let sent = self.tunnel_sent_packets.with_label_values(&[address]);
-        advance(&sent, totals.sent.copies);
-        let sent = self.tunnel_sent_bytes.with_label_values(&[address]);
-        advance(&sent, totals.sent.bytes);
+        for (counters, figure) in [
+            (&self.tunnel_earlier_packets, totals.earlier.copies),
+            (&self.tunnel_earlier_bytes, totals.earlier.bytes),
+            (&self.tunnel_sent_packets, totals.sent.copies),
+            (&self.tunnel_sent_bytes, totals.sent.bytes),
+        ] {
+            advance(&counters.with_label_values(&[address]), figure);
+        }
     }
 
     /// Shows what the sockets say.

@@ -73,6 +73,12 @@ impl Outcome {
             .sum("modelmirror_shadow_tunnel_packets_total", &labels) as u64
     }
 
+    /// How many copies the tap had sent before this agent kept account of them.
+    pub fn earlier(&self) -> u64 {
+        let name = "modelmirror_shadow_tunnel_earlier_packets_total";
+        self.metrics.sum(name, &[]) as u64
+    }
+
     /// Every outcome of a request that there was, and how often.
     pub(crate) fn all_requests(&self) -> BTreeMap<String, u64> {
         let by = self
@@ -90,12 +96,15 @@ impl Outcome {
             let copies = self.copies(fate);
             ensure!(copies == 0, "{copies} copies are {fate}");
         }
+        let earlier = self.earlier();
+        ensure!(earlier == 0, "{earlier} copies are of no account");
         Ok(())
     }
 }
 
-/// The ledger of packets closes: what the tap handed to the uplink is what it has reported, and
-/// what the agent has received, lost or dropped, in copies and in bytes.
+/// The ledger of packets closes: what the tap handed to the uplink, before the agent began and
+/// since, is what it has reported, and that what the agent has received, lost or dropped; in copies
+/// and in bytes.
 ///
 /// # Errors
 /// With the sums, as long as they are not equal.
@@ -103,14 +112,17 @@ pub(crate) fn packets_settled(tap: &Metrics, agent: &Metrics) -> Result<()> {
     for unit in ["packets", "bytes"] {
         let sent = tap.sum(&format!("modelmirror_tunnel_sent_{unit}_total"), &[]);
         let reported = agent.sum(&format!("modelmirror_shadow_tunnel_sent_{unit}_total"), &[]);
+        let earlier = format!("modelmirror_shadow_tunnel_earlier_{unit}_total");
+        let earlier = agent.sum(&earlier, &[]);
         let name = format!("modelmirror_shadow_tunnel_{unit}_total");
         let fates = FATES.iter();
         let settled: f64 = fates
             .map(|fate| agent.sum(&name, &[("outcome", fate)]))
             .sum();
         ensure!(
-            sent == reported && sent == settled,
-            "{unit}: the tap sent {sent}, reported {reported}, and {settled} are settled\n{agent}"
+            sent == earlier + reported && reported == settled,
+            "{unit}: the tap sent {sent}, reported {earlier} and {reported}, and {settled} are \
+             settled\n{agent}"
         );
     }
     Ok(())

@@ -105,9 +105,13 @@ pub struct Totals {
     /// Copies by [`Outcome`], and the bytes that arrived of them. [`Outcome::Lost`] has the bytes
     /// that did not arrive, of lost copies as well as of partial ones.
     pub outcomes: [Volume; Outcome::ALL.len()],
-    /// What the tap says it sent, between its first report and its last settled one.
+    /// What the tap had sent before the ledger began: before the first copy that arrived, or the
+    /// first report. Bytes of copies that were lost between these two are among it, since nothing
+    /// tells them apart.
+    pub earlier: Volume,
+    /// What the tap says it has sent since then, up to its last settled report.
     pub sent: Volume,
-    /// The part of `outcomes` between the same two reports: equal to `sent` when the ledger closes.
+    /// The part of `outcomes` up to the same report: equal to `sent` when the ledger closes.
     pub accounted: Volume,
     /// Datagrams that came after their copy was settled as lost or partial.
     pub late: u64,
@@ -141,6 +145,7 @@ impl AddAssign for Totals {
         for (sum, volume) in self.outcomes.iter_mut().zip(other.outcomes) {
             *sum += volume;
         }
+        self.earlier += other.earlier;
         self.sent += other.sent;
         self.accounted += other.accounted;
         self.late += other.late;
@@ -237,8 +242,9 @@ struct Slot {
 /// What the tap had sent when it reported.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
+    /// The next copy's, as numbers are counted here.
     number: u64,
-    bytes: u64,
+    sent: Volume,
 }
 
 /// Invariant: `floor <= next`, `window.len() == next - floor <= WINDOW`; every copy below `floor` is
@@ -342,7 +348,10 @@ impl CpuLedger {
         };
         let mark = Mark {
             number,
-            bytes: sent.bytes,
+            sent: Volume {
+                copies: sent.copies,
+                bytes: sent.bytes,
+            },
         };
         let newest = self
             .marks
@@ -400,16 +409,17 @@ impl CpuLedger {
         while let Some(mark) = self.marks.front().filter(|mark| mark.number <= self.floor) {
             let mark = *mark;
             self.marks.pop_front();
-            if let Some((base, settled)) = self.base {
-                let sent = Volume {
-                    copies: mark.number - base.number,
-                    bytes: mark.bytes.saturating_sub(base.bytes),
-                };
-                let arrived = self.totals.settled() - settled;
-                let lost = sent.bytes.saturating_sub(arrived.bytes);
+            let settled = self.totals.settled();
+            if let Some((base, before)) = self.base {
+                let sent = mark.sent - base.sent;
+                let lost = sent.bytes.saturating_sub((settled - before).bytes);
                 self.totals.outcomes[Outcome::Lost as usize].bytes += lost;
                 self.totals.sent += sent;
-                self.totals.accounted += self.totals.settled() - settled;
+                self.totals.accounted += self.totals.settled() - before;
+            } else {
+                self.totals.earlier = mark.sent - settled;
+                self.totals.sent = settled;
+                self.totals.accounted = settled;
             }
             self.base = Some((mark, self.totals.settled()));
         }

@@ -109,7 +109,7 @@ fn a_copy_that_comes_too_late_stays_lost() {
 }
 
 #[test]
-fn an_agent_that_starts_late_begins_with_the_first_report() {
+fn what_was_sent_before_the_agent_began_is_outside_its_account() {
     let mut ledger = TapLedger::default();
     let before = u64::from(u32::MAX) * 5;
     for n in 0..10 {
@@ -118,10 +118,17 @@ fn an_agent_that_starts_late_begins_with_the_first_report() {
     ledger.report(1, &[sent(before + 8, 1_000_000)]);
     ledger.report(1, &[sent(before + 12, 1_000_028)]);
     let totals = settle(&mut ledger);
-    assert_eq!(totals.of(Outcome::Received).copies, 10);
-    assert_eq!(totals.sent, volume(4, 28));
+    assert_eq!(totals.of(Outcome::Received), volume(10, 70));
     assert_eq!(totals.of(Outcome::Lost), volume(2, 14));
+    assert_eq!(totals.earlier, volume(before, 1_000_000 - 56));
+    assert_eq!(totals.sent, volume(12, 84));
+    assert_eq!(totals.settled(), totals.sent);
     assert!(totals.closes());
+
+    // Nothing has arrived before the report.
+    let totals = settle(&mut started(before, 700));
+    assert_eq!(totals.earlier, volume(before, 700));
+    assert_eq!(totals.sent, volume(0, 0));
 }
 
 #[test]
@@ -157,6 +164,7 @@ fn stale_and_repeated_reports_change_nothing() {
     ledger.report(1, &[sent(7, 70)]);
     ledger.report(1, &[sent(6, 60)]);
     let totals = settle(&mut ledger);
+    assert_eq!(totals.earlier, volume(5, 50));
     assert_eq!(totals.sent, volume(2, 20));
     assert_eq!(totals.of(Outcome::Lost), volume(2, 20));
     assert!(totals.closes());
@@ -234,6 +242,7 @@ proptest! {
             expected.outcomes[outcome as usize] += volume(1, got);
             expected.outcomes[Outcome::Lost as usize].bytes += u64::from(*length) - got;
         }
+        expected.earlier = volume(first, 0);
         expected.sent = volume(copies.len() as u64, bytes);
         expected.accounted = expected.sent;
         prop_assert_eq!(totals, expected);

@@ -1,4 +1,4 @@
-//! Agents that die.
+//! Agents that die, and those that come after them.
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,10 @@ fn check(end: Signal) {
         Ok(())
     });
     scene.serves(&sent);
+    // What the tap had sent to the dead agent is outside the new one's account, and said to be.
+    let outcome = scene.settle();
+    assert!(outcome.earlier() > 100, "{}", outcome.metrics);
+    assert_eq!(outcome.requests("compared"), 40, "{}", outcome.metrics);
 }
 
 #[track_caller]
