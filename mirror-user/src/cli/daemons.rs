@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::signals::Signals;
 use crate::config;
 use crate::daemon::{self, Options};
-use crate::shadow::agent::Agent;
+use crate::shadow::agent::{Agent, Doors};
 
 /// The daemon on the inference node. Two threads: its loop, and whoever reads the metrics.
 pub(super) fn run(options: Options) -> anyhow::Result<ExitCode> {
@@ -29,51 +29,49 @@ pub(super) fn run(options: Options) -> anyhow::Result<ExitCode> {
 /// The agent on the shadow host. One thread besides the one that captures: to hand requests from
 /// thread to thread costs more than to replay them.
 pub(super) fn shadow(file: &Path) -> anyhow::Result<ExitCode> {
-    let mut config = config::read_shadow(file)?;
+    let config = config::read_shadow(file)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let Signals {
             shutdown,
             mut reload,
         } = listen()?;
-        let mut agent = Agent::open(config.clone()).await?;
+        let mut agent = Agent::open(config)?;
         loop {
-            let mut changed = None;
+            let (doors, mut next) = (agent.doors(), None);
             let stop = async {
                 tokio::select! {
                     () = shutdown.clone().asked() => {}
-                    next = reread(file, &mut reload) => changed = Some(next),
+                    agent = successor(file, &mut reload, &doors) => next = Some(agent),
                 }
             };
             agent.run(stop).await?;
-            let Some(next) = changed else {
-                return Ok(ExitCode::SUCCESS);
-            };
-            agent = match Agent::open(next.clone()).await {
-                Ok(agent) => {
-                    config = next;
-                    agent
-                }
-                Err(error) => {
-                    tracing::error!("the new config cannot run, the old one goes on: {error:#}");
-                    Agent::open(config.clone()).await?
-                }
+            agent = match next {
+                Some(next) => next,
+                None => return Ok(ExitCode::SUCCESS),
             };
         }
     })
 }
 
-/// Waits until the file says something new that can be used.
-async fn reread(file: &Path, reload: &mut mpsc::Receiver<()>) -> config::Shadow {
+/// Waits until the file says something new that can run: an agent that has all it needs.
+async fn successor(file: &Path, reload: &mut mpsc::Receiver<()>, doors: &Doors) -> Agent {
     loop {
         if reload.recv().await.is_none() {
             // Nobody can ask any more.
             std::future::pending::<()>().await;
         }
-        match config::read_shadow(file) {
-            Ok(config) => return config,
+        let config = match config::read_shadow(file) {
+            Ok(config) => config,
             Err(error) => {
-                tracing::error!("the new config is refused, the old one goes on: {error}")
+                tracing::error!("the new config is refused, the old one goes on: {error}");
+                continue;
+            }
+        };
+        match Agent::open_after(config, doors) {
+            Ok(agent) => return agent,
+            Err(error) => {
+                tracing::error!("the new config cannot run, the old one goes on: {error:#}");
             }
         }
     }

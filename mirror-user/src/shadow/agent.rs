@@ -19,16 +19,18 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use self::dispatch::Dispatcher;
+pub use self::doors::Doors;
 use self::intake::Intake;
 use self::judge::Judge;
 use super::capture::Capture;
 use super::memory::Memory;
 use super::replay::{Load, Replay};
-use super::summary;
+use super::{record, summary};
 use crate::admin::{self, Readiness};
 use crate::{config, metrics};
 
 mod dispatch;
+mod doors;
 mod intake;
 mod judge;
 
@@ -44,7 +46,7 @@ const SHOW: Duration = Duration::from_secs(1);
 /// When an address cannot be bound or the records' folder cannot be made, and when the tunnel's
 /// socket fails later on.
 pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    Agent::open(config).await?.run(shutdown).await
+    Agent::open(config)?.run(shutdown).await
 }
 
 /// An agent that listens, but does not work yet.
@@ -52,30 +54,39 @@ pub struct Agent {
     capture: Capture,
     admin: TcpListener,
     api: Option<TcpListener>,
-    judge: Arc<Judge>,
+    doors: Arc<Doors>,
+    metrics: metrics::Agent,
     memory: Memory,
     config: config::Shadow,
 }
 
 impl Agent {
-    /// Binds everything.
+    /// Binds everything. To be called in a runtime.
     ///
     /// # Errors
-    /// When an address cannot be bound or the records' folder cannot be made.
-    pub async fn open(config: config::Shadow) -> anyhow::Result<Self> {
+    /// When an address cannot be bound, or the records' folder cannot be made or written to.
+    pub fn open(config: config::Shadow) -> anyhow::Result<Self> {
+        Self::open_after(config, &Doors::default())
+    }
+
+    /// The same, for an agent that will follow the one that has these doors, and still works.
+    ///
+    /// # Errors
+    /// As [`Agent::open`]; nothing has changed for the other one then.
+    pub fn open_after(config: config::Shadow, before: &Doors) -> anyhow::Result<Self> {
         raise_file_limit();
-        let capture = Capture::open(&config)?;
-        let admin = listen("admin", config.admin).await?;
-        let api = match &config.api {
-            Some(api) => Some(listen("api", api.listen).await?),
-            None => None,
-        };
-        let judge = Arc::new(Judge::new(&config)?);
+        let doors = Doors::open(&config, before)?;
+        let capture = Capture::open(&config, doors.udp()?)?;
+        let admin = doors.tcp(config.admin)?;
+        let api = config.api.as_ref().map(|api| doors.tcp(api.listen));
+        let api = api.transpose()?;
+        record::prepare(&config)?;
         Ok(Self {
             capture,
             admin,
             api,
-            judge,
+            doors: Arc::new(doors),
+            metrics: metrics::Agent::new(),
             memory: Memory::new(config.memory),
             config,
         })
@@ -99,22 +110,29 @@ impl Agent {
 
     /// The agent's metrics.
     pub fn metrics(&self) -> metrics::Agent {
-        self.judge.metrics().clone()
+        self.metrics.clone()
+    }
+
+    /// What it listens on, for the one that comes after it.
+    pub fn doors(&self) -> Arc<Doors> {
+        Arc::clone(&self.doors)
     }
 
     /// Works until `shutdown`, then finishes what it has begun, within 5 s.
     ///
     /// # Errors
-    /// When the tunnel's socket fails.
+    /// When the tunnel's socket fails, or records cannot be listed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             capture,
             admin,
             api,
-            judge,
+            doors: _doors,
+            metrics,
             memory,
             config,
         } = self;
+        let judge = Arc::new(Judge::new(&config, metrics)?);
         let clock = Instant::now();
         let replays: Vec<_> = config
             .services
@@ -155,12 +173,6 @@ fn raise_file_limit() {
     if let Err(error) = raised {
         tracing::warn!("the number of open files stays limited: {error}");
     }
-}
-
-async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on TCP {address} for `{key}`: choose another port"))
 }
 
 fn serve_admin(

@@ -3,11 +3,10 @@
 //! Runs on a thread of its own, so that nothing the shadow does delays the receive buffer.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use mirror_common::tunnel::{Datagram, DecodeError, Inner, decode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -22,6 +21,8 @@ use crate::tap_report::{ServiceReport, TapReport};
 mod classify;
 mod notices;
 mod socket;
+
+pub(crate) use self::socket::bind;
 
 /// Receive calls in a row before the caller gets its turn.
 const BATCHES: usize = 8;
@@ -128,20 +129,15 @@ struct Table {
 }
 
 impl Capture {
-    /// Opens the tunnel's end and, where there is one, the VXLAN end.
+    /// Receives on these sockets, which [`bind`] made: the tunnel's end and, where there is one, the
+    /// VXLAN end.
     ///
     /// # Errors
-    /// When an address cannot be bound; the message names it.
-    pub fn open(config: &config::Shadow) -> anyhow::Result<Self> {
-        let mut sockets = Vec::new();
-        for address in [Some(config.listen), config.vxlan].into_iter().flatten() {
-            let socket = Socket::open(address).with_context(|| {
-                format!("cannot listen on UDP {address}: is another agent running there?")
-            })?;
-            sockets.push(socket);
-        }
+    /// When the kernel does not say what it grants.
+    pub(crate) fn open(config: &config::Shadow, sockets: Vec<UdpSocket>) -> std::io::Result<Self> {
+        let sockets = sockets.into_iter().map(Socket::open);
         Ok(Self {
-            sockets,
+            sockets: sockets.collect::<Result<_, _>>()?,
             buffers: Buffers::new(),
             table: Table {
                 allow: config.allow.clone(),

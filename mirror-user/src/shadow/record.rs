@@ -116,21 +116,31 @@ impl Shared {
     }
 }
 
+/// Makes the folders of the records, where they are missing, and looks whether files can be made
+/// there. Returns one for each service.
+///
+/// # Errors
+/// When a folder cannot be made, made private, or written to.
+pub fn prepare(config: &config::Shadow) -> anyhow::Result<Vec<PathBuf>> {
+    let record_dir = &config.record_dir;
+    let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
+    folder::private(record_dir, |name| {
+        names.iter().any(|service| name == *service)
+    })?;
+    names
+        .iter()
+        .map(|name| service_folder(record_dir, name))
+        .collect()
+}
+
 impl Recorder {
     /// Opens `config.record_dir`, creates what is missing and starts the writing thread.
     ///
     /// # Errors
-    /// The folder cannot be made, or cannot be made private.
+    /// As [`prepare`], and when the folders cannot be listed.
     pub fn open(config: &config::Shadow) -> anyhow::Result<Self> {
         let record_dir = &config.record_dir;
-        let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
-        folder::private(record_dir, |name| {
-            names.iter().any(|service| name == *service)
-        })?;
-        let folders = names
-            .iter()
-            .map(|name| service_folder(record_dir, name))
-            .collect::<anyhow::Result<Vec<PathBuf>>>()?;
+        let folders = prepare(config)?;
         let shared = Arc::new(Shared::default());
         let store = Store::open(
             record_dir,

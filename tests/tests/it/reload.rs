@@ -103,12 +103,35 @@ fn the_agent_takes_a_new_config_and_refuses_a_bad_one() {
     says(&scene, &["refused", "`tarket`", "shadow.toml:"]);
     mirrors(&scene, &mut sent);
 
+    // One that can be read, but not run, on this host: the model has that port.
+    let original = scene.shadow_config.clone();
+    scene.set_shadow("record_dir", "/proc/records");
+    let no_folder = scene.shadow_config.to_string();
+    scene.shadow_config = original.clone();
+    scene.set_shadow("admin", "[::1]:8000");
+    let port_taken = scene.shadow_config.to_string();
+    scene.shadow_config = original;
+    let not_ours = good.replace("[::]:6181", "192.0.2.1:6181");
+    let overlaps = good.replace("[::]:6181", "127.0.0.1:6181");
+    let cases = [
+        (&not_ours, ["cannot run", "UDP 192.0.2.1:6181"]),
+        (&overlaps, ["UDP 127.0.0.1:6181", "[::]:6181"]),
+        (&port_taken, ["[::1]:8000", "`admin`"]),
+        (&no_folder, ["cannot run", "/proc/records"]),
+    ];
+    for (config, words) in cases {
+        // Open connections are followed as if nothing had been asked.
+        sent.extend(scene.load_while(2, small, |scene| {
+            scene.wait_for_packets("mirrored");
+            reload(scene, config);
+            says(scene, &words);
+            scene.wait_for_packets("mirrored");
+        }));
+        scene.account(&sent);
+        scene.complete(&sent, &[]);
+    }
+
     scene.set_shadow_service("version", "v14");
     reload(&scene, &scene.shadow_config.to_string());
-    compares_as(&scene, "v14");
-
-    // One that can be read, but not run, on this host.
-    reload(&scene, &good.replace("[::]:6181", "192.0.2.1:6181"));
-    says(&scene, &["cannot run", "192.0.2.1:6181"]);
     compares_as(&scene, "v14");
 }

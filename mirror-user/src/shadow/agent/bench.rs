@@ -103,7 +103,7 @@ fn measure(gather: Duration, load: impl FnOnce(&mut Flood)) {
             .enable_all()
             .build();
         runtime.unwrap().block_on(async {
-            let agent = Agent::open(config).await.unwrap();
+            let agent = Agent::open(config).unwrap();
             ready
                 .send((agent.tunnel_address().unwrap(), agent.metrics()))
                 .unwrap();

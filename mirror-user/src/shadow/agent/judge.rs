@@ -51,8 +51,7 @@ struct Service {
 }
 
 impl Judge {
-    pub(super) fn new(config: &config::Shadow) -> anyhow::Result<Self> {
-        let metrics = metrics::Agent::new();
+    pub(super) fn new(config: &config::Shadow, metrics: metrics::Agent) -> anyhow::Result<Self> {
         let services = config.services.iter().map(|service| Service {
             name: service.name.clone(),
             id: service.id,

@@ -41,7 +41,7 @@ impl Scene {
             ..fixtures::shadow()
         };
         change(&mut config);
-        let agent = Agent::open(config).await.unwrap();
+        let agent = Agent::open(config).unwrap();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.connect(agent.tunnel_address().unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -595,7 +595,7 @@ async fn the_admin_endpoint_shows_it_all() {
         record_dir: folder.path().join("records"),
         ..fixtures::shadow()
     };
-    let agent = Agent::open(config).await.unwrap();
+    let agent = Agent::open(config).unwrap();
     let address = agent.admin_address().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(agent.run(async {

@@ -23,29 +23,38 @@ pub(super) struct Socket {
     udp: UdpSocket,
     state: UdpSocketState,
     receive_buffer: usize,
+    /// What the kernel had dropped before.
+    earlier_drops: u64,
+}
+
+/// A socket that listens on `address`, with the largest buffer that the kernel grants.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    if address.is_ipv6() {
+        // `[::]` hears IPv4 taps as well.
+        socket.set_only_v6(false)?;
+        accept_zero_checksums(&socket)?;
+    }
+    // The privileged way may pass net.core.rmem_max, the other one is cut to it.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    Ok(UdpSocket::from(socket))
 }
 
 impl Socket {
-    pub(super) fn open(address: SocketAddr) -> io::Result<Self> {
-        let socket = socket2::Socket::new(
-            Domain::for_address(address),
-            Type::DGRAM,
-            Some(Protocol::UDP),
-        )?;
-        if address.is_ipv6() {
-            // `[::]` hears IPv4 taps as well.
-            socket.set_only_v6(false)?;
-            accept_zero_checksums(&socket)?;
-        }
-        // The privileged way may pass net.core.rmem_max, the other one is cut to it.
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        }
+    /// Receives on a socket that [`bind`] made.
+    pub(super) fn open(udp: UdpSocket) -> io::Result<Self> {
+        let address = udp.local_addr()?;
         // The kernel doubles what it is asked for and says the double.
-        let receive_buffer = socket.recv_buffer_size()? / 2;
-        socket.bind(&SockAddr::from(address))?;
-        let udp = UdpSocket::from(socket);
+        let receive_buffer = socket2::SockRef::from(&udp).recv_buffer_size()? / 2;
         let state = UdpSocketState::new((&udp).into())?;
+        let earlier_drops = drops(&udp);
         if receive_buffer < RECEIVE_BUFFER {
             tracing::warn!(
                 %address,
@@ -61,6 +70,7 @@ impl Socket {
             udp,
             state,
             receive_buffer,
+            earlier_drops,
         })
     }
 
@@ -72,26 +82,9 @@ impl Socket {
         self.receive_buffer
     }
 
-    /// Datagrams that the kernel dropped here; 0 where it does not say.
+    /// Datagrams that the kernel has dropped here since then; 0 where it does not say.
     pub(super) fn drops(&self) -> u64 {
-        // SK_MEMINFO_VARS counters, of which the last one is what we want.
-        let mut counters = [0_u32; 9];
-        let mut length = size_of_val(&counters) as libc::socklen_t;
-        // SAFETY: `counters` is as long as `length` says, and lives across the call.
-        let result = unsafe {
-            libc::getsockopt(
-                self.udp.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MEMINFO,
-                counters.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if result == 0 {
-            u64::from(counters[8])
-        } else {
-            0
-        }
+        drops(&self.udp).saturating_sub(self.earlier_drops)
     }
 
     /// Receives what is there, at most [`BATCH`] messages; returns how many.
@@ -121,6 +114,28 @@ impl Socket {
         if let Err(error) = self.state.try_send(UdpSockRef::from(&self.udp), &transmit) {
             tracing::debug!(%error, peer = %received.source, "cannot echo a control packet");
         }
+    }
+}
+
+/// Datagrams that the kernel has dropped at a socket; 0 where it does not say.
+fn drops(socket: &UdpSocket) -> u64 {
+    // SK_MEMINFO_VARS counters, of which the last one is what we want.
+    let mut counters = [0_u32; 9];
+    let mut length = size_of_val(&counters) as libc::socklen_t;
+    // SAFETY: `counters` is as long as `length` says, and lives across the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            counters.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        u64::from(counters[8])
+    } else {
+        0
     }
 }
 

@@ -27,7 +27,7 @@ fn config(listen: SocketAddr, allow: &str) -> config::Shadow {
 
 /// An agent's end and a tap's socket that is connected to it.
 fn pair(listen: SocketAddr, from: SocketAddr, allow: &str) -> (Capture, UdpSocket) {
-    let capture = Capture::open(&config(listen, allow)).unwrap();
+    let capture = Capture::open(&config(listen, allow), vec![bind(listen).unwrap()]).unwrap();
     let mut to = capture.local_address().unwrap();
     if to.ip().is_unspecified() {
         to.set_ip(from.ip());

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
+use nix::unistd::{AccessFlags, access};
 
 const MODE: u32 = 0o700;
 const STICKY: u32 = 0o1000;
@@ -28,6 +29,10 @@ pub(super) fn private(path: &Path, ours: impl Fn(&OsStr) -> bool) -> anyhow::Res
         metadata.is_dir(),
         "{shown} is not a folder: give record_dir another path"
     );
+    let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK);
+    allowed.with_context(|| {
+        format!("cannot write records to {shown}: mount or own it otherwise, or change record_dir")
+    })?;
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 == 0 {
         return Ok(());
