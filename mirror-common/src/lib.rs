@@ -7,6 +7,7 @@
 
 pub mod counters;
 pub mod flow;
+pub mod histogram;
 pub mod measure;
 pub mod packet;
 pub mod policy;

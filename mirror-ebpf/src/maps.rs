@@ -4,8 +4,9 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
-use mirror_common::counters::{Counters, Histogram, RunTime, Sent};
+use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::{Endpoint, Flow};
+use mirror_common::histogram::{Latency, RunTime};
 use mirror_common::measure::{ArmCounters, Connection};
 use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_SERVICES, Service, Tap};
 use mirror_common::steer::Steering;
@@ -77,7 +78,7 @@ pub static ARMS: PerCpuArray<ArmCounters> = PerCpuArray::pinned(MAX_SERVICES * 2
 /// Service index * 4 + arm * 2 + kind (0 first byte, 1 handshake) -> durations. The daemon makes
 /// the entries, of services with a canary only, since they are large.
 #[map]
-pub static DURATIONS: PerCpuHashMap<u32, Histogram> =
+pub static DURATIONS: PerCpuHashMap<u32, Latency> =
     PerCpuHashMap::pinned(MAX_SERVICES * 4, BPF_F_NO_PREALLOC);
 
 /// What the tap tells the uplink's program on the same CPU of the clone that it is sending, and

@@ -1,6 +1,6 @@
 //! The tap: parse, decide, clone, count. Whatever happens here, the packet goes on.
 
-use mirror_common::counters::{Counters, RunTime};
+use mirror_common::counters::Counters;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link, Packet, Transport};
 use mirror_common::policy::{self, Service};
@@ -260,11 +260,6 @@ fn send(skb: &Skb, slot: &mut Slot, ifindex: u32) -> Reason {
 fn record_run_time(hook: Hook, ns: u64) {
     if let Some(run_time) = maps::RUN_TIME.get_ptr_mut(hook as u32) {
         // SAFETY: a per-CPU value, as in `tap`.
-        let run_time = unsafe { &mut *run_time };
-        let index = RunTime::bucket(ns);
-        if let Some(bucket) = run_time.buckets.get_mut(index) {
-            *bucket += 1;
-        }
-        run_time.sum_ns += ns;
+        unsafe { &mut *run_time }.count_in(ns);
     }
 }

@@ -3,7 +3,6 @@
 //! A new connection that is chosen for the canary is handed to the canary's listener, by the
 //! kernel's own means: no address is translated, and an established connection needs nothing.
 
-use mirror_common::counters::Histogram;
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::measure::{ArmCounters, Connection, Seen, may_end_handshake, state};
 use mirror_common::packet::Packet;
@@ -224,18 +223,10 @@ fn sample(service: u32, arm: Arm, seen: &Seen) {
         (None, Some(ns)) => (1, ns),
         (None, None) => return,
     };
-    let Some(histogram) = maps::DURATIONS.get_ptr_mut(service * 4 + arm as u32 * 2 + kind) else {
-        return;
-    };
-    // SAFETY: a per-CPU value; programs of one CPU do not run at the same time.
-    let histogram = unsafe { &mut *histogram };
-    if let Some(bucket) = histogram
-        .buckets
-        .get_mut(core::hint::black_box(Histogram::bucket(ns)))
-    {
-        *bucket += 1;
+    if let Some(latency) = maps::DURATIONS.get_ptr_mut(service * 4 + arm as u32 * 2 + kind) {
+        // SAFETY: a per-CPU value; programs of one CPU do not run at the same time.
+        unsafe { &mut *latency }.count_in(ns);
     }
-    histogram.sum_ns += ns;
 }
 
 #[inline(always)]

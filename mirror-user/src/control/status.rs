@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use mirror_common::counters::{Histogram, RunTime};
+use mirror_common::histogram::{Latency, RunTime};
 use serde::{Deserialize, Serialize};
 
 use super::{CanaryState, Quantiles};
@@ -157,55 +157,23 @@ pub struct RunTimes {
 impl From<&RunTime> for RunTimes {
     fn from(run_time: &RunTime) -> Self {
         Self {
-            runs: run_time.buckets.iter().sum(),
-            p50_ns: quantile(&run_time.buckets, RunTime::upper_bound_ns, 0.50),
-            p99_ns: quantile(&run_time.buckets, RunTime::upper_bound_ns, 0.99),
+            runs: run_time.count(),
+            p50_ns: run_time.quantile(0.50),
+            p99_ns: run_time.quantile(0.99),
         }
     }
 }
 
-impl From<&Histogram> for Quantiles {
-    fn from(histogram: &Histogram) -> Self {
+impl From<&Latency> for Quantiles {
+    fn from(latency: &Latency) -> Self {
         let at = |part| {
-            let ns = quantile(&histogram.buckets, Histogram::upper_bound_ns, part)?;
+            let ns = latency.quantile(part)?;
             Some(ns as f64 / 1e9)
         };
         Self {
-            count: histogram.count(),
+            count: latency.count(),
             p50: at(0.50),
             p99: at(0.99),
         }
-    }
-}
-
-/// The upper bound of the bucket in which a quantile lies.
-fn quantile(buckets: &[u64], upper_bound: impl Fn(usize) -> u64, part: f64) -> Option<u64> {
-    let all: u64 = buckets.iter().sum();
-    let rank = (all as f64 * part).ceil() as u64;
-    let mut below = 0;
-    buckets
-        .iter()
-        .position(|count| {
-            below += count;
-            below >= rank && below > 0
-        })
-        .map(upper_bound)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_bounds_of_buckets() {
-        assert_eq!(RunTimes::from(&RunTime::default()), RunTimes::default());
-        let mut run_time = RunTime::default();
-        run_time.buckets[RunTime::bucket(100)] = 98;
-        run_time.buckets[RunTime::bucket(900)] = 2;
-        let times = RunTimes::from(&run_time);
-        assert_eq!(
-            (times.runs, times.p50_ns, times.p99_ns),
-            (100, Some(112), Some(1024))
-        );
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use mirror_common::counters::{Counters, RunTime, Sent};
+use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::Endpoint;
+use mirror_common::histogram::RunTime;
 use mirror_common::policy::{Agent, Service, Tap};
 
 use super::{DataPlane, Error, Hook};

@@ -1,8 +1,8 @@
 //! Maps of services that have a canary.
 
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
-use mirror_common::counters::Histogram;
 use mirror_common::flow::Flow;
+use mirror_common::histogram::Latency;
 use mirror_common::measure::{ArmCounters, Connection};
 use mirror_common::steer::Steering;
 use mirror_common::tunnel::Arm;
@@ -10,7 +10,7 @@ use mirror_common::tunnel::Arm;
 use super::maps::map_error;
 use super::{DataPlane, Error};
 
-/// What a [`Histogram`] is of.
+/// What a [`Latency`] is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Duration {
     /// From the last byte of a request to the first of its answer.
@@ -47,14 +47,14 @@ impl DataPlane {
 
     /// How long one version of a service takes, all CPUs together; nothing where it is not
     /// measured.
-    pub fn durations(&self, row: u32, arm: Arm, of: Duration) -> Result<Histogram, Error> {
+    pub fn durations(&self, row: u32, arm: Arm, of: Duration) -> Result<Latency, Error> {
         let map = self
             .ebpf
             .map(DURATIONS)
             .ok_or_else(|| Error::Missing(format!("map {DURATIONS}")))?;
-        let map = PerCpuHashMap::<_, u32, Histogram>::try_from(map)
+        let map = PerCpuHashMap::<_, u32, Latency>::try_from(map)
             .map_err(|source| map_error(DURATIONS, source))?;
-        let mut sum = Histogram::default();
+        let mut sum = Latency::default();
         match map.get(&histogram_key(row, arm, of), 0) {
             Ok(values) => values.iter().for_each(|value| sum += value),
             Err(MapError::KeyNotFound) => {}
@@ -93,7 +93,7 @@ impl DataPlane {
                 if map.get(&key, 0).is_ok() {
                     continue;
                 }
-                let zero = PerCpuValues::try_from(vec![Histogram::default(); cpus])
+                let zero = PerCpuValues::try_from(vec![Latency::default(); cpus])
                     .map_err(|source| map_error(DURATIONS, MapError::IoError(source)))?;
                 map.insert(key, zero, 0)
                     .map_err(|source| map_error(DURATIONS, source))?;
@@ -104,7 +104,7 @@ impl DataPlane {
 
     fn histograms(
         &mut self,
-    ) -> Result<PerCpuHashMap<&mut aya::maps::MapData, u32, Histogram>, Error> {
+    ) -> Result<PerCpuHashMap<&mut aya::maps::MapData, u32, Latency>, Error> {
         let map = self
             .ebpf
             .map_mut(DURATIONS)

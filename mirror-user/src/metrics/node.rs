@@ -6,7 +6,8 @@ mod canary;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mirror_common::counters::{Counters, RunTime};
+use mirror_common::counters::Counters;
+use mirror_common::histogram::RunTime;
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
 use prometheus::core::{Collector, Desc};

@@ -1,6 +1,6 @@
 //! Metrics of services that have a canary: both versions apart.
 
-use mirror_common::counters::Histogram;
+use mirror_common::histogram::Latency;
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::{
@@ -94,10 +94,10 @@ impl Scrape {
         family: &Family,
         service: &str,
         arm: &control::Arm,
-        durations: &Histogram,
+        durations: &Latency,
     ) {
         let bounds = (FIRST_OCTAVE * 16 - 1..LAST_OCTAVE * 16).step_by(4);
-        let bounds = bounds.map(|index| (index, Histogram::upper_bound_ns(index)));
+        let bounds = bounds.map(|index| (index, Latency::upper_bound_ns(index)));
         let labels = labels(service, arm);
         self.histogram(
             family,
