@@ -1,49 +1,47 @@
-//! `cargo xtask demo`: a model in production, its next version in the shadow, and modelmirror
-//! between them; then what it cost.
+//! `cargo xtask demo`: a model in production, its next version in the shadow and then before
+//! clients, and modelmirror between them; then what it cost.
 
 #![expect(
     clippy::print_stdout,
     reason = "a demonstration, whose output is its result"
 )]
 
-mod cost;
+mod compare;
+mod figures;
 mod interrupt;
+mod latency;
 mod load;
 mod screen;
 mod stage;
+mod steer;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 
-use crate::cost::Costs;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::load::{Load, Mirror};
+use crate::load::Load;
 use crate::screen::Screen;
-use crate::stage::Stage;
+use crate::stage::{NEXT, STABLE, Stage};
 
 /// Shows modelmirror at work in three network namespaces, which are gone afterwards.
 #[derive(Parser)]
 struct Options {
-    /// Seconds of load, half of them with the mirror on.
-    #[arg(long, default_value_t = 40)]
+    /// Seconds of load: half of them in the shadow, half of them before clients.
+    #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// Requests in a second, all connections together.
+    /// Requests in a second, all clients together.
     #[arg(long, default_value_t = 400)]
     rate: u32,
-    /// Connections at once.
+    /// Clients, each with one connection at a time.
     #[arg(long, default_value_t = 8)]
-    connections: u32,
+    clients: u32,
 }
 
-/// Times that the mirror is switched off and on again.
-const ROUNDS: u32 = 4;
-
 fn main() -> ExitCode {
-    let result = show(&Options::parse());
-    match result {
+    match show(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             println!("\ndemo: interrupted; everything was taken away");
@@ -58,40 +56,42 @@ fn main() -> ExitCode {
 
 fn show(options: &Options) -> Result<()> {
     let interrupt = Interrupt::listen()?;
-    let stage = Stage::build(&interrupt)?;
+    let shown = acts(options, &interrupt);
+    // What failed because of the signal is no error of its own.
+    interrupt.check()?;
+    shown?;
+    println!("demo: done; namespaces, programs and files are gone");
+    Ok(())
+}
+
+fn acts(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let stage = Stage::build(interrupt)?;
     let load = Load {
-        connections: options.connections.max(1),
+        clients: options.clients.max(1),
         rate: options.rate.max(1),
-        duration: Duration::from_secs(options.seconds.into()) / (2 * ROUNDS),
     };
+    let time = Duration::from_secs(options.seconds.into()) / 2;
+    let mut screen = Screen::new();
+
     println!(
         "demo: {} clients send {} requests a second, with the mirror off and on in turn",
-        load.connections, load.rate
+        load.clients, load.rate
     );
-    let mut screen = Screen::new();
-    let mut costs = Costs::default();
-    // A first, short phase warms up caches and neighbours, and is not counted.
-    stage.switch(Mirror::Off)?;
-    load.warm_up().run(&stage, &interrupt, |_| ())?;
-    for _ in 0..ROUNDS {
-        for mirror in [Mirror::Off, Mirror::On] {
-            stage.switch(mirror)?;
-            let before = costs.requests(Mirror::On);
-            let sent = load.run(&stage, &interrupt, |sent| {
-                let now = if mirror == Mirror::On { sent } else { 0 };
-                screen.update(mirror, before + now, &stage);
-            })?;
-            costs.add(mirror, sent);
-        }
-    }
-    screen.finish();
-    let mirrored = costs.requests(Mirror::On);
-    let compared = stage.wait_for_comparisons(mirrored, &interrupt)?;
+    let costs = compare::run(&stage, load, time, &mut screen, interrupt)?;
+    let mirrored = costs.mirrored();
+    let compared = stage.wait_for_comparisons(mirrored, interrupt)?;
     println!("demo: {mirrored} requests were sent with the mirror on, {compared} compared\n");
     println!("{}", stage.report(compared)?);
     println!("{costs}");
+
+    println!("demo: they go on sending, while {NEXT} takes clients from {STABLE}");
+    let steered = steer::run(&stage, load, time, &mut screen, interrupt)?;
+    println!("\n{steered}");
     println!("{}", stage.kernel_cost()?);
-    drop(stage);
-    println!("demo: done; namespaces, programs and files are gone");
+
+    let failures: Vec<_> = costs.failures().chain(steered.failures()).collect();
+    if let Some(first) = failures.first() {
+        bail!("{} requests failed, the first one: {first}", failures.len());
+    }
     Ok(())
 }

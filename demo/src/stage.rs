@@ -1,4 +1,4 @@
-//! Everything that the demo builds: three hosts, two model servers, the daemon and the agent.
+//! Everything that the demo builds: three hosts, three model servers, the daemon and the agent.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,17 +9,19 @@ use tests::{Agent, Client, Daemon, Home, Metrics, Namespace, Process, Topology};
 use tests::{Request, binary, try_within};
 
 use crate::interrupt::Interrupt;
-use crate::load::Mirror;
 
 /// The service's name.
-const SERVICE: &str = "digits";
+pub(crate) const SERVICE: &str = "digits";
+/// The version in production.
+pub(crate) const STABLE: &str = "v12";
+/// The next one: in the shadow first, then the canary.
+pub(crate) const NEXT: &str = "v13";
 
 /// Hosts and programs. What is declared first is taken down first.
 pub(crate) struct Stage {
-    _daemon: Daemon,
+    daemon: Daemon,
     agent: Agent,
-    _production: Process,
-    _candidate: Process,
+    _servers: [Process; 3],
     home: Home,
     net: Topology,
 }
@@ -39,20 +41,24 @@ impl Stage {
         let net = Topology::new()?;
         let home = Home::new()?;
         interrupt.check()?;
-        println!("demo: model server `{SERVICE}` v12 on the node, v13 on the shadow host");
-        let production = model_server(&net.node, "0.0.0.0:8000", "v12")?;
-        let candidate = model_server(&net.shadow, "127.0.0.1:8000", "v13")?;
+        println!(
+            "demo: model server `{SERVICE}` {STABLE} and {NEXT} on the node, {NEXT} on the shadow host"
+        );
+        let servers = [
+            model_server(&net.node, 8000, STABLE)?,
+            model_server(&net.node, 8001, NEXT)?,
+            model_server(&net.shadow, 8000, NEXT)?,
+        ];
         interrupt.check()?;
         println!("demo: the agent on the shadow host, the daemon on the node");
         let agent = Agent::start(&net.shadow, &home, &shadow_config(&home))?;
-        let daemon = Daemon::start(&net.node, &home, &home.node_config())?;
+        let daemon = Daemon::start(&net.node, &home, &node_config(&home))?;
         daemon.wait_for_agent()?;
         interrupt.check()?;
         Ok(Self {
-            _daemon: daemon,
+            daemon,
             agent,
-            _production: production,
-            _candidate: candidate,
+            _servers: servers,
             home,
             net,
         })
@@ -63,14 +69,15 @@ impl Stage {
         Client::of_any(&self.net.client, ([10, 0, 0, 5], 8000).into())
     }
 
-    /// Switches the mirror, by the command that a user would give.
-    pub(crate) fn switch(&self, mirror: Mirror) -> Result<()> {
-        let word = match mirror {
-            Mirror::Off => "off",
-            Mirror::On => "on",
-        };
-        let command = ["mirror", word, "--service", SERVICE];
+    /// `modelmirror ARGUMENTS --service digits` on the node, as a user would type it.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<()> {
+        let command = [arguments, &["--service", SERVICE]].concat();
         self.home.modelmirror(&self.net.node, &command).map(drop)
+    }
+
+    /// What the daemon measures.
+    pub(crate) fn metrics(&self) -> Result<Metrics> {
+        self.daemon.metrics()
     }
 
     /// What the agent has counted so far.
@@ -127,7 +134,8 @@ impl Stage {
             .modelmirror(&self.net.node, &["status", "--output", "json"])?;
         let status: Value = serde_json::from_str(&status).context("status is not JSON")?;
         let times = &status["run_time"];
-        let mut text = String::from("Cost of a packet in the kernel, copying included");
+        let mut text =
+            String::from("Cost of a packet in the kernel, copying and steering included");
         match (times["p50_ns"].as_u64(), times["p99_ns"].as_u64()) {
             (Some(p50), Some(p99)) => {
                 let runs = times["runs"].as_u64().unwrap_or_default();
@@ -171,12 +179,27 @@ fn shadow_config(home: &Home) -> toml::Table {
     config
 }
 
-/// Starts the model server, and waits until it is ready.
-fn model_server(host: &Namespace, listen: &str, version: &str) -> Result<Process> {
+/// The node's config: every connection is steered by itself, since all come from one address.
+fn node_config(home: &Home) -> toml::Table {
+    let mut config = home.node_config();
+    let canary = toml::toml! {
+        version = "v13"
+        address = "10.0.0.5:8001"
+        affinity = "connection"
+    };
+    if let Some(service) = config["service"][0].as_table_mut() {
+        service.insert("canary".into(), canary.into());
+    }
+    config
+}
+
+/// Starts a model server at all addresses of a host, and waits until it is ready.
+fn model_server(host: &Namespace, port: u16, version: &str) -> Result<Process> {
     let mut command = host.command(binary("model-server")?);
-    command.args(["--listen", listen, "--version", version]);
+    let listen = format!("0.0.0.0:{port}");
+    command.args(["--listen", &listen, "--version", version]);
     let mut process = host.spawn("model-server", command)?;
-    let client = Client::of_any(host, ([127, 0, 0, 1], 8000).into());
+    let client = Client::of_any(host, ([127, 0, 0, 1], port).into());
     try_within(Duration::from_secs(10), "the model server is ready", || {
         process.running()?;
         let answer = client.connect()?.ask(&Request::get("/v2/health/ready"))?;

@@ -51,6 +51,14 @@ impl Metrics {
             .collect()
     }
 
+    /// A histogram's buckets: each one's upper bound, and how many were no more than that.
+    pub fn buckets(&self, name: &str, labels: &[(&str, &str)]) -> Vec<(f64, f64)> {
+        let name = format!("{name}_bucket");
+        self.matching(&name, labels)
+            .filter_map(|series| Some((series.label("le")?.parse().ok()?, series.value)))
+            .collect()
+    }
+
     fn matching(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Series> {
         self.series.iter().filter(move |series| {
             series.name == name
@@ -143,6 +151,15 @@ mod tests {
         assert_eq!(metrics.sum("b", &[]), 1000.0);
         assert!(!metrics.has("a_total", &[("reason", "none")]));
         assert_eq!(metrics.by("a_total", "reason")[1], ("d".to_owned(), 4.5));
+    }
+
+    #[test]
+    fn a_histogram_is_its_buckets() {
+        let text = "a_bucket{le=\"0.5\",x=\"y\"} 3\na_bucket{le=\"+Inf\",x=\"y\"} 4\n\
+                    a_bucket{le=\"+Inf\",x=\"z\"} 7\na_count{x=\"y\"} 4\n";
+        let metrics = Metrics::parse(text).unwrap();
+        let buckets = metrics.buckets("a", &[("x", "y")]);
+        assert_eq!(buckets, [(0.5, 3.0), (f64::INFINITY, 4.0)]);
     }
 
     #[test]
