@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use etherparse::PacketBuilder;
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Agent, Service, Tap, WHOLE, agent_state, mirror};
+use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
 use mirror_common::tunnel::Arm;
 use mirror_user::dataplane::{DataPlane, Interface, Role};
 use nix::net::if_::if_nametoindex;
@@ -57,6 +58,11 @@ fn inside(times: usize) -> Result<Singles> {
         ("ARP", arp(), Some(40.0)),
         ("the service's, a pure ACK", tcp(8000, 0)?, None),
         ("the service's, not sampled", tcp(8001, 1000)?, None),
+        (
+            "the same, of a service with a canary",
+            tcp(8002, 1000)?,
+            None,
+        ),
     ];
     let request = tcp(8000, 600)?;
     let mut costs = vec![Vec::new(); kinds.len()];
@@ -97,7 +103,8 @@ fn inside(times: usize) -> Result<Singles> {
     })
 }
 
-/// A service on port 8000 that is copied, and one on port 8001 of which no connection is chosen.
+/// A service on port 8000 that is copied, one on port 8001 of which no connection is chosen, and the
+/// same on port 8002 with a canary: its connections are followed.
 fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
     let mut plane = DataPlane::load(home.pins(), None)?;
     let service = |index, threshold| Service {
@@ -115,7 +122,16 @@ fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
     plane.set_services(&HashMap::from([
         (endpoint(8000), service(1, WHOLE)),
         (endpoint(8001), service(2, 0)),
+        (endpoint(8002), service(3, 0)),
     ]))?;
+    let steering = Steering {
+        canary: endpoint(8003),
+        threshold: share_threshold(SHARE_PARTS / 2),
+        stale_ns: u64::MAX,
+        flags: flag::PRESENT | flag::HTTP,
+        ..Steering::default()
+    };
+    plane.set_steering(3, steering)?;
     plane.set_tap(Tap {
         // Alive for good.
         heartbeat_ns: u64::MAX / 2,
