@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use mirror_common::ABI_VERSION;
 use nix::sys::signal::Signal;
 use tests::{Daemon, Metrics, Scene, eventually};
 
@@ -68,7 +69,7 @@ fn without_a_daemon_copying_ends_after_five_seconds() {
     mirrors(&scene, &mut sent);
     let stopped = Instant::now();
     scene.end_daemon(Signal::SIGTERM);
-    let links = scene.home.pins().join("v1/links");
+    let links = scene.home.pins().join(format!("v{ABI_VERSION}/links"));
     assert!(links.read_dir().unwrap().count() > 0, "no link is left");
     let before = scene.copies();
     sent.extend(scene.load(1, 5, small));
@@ -192,7 +193,7 @@ fn pins_of_another_layout_are_refused() {
     // A map that is not what its name says.
     scene.start_daemon(&[]);
     scene.end_daemon(Signal::SIGTERM);
-    let maps = pins.join("v1/maps");
+    let maps = pins.join(format!("v{ABI_VERSION}/maps"));
     fs::remove_file(maps.join("TAP")).unwrap();
     fs::rename(maps.join("AGENTS"), maps.join("TAP")).unwrap();
     let said = refusal(&scene);
