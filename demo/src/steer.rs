@@ -22,16 +22,17 @@ const STEPS: [(&str, &[&str]); 5] = [
     ("off", &["canary", "off"]),
 ];
 
-/// What became of one share.
+/// What happened in some time.
 #[derive(Debug)]
 struct Step {
-    share: &'static str,
+    /// The share that held; nothing while it changed.
+    share: Option<&'static str>,
     seen: Seen,
     before: Metrics,
     after: Metrics,
 }
 
-/// What became of all shares.
+/// What became of all shares, without a gap.
 #[derive(Debug)]
 pub(crate) struct Steered(Vec<Step>);
 
@@ -46,24 +47,28 @@ pub(crate) fn run(
     let mut steps: Vec<Step> = Vec::new();
     let rest = load.send(stage, |running| {
         let mut before = stage.metrics()?;
+        let mut step = |share| -> Result<()> {
+            let after = stage.metrics()?;
+            steps.push(Step {
+                share,
+                seen: running.take(),
+                before: std::mem::replace(&mut before, after.clone()),
+                after,
+            });
+            Ok(())
+        };
         for (share, command) in STEPS {
             println!(
                 "demo: modelmirror {} --service {SERVICE}",
                 command.join(" ")
             );
             stage.command(command)?;
+            step(None)?;
             running.wait(time / STEPS.len() as u32, interrupt, || {
                 screen.update(|| progress(share, running));
             })?;
             screen.finish();
-            let after = stage.metrics()?;
-            steps.push(Step {
-                share,
-                seen: running.take(),
-                before,
-                after: after.clone(),
-            });
-            before = after;
+            step(Some(share))?;
         }
         Ok(())
     })?;
@@ -113,11 +118,13 @@ impl fmt::Display for Steered {
             " share       new  of all    answered  of all    p50    p99     p50     p99"
         )?;
         for step in &self.0 {
-            step.write(f)?;
+            if let Some(share) = step.share {
+                step.write(f, share)?;
+            }
         }
         writeln!(
             f,
-            "Connections that are open when the share changes finish with their version."
+            "Connections keep their version; what came while the share changed is only counted below."
         )?;
         self.write_answers(f)?;
         writeln!(f, "Failed requests: {}", self.failures().count())
@@ -130,12 +137,12 @@ impl Step {
     }
 
     /// A line for each version.
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write(&self, f: &mut fmt::Formatter<'_>, share: &str) -> fmt::Result {
         let figures = [STABLE, NEXT].map(|version| self.figures(version));
         let [stable, canary] = &figures;
         let connections = stable.connections + canary.connections;
         let requests = stable.requests + canary.requests;
-        let shares = [self.share, ""].into_iter();
+        let shares = [share, ""].into_iter();
         for ((share, version), its) in shares.zip([STABLE, NEXT]).zip(&figures) {
             let answers = self.seen.answers(version).quantiles();
             writeln!(
