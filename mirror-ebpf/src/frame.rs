@@ -180,8 +180,8 @@ impl Skb {
     #[inline(always)]
     fn look_up(&self, packet: &Packet, destination: &Endpoint) -> *mut bpf_sock {
         let (from, to) = (packet.source.address.words(), destination.address.words());
-        let ports = u32::from(packet.source.port().to_be())
-            | u32::from(destination.port().to_be()) << 16;
+        let ports =
+            u32::from(packet.source.port().to_be()) | u32::from(destination.port().to_be()) << 16;
         let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
             return core::ptr::null_mut();
         };

@@ -9,8 +9,8 @@ use mirror_common::verdict::{Reason, Verdict};
 
 use crate::frame::{Skb, add_shared, now_ns};
 use crate::maps;
-use crate::steer;
 use crate::slot::{Slot, UNSEEN, state};
+use crate::steer;
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
