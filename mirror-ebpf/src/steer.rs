@@ -36,6 +36,7 @@ pub fn follow(
     let Slot {
         flow, connection, ..
     } = slot;
+    let flow: &Flow = flow;
     // Only here can a packet be given to a listener.
     let arriving = hook == Hook::Ingress && direction == Direction::Request;
     let syn = opens(packet) && direction == Direction::Request;
@@ -46,7 +47,7 @@ pub fn follow(
     };
     // A SYN for a connection that there is begins no other: the kernel answers it by itself.
     let begins = syn && !matches!(own, Socket::Connected | Socket::Requested);
-    if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(&*flow) {
+    if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(flow) {
         // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
         // different fields, but for the state's bits, of which one may get lost: a sample less.
         let connection = unsafe { &mut *connection };
@@ -81,7 +82,8 @@ pub fn follow(
         give(skb, packet, steering, connection);
     }
     let arm = measure(skb, packet, direction, steering, connection, now);
-    let _ = maps::CONNECTIONS.insert(&*flow, &*connection, 0);
+    let connection: &Connection = connection;
+    let _ = maps::CONNECTIONS.insert(flow, connection, 0);
     arm
 }
 
