@@ -93,7 +93,7 @@ impl Page {
             "## What clients notice\n\n\
              As many requests as the machine can do. \"Of none\" is formed within each round. CPU is that of the whole \
              machine (/proc/stat, all that is not idle) for one request: the difference between two rows is what copying adds \
-             on the node and, but for the last row, little else: there copies end in a socket that drops them.\n"
+             on the node and, but for the last row, little else: there copies are dropped where they come in.\n"
         )?;
         for (title, body, offloads) in [
             ("500-byte bodies", SMALL, Offloads::On),
