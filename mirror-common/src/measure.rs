@@ -239,6 +239,22 @@ pub const fn may_end_handshake(packet: &Packet) -> bool {
     packet.flags & (SYN | RST | FIN | ACK) == ACK
 }
 
+/// What a version's latencies are of.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// From the last byte of a request to the first of its answer.
+    FirstByte = 0,
+    /// From the SYN to its acknowledgement.
+    Handshake = 1,
+}
+
+/// Where the latencies of a service's version stand.
+#[inline(always)]
+pub const fn latency_key(service: u32, arm: Arm, phase: Phase) -> u32 {
+    service * 4 + arm as u32 * 2 + phase as u32
+}
+
 /// What is counted of one version of one service. Row = service index * 2 + [`Arm`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -219,13 +219,17 @@ pub fn decide(
     Verdict::Copy
 }
 
-/// The budget: a virtual scheduling algorithm (GCRA, ITU-T I.371), which needs one word of state.
-///
-/// `due_ns` is when the bytes spent so far will have been earned. Returns the cost to add to it,
-/// or nothing when the budget is spent.
+/// Whether a limit holds by a virtual scheduling algorithm (GCRA, ITU-T I.371), whose one word of
+/// state is when all that was spent so far will have been earned.
+#[inline(always)]
+pub const fn within(due_ns: u64, now_ns: u64, burst_ns: u64) -> bool {
+    due_ns <= now_ns + burst_ns
+}
+
+/// The budget, see [`within`]: returns the cost to add to it, or nothing when it is spent.
 #[inline(always)]
 pub const fn charge(service: &Service, due_ns: u64, now_ns: u64, bytes: u32) -> Option<u64> {
-    if due_ns > now_ns + service.burst_ns {
+    if !within(due_ns, now_ns, service.burst_ns) {
         return None;
     }
     Some((bytes as u64 * service.byte_cost) >> 20)

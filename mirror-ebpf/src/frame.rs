@@ -285,3 +285,17 @@ pub fn add_shared(word: *mut u64, value: u64) {
         core::arch::asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) word, value = in(reg) value)
     }
 }
+
+/// Adds what something costs to when all that was spent so far will have been earned, see
+/// [`mirror_common::policy::within`]. What lies in the past is forgotten first.
+#[inline(always)]
+pub fn spend(due_ns: *mut u64, now_ns: u64, cost_ns: u64) {
+    // SAFETY: a word in a map's value that all CPUs share; two that do this at once write nearly the
+    // same value.
+    unsafe {
+        if *due_ns < now_ns {
+            *due_ns = now_ns;
+        }
+    }
+    add_shared(due_ns, cost_ns);
+}

@@ -75,10 +75,10 @@ pub static OPENING: Array<u64> = Array::pinned(MAX_SERVICES, 0);
 #[map]
 pub static ARMS: PerCpuArray<ArmCounters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
 
-/// Service index * 4 + arm * 2 + kind (0 first byte, 1 handshake) -> durations. The daemon makes
-/// the entries, of services with a canary only, since they are large.
+/// `measure::latency_key` -> how long a version takes. The daemon makes the entries, of services with
+/// a canary only, since they are large.
 #[map]
-pub static DURATIONS: PerCpuHashMap<u32, Latency> =
+pub static LATENCIES: PerCpuHashMap<u32, Latency> =
     PerCpuHashMap::pinned(MAX_SERVICES * 4, BPF_F_NO_PREALLOC);
 
 /// What the tap tells the uplink's program on the same CPU of the clone that it is sending, and

@@ -7,7 +7,7 @@ use mirror_common::policy::{self, Service};
 use mirror_common::tunnel::{self, Arm, Direction};
 use mirror_common::verdict::{Reason, Verdict};
 
-use crate::frame::{Skb, add_shared, now_ns};
+use crate::frame::{Skb, add_shared, now_ns, spend};
 use crate::maps;
 use crate::slot::{Slot, UNSEEN, state};
 use crate::steer;
@@ -218,12 +218,8 @@ fn pay(
         }
         return Err(Reason::OverBudget);
     };
-    if due_ns < now {
-        // SAFETY: as above; two CPUs that do this at once write nearly the same value.
-        unsafe { (*budget).due_ns = now };
-    }
     // SAFETY: the pointer is to a map value.
-    add_shared(unsafe { &raw mut (*budget).due_ns }, cost_ns);
+    spend(unsafe { &raw mut (*budget).due_ns }, now, cost_ns);
     Ok(())
 }
 

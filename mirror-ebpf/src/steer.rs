@@ -4,13 +4,15 @@
 //! kernel's own means: no address is translated, and an established connection needs nothing.
 
 use mirror_common::flow::{Endpoint, Flow};
-use mirror_common::measure::{ArmCounters, Connection, Seen, may_end_handshake, state};
+use mirror_common::measure::{
+    ArmCounters, Connection, Phase, Seen, latency_key, may_end_handshake, state,
+};
 use mirror_common::packet::Packet;
-use mirror_common::policy::{Service, opens};
+use mirror_common::policy::{self, Service, opens};
 use mirror_common::steer::{Choice, Socket, Steering, flag};
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::frame::{Skb, add_shared, now_ns};
+use crate::frame::{Skb, now_ns, spend};
 use crate::maps;
 use crate::mirror::Hook;
 use crate::slot::Slot;
@@ -184,15 +186,10 @@ fn pay(service: &Service, steering: &Steering, now: u64) -> bool {
         return true;
     };
     // SAFETY: shared by all CPUs, as in `mirror::pay`.
-    let due_ns = unsafe { *due };
-    if due_ns > now + steering.burst_ns {
+    if !policy::within(unsafe { *due }, now, steering.burst_ns) {
         return false;
     }
-    if due_ns < now {
-        // SAFETY: as above; two CPUs that do this at once write nearly the same value.
-        unsafe { *due = now };
-    }
-    add_shared(due, steering.connection_cost_ns);
+    spend(due, now, steering.connection_cost_ns);
     true
 }
 
@@ -220,12 +217,12 @@ fn measure(
 
 #[inline(always)]
 fn sample(service: u32, arm: Arm, seen: &Seen) {
-    let (kind, ns) = match (seen.first_byte_ns, seen.handshake_ns) {
-        (Some(ns), _) => (0, ns),
-        (None, Some(ns)) => (1, ns),
+    let (phase, ns) = match (seen.first_byte_ns, seen.handshake_ns) {
+        (Some(ns), _) => (Phase::FirstByte, ns),
+        (None, Some(ns)) => (Phase::Handshake, ns),
         (None, None) => return,
     };
-    if let Some(latency) = maps::DURATIONS.get_ptr_mut(service * 4 + arm as u32 * 2 + kind) {
+    if let Some(latency) = maps::LATENCIES.get_ptr_mut(latency_key(service, arm, phase)) {
         // SAFETY: a per-CPU value; programs of one CPU do not run at the same time.
         unsafe { &mut *latency }.count_in(ns);
     }

@@ -18,7 +18,6 @@ use mirror_common::ABI_VERSION;
 pub use attach::{foreign_programs, tcx_works};
 pub use maps::Pulse;
 pub use pins::detach_all;
-pub use steering::Duration;
 
 /// The programs, built from `mirror-ebpf` by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/modelmirror.bpf.o"));

@@ -15,6 +15,6 @@ mod http_client;
 pub mod metrics;
 mod netlink;
 pub mod shadow;
-mod sockets;
+mod sock_diag;
 pub mod state;
 pub mod tap_report;

@@ -2,33 +2,26 @@
 
 use std::net::IpAddr;
 
-use mirror_common::measure::ArmCounters;
+use mirror_common::measure::{ArmCounters, Phase};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
-use super::canary::{obstacle, share};
 use super::services::Service;
+use super::steering::{obstacle, share};
 use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ShareState};
-use crate::dataplane::{self, DataPlane, Duration};
+use crate::dataplane::{self, DataPlane};
 use crate::state::Overrides;
 
-/// The canary of a service, as it is now.
+/// The canary of a service, without what both versions did: that is read when somebody asks, see
+/// [`fill`]. Pure.
 pub(super) fn describe(
-    plane: &DataPlane,
     service: &Service,
     overrides: &Overrides,
     local: Option<&[IpAddr]>,
-) -> Result<Option<CanaryState>, dataplane::Error> {
+) -> Option<CanaryState> {
     let config = &service.config;
-    let Some(canary) = &config.canary else {
-        return Ok(None);
-    };
-    let arms = both(
-        plane,
-        service.row,
-        [&config.stable_version, &canary.version],
-    )?;
-    Ok(Some(CanaryState {
+    let canary = config.canary.as_ref()?;
+    Some(CanaryState {
         version: canary.version.clone(),
         address: canary.address,
         affinity: canary.affinity,
@@ -36,11 +29,23 @@ pub(super) fn describe(
             configured: canary.share,
             set: overrides.canary_share(&config.name),
             effective: share(service, overrides),
-            achieved: achieved(&arms),
+            achieved: Achieved::default(),
         },
-        arms,
+        arms: Vec::new(),
         error: local.and_then(|local| obstacle(canary, local)),
-    }))
+    })
+}
+
+/// Reads what both versions of a service did.
+pub(super) fn fill(
+    plane: &DataPlane,
+    row: u32,
+    stable: &str,
+    canary: &mut CanaryState,
+) -> Result<(), dataplane::Error> {
+    canary.arms = both(plane, row, [stable, &canary.version])?;
+    canary.share.achieved = achieved(&canary.arms);
+    Ok(())
 }
 
 /// Stable and the canary, in these versions, as the kernel counts them now.
@@ -62,8 +67,8 @@ fn describe_arm(
     version: &str,
 ) -> Result<Arm, dataplane::Error> {
     let counters = plane.arm_counters(row, arm)?;
-    let quantiles = |of| -> Result<Quantiles, dataplane::Error> {
-        Ok(Quantiles::from(&plane.durations(row, arm, of)?))
+    let quantiles = |phase| -> Result<Quantiles, dataplane::Error> {
+        Ok(Quantiles::from(&plane.latencies(row, arm, phase)?))
     };
     let [other_responses, responses @ ..] = counters.classes;
     Ok(Arm {
@@ -79,8 +84,8 @@ fn describe_arm(
         retransmissions: counters.retransmissions,
         responses,
         other_responses,
-        first_byte: quantiles(Duration::FirstByte)?,
-        handshake: quantiles(Duration::Handshake)?,
+        first_byte: quantiles(Phase::FirstByte)?,
+        handshake: quantiles(Phase::Handshake)?,
     })
 }
 

@@ -1,83 +1,18 @@
-//! The canaries of services: the share that holds, and what becomes of their connections.
+//! The canaries of services: their shares are changed and written, and their connections ended.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use mirror_common::flow::Endpoint;
 use mirror_common::measure::state;
-use mirror_common::steer::{Steering, flag, share_threshold};
+use mirror_common::steer::Steering;
 
 use super::Daemon;
-use super::services::Service;
-use crate::config::{Affinity, Canary, Protocol, Share};
+use super::steering::{obstacle, share, steering};
+use crate::config::Share;
 use crate::control::{CanaryChange, Done, Refusal, Reply, Rest};
-use crate::sockets;
-use crate::state::Overrides;
-
-/// How far the limit on new connections may be overdrawn at once.
-const BURST: Duration = Duration::from_secs(1);
-
-/// The share that file and command line want, together.
-pub(super) fn share(service: &Service, overrides: &Overrides) -> Share {
-    match &service.config.canary {
-        Some(_) if overrides.is_off() => Share::NONE,
-        Some(canary) => overrides
-            .canary_share(&service.config.name)
-            .unwrap_or(canary.share),
-        None => Share::NONE,
-    }
-}
-
-/// Why nobody can be steered to a canary, if so.
-pub(super) fn obstacle(canary: &Canary, local: &[IpAddr]) -> Option<String> {
-    let ip = canary.address.ip();
-    let here = ip.is_loopback() || local.contains(&ip);
-    (!here).then(|| {
-        format!("{ip} is no address of this host, and this version steers to listeners of this host only")
-    })
-}
-
-/// What the programs should do with a service's new connections. `before` is what they do now.
-/// Pure.
-pub(super) fn steering(
-    canary: &Canary,
-    protocol: Protocol,
-    share: Share,
-    salt: [u64; 2],
-    before: &Steering,
-) -> Steering {
-    let threshold = share_threshold(share.parts());
-    let mut flags = flag::PRESENT;
-    if canary.affinity == Affinity::Client {
-        flags |= flag::BY_CLIENT;
-    }
-    if share == Share::ALL {
-        flags |= flag::FOR_GOOD;
-    }
-    if protocol == Protocol::Http {
-        flags |= flag::HTTP;
-    }
-    let previous = match (before.salt == salt, before.threshold == threshold) {
-        (true, true) => before.previous,
-        (true, false) => before.threshold,
-        (false, _) => 0,
-    };
-    Steering {
-        canary: Endpoint::from(canary.address),
-        salt,
-        threshold,
-        previous,
-        stale_ns: nanoseconds(canary.steer_stale),
-        connection_cost_ns: 1_000_000_000 / u64::from(canary.max_new_connections_per_second),
-        burst_ns: nanoseconds(BURST),
-        flags,
-        pad: 0,
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
+use crate::dataplane;
+use crate::sock_diag::Destroyer;
 
 /// When the canary's connections of a service are ended.
 #[derive(Debug)]
@@ -185,7 +120,7 @@ impl Daemon {
                 && connection.state & state::CANARY != 0
                 && connection.state & state::CLOSED == 0
         });
-        let mut sockets = sockets::Destroyer::open().map_err(|error| error.to_string())?;
+        let mut sockets = Destroyer::open().map_err(|error| error.to_string())?;
         let mut ended = 0;
         for (flow, _) in open {
             let (local, remote) = (SocketAddr::from(flow.server), SocketAddr::from(flow.client));
@@ -199,15 +134,12 @@ impl Daemon {
     }
 
     /// Writes how new connections are shared out. A service without a canary gets nothing.
-    pub(super) fn write_steering(&mut self) -> Result<(), crate::dataplane::Error> {
+    pub(super) fn write_steering(&mut self) -> Result<(), dataplane::Error> {
         self.salt_canaries();
         let Some(view) = &self.view else {
             return Ok(());
         };
-        let mut shared = self
-            .shared
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         for service in &self.services {
             let before = shared.plane.steering(service.row)?;
             let wanted = match &service.config.canary {

@@ -19,6 +19,7 @@ mod numbers;
 mod rules;
 mod services;
 mod status;
+mod steering;
 mod takeover;
 mod way;
 

@@ -68,7 +68,16 @@ pub(super) fn sentence(service: &str, change: Change, overrides: &Overrides) -> 
 impl Daemon {
     pub(super) fn status(&mut self, service: Option<String>) -> Result<Reply, Refusal> {
         self.publish();
-        let mut status = self.lock().status.clone();
+        let shared = self.lock();
+        let mut status = shared.status.clone();
+        for (service, &row) in status.services.iter_mut().zip(&shared.rows) {
+            if let Some(canary) = &mut service.canary
+                && let Err(error) = arms::fill(&shared.plane, row, &service.version, canary)
+            {
+                status.warnings.push(error.to_string());
+            }
+        }
+        drop(shared);
         if let Some(name) = service {
             let known: Vec<String> = status
                 .services
@@ -113,9 +122,13 @@ impl Daemon {
             .map(|agent| describe(agent, now))
             .collect();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = Vec::new();
         for service in &self.services {
             match self.describe_service(&shared, service) {
-                Ok(described) => status.services.push(described),
+                Ok(described) => {
+                    status.services.push(described);
+                    rows.push(service.row);
+                }
                 Err(error) => status.warnings.push(error.to_string()),
             }
         }
@@ -125,7 +138,7 @@ impl Daemon {
             }
             status.run_time = RunTimes::from(&run_time);
         }
-        shared.rows = self.services.iter().map(|service| service.row).collect();
+        shared.rows = rows;
         shared.numbers = self.agents.values().map(|agent| agent.number).collect();
         shared.status = status;
     }
@@ -167,7 +180,7 @@ impl Daemon {
             }),
             canary: {
                 let local = self.view.as_ref().map(|view| view.addresses.as_slice());
-                arms::describe(&shared.plane, service, self.state.overrides(), local)?
+                arms::describe(service, self.state.overrides(), local)
             },
             connections: 0,
             over_budget_connections: 0,

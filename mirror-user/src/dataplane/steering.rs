@@ -3,23 +3,14 @@
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
 use mirror_common::flow::Flow;
 use mirror_common::histogram::Latency;
-use mirror_common::measure::{ArmCounters, Connection};
+use mirror_common::measure::{ArmCounters, Connection, Phase, latency_key};
 use mirror_common::steer::Steering;
 use mirror_common::tunnel::Arm;
 
 use super::maps::map_error;
 use super::{DataPlane, Error};
 
-/// What a [`Latency`] is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Duration {
-    /// From the last byte of a request to the first of its answer.
-    FirstByte = 0,
-    /// From the SYN to its acknowledgement.
-    Handshake = 1,
-}
-
-const DURATIONS: &str = "DURATIONS";
+const LATENCIES: &str = "LATENCIES";
 
 impl DataPlane {
     /// Sets how a service's new connections are shared out: holds from the next SYN on.
@@ -47,18 +38,18 @@ impl DataPlane {
 
     /// How long one version of a service takes, all CPUs together; nothing where it is not
     /// measured.
-    pub fn durations(&self, row: u32, arm: Arm, of: Duration) -> Result<Latency, Error> {
+    pub fn latencies(&self, row: u32, arm: Arm, phase: Phase) -> Result<Latency, Error> {
         let map = self
             .ebpf
-            .map(DURATIONS)
-            .ok_or_else(|| Error::Missing(format!("map {DURATIONS}")))?;
+            .map(LATENCIES)
+            .ok_or_else(|| Error::Missing(format!("map {LATENCIES}")))?;
         let map = PerCpuHashMap::<_, u32, Latency>::try_from(map)
-            .map_err(|source| map_error(DURATIONS, source))?;
+            .map_err(|source| map_error(LATENCIES, source))?;
         let mut sum = Latency::default();
-        match map.get(&histogram_key(row, arm, of), 0) {
+        match map.get(&latency_key(row, arm, phase), 0) {
             Ok(values) => values.iter().for_each(|value| sum += value),
             Err(MapError::KeyNotFound) => {}
-            Err(source) => return Err(map_error(DURATIONS, source)),
+            Err(source) => return Err(map_error(LATENCIES, source)),
         }
         Ok(sum)
     }
@@ -77,8 +68,8 @@ impl DataPlane {
     pub(super) fn clear_arms(&mut self, row: u32) -> Result<(), Error> {
         for arm in [Arm::Stable, Arm::Canary] {
             self.clear_per_cpu::<ArmCounters>("ARMS", row * 2 + arm as u32)?;
-            for of in [Duration::FirstByte, Duration::Handshake] {
-                let _ = self.histograms()?.remove(&histogram_key(row, arm, of));
+            for phase in [Phase::FirstByte, Phase::Handshake] {
+                let _ = self.histograms()?.remove(&latency_key(row, arm, phase));
             }
         }
         Ok(())
@@ -87,16 +78,16 @@ impl DataPlane {
     fn make_histograms(&mut self, row: u32) -> Result<(), Error> {
         let cpus = super::pins::possible_cpus() as usize;
         for arm in [Arm::Stable, Arm::Canary] {
-            for of in [Duration::FirstByte, Duration::Handshake] {
-                let key = histogram_key(row, arm, of);
+            for phase in [Phase::FirstByte, Phase::Handshake] {
+                let key = latency_key(row, arm, phase);
                 let mut map = self.histograms()?;
                 if map.get(&key, 0).is_ok() {
                     continue;
                 }
                 let zero = PerCpuValues::try_from(vec![Latency::default(); cpus])
-                    .map_err(|source| map_error(DURATIONS, MapError::IoError(source)))?;
+                    .map_err(|source| map_error(LATENCIES, MapError::IoError(source)))?;
                 map.insert(key, zero, 0)
-                    .map_err(|source| map_error(DURATIONS, source))?;
+                    .map_err(|source| map_error(LATENCIES, source))?;
             }
         }
         Ok(())
@@ -107,12 +98,8 @@ impl DataPlane {
     ) -> Result<PerCpuHashMap<&mut aya::maps::MapData, u32, Latency>, Error> {
         let map = self
             .ebpf
-            .map_mut(DURATIONS)
-            .ok_or_else(|| Error::Missing(format!("map {DURATIONS}")))?;
-        PerCpuHashMap::try_from(map).map_err(|source| map_error(DURATIONS, source))
+            .map_mut(LATENCIES)
+            .ok_or_else(|| Error::Missing(format!("map {LATENCIES}")))?;
+        PerCpuHashMap::try_from(map).map_err(|source| map_error(LATENCIES, source))
     }
-}
-
-const fn histogram_key(row: u32, arm: Arm, of: Duration) -> u32 {
-    row * 4 + arm as u32 * 2 + of as u32
 }

@@ -215,7 +215,7 @@ impl Scrape {
                 over_budget += counters.over_budget_connections;
             }
             if let Some(canary) = &service.canary {
-                self.canary(shared, name, row, canary);
+                self.canary(shared, name, &service.version, row, canary);
             } else {
                 let labels = [
                     ("service", name),

@@ -1,6 +1,7 @@
 //! Metrics of services that have a canary: both versions apart.
 
 use mirror_common::histogram::Latency;
+use mirror_common::measure::Phase;
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::{
@@ -9,7 +10,6 @@ use super::{
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::{Shared, arms};
-use crate::dataplane::Duration;
 
 /// The kernel's buckets that end one of ours: four to the octave from 65.5 us to 68.7 s. The
 /// quantiles of `status` are formed of all.
@@ -21,15 +21,13 @@ impl Scrape {
         &mut self,
         shared: &Shared,
         service: &str,
+        stable: &str,
         row: u32,
         canary: &CanaryState,
     ) {
         let share = canary.share.effective.into();
         self.gauge(&CANARY_SHARE, &[("service", service)], share);
-        let [stable, trial] = canary.arms.as_slice() else {
-            return;
-        };
-        let versions = [stable.version.as_str(), trial.version.as_str()];
+        let versions = [stable, &canary.version];
         let Ok(arms) = arms::both(&shared.plane, row, versions) else {
             return;
         };
@@ -47,11 +45,11 @@ impl Scrape {
         for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&arms) {
             self.arm(service, state);
             let of = [
-                (&FIRST_BYTE, Duration::FirstByte),
-                (&HANDSHAKE, Duration::Handshake),
+                (&FIRST_BYTE, Phase::FirstByte),
+                (&HANDSHAKE, Phase::Handshake),
             ];
-            for (family, duration) in of {
-                if let Ok(durations) = shared.plane.durations(row, arm, duration) {
+            for (family, phase) in of {
+                if let Ok(durations) = shared.plane.latencies(row, arm, phase) {
                     self.durations(family, service, state, &durations);
                 }
             }
