@@ -1,0 +1,71 @@
+//! Steering is taken back, and goes on without a daemon.
+
+use std::io::Read as _;
+
+use nix::sys::signal::Signal;
+use tests::{Trial, large};
+
+use super::{ask, connect};
+
+#[test]
+fn connections_may_finish_or_are_reset() {
+    let Some(trial) = Trial::new() else {
+        return;
+    };
+    trial.set("0.5");
+    for arguments in [&["off", "--reset"][..], &["off", "--drain", "1ms"]] {
+        trial.set("0.5");
+        let mut connections = connect(&trial.scene.client, 40);
+        let sent = ask(&mut connections);
+        let canary = trial.canary_asked();
+        trial.command(&["off"]);
+        let again = ask(&mut connections);
+        assert_eq!(
+            trial
+                .split(&[sent.clone(), again].concat())
+                .connections
+                .iter()
+                .sum::<u64>(),
+            40
+        );
+
+        trial.command(arguments);
+        for (connection, exchange) in connections.iter_mut().zip(&sent) {
+            if canary.contains(&exchange.id) {
+                let mut byte = [0];
+                let ended = connection.stream().read(&mut byte).unwrap_err();
+                assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+            } else {
+                connection.exchange(&large(0, 1)).unwrap();
+            }
+        }
+        let sent = trial.scene.client.load(20, 1, large).unwrap();
+        assert_eq!(
+            trial.split(&sent).connections,
+            [20, 0],
+            "after {arguments:?}"
+        );
+    }
+}
+
+/// Established connections go on, new ones are steered as before; the next daemon keeps share, key
+/// and counts.
+#[test]
+fn a_daemon_may_die() {
+    let Some(mut trial) = Trial::new() else {
+        return;
+    };
+    trial.set("0.5");
+    let mut connections = connect(&trial.scene.client, 40);
+    let mut sent = ask(&mut connections);
+    trial.scene.end_daemon(Signal::SIGKILL);
+    sent.extend(ask(&mut connections));
+    sent.extend(trial.scene.client.load(40, 1, large).unwrap());
+    trial.split(&sent).assert_share(0.5);
+    trial.scene.start_daemon(&[]);
+    sent.extend(ask(&mut connections));
+    sent.extend(trial.scene.client.load(40, 1, large).unwrap());
+    let split = trial.split(&sent);
+    split.assert_share(0.5);
+    assert_eq!(trial.connections(), split.connections);
+}
