@@ -18,7 +18,7 @@ mod response;
 use counted::Counted;
 pub use request::{Framing, Request};
 pub use response::Response;
-use response::read_response;
+pub(crate) use response::read_response;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -117,7 +117,22 @@ impl Client {
         requests: usize,
         make: impl Fn(usize, usize) -> Request + Sync,
     ) -> Result<Vec<Exchange>> {
-        let make = &make;
+        self.load_in_turn(connections, connections, requests, make)
+    }
+
+    /// [`Client::load`], with only `width` of the connections open at once: each thread opens the
+    /// next one when it has closed its last.
+    ///
+    /// # Errors
+    /// As [`Client::load`].
+    pub fn load_in_turn(
+        &self,
+        width: usize,
+        connections: usize,
+        requests: usize,
+        make: impl Fn(usize, usize) -> Request + Sync,
+    ) -> Result<Vec<Exchange>> {
+        let (next, make) = (&AtomicUsize::new(0), &make);
         let one = |number: usize| -> Result<Vec<Exchange>> {
             let mut connection = self.connect()?;
             connection.number = number;
@@ -128,7 +143,14 @@ impl Client {
                 })
                 .collect()
         };
-        self.at_once(connections, one)
+        let in_turn = |_| -> Result<Vec<Exchange>> {
+            let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+            let numbers = numbers.take_while(|&number| number < connections);
+            Ok(numbers.map(one).collect::<Result<Vec<_>>>()?.concat())
+        };
+        let mut exchanges = self.at_once(width, in_turn)?;
+        exchanges.sort_by_key(|exchange| exchange.connection);
+        Ok(exchanges)
     }
 
     /// Runs `during` while requests go over `connections` connections at once, which are closed and

@@ -23,6 +23,7 @@
 mod answers;
 mod client;
 mod foreign;
+mod handmade;
 mod inject;
 mod metrics;
 mod namespace;
@@ -42,6 +43,7 @@ mod watch;
 pub use answers::{Answer, Answers, pattern, sha256};
 pub use client::{Client, Connection, Exchange, Framing, Request, Response};
 pub use foreign::{Fate, ForeignProgram};
+pub use handmade::{Handmade, Segment, flood};
 pub use inject::{inject, request_frames};
 pub use metrics::Metrics;
 pub use namespace::{Namespace, veth};

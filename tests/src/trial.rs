@@ -1,18 +1,39 @@
 //! A canary beside stable: who answers what is told by what both servers were asked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use toml::Table;
 
 use crate::answers::{Answers, pattern};
 use crate::client::{Exchange, Request};
+use crate::handmade::{Handmade, flood};
 use crate::namespace::Namespace;
 use crate::scene::Scene;
 use crate::server::{Received, Server};
 
 /// Where the canary listens, unless a test is about another place.
 const CANARY: &str = "[::]:8001";
+
+/// Where stable is dialled by hand.
+const STABLE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 5), 8000);
+
+/// A host that is not there, behind the client's.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+
+/// The first of many more.
+const FLOOD: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 0);
+
+/// What the kernel counts when a connection goes wrong.
+const TROUBLES: [(&str, &str); 6] = [
+    ("Tcp", "AttemptFails"),
+    ("Tcp", "EstabResets"),
+    ("Tcp", "OutRsts"),
+    ("Tcp", "InErrs"),
+    ("TcpExt", "ListenOverflows"),
+    ("TcpExt", "SyncookiesFailed"),
+];
 
 /// Stable and canary, the client, and the daemon. The canary is on the node, at port 8001 of all
 /// its addresses, until [`place_canary`](Self::place_canary) says otherwise.
@@ -26,6 +47,9 @@ pub struct Trial {
     former: [Vec<Received>; 2],
     host: Namespace,
     listen: SocketAddr,
+    flooded: AtomicU32,
+    /// What [`troubles`](Self::troubles) were when the daemon was ready.
+    before: Vec<u64>,
 }
 
 /// What the trial begins with.
@@ -54,6 +78,8 @@ impl Trial {
             listen: address(CANARY),
             canary: Vec::new(),
             former: Default::default(),
+            flooded: AtomicU32::new(0),
+            before: Vec::new(),
             scene,
         };
         trial.start_canary();
@@ -78,6 +104,8 @@ impl Trial {
     pub fn start_daemon(&mut self) {
         self.service().remove("mirror");
         self.scene.start_daemon(&[]);
+        let troubles = self.troubles().into_iter();
+        self.before = troubles.map(|(_, count)| count).collect();
     }
 
     /// Has the canary run on `host` and listen at `listen`; the next daemon finds it at `known_as`.
@@ -104,6 +132,35 @@ impl Trial {
         for canary in std::mem::take(&mut self.canary) {
             self.former[1].extend(canary.received());
         }
+    }
+
+    /// A client by hand, at this port of a host behind the client's; it dials stable.
+    #[track_caller]
+    pub fn handmade(&self, port: u16) -> Handmade {
+        let net = &self.scene.net;
+        self.route_strangers();
+        let client = SocketAddrV4::new(STRANGER, port);
+        let made = Handmade::new(&net.client, "eth0", client, STABLE);
+        made.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// SYNs from so many addresses that no host has, none of them twice in a trial.
+    #[track_caller]
+    pub fn flood(&self, syns: u32) {
+        self.route_strangers();
+        let from = Ipv4Addr::from_bits(FLOOD.to_bits() + self.flooded.fetch_add(syns, Relaxed));
+        flood(&self.scene.net.client, STABLE, from, syns).expect("SYNs are sent");
+    }
+
+    /// The client's host gets what is for strangers, and does not answer.
+    #[track_caller]
+    fn route_strangers(&self) {
+        let routed = self
+            .scene
+            .net
+            .node
+            .ip("route replace 10.8.0.0/14 via 10.0.0.2");
+        routed.expect("there is a route");
     }
 
     /// Takes stable away: nobody listens at the service's port any more.
@@ -160,6 +217,30 @@ impl Trial {
     #[track_caller]
     pub fn connections(&self) -> [u64; 2] {
         self.metrics("modelmirror_connections_total", &[])
+    }
+
+    /// That since the daemon started neither the kernel of the client's host nor that of the node
+    /// has reset a connection, or refused one.
+    #[track_caller]
+    pub fn assert_calm(&self) {
+        let since = |(before, (name, now)): (&u64, (String, u64))| (name, now - before);
+        let counted = self.before.iter().zip(self.troubles()).map(since);
+        let troubles: Vec<_> = counted.filter(|&(_, count)| count > 0).collect();
+        assert_eq!(troubles, [], "of the kernel");
+        assert_eq!(self.resets(), 0, "resets that the tap has seen");
+    }
+
+    /// What goes wrong in the kernels of the client's host and of the node.
+    #[track_caller]
+    fn troubles(&self) -> Vec<(String, u64)> {
+        let hosts = [&self.scene.net.client, &self.scene.net.node];
+        let each = hosts.into_iter().flat_map(|host| {
+            TROUBLES.map(|(group, name)| {
+                let count = host.counter(group, name).expect("the counter is there");
+                (format!("{} {name}", host.name()), count)
+            })
+        });
+        each.collect()
     }
 
     /// How many resets either side has sent over connections of either version.

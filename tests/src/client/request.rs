@@ -89,7 +89,7 @@ impl Request {
     }
 
     /// Everything up to the empty line.
-    pub(super) fn head(&self, server: SocketAddr, id: &str) -> Vec<u8> {
+    pub(crate) fn head(&self, server: SocketAddr, id: &str) -> Vec<u8> {
         let version = if self.old { "1.0" } else { "1.1" };
         let mut head = format!("{} {} HTTP/{version}\r\n", self.method, self.path);
         head += &format!("host: {server}\r\nx-request-id: {id}\r\n");
@@ -106,7 +106,7 @@ impl Request {
     }
 
     /// The body as it goes over the wire.
-    pub(super) fn framed_body(&self) -> Vec<u8> {
+    pub(crate) fn framed_body(&self) -> Vec<u8> {
         match self.framing {
             Framing::Length => self.body.clone(),
             Framing::Chunked(size) => {

@@ -26,7 +26,7 @@ impl Response {
 }
 
 /// Reads one answer; to HEAD it has no body.
-pub(super) fn read_response(reader: &mut impl BufRead, head: bool) -> Result<Response> {
+pub(crate) fn read_response(reader: &mut impl BufRead, head: bool) -> Result<Response> {
     let mut response = parse(&read_head(reader)?)?;
     if head || response.status < 200 || matches!(response.status, 204 | 304) {
         return Ok(response);

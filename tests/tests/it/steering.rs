@@ -1,6 +1,6 @@
 //! Connections that are handed to a canary on the same host.
 
-use tests::{Client, Connection, Exchange, large};
+use tests::{Client, Connection, Exchange, Request, Response, large};
 
 mod control;
 mod flood;
@@ -20,4 +20,16 @@ fn ask(connections: &mut [Connection]) -> Vec<Exchange> {
     asked
         .map(|(number, connection)| connection.exchange(&large(number, 0)).unwrap())
         .collect()
+}
+
+/// A request whose answer says who gave it.
+fn who() -> Request {
+    Request::get("/label")
+}
+
+/// Who gave the answer to [`who`].
+#[track_caller]
+fn version(response: &Response) -> String {
+    let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+    body["model_version"].as_str().unwrap().to_owned()
 }

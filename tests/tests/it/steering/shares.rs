@@ -1,7 +1,8 @@
 //! How many connections go to the canary, and whose.
 
-use anyhow::ensure;
-use tests::{Answers, Client, Trial, eventually, large};
+use std::time::{Duration, Instant};
+
+use tests::{Answers, Client, Request, Trial, large, pattern};
 
 /// On every way that a connection can come to this host; what the daemon counts of each version is
 /// what its server saw.
@@ -41,32 +42,53 @@ fn a_share_of_the_connections_goes_to_the_canary_whole() {
     assert!(counted > bytes, "{counted} bytes for bodies of {bytes}");
 }
 
+/// 10,000 requests on 500 connections, over both families.
 #[test]
 fn no_connection_notices_that_the_share_changes() {
+    const SHARES: [&str; 8] = ["0.5", "0", "1", "0.05", "0.9", "0.3", "1", "0.7"];
     let Some(trial) = Trial::new() else {
         return;
     };
-    let client = trial.scene.client.clone();
-    let shares = [
-        "0.5", "0", "1", "0.05", "0.9", "0.3", "1", "0", "0.5", "0.7",
-    ];
-    let sent = client.load_while(50, 10, large, || {
-        for share in shares.iter().cycle().take(30) {
+    let clients = ["10.0.0.5:8000", "[fd00::5]:8000"].map(|server| trial.scene.client_of(server));
+    let (sent, changes) = std::thread::scope(|scope| {
+        let loads = clients.map(|client| {
+            scope.spawn(move || client.load_in_turn(16, 250, 20, some_are_large).unwrap())
+        });
+        let mut changes = 0;
+        for (share, number) in SHARES.iter().cycle().zip(1..) {
+            if loads.iter().all(|load| load.is_finished()) {
+                break;
+            }
+            let next = Instant::now() + CHANGED_EVERY;
             trial.set(share);
-            let before = trial.accepted();
-            eventually("more connections are opened", || {
-                let now = trial.accepted();
-                ensure!(now > before + 20, "{now} after {before}");
-                Ok(())
-            });
+            changes = number;
+            // Not to wait for something: this is what the clients have to live with.
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
+        let sent = loads.map(|load| load.join().unwrap());
+        (sent.concat(), changes)
     });
-    let split = trial.split(&sent.unwrap());
+    let split = trial.split(&sent);
+    assert_eq!(split.connections.iter().sum::<u64>(), 500);
+    assert_eq!(split.requests.iter().sum::<u64>(), 10_000);
     assert!(
-        split.connections.iter().all(|&count| count > 50),
-        "{split:?}"
+        changes >= 10 && split.connections.iter().all(|&count| count > 50),
+        "{split:?} in {changes} changes"
     );
-    assert_eq!(trial.resets(), 0);
+    assert_eq!(trial.connections(), split.connections);
+    trial.assert_calm();
+}
+
+/// The clock of [`no_connection_notices_that_the_share_changes`].
+const CHANGED_EVERY: Duration = Duration::from_millis(200);
+
+fn some_are_large(connection: usize, index: usize) -> Request {
+    let length = if index.is_multiple_of(5) {
+        50_000
+    } else {
+        1_000
+    };
+    Request::post("/echo", &pattern(length + index, connection as u64))
 }
 
 /// All connections of one address stay together, and come back when the share does.
