@@ -1,4 +1,4 @@
-//! The clients: wrk, over 16 connections that stay open.
+//! The clients: wrk, over connections that stay open.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::machine;
 
-/// Connections at once.
+/// Connections at once, unless a measurement is about more.
 pub(crate) const CONNECTIONS: u32 = 16;
 
 /// What clients noticed, and what it took.
@@ -39,6 +39,7 @@ impl Measured {
 /// Requests of one size.
 pub(crate) struct Load {
     script: PathBuf,
+    connections: u32,
 }
 
 impl Load {
@@ -65,13 +66,24 @@ impl Load {
             inference_request(body)
         );
         fs::write(&script, text).context("cannot write wrk's script")?;
-        Ok(Self { script })
+        Ok(Self {
+            script,
+            connections: CONNECTIONS,
+        })
+    }
+
+    /// The same over another number of connections.
+    pub(crate) fn over(self, connections: u32) -> Self {
+        Self {
+            connections,
+            ..self
+        }
     }
 
     /// Sends to a port of the node for some whole seconds. One request that fails fails the bench.
     pub(crate) fn run(&self, client: &Namespace, port: u16, seconds: u32) -> Result<Measured> {
         let script = self.script.to_string_lossy();
-        let (connections, seconds) = (format!("-c{CONNECTIONS}"), format!("-d{seconds}s"));
+        let (connections, seconds) = (format!("-c{}", self.connections), format!("-d{seconds}s"));
         let url = format!("http://10.0.0.5:{port}/");
         let before = machine::busy_seconds()?;
         let arguments = ["-t1", &connections, &seconds, "-s", &script, &url];

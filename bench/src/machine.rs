@@ -1,6 +1,7 @@
 //! The machine: what it is, and how busy it has been.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::sys::utsname::uname;
@@ -45,6 +46,19 @@ impl Machine {
                 .context("cannot read /proc/loadavg")?
                 .one,
         })
+    }
+}
+
+/// The version of a Debian package.
+pub(crate) fn package(name: &str) -> String {
+    let query = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Version}", name])
+        .output();
+    match query {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+        _ => "(unknown version)".to_owned(),
     }
 }
 

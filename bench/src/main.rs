@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what mirroring costs, against other ways of doing it, on one machine and in
+//! `cargo xtask bench`: what mirroring and steering cost, against other ways of doing it, on one machine and in
 //! one run. Writes docs/benchmarks.md.
 
 #![expect(
@@ -7,16 +7,19 @@
 )]
 
 mod agent;
+mod frames;
 mod kernel_time;
 mod load;
 mod machine;
 mod nginx;
 mod page;
 mod raw_clone;
+mod samples;
 mod single;
 mod sink;
 mod stage;
 mod statistics;
+mod steering;
 mod throughput;
 mod variant;
 
@@ -30,9 +33,10 @@ use clap::Parser;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::page::{Kernel, Page};
+use crate::samples::Samples;
 use crate::single::Single;
 use crate::stage::{Offloads, Stage};
-use crate::throughput::Samples;
+use crate::steering::Steering;
 
 /// Sizes of request bodies, in bytes.
 const SMALL: usize = 500;
@@ -41,7 +45,10 @@ const LARGE: usize = 2048;
 /// Times that each kind of packet is measured by itself.
 const ROUNDS_OF_PACKETS: usize = 9;
 
-/// Measures what mirroring costs, in three network namespaces that are gone afterwards. Leave the
+/// Times that a canary is switched off.
+const TIMES_OFF: usize = 30;
+
+/// Measures what mirroring and steering cost, in three network namespaces that are gone afterwards. Leave the
 /// machine alone meanwhile.
 #[derive(Parser)]
 struct Options {
@@ -54,6 +61,9 @@ struct Options {
     /// Only what a request costs the agent, half a minute; only printed.
     #[arg(long)]
     agent: bool,
+    /// Only steering, three minutes; only printed.
+    #[arg(long)]
+    steering: bool,
     /// Rounds of all ways of mirroring.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -102,6 +112,10 @@ fn bench() -> Result<()> {
         }
         return Ok(());
     }
+    if options.steering {
+        println!("\n{}", steering(&Stage::build()?, &options)?);
+        return Ok(());
+    }
     let start = Instant::now();
     let page = format!("{}\n", measure(&options)?.to_string().trim_end());
     if options.quick {
@@ -136,7 +150,14 @@ fn measure(options: &Options) -> Result<Page> {
                 Offloads::On => &loads[..],
                 Offloads::Off => &loads[1..],
             };
-            samples.round(&stage, round, offloads, loads, options.seconds)?;
+            throughput::round(
+                &mut samples,
+                &stage,
+                round,
+                offloads,
+                loads,
+                options.seconds,
+            )?;
             let pairs = kernel_time::measure(&stage, &[&small, &large], 1)?;
             for (body, pair) in [SMALL, LARGE].into_iter().zip(pairs) {
                 kernel.push(Kernel {
@@ -149,6 +170,7 @@ fn measure(options: &Options) -> Result<Page> {
     }
     stage.set_offloads(Offloads::On)?;
     let agents = agents(&stage, options.seconds)?;
+    let steering = steering(&stage, options)?;
     Ok(Page {
         machine,
         rounds: options.rounds,
@@ -157,7 +179,14 @@ fn measure(options: &Options) -> Result<Page> {
         kernel,
         singles,
         agents,
+        steering,
     })
+}
+
+/// Steering, with as many rounds as the rest.
+fn steering(stage: &Stage, options: &Options) -> Result<Steering> {
+    let offs = if options.quick { 3 } else { TIMES_OFF };
+    steering::measure(stage, options.rounds, options.seconds, offs)
 }
 
 /// The agent at rates that this machine can also replay, and at the highest.

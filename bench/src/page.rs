@@ -6,10 +6,12 @@ use crate::agent::Run;
 use crate::kernel_time::{Pair, Times};
 use crate::load::{CONNECTIONS, Measured};
 use crate::machine::Machine;
+use crate::samples::Samples;
 use crate::single::{Single, Singles};
 use crate::stage::Offloads;
 use crate::statistics::Spread;
-use crate::throughput::Samples;
+use crate::steering::Steering;
+use crate::throughput::Cell;
 use crate::variant::Variant;
 use crate::{LARGE, SMALL};
 
@@ -35,10 +37,11 @@ pub(crate) struct Page {
     pub(crate) machine: Machine,
     pub(crate) rounds: usize,
     pub(crate) seconds: u32,
-    pub(crate) samples: Samples,
+    pub(crate) samples: Samples<Cell>,
     pub(crate) kernel: Vec<Kernel>,
     pub(crate) singles: Singles,
     pub(crate) agents: Vec<Run>,
+    pub(crate) steering: Steering,
 }
 
 /// Kernel times of one load.
@@ -49,7 +52,7 @@ pub(crate) struct Kernel {
 }
 
 /// Whether a figure is what it should be.
-fn verdict(reached: bool) -> &'static str {
+pub(crate) fn verdict(reached: bool) -> &'static str {
     if reached { "reached" } else { "**missed**" }
 }
 
@@ -59,7 +62,8 @@ impl fmt::Display for Page {
         self.throughput(f)?;
         self.kernel(f)?;
         self.singles(f)?;
-        self.agent(f)
+        self.agent(f)?;
+        self.steering.fmt(f)
     }
 }
 
@@ -109,10 +113,14 @@ impl Page {
                 "### {title}\n\n| | requests/s | of none | p50 ms | p99 ms | CPU us/request | target |\n|---|---|---|---|---|---|---|"
             )?;
             for variant in Variant::ALL {
-                let spread = |figure: fn(&Measured) -> f64| {
-                    self.samples.spread(variant, body, offloads, figure)
+                let cell = |variant| Cell {
+                    variant,
+                    body,
+                    offloads,
                 };
-                let share = self.samples.share(variant, body, offloads);
+                let spread =
+                    |figure: fn(&Measured) -> f64| self.samples.spread(cell(variant), figure);
+                let share = self.samples.ratio(cell(variant), cell(Variant::None));
                 let target = variant.target().map_or_else(String::new, |target| {
                     format!("{target} of none: {}", verdict(share.median >= target))
                 });

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use etherparse::PacketBuilder;
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Agent, Service, Tap, WHOLE, agent_state, mirror};
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
@@ -14,6 +13,7 @@ use mirror_user::dataplane::{DataPlane, Interface, Role};
 use nix::net::if_::if_nametoindex;
 use tests::{Home, Namespace};
 
+use crate::frames::{CLIENT, Segment, arp, node, tcp, udp};
 use crate::raw_clone::RawClone;
 use crate::statistics::Spread;
 
@@ -52,19 +52,24 @@ fn inside(times: usize) -> Result<Singles> {
     let uplink = if_nametoindex("up0").context("there is no up0")?;
     let (empty, raw) = (RawClone::load_empty()?, RawClone::load(uplink)?);
     let mut plane = plane(&home, uplink)?;
+    let to = |port, payload| tcp(CLIENT, node(port), Segment::Data(payload));
     let kinds = [
-        ("another service's TCP", tcp(9000, 1000)?, Some(40.0)),
-        ("another service's UDP", udp(9000)?, Some(40.0)),
+        ("another service's TCP", to(9000, 1000)?, Some(40.0)),
+        (
+            "another service's UDP",
+            udp(CLIENT, node(9000))?,
+            Some(40.0),
+        ),
         ("ARP", arp(), Some(40.0)),
-        ("the service's, a pure ACK", tcp(8000, 0)?, None),
-        ("the service's, not sampled", tcp(8001, 1000)?, None),
+        ("the service's, a pure ACK", to(8000, 0)?, None),
+        ("the service's, not sampled", to(8001, 1000)?, None),
         (
             "the same, of a service with a canary",
-            tcp(8002, 1000)?,
+            to(8002, 1000)?,
             None,
         ),
     ];
-    let request = tcp(8000, 600)?;
+    let request = to(8000, 600)?;
     let mut costs = vec![Vec::new(); kinds.len()];
     let (mut empties, mut raws, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..times {
@@ -163,34 +168,7 @@ fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
     Ok(plane)
 }
 
-fn nanoseconds(time: Duration) -> f64 {
+/// A duration in nanoseconds.
+pub(crate) fn nanoseconds(time: Duration) -> f64 {
     time.as_nanos() as f64
-}
-
-fn tcp(port: u16, payload: usize) -> Result<Vec<u8>> {
-    let step = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-        .ipv4([10, 0, 0, 2], [10, 0, 0, 5], 64)
-        .tcp(40_000, port, 1, 65_000)
-        .ack(1);
-    let mut frame = Vec::new();
-    step.write(&mut frame, &vec![0; payload])
-        .context("cannot build a frame")?;
-    Ok(frame)
-}
-
-fn udp(port: u16) -> Result<Vec<u8>> {
-    let step = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
-        .ipv4([10, 0, 0, 2], [10, 0, 0, 5], 64)
-        .udp(40_000, port);
-    let mut frame = Vec::new();
-    step.write(&mut frame, &[0; 1000])
-        .context("cannot build a frame")?;
-    Ok(frame)
-}
-
-/// A frame that is no IP packet.
-fn arp() -> Vec<u8> {
-    let mut frame = vec![0; 60];
-    frame[12..14].copy_from_slice(&[0x08, 0x06]);
-    frame
 }

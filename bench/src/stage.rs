@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tests::{Process, Topology};
 
-use crate::nginx;
+use crate::nginx::{self, MODEL_PORT};
 
 /// The shadow host's address.
 pub(crate) const SHADOW: &str = "10.1.0.9";
@@ -33,8 +33,8 @@ impl Stage {
             .tempdir()
             .context("no room for temporary files")?;
         Ok(Self {
-            _production: nginx::model(&net.node, folder.path(), "v12")?,
-            _shadow: nginx::model(&net.shadow, folder.path(), "v13")?,
+            _production: nginx::model(&net.node, folder.path(), "v12", MODEL_PORT)?,
+            _shadow: nginx::model(&net.shadow, folder.path(), "v13", MODEL_PORT)?,
             folder,
             net,
         })

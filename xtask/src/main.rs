@@ -34,7 +34,7 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Two versions of a small model, mirrored and compared, in about a minute.
     Demo(Arguments),
-    /// Measure the cost of mirroring against other ways of doing it; writes docs/benchmarks.md.
+    /// Measure the cost of mirroring and steering against other ways of doing it; writes docs/benchmarks.md.
     Bench(Arguments),
 }
 

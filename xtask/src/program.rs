@@ -18,7 +18,7 @@ pub(crate) const DEMO: Program = Program {
     needs: &[Need::Compiler, Need::Network],
 };
 
-/// What mirroring costs, against other ways of doing it.
+/// What mirroring and steering cost, against other ways of doing it.
 pub(crate) const BENCH: Program = Program {
     name: "bench",
     needs: &[Need::Compiler, Need::Network, Need::Bench],

@@ -59,6 +59,11 @@ const BENCH: &[Package] = &[
         package: "nginx-light",
         program: "nginx",
     },
+    Package::Itself("libnginx-mod-stream"),
+    Package::Program {
+        package: "haproxy",
+        program: "haproxy",
+    },
     Package::Program {
         package: "wrk",
         program: "wrk",

@@ -1,0 +1,170 @@
+//! The programs over maps of their own, with so many services and connections in them.
+
+use std::collections::HashMap as Rules;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use mirror_common::ABI_VERSION;
+use mirror_common::flow::{Endpoint, Flow};
+use mirror_common::measure::{Connection, state};
+use mirror_common::policy::{Service, Tap};
+use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
+use mirror_common::tunnel::Arm;
+use mirror_user::dataplane::DataPlane;
+use tests::{Home, try_within};
+
+use crate::frames::{CLIENT, node};
+
+/// The first service's port; the others follow.
+pub(super) const FIRST_PORT: u16 = 8000;
+
+/// The port of the service that has no canary.
+pub(super) const PLAIN_PORT: u16 = 7999;
+
+/// Where the canary of all services listens.
+pub(super) const CANARY_PORT: u16 = 7998;
+
+/// How long the kernel may take to make room.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How services share out new connections.
+pub(super) fn steering() -> Steering {
+    Steering {
+        canary: endpoint(node(CANARY_PORT)),
+        salt: [7, 11],
+        threshold: share_threshold(SHARE_PARTS / 2),
+        previous: share_threshold(SHARE_PARTS / 2),
+        stale_ns: u64::MAX,
+        // A limit that is kept, and never reached.
+        connection_cost_ns: 1,
+        burst_ns: u64::MAX / 2,
+        flags: flag::PRESENT | flag::HTTP,
+        ..Steering::default()
+    }
+}
+
+/// Who has a connection that the canary serves.
+pub(super) const CANARY_CLIENT: SocketAddrV4 = SocketAddrV4::new(*CLIENT.ip(), 40_001);
+
+/// What is in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Services with a canary.
+    pub(super) services: u32,
+    /// Whether the table of connections is full, or as good as empty.
+    pub(super) full: bool,
+}
+
+/// Programs and maps. What is declared first is taken down first.
+pub(super) struct Scene {
+    pub(super) size: Size,
+    /// Connections that were put in the table, [`client`]s from 0 on.
+    pub(super) connections: u32,
+    pub(super) plane: DataPlane,
+    table: HashMap<MapData, Flow, Connection>,
+    _home: Home,
+}
+
+impl Scene {
+    /// Loads and fills it.
+    pub(super) fn new(size: Size) -> Result<Self> {
+        let home = Home::new()?;
+        let mut plane = DataPlane::load(home.pins(), None)?;
+        let service = |index| Service {
+            index,
+            id: index,
+            ..Service::default()
+        };
+        let mut rules: Rules<_, _> = (0..size.services)
+            .map(|number| (endpoint(server(number)), service(number + 1)))
+            .collect();
+        let plain = service(size.services + 1);
+        rules.insert(endpoint(node(PLAIN_PORT)), plain);
+        plane.set_services(&rules)?;
+        for number in 0..size.services {
+            // The kernel makes room for histograms in the background, less fast than we take it.
+            try_within(PATIENCE, "the kernel has room for histograms", || {
+                plane.set_steering(number + 1, steering())
+            })?;
+        }
+        plane.set_tap(Tap {
+            // Alive for good.
+            heartbeat_ns: u64::MAX / 2,
+            ..Tap::default()
+        })?;
+        let layout = format!("v{ABI_VERSION}/maps/CONNECTIONS");
+        let pin = home.pins().join(layout);
+        // A little room is left: what falls out of a full table would not be found.
+        let room = MapInfo::from_pin(&pin)?.max_entries() / 16 * 15;
+        let table = HashMap::try_from(Map::LruHashMap(MapData::from_pin(&pin)?))?;
+        let mut scene = Self {
+            size,
+            connections: if size.full { room } else { 0 },
+            plane,
+            table,
+            _home: home,
+        };
+        for number in 0..scene.connections {
+            scene.remember(client(number), number % size.services, arm(number))?;
+        }
+        Ok(scene)
+    }
+
+    /// Puts an established connection to a service in the table.
+    pub(super) fn remember(&mut self, client: SocketAddrV4, service: u32, arm: Arm) -> Result<()> {
+        let mut connection = Connection::joined(service + 1, arm);
+        if arm == Arm::Canary {
+            connection.state |= state::SETTLED;
+        }
+        let put = self.table.insert(flow(client, service), connection, 0);
+        put.context("cannot write the table of connections")
+    }
+
+    /// Packets that have been counted for a version, all services together.
+    pub(super) fn served(&self, arm: Arm) -> Result<u64> {
+        let mut served = 0;
+        for row in 1..=self.size.services {
+            served += self
+                .plane
+                .arm_counters(row, arm)?
+                .packets
+                .iter()
+                .sum::<u64>();
+        }
+        Ok(served)
+    }
+}
+
+/// The address of a service, counted from 0.
+pub(super) fn server(service: u32) -> SocketAddrV4 {
+    node(FIRST_PORT + service as u16)
+}
+
+/// A client of its own for each number.
+pub(super) fn client(number: u32) -> SocketAddrV4 {
+    let first = u32::from(Ipv4Addr::new(10, 64, 0, 0));
+    SocketAddrV4::new(Ipv4Addr::from(first + number), 50_000)
+}
+
+/// The version that serves the table's connection of this number.
+pub(super) fn arm(number: u32) -> Arm {
+    if (number / 8).is_multiple_of(4) {
+        Arm::Canary
+    } else {
+        Arm::Stable
+    }
+}
+
+/// A client's connection to a service.
+pub(super) fn flow(client: SocketAddrV4, service: u32) -> Flow {
+    Flow {
+        client: endpoint(client),
+        server: endpoint(server(service)),
+    }
+}
+
+fn endpoint(address: SocketAddrV4) -> Endpoint {
+    Endpoint::from(SocketAddr::from(address))
+}

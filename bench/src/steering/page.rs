@@ -1,0 +1,236 @@
+//! Steering's part of docs/benchmarks.md.
+
+use std::fmt;
+
+use super::packets::{Lines, NOT_STEERED, SERVICES, STABLE};
+use super::way::Way;
+use super::{CONNECTIONS, Cell, Rate, Steering};
+use crate::load::Measured;
+use crate::page::verdict;
+use crate::statistics::Spread;
+use crate::{LARGE, SMALL, machine};
+
+/// Throughput, in times of a proxy's.
+const THROUGHPUT_TARGET: f64 = 2.0;
+
+/// From `canary off` until all new connections are stable's, in milliseconds.
+const OFF_TARGET_MS: f64 = 100.0;
+
+/// What steering may add to a packet of stable's, in nanoseconds.
+const STABLE_TARGET_NS: f64 = 100.0;
+
+/// How much more a packet may cost among 1,000 services than with one.
+const FLAT_TARGET: f64 = 1.1;
+
+/// What is in the maps, in the order of columns: services, and whether the table is full.
+const SIZES: [(u32, bool); 6] = {
+    let [a, b, c] = SERVICES;
+    [
+        (a, false),
+        (b, false),
+        (c, false),
+        (a, true),
+        (b, true),
+        (c, true),
+    ]
+};
+
+impl fmt::Display for Steering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        self.throughput(f, "500-byte bodies", SMALL)?;
+        self.throughput(f, "2 KB bodies", LARGE)?;
+        self.paced(f)?;
+        self.off(f)?;
+        self.repeated(f)?;
+        self.scattered(f)
+    }
+}
+
+impl Steering {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "## Steering, against proxies\n\n\
+             A quarter goes to a canary on the same node: of new connections (modelmirror, `affinity = \"connection\"`; `mode tcp`; `stream`) \
+             or of requests (`mode http`, `http`), by weights of 75 and 25. HAProxy {} has its default of a thread for each core, \
+             nginx {} a process for each core with a listener of its own (`reuseport`); both keep connections to the servers open \
+             (`http-reuse always`, `keepalive 64`) and log nothing. Stable and canary are one process of nginx each, and the client and all of \
+             them share the cores. wrk has {CONNECTIONS} connections open. \"modelmirror's is\" is formed within each round.\n",
+            machine::package("haproxy"),
+            machine::package("nginx"),
+        )
+    }
+
+    fn throughput(&self, f: &mut fmt::Formatter<'_>, title: &str, body: usize) -> fmt::Result {
+        writeln!(
+            f,
+            "### At saturation, {title}\n\n\
+             | | requests/s | modelmirror's is | p50 ms | p99 ms | CPU us/request | target |\n|---|---|---|---|---|---|---|"
+        )?;
+        let cell = |way| Cell {
+            way,
+            rate: Rate::Highest,
+            body,
+        };
+        for way in Way::ALL {
+            let ratio = self.samples.ratio(cell(Way::Modelmirror), cell(way));
+            let target = if way.is_proxy() {
+                let reached = ratio.median >= THROUGHPUT_TARGET;
+                format!("{THROUGHPUT_TARGET} times: {}", verdict(reached))
+            } else {
+                String::new()
+            };
+            self.row(f, cell(way), &format!("{ratio:.2} times"), Some(&target))?;
+        }
+        writeln!(f)
+    }
+
+    fn paced(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "### The same load for all, 2 KB bodies\n\n\
+             Each connection waits {} ms before it sends.\n\n\
+             | | requests/s | p50 ms | p99 ms | CPU us/request |\n|---|---|---|---|---|",
+            super::PAUSE.as_millis()
+        )?;
+        for way in Way::ALL {
+            let cell = Cell {
+                way,
+                rate: Rate::Paced,
+                body: LARGE,
+            };
+            self.row(f, cell, "", None)?;
+        }
+        writeln!(f)
+    }
+
+    /// A way's figures; with a comparison and a target where there is one.
+    fn row(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        cell: Cell,
+        ratio: &str,
+        target: Option<&str>,
+    ) -> fmt::Result {
+        let spread = |figure: fn(&Measured) -> f64| self.samples.spread(cell, figure);
+        write!(
+            f,
+            "| {} | {:.0} |",
+            cell.way.label(),
+            spread(Measured::rate)
+        )?;
+        if target.is_some() {
+            write!(f, " {ratio} |")?;
+        }
+        write!(
+            f,
+            " {:.2} | {:.2} | {:.0} |",
+            spread(|measured| measured.p50_ms),
+            spread(|measured| measured.p99_ms),
+            spread(Measured::cpu_us),
+        )?;
+        match target {
+            Some(target) => writeln!(f, " {target} |"),
+            None => writeln!(f),
+        }
+    }
+
+    fn off(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spread = |figure: fn(&super::Off) -> f64| Spread::of(self.offs.iter().map(figure));
+        let all = spread(super::Off::until_stable_ms);
+        writeln!(
+            f,
+            "## From `canary off` to stable\n\n\
+             A canary that gets all of {:.0} new connections a second is switched off, {} times; times are from the moment at which \
+             the command is started as a process, by the clients' clock.\n\n\
+             | | median ms (least-most) | target |\n|---|---|---|\n\
+             | the canary's last connection is open | {:.1} | |\n\
+             | stable's first answer is there | {:.1} | |\n\
+             | both | {all:.1} | {OFF_TARGET_MS} ms at the most: {} |\n\
+             | the command has ended | {:.1} | |\n\n\
+             Connections begun after the command had ended that the canary answered: {}.\n",
+            spread(|off| off.rate).median,
+            self.offs.len(),
+            spread(|off| off.last_canary_ms),
+            spread(|off| off.first_stable_ms),
+            verdict(all.most < OFF_TARGET_MS),
+            spread(|off| off.command_ms),
+            self.offs.iter().map(|off| off.late).sum::<usize>(),
+        )
+    }
+
+    fn repeated(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connections = self.packets.connections;
+        writeln!(
+            f,
+            "## Packets of services with a canary\n\n\
+             Nanoseconds of the programs themselves at the tapped interface (`BPF_PROG_TEST_RUN`, less what an empty program takes), \
+             nothing mirrored, 1,000-byte packets of established connections. What a packet pays that passed no program before is all of it; \
+             what it pays for steering is the difference from a service without a canary. First the same packet again and again, which finds everything in \
+             the processor's caches; \"full\" is a table of {connections} connections, \"empty\" one of two.\n\n\
+             | | 1 service, empty | 100 | 1,000 | 1 service, full | 100 | 1,000 |\n|---|---|---|---|---|---|---|"
+        )?;
+        let lines = &self.packets.repeated;
+        for what in lines.kinds() {
+            write!(f, "| {what} |")?;
+            for (services, full) in SIZES {
+                write!(f, "{}", figure(lines.own(what, services, full)))?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "\n{}", targets(lines))
+    }
+
+    fn scattered(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nOne packet each of thousands of connections out of the full table, and new ones, a system call before each: nothing is at hand. \
+             Medians. (A test run refuses the hand-over to the canary's listener itself.)\n\n\
+             | | 1 service | 100 | 1,000 |\n|---|---|---|---|"
+        )?;
+        let lines = &self.packets.scattered;
+        for what in lines.kinds() {
+            write!(f, "| {what} |")?;
+            for services in SERVICES {
+                write!(f, "{}", figure(lines.own(what, services, true)))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// A cell of a table, empty where nothing was measured.
+fn figure(own: Option<Spread>) -> String {
+    own.map_or_else(|| " |".to_owned(), |own| format!(" {own:.0} |"))
+}
+
+/// Whether stable's packets cost what they may.
+fn targets(lines: &Lines) -> String {
+    let median = |what, services, full| {
+        let own = lines.own(what, services, full);
+        own.map_or(f64::NAN, |own| own.median)
+    };
+    let most = |figures: Vec<f64>| figures.into_iter().fold(f64::NEG_INFINITY, f64::max);
+    let of_sizes = |figure: &dyn Fn(u32, bool) -> f64| {
+        most(
+            SIZES
+                .map(|(services, full)| figure(services, full))
+                .to_vec(),
+        )
+    };
+    let whole = of_sizes(&|services, full| median(STABLE, services, full));
+    let added = of_sizes(&|services, full| {
+        median(STABLE, services, full) - median(NOT_STEERED, services, full)
+    });
+    let [few, .., many] = SERVICES;
+    let grown = of_sizes(&|_, full| median(STABLE, many, full) / median(STABLE, few, full));
+    format!(
+        "Targets for stable's packets, the worst of all columns: at most {STABLE_TARGET_NS} ns added, of which steering adds {added:.0}: {}, \
+         all programs together {whole:.0}: {}; {many} services cost no more than {FLAT_TARGET} times what one does ({grown:.2}): {}.",
+        verdict(added <= STABLE_TARGET_NS),
+        verdict(whole <= STABLE_TARGET_NS),
+        verdict(grown <= FLAT_TARGET),
+    )
+}
