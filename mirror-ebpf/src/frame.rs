@@ -144,7 +144,19 @@ impl Skb {
     /// What the kernel would give a packet to that came from `packet`'s source to `destination`.
     #[inline(always)]
     pub fn socket(&self, packet: &Packet, destination: &Endpoint) -> Socket {
-        let socket = self.look_up(packet, destination);
+        self.found(packet, packet.source.port(), destination)
+    }
+
+    /// Who listens where `packet` goes, whatever connection there is or was from its port: there is
+    /// none from port 0.
+    #[inline(always)]
+    pub fn listener(&self, packet: &Packet) -> Socket {
+        self.found(packet, 0, &packet.destination)
+    }
+
+    #[inline(always)]
+    fn found(&self, packet: &Packet, source_port: u16, destination: &Endpoint) -> Socket {
+        let socket = self.look_up(packet, source_port, destination);
         if socket.is_null() {
             return Socket::None;
         }
@@ -163,7 +175,7 @@ impl Skb {
     /// Has the kernel deliver the packet to the listener at `listener`, if there is one.
     #[inline(always)]
     pub fn give_to_listener(&self, packet: &Packet, listener: &Endpoint) -> bool {
-        let socket = self.look_up(packet, listener);
+        let socket = self.look_up(packet, packet.source.port(), listener);
         if socket.is_null() {
             return false;
         }
@@ -178,10 +190,9 @@ impl Skb {
     }
 
     #[inline(always)]
-    fn look_up(&self, packet: &Packet, destination: &Endpoint) -> *mut bpf_sock {
+    fn look_up(&self, packet: &Packet, source_port: u16, destination: &Endpoint) -> *mut bpf_sock {
         let (from, to) = (packet.source.address.words(), destination.address.words());
-        let ports =
-            u32::from(packet.source.port().to_be()) | u32::from(destination.port().to_be()) << 16;
+        let ports = u32::from(source_port.to_be()) | u32::from(destination.port().to_be()) << 16;
         let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
             return core::ptr::null_mut();
         };

@@ -7,7 +7,7 @@ use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::measure::{
     ArmCounters, Connection, Phase, Seen, latency_key, may_end_handshake, state,
 };
-use mirror_common::packet::Packet;
+use mirror_common::packet::{Packet, RST};
 use mirror_common::policy::{self, Service, opens};
 use mirror_common::steer::{Choice, Socket, Steering, flag};
 use mirror_common::tunnel::{Arm, Direction};
@@ -43,12 +43,13 @@ pub fn follow(
     let arriving = hook == Hook::Ingress && direction == Direction::Request;
     let syn = opens(packet) && direction == Direction::Request;
     let own = if syn && arriving {
-        skb.socket(packet, &packet.destination)
+        stable_for(skb, packet)
     } else {
         Socket::None
     };
     // A SYN for a connection that there is begins no other: the kernel answers it by itself.
     let begins = syn && !matches!(own, Socket::Connected | Socket::Requested);
+    let mut known = false;
     if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(flow) {
         // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
         // different fields, but for the state's bits, of which one may get lost: a sample less.
@@ -59,6 +60,7 @@ pub fn follow(
             }
             return measure(skb, packet, direction, steering, connection, now);
         }
+        known = true;
     }
     if begins {
         let within = pay(service, steering, now);
@@ -69,15 +71,22 @@ pub fn follow(
         };
         count_choice(service, choice);
         if !within {
+            // Nor are the ports' last connection's packets to be taken for this one's.
+            if known {
+                let _ = maps::CONNECTIONS.remove(flow);
+            }
             return Arm::Stable;
         }
         *connection = Connection::opened(packet, service.index, choice.arm(), now);
     } else if syn {
         return Arm::Stable;
     } else {
-        match join(skb, packet, flow, service, steering, arriving) {
+        match join(skb, packet, flow, service, steering, arriving, now) {
             Some(joined) => *connection = joined,
-            None => return Arm::Stable,
+            None => {
+                count_stray_reset(packet, direction, service);
+                return Arm::Stable;
+            }
         }
     }
     if connection.arm() == Arm::Canary {
@@ -113,6 +122,19 @@ fn choose(
     )
 }
 
+/// What the kernel has for a SYN where it was dialled. Ports that wait out an earlier connection are
+/// no obstacle where nobody listens: the kernel has the client clear them away, who then asks again.
+#[inline(always)]
+fn stable_for(skb: &Skb, packet: &Packet) -> Socket {
+    match skb.socket(packet, &packet.destination) {
+        Socket::TimeWait => match skb.listener(packet) {
+            Socket::None => Socket::None,
+            _ => Socket::TimeWait,
+        },
+        own => own,
+    }
+}
+
 #[inline(always)]
 fn canary_listens(skb: &Skb, packet: &Packet, steering: &Steering) -> bool {
     matches!(
@@ -131,10 +153,12 @@ fn join(
     service: &Service,
     steering: &Steering,
     arriving: bool,
+    now: u64,
 ) -> Option<Connection> {
     if arriving
         && steering.is_on()
         && may_end_handshake(packet)
+        && !is_crowded(service, steering, now)
         && steering.answers_cookie(steering.hash(flow))
         && let Socket::None | Socket::Listening = skb.socket(packet, &packet.destination)
         && canary_listens(skb, packet, steering)
@@ -150,6 +174,17 @@ fn join(
         counters.joined += 1;
     }
     Some(Connection::joined(service.index, Arm::Stable))
+}
+
+/// Counts a reset of a connection that nobody remembers: a handshake by cookie came to the version
+/// that had not begun it.
+#[inline(always)]
+fn count_stray_reset(packet: &Packet, direction: Direction, service: &Service) {
+    if packet.flags & RST != 0
+        && let Some(counters) = arm_counters(service.index, Arm::Stable)
+    {
+        counters.resets[direction as usize & 1] += 1;
+    }
 }
 
 /// Hands a packet of the canary's to the canary's listener, unless the kernel already has a
@@ -191,6 +226,14 @@ fn pay(service: &Service, steering: &Steering, now: u64) -> bool {
     }
     spend(due, now, steering.connection_cost_ns);
     true
+}
+
+/// Whether SYNs may have come over the limit a moment ago: whose handshake nobody remembers is
+/// stable's then.
+#[inline(always)]
+fn is_crowded(service: &Service, steering: &Steering, now: u64) -> bool {
+    let due = maps::OPENING.get(service.index).copied();
+    !policy::within(due.unwrap_or_default(), now, steering.burst_ns / 2)
 }
 
 /// Takes the packet into its connection, and counts what it told.

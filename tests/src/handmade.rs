@@ -155,6 +155,8 @@ pub struct Handmade {
     expected: u32,
     /// Payload that has come and was not read.
     arrived: io::Cursor<Vec<u8>>,
+    /// The server's FIN has come.
+    finished: bool,
 }
 
 impl Handmade {
@@ -178,6 +180,7 @@ impl Handmade {
             sequence: 0,
             expected: 0,
             arrived: io::Cursor::default(),
+            finished: false,
         })
     }
 
@@ -186,7 +189,7 @@ impl Handmade {
     /// # Errors
     /// When it cannot be sent.
     pub fn syn(&mut self, initial: u32) -> Result<()> {
-        (self.sequence, self.expected) = (initial, 0);
+        (self.sequence, self.expected, self.finished) = (initial, 0, false);
         self.send(SYN, &[])?;
         self.sequence = initial.wrapping_add(1);
         Ok(())
@@ -244,21 +247,28 @@ impl Handmade {
         Ok(())
     }
 
-    /// Waits for the end of the server's side, and does not acknowledge it yet.
+    /// Waits for the end of the server's side, which stays without acknowledgement until
+    /// [`ack_fin`](Self::ack_fin).
     ///
     /// # Errors
     /// When something else comes, or nothing.
     pub fn server_fin(&mut self) -> Result<()> {
-        loop {
+        while !self.finished {
             let heard = self.hear()?;
             ensure!(heard.flags & RST == 0, "{heard:?}");
-            if heard.flags & FIN != 0 {
-                let end = heard.sequence.wrapping_add(heard.payload.len() as u32);
-                ensure!(end == self.expected, "{heard:?} before everything is read");
-                self.expected = end.wrapping_add(1);
-                return Ok(());
-            }
+            ensure!(heard.payload.is_empty(), "{heard:?} is not read yet");
+            self.finished = heard.flags & FIN != 0;
         }
+        Ok(())
+    }
+
+    /// Acknowledges it.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn ack_fin(&mut self) -> Result<()> {
+        self.expected = self.expected.wrapping_add(1);
+        self.ack()
     }
 
     /// Waits for an acknowledgement of everything that was sent.
@@ -269,10 +279,22 @@ impl Handmade {
         loop {
             let heard = self.hear()?;
             ensure!(heard.flags & RST == 0, "{heard:?}");
+            self.finished |= heard.flags & FIN != 0;
             if heard.acknowledgement == self.sequence {
                 return Ok(());
             }
         }
+    }
+
+    /// Refuses a segment that belongs to no connection (RFC 9293, 3.10.7.3).
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn refuse(&mut self, heard: &Segment) -> Result<()> {
+        let sequence = std::mem::replace(&mut self.sequence, heard.acknowledgement);
+        self.send(RST, &[])?;
+        self.sequence = sequence;
+        Ok(())
     }
 
     /// What comes next.
@@ -332,6 +354,7 @@ impl Read for Handmade {
             }
             if heard.sequence == self.expected && !heard.payload.is_empty() {
                 self.expected = self.expected.wrapping_add(heard.payload.len() as u32);
+                self.finished = heard.flags & FIN != 0;
                 self.arrived = io::Cursor::new(heard.payload);
                 self.ack().map_err(io::Error::other)?;
             }

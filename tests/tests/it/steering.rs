@@ -4,9 +4,11 @@ use tests::{Client, Connection, Exchange, Request, Response, large};
 
 mod control;
 mod flood;
+mod forgotten;
 mod handshakes;
 mod listeners;
 mod mirrored;
+mod ports;
 mod shares;
 
 fn connect(client: &Client, count: usize) -> Vec<Connection> {
