@@ -109,6 +109,14 @@ impl Server {
         let listener = namespace
             .run(|| TcpListener::bind(listen))
             .with_context(|| format!("{}: cannot listen on {listen}", namespace.name()))?;
+        Self::on(namespace, listener, answers)
+    }
+
+    /// Starts one that accepts from `listener`, which a test has made inside the namespace.
+    ///
+    /// # Errors
+    /// When the listener is of no use.
+    pub fn on(namespace: &Namespace, listener: TcpListener, answers: &Answers) -> Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {

@@ -8,6 +8,7 @@ mod forgotten;
 mod handshakes;
 mod listeners;
 mod mirrored;
+mod places;
 mod ports;
 mod shares;
 

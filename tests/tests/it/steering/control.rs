@@ -69,3 +69,31 @@ fn a_daemon_may_die() {
     split.assert_share(0.5);
     assert_eq!(trial.connections(), split.connections);
 }
+
+/// `modelmirror off` where no daemon runs: the kernel has the sockets of the canary's connections, and
+/// whoever comes after it is stable's.
+#[test]
+fn steering_is_switched_off_without_a_daemon() {
+    let Some(mut trial) = Trial::new() else {
+        return;
+    };
+    trial.set("1");
+    let mut connections = connect(&trial.scene.client, 40);
+    let mut sent = ask(&mut connections);
+    trial.scene.end_daemon(Signal::SIGKILL);
+    sent.extend(ask(&mut connections));
+    let config = trial.scene.home.path().join("node.toml");
+    let config = config.to_string_lossy();
+    trial.scene.modelmirror(&["off", "--config", &config]);
+
+    let first = trial.scene.client.load(1, 1, large).unwrap();
+    assert_eq!(trial.split(&first).connections, [1, 0]);
+    let others = trial.scene.client.load(40, 2, large).unwrap();
+    assert_eq!(trial.split(&others).connections, [40, 0]);
+    sent.extend(ask(&mut connections));
+    assert_eq!(trial.split(&sent).connections, [0, 40]);
+    for host in [&trial.scene.net.client, &trial.scene.net.node] {
+        let resets = host.counter("Tcp", "EstabResets").unwrap();
+        assert_eq!(resets, 0, "{}", host.name());
+    }
+}

@@ -6,7 +6,7 @@ use tests::{Trial, eventually, large};
 /// What is copied is told apart by who answered.
 #[test]
 fn versions_are_mirrored_as_configured() {
-    for arms in [&["stable"][..], &["stable", "canary"]] {
+    for arms in [&["stable"][..], &["canary"], &["stable", "canary"]] {
         let Some(mut trial) = Trial::quiet(|canary| {
             canary.insert("share".into(), 0.5.into());
         }) else {
@@ -18,10 +18,9 @@ fn versions_are_mirrored_as_configured() {
         let split = trial.split(&sent);
         split.assert_share(0.5);
         let outcome = trial.scene.settle();
-        let mirrored = match arms.len() {
-            1 => split.requests[0],
-            _ => split.requests[0] + split.requests[1],
-        };
+        let expected = |arm, index: usize| split.requests[index] * u64::from(arms.contains(&arm));
+        let expected = [expected("stable", 0), expected("canary", 1)];
+        let mirrored = expected.iter().sum::<u64>();
         assert_eq!(
             outcome.requests("compared"),
             mirrored,
@@ -38,7 +37,8 @@ fn versions_are_mirrored_as_configured() {
             ensure!(written == mirrored, "{written} of {mirrored}");
             Ok(())
         });
-        assert_eq!(by_arm("stable"), split.requests[0], "{arms:?}");
+        let recorded = ["stable", "canary"].map(by_arm);
+        assert_eq!(recorded, expected, "{arms:?}");
         for record in trial.scene.agent().records().unwrap() {
             let id = record["request_id"].as_str().unwrap();
             let arm = if canary.contains(id) {
