@@ -111,7 +111,7 @@ fn inside(times: usize) -> Result<Singles> {
 /// A service on port 8000 that is copied, one on port 8001 of which no connection is chosen, and the
 /// same on port 8002 with a canary: its connections are followed.
 fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
-    let mut plane = DataPlane::load(home.pins(), None)?;
+    let mut plane = DataPlane::load(home.pins(), None, 65_536)?;
     let service = |index, threshold| Service {
         index,
         id: 100 + index,
@@ -163,6 +163,7 @@ fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
     let role = Role {
         tapped: false,
         uplink: true,
+        answers: false,
     };
     plane.attach(&interface, role)?;
     Ok(plane)

@@ -65,6 +65,8 @@ mod pod {
     unsafe impl aya::Pod for crate::measure::Connection {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::steer::Steering {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::steer::Health {}
 }
 
 #[cfg(test)]
@@ -75,7 +77,8 @@ mod tests {
     use crate::histogram::{Latency, RunTime};
     use crate::measure::{ArmCounters, Connection};
     use crate::policy::{Agent, Budget, Service, Tap};
-    use crate::steer::{Choice, Steering};
+    use crate::steer::{Choice, Health, Steering};
+    use crate::translate::{Ports, Translation};
     use core::mem::size_of;
 
     /// A change here asks for a new [`crate::ABI_VERSION`].
@@ -96,11 +99,14 @@ mod tests {
             ("ArmCounters", size_of::<ArmCounters>()),
             ("Steering", size_of::<Steering>()),
             ("reasons", Reason::COUNT),
+            ("Health", size_of::<Health>()),
+            ("Ports", size_of::<Ports>()),
+            ("Translation", size_of::<Translation>()),
             ("choices", Choice::COUNT),
         ];
-        let version_2 = [
+        let version_3 = [
             ("Endpoint", 24),
-            ("Service", 56),
+            ("Service", 64),
             ("Agent", 72),
             ("Budget", 16),
             ("Tap", 32),
@@ -109,12 +115,15 @@ mod tests {
             ("RunTime", 520),
             ("Latency", 3464),
             ("Flow", 48),
-            ("Connection", 40),
-            ("ArmCounters", 208),
-            ("Steering", 88),
+            ("Connection", 88),
+            ("ArmCounters", 248),
+            ("Steering", 144),
             ("reasons", 24),
-            ("choices", 8),
+            ("Health", 16),
+            ("Ports", 8),
+            ("Translation", 64),
+            ("choices", 11),
         ];
-        assert_eq!((crate::ABI_VERSION, layouts), (2, version_2));
+        assert_eq!((crate::ABI_VERSION, layouts), (3, version_3));
     }
 }

@@ -87,6 +87,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// None.
+    pub const NONE: Self = Self::new(Address([0, 0]), 0);
+
     /// An address and a port in host byte order.
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
@@ -118,7 +121,7 @@ impl From<Endpoint> for SocketAddr {
 
 /// A connection, named the same way by packets of both directions.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flow {
     /// The end that dialled.
     pub client: Endpoint,
@@ -127,6 +130,12 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// None.
+    pub const NONE: Self = Self {
+        client: Endpoint::NONE,
+        server: Endpoint::NONE,
+    };
+
     /// SipHash-1-3 (Aumasson and Bernstein, 2012) of both ends under `key`.
     ///
     /// Keyed, so that a client cannot choose its way into or out of the sample.

@@ -5,6 +5,7 @@
 
 #![no_std]
 
+pub mod checksum;
 pub mod counters;
 pub mod flow;
 pub mod histogram;
@@ -12,6 +13,7 @@ pub mod measure;
 pub mod packet;
 pub mod policy;
 pub mod steer;
+pub mod translate;
 pub mod tunnel;
 pub mod verdict;
 
@@ -19,4 +21,4 @@ pub mod verdict;
 ///
 /// Pins live in a directory of this number, so two layouts never meet.
 /// `counters::tests::layouts_are_versioned` fails when a layout changes and this number does not.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

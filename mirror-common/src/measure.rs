@@ -2,6 +2,7 @@
 
 use core::ops::AddAssign;
 
+use crate::flow::Flow;
 use crate::packet::{ACK, FIN, Packet, RST, SYN};
 use crate::policy::opens;
 use crate::steer::Choice;
@@ -25,6 +26,8 @@ pub mod state {
     pub const KNOWN: u32 = 1 << 6;
     /// The client has sent its FIN; the server has the bit above.
     pub const FINISHED: u32 = 1 << 8;
+    /// Nobody but the canary can serve it.
+    pub const SOLE: u32 = 1 << 10;
 }
 
 /// What is remembered of a connection.
@@ -45,6 +48,9 @@ pub struct Connection {
     pub service: u32,
     /// Keeps the size a multiple of 8.
     pub pad: u32,
+    /// The connection as a canary on another host sees it: our end, and the canary's; all 0 = it is
+    /// served on this host.
+    pub away: Flow,
 }
 
 /// What one packet told.
@@ -78,6 +84,7 @@ impl Connection {
             state: (arm as u32 * state::CANARY) | state::KNOWN,
             service,
             pad: 0,
+            away: Flow::NONE,
         }
     }
 
@@ -92,6 +99,7 @@ impl Connection {
             state: (arm as u32 * state::CANARY) | state::ANSWERED,
             service,
             pad: 0,
+            away: Flow::NONE,
         }
     }
 
@@ -103,6 +111,18 @@ impl Connection {
         } else {
             Arm::Canary
         }
+    }
+
+    /// Whether a canary on another host serves it.
+    #[inline(always)]
+    pub const fn is_away(&self) -> bool {
+        self.away.server.port() != 0
+    }
+
+    /// Whether the server has not even acknowledged the SYN.
+    #[inline(always)]
+    pub const fn is_waiting(&self) -> bool {
+        self.state & state::ANSWERED == 0
     }
 
     /// Whether `packet` is this connection's SYN once more.
@@ -279,6 +299,8 @@ pub struct ArmCounters {
     pub retransmissions: [u64; 2],
     /// Answers by the hundreds of their HTTP status; 0 = answers of another protocol.
     pub classes: [u64; 6],
+    /// Packets whose addresses could not be translated, and that went nowhere, by [`Direction`].
+    pub untranslated: [u64; 2],
 }
 
 impl ArmCounters {
@@ -330,6 +352,7 @@ impl AddAssign<&Self> for ArmCounters {
         add(&mut self.resets, &other.resets);
         add(&mut self.retransmissions, &other.retransmissions);
         add(&mut self.classes, &other.classes);
+        add(&mut self.untranslated, &other.untranslated);
     }
 }
 
@@ -352,6 +375,7 @@ mod tests {
             destination: Endpoint::default(),
             transport: Transport::Tcp,
             ipv6: false,
+            hop_limit: 64,
             flags,
             sequence,
             acknowledgement: 0,

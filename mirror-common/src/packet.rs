@@ -9,6 +9,13 @@ use crate::verdict::Reason;
 pub trait Frame {
     /// `N` bytes at `offset` from the frame's start, or nothing where it ends before.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The same at an offset that was itself read from the frame: the kernel's verifier wants to be
+    /// shown more there.
+    #[inline(always)]
+    fn read_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.read(offset)
+    }
 }
 
 impl Frame for &[u8] {
@@ -56,6 +63,8 @@ pub struct Packet {
     pub transport: Transport,
     /// Whether the network header is IPv6.
     pub ipv6: bool,
+    /// How many more routers may pass it on (IPv4's time to live).
+    pub hop_limit: u8,
     /// TCP's flags; 0 for UDP.
     pub flags: u8,
     /// TCP's sequence number; 0 for UDP.
@@ -145,6 +154,7 @@ struct Network {
     source: Address,
     destination: Address,
     ipv6: bool,
+    hop_limit: u8,
     protocol: u8,
     offset: u32,
     transport_offset: u32,
@@ -169,6 +179,7 @@ fn ipv4<F: Frame>(frame: &F, offset: u32, length: u32) -> Result<Network, Reason
         source: Address::from_v4([header[12], header[13], header[14], header[15]]),
         destination: Address::from_v4([header[16], header[17], header[18], header[19]]),
         ipv6: false,
+        hop_limit: header[8],
         protocol: header[9],
         offset,
         transport_offset: offset + header_length,
@@ -201,6 +212,7 @@ fn ipv6<F: Frame>(frame: &F, offset: u32, length: u32) -> Result<Network, Reason
         source: Address::from_v6(source),
         destination: Address::from_v6(destination),
         ipv6: true,
+        hop_limit: header[7],
         protocol: next_header,
         offset,
         transport_offset: offset + 40,
@@ -256,6 +268,7 @@ fn tcp<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
         ),
         transport: Transport::Tcp,
         ipv6: network.ipv6,
+        hop_limit: network.hop_limit,
         flags: header[13],
         sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         acknowledgement: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
@@ -283,6 +296,7 @@ fn udp<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
         ),
         transport: Transport::Udp,
         ipv6: network.ipv6,
+        hop_limit: network.hop_limit,
         flags: 0,
         sequence: 0,
         acknowledgement: 0,

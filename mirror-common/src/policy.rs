@@ -41,6 +41,9 @@ pub struct Service {
     pub byte_cost: u64,
     /// How far the budget may be overdrawn at once, in nanoseconds.
     pub burst_ns: u64,
+    /// 1 = the endpoint is an address of this host, so that the kernel knows whether somebody
+    /// listens there.
+    pub here: u64,
 }
 
 /// Bits of [`Service::mirror`].

@@ -3,6 +3,7 @@
 
 use crate::flow::{Address, Endpoint, Flow};
 use crate::policy::{WHOLE, chosen};
+use crate::translate::Way;
 use crate::tunnel::Arm;
 
 /// A share counts in parts of this: steps of 0.0001.
@@ -18,6 +19,46 @@ pub mod flag {
     pub const FOR_GOOD: u32 = 4;
     /// Answers are told by an HTTP/1 status line; otherwise whatever follows a request is one.
     pub const HTTP: u32 = 8;
+    /// The canary is on another host: addresses are translated.
+    pub const AWAY: u32 = 16;
+    /// Packets of a canary on another host may go at XDP already.
+    pub const XDP: u32 = 32;
+}
+
+/// A canary that has left a SYN unanswered for this long is not chosen, in nanoseconds.
+pub const PATIENCE_NS: u64 = 500_000_000;
+
+/// How long until a canary that does not answer is tried again, in nanoseconds.
+pub const RETRY_NS: u64 = 5_000_000_000;
+
+/// Whether a canary answers, shared by all CPUs. Row = the service's index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// When the first SYN was sent that nobody has answered so far; 0 = none. Written by the tap.
+    pub waiting_ns: u64,
+    /// 1 = the daemon's own connection attempts fail.
+    pub down: u64,
+}
+
+impl Health {
+    /// Whether a connection can be given to the canary.
+    #[inline(always)]
+    pub const fn answers(&self, now_ns: u64) -> bool {
+        let waited = now_ns.saturating_sub(self.waiting_ns);
+        self.down == 0 && (self.waiting_ns == 0 || waited <= PATIENCE_NS || waited > RETRY_NS)
+    }
+
+    /// What `waiting_ns` becomes with a SYN to the canary; nothing = it stays.
+    #[inline(always)]
+    pub const fn asked(&self, now_ns: u64) -> Option<u64> {
+        let waited = now_ns.saturating_sub(self.waiting_ns);
+        if self.waiting_ns == 0 || waited > RETRY_NS {
+            Some(now_ns)
+        } else {
+            None
+        }
+    }
 }
 
 /// How one service's new connections are shared out. Row = the service's index.
@@ -42,6 +83,8 @@ pub struct Steering {
     pub flags: u32,
     /// Keeps the size a multiple of 8.
     pub pad: u32,
+    /// The way to a canary on another host.
+    pub way: Way,
 }
 
 /// The threshold of a share in parts of [`SHARE_PARTS`]; more than all is all.
@@ -109,6 +152,26 @@ choices! {
     TimeWait = "time_wait" => Stable,
     /// An acknowledgement that ends a handshake by SYN cookie, whose SYN nobody remembers.
     Cookie = "cookie" => Canary,
+    /// The hash says canary, but it has not answered of late.
+    NoAnswer = "no_answer" => Stable,
+    /// The hash says canary, but no port is free to reach it from.
+    NoPort = "no_port" => Stable,
+    /// The hash says canary, but this packet cannot be taken there: it was only seen as it left, it
+    /// comes from this host itself, or it was dialled where the canary is not.
+    OutOfReach = "out_of_reach" => Stable,
+}
+
+/// Whether a canary can be given a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// Nobody listens there.
+    NoListener,
+    /// It has not answered of late.
+    NoAnswer,
+    /// Not this one.
+    OutOfReach,
 }
 
 /// What the kernel has for an arm, or for the packet's own addresses.
@@ -153,9 +216,15 @@ impl Steering {
         self.flags & flag::FOR_GOOD == 0 && now_ns.saturating_sub(heartbeat_ns) > self.stale_ns
     }
 
+    /// Whether the canary is on another host.
+    #[inline(always)]
+    pub const fn is_away(&self) -> bool {
+        self.flags & flag::AWAY != 0
+    }
+
     /// Chooses for a SYN that no connection has a socket for. `stable` is what the kernel has for
-    /// the packet's own addresses; `canary` tells whether the canary listens, and is asked only
-    /// where that matters.
+    /// the packet's own addresses; `canary` tells whether the canary can be given it, and is asked
+    /// only where that matters.
     #[inline(always)]
     pub fn choose(
         &self,
@@ -163,24 +232,33 @@ impl Steering {
         stale: bool,
         limited: bool,
         stable: Socket,
-        canary: impl FnOnce() -> bool,
+        canary: impl FnOnce() -> Readiness,
     ) -> Choice {
         let wanted = chosen(hash, self.threshold);
-        let otherwise = match (wanted, limited, stale) {
-            (false, ..) => Choice::Stable,
-            (true, true, _) => Choice::Limited,
-            (true, false, true) => Choice::Stale,
-            (true, false, false) => {
-                return match stable {
-                    Socket::TimeWait => Choice::TimeWait,
-                    _ if canary() => Choice::Canary,
-                    _ => Choice::NoCanary,
-                };
-            }
+        let (otherwise, ask) = match (wanted, limited, stale) {
+            (false, ..) => (Choice::Stable, stable == Socket::None && !limited),
+            (true, true, _) => (Choice::Limited, false),
+            (true, false, true) => (Choice::Stale, stable == Socket::None),
+            (true, false, false) => (Choice::Canary, true),
         };
-        match stable {
-            Socket::None if !limited && canary() => Choice::NoStable,
-            _ => otherwise,
+        if !ask {
+            return otherwise;
+        }
+        let willing = otherwise == Choice::Canary;
+        // Translated, it does not meet what is left of the earlier connection.
+        if willing && stable == Socket::TimeWait && !self.is_away() {
+            return Choice::TimeWait;
+        }
+        match (willing, canary()) {
+            (true, Readiness::Ready) => Choice::Canary,
+            // Nobody else could take it.
+            (_, Readiness::Ready | Readiness::NoAnswer) if stable == Socket::None => {
+                Choice::NoStable
+            }
+            (true, Readiness::NoListener) => Choice::NoCanary,
+            (true, Readiness::NoAnswer) => Choice::NoAnswer,
+            (true, Readiness::OutOfReach) => Choice::OutOfReach,
+            (false, _) => otherwise,
         }
     }
 
@@ -268,9 +346,10 @@ mod tests {
 
     #[test]
     fn nobody_is_sent_where_nobody_listens() {
+        use Readiness::{NoAnswer, NoListener, OutOfReach, Ready};
         use Socket::{Listening, None, TimeWait};
         #[track_caller]
-        fn check(wanted: Arm, stable: Socket, canary: bool, expected: Choice) {
+        fn check(wanted: Arm, stable: Socket, canary: Readiness, expected: Choice) {
             let steering = at(5_000, 0);
             let hash = match wanted {
                 Arm::Stable => u64::MAX,
@@ -279,21 +358,40 @@ mod tests {
             let choice = steering.choose(hash, false, false, stable, || canary);
             assert_eq!(choice, expected, "{wanted:?} of {stable:?} and {canary:?}");
         }
-        check(Arm::Stable, Listening, true, Choice::Stable);
-        check(Arm::Stable, Listening, false, Choice::Stable);
-        check(Arm::Stable, None, true, Choice::NoStable);
-        check(Arm::Stable, None, false, Choice::Stable);
-        check(Arm::Stable, TimeWait, true, Choice::Stable);
-        check(Arm::Canary, Listening, true, Choice::Canary);
-        check(Arm::Canary, None, true, Choice::Canary);
-        check(Arm::Canary, Listening, false, Choice::NoCanary);
-        check(Arm::Canary, TimeWait, true, Choice::TimeWait);
+        check(Arm::Stable, Listening, Ready, Choice::Stable);
+        check(Arm::Stable, Listening, NoListener, Choice::Stable);
+        check(Arm::Stable, None, Ready, Choice::NoStable);
+        check(Arm::Stable, None, NoAnswer, Choice::NoStable);
+        check(Arm::Stable, None, NoListener, Choice::Stable);
+        check(Arm::Stable, TimeWait, Ready, Choice::Stable);
+        check(Arm::Canary, Listening, Ready, Choice::Canary);
+        check(Arm::Canary, None, Ready, Choice::Canary);
+        check(Arm::Canary, None, NoAnswer, Choice::NoStable);
+        check(Arm::Canary, Listening, NoListener, Choice::NoCanary);
+        check(Arm::Canary, Listening, NoAnswer, Choice::NoAnswer);
+        check(Arm::Canary, Listening, OutOfReach, Choice::OutOfReach);
+        check(Arm::Canary, TimeWait, Ready, Choice::TimeWait);
+    }
+
+    #[test]
+    fn a_canary_that_is_silent_is_left_alone_for_a_while() {
+        const S: u64 = 1_000_000_000;
+        let asked = Health {
+            waiting_ns: 10 * S,
+            down: 0,
+        };
+        assert!(Health::default().answers(S) && asked.answers(10 * S + PATIENCE_NS));
+        assert!(!asked.answers(11 * S) && asked.asked(11 * S).is_none());
+        assert!(asked.answers(16 * S) && asked.asked(16 * S) == Some(16 * S));
+        let down = Health { down: 1, ..asked };
+        assert!(!down.answers(10 * S) && !down.answers(16 * S));
     }
 
     #[test]
     fn who_is_not_watched_over_goes_to_stable() {
         let on = at(SHARE_PARTS, 0);
-        let choose = |stale, limited, stable| on.choose(0, stale, limited, stable, || true);
+        let choose =
+            |stale, limited, stable| on.choose(0, stale, limited, stable, || Readiness::Ready);
         assert_eq!(choose(true, false, Socket::Listening), Choice::Stale);
         assert_eq!(choose(false, true, Socket::Listening), Choice::Limited);
         assert_eq!(choose(true, false, Socket::None), Choice::NoStable);

@@ -1,20 +1,13 @@
 //! The packet at hand. The only pointer arithmetic, and the only place that reads `__sk_buff`.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_CURRENT_NETNS, bpf_sock};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::{error, warn};
-use mirror_common::flow::Endpoint;
-use mirror_common::packet::{Frame, Link, Packet};
-use mirror_common::steer::Socket;
+use mirror_common::packet::{Frame, Link};
 
 use crate::maps;
 use crate::slot::HEADER_BUFFER;
-
-/// States of the kernel's TCP sockets (include/net/tcp_states.h).
-const TCP_TIME_WAIT: u32 = 6;
-const TCP_LISTEN: u32 = 10;
-const TCP_NEW_SYN_RECV: u32 = 12;
 
 /// A socket buffer.
 pub struct Skb {
@@ -46,12 +39,20 @@ impl Skb {
         length: len,
         /// Where it came in, 0 for packets of the host's own.
         ingress_ifindex: ingress_ifindex,
+        /// The interface that it passes now.
+        ifindex: ifindex,
         /// Whether the kernel holds a VLAN tag beside the packet.
         vlan_present: vlan_present,
         /// Payload of each segment that it will be cut into, 0 = will not be.
         gso_size: gso_size,
         /// Segments that it stands for, 0 or 1 = itself.
         gso_segments: gso_segs,
+    }
+
+    /// What helpers take it by.
+    #[inline(always)]
+    pub fn raw(&self) -> *mut __sk_buff {
+        self.raw
     }
 
     /// The EtherType.
@@ -75,10 +76,9 @@ impl Skb {
         unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), offset, to.cast(), length) == 0 }
     }
 
-    /// `N` bytes at `offset`, wherever they lie. What [`Frame::read`] does where the verifier
-    /// cannot see how large the offset is.
+    /// `N` bytes at `offset`, wherever they lie.
     #[inline(always)]
-    pub fn load_array<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    fn load_array<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         // A map's value, not the stack: there the verifier wants every read aligned.
         let buffer = maps::SLOT.get_ptr_mut(0)?;
         // SAFETY: a per-CPU value that no other run on this CPU touches before this one ends; the
@@ -93,14 +93,14 @@ impl Skb {
         }
     }
 
-    /// Overwrites `length` bytes at `offset`. Only ever called on clones.
+    /// Overwrites `length` bytes at `offset`. Only ever called on clones, and by [`crate::translate`].
     #[inline(always)]
     pub fn store(&self, offset: u32, from: *const u8, length: u32) -> bool {
         // SAFETY: the verifier checks that `from` has `length` bytes.
         unsafe { helpers::bpf_skb_store_bytes(self.raw, offset, from.cast(), length, 0) == 0 }
     }
 
-    /// Overwrites the bytes at `offset`. Only ever called on clones.
+    /// Overwrites the bytes at `offset`, as [`Skb::store`] does.
     #[inline(always)]
     pub fn store_array<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool {
         self.store(offset, bytes.as_ptr(), N as u32)
@@ -139,87 +139,6 @@ impl Skb {
     }
 }
 
-/// Sockets of this network namespace.
-impl Skb {
-    /// What the kernel would give a packet to that came from `packet`'s source to `destination`.
-    #[inline(always)]
-    pub fn socket(&self, packet: &Packet, destination: &Endpoint) -> Socket {
-        self.found(packet, packet.source.port(), destination)
-    }
-
-    /// Who listens where `packet` goes, whatever connection there is or was from its port: there is
-    /// none from port 0.
-    #[inline(always)]
-    pub fn listener(&self, packet: &Packet) -> Socket {
-        self.found(packet, 0, &packet.destination)
-    }
-
-    #[inline(always)]
-    fn found(&self, packet: &Packet, source_port: u16, destination: &Endpoint) -> Socket {
-        let socket = self.look_up(packet, source_port, destination);
-        if socket.is_null() {
-            return Socket::None;
-        }
-        // SAFETY: not null, so a socket that is held until it is released below.
-        let state = unsafe { (*socket).state };
-        // SAFETY: it was got from a look-up, and is not used afterwards.
-        unsafe { helpers::bpf_sk_release(socket.cast()) };
-        match state {
-            TCP_LISTEN => Socket::Listening,
-            TCP_NEW_SYN_RECV => Socket::Requested,
-            TCP_TIME_WAIT => Socket::TimeWait,
-            _ => Socket::Connected,
-        }
-    }
-
-    /// Has the kernel deliver the packet to the listener at `listener`, if there is one.
-    #[inline(always)]
-    pub fn give_to_listener(&self, packet: &Packet, listener: &Endpoint) -> bool {
-        let socket = self.look_up(packet, packet.source.port(), listener);
-        if socket.is_null() {
-            return false;
-        }
-        // SAFETY: not null, so a socket that is held until it is released below.
-        let given = unsafe {
-            (*socket).state == TCP_LISTEN
-                && helpers::bpf_sk_assign(self.raw.cast(), socket.cast(), 0) == 0
-        };
-        // SAFETY: it was got from a look-up, and is not used afterwards.
-        unsafe { helpers::bpf_sk_release(socket.cast()) };
-        given
-    }
-
-    #[inline(always)]
-    fn look_up(&self, packet: &Packet, source_port: u16, destination: &Endpoint) -> *mut bpf_sock {
-        let (from, to) = (packet.source.address.words(), destination.address.words());
-        let ports = u32::from(source_port.to_be()) | u32::from(destination.port().to_be()) << 16;
-        let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
-            return core::ptr::null_mut();
-        };
-        // SAFETY: a per-CPU value, as in `read`.
-        let tuple = unsafe { &mut (*slot).tuple };
-        let length = if packet.ipv6 {
-            let [a, b, c, d] = from;
-            let [e, f, g, h] = to;
-            *tuple = [a, b, c, d, e, f, g, h, ports];
-            36
-        } else {
-            [tuple[0], tuple[1], tuple[2]] = [from[3], to[3], ports];
-            12
-        };
-        // SAFETY: the tuple has at least `length` bytes.
-        unsafe {
-            helpers::bpf_skc_lookup_tcp(
-                self.raw.cast(),
-                tuple.as_mut_ptr().cast(),
-                length,
-                BPF_F_CURRENT_NETNS as u64,
-                0,
-            )
-        }
-    }
-}
-
 /// Rare events, for the daemon's log. Never called for every packet.
 impl Skb {
     /// A clone left without its tunnel headers.
@@ -251,6 +170,11 @@ impl Frame for Skb {
             // SAFETY: N bytes from `start` lie before the end of the linear part, just checked.
             return Some(unsafe { *(start as *const [u8; N]) });
         }
+        self.load_array(offset)
+    }
+
+    #[inline(always)]
+    fn read_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.load_array(offset)
     }
 }

@@ -9,12 +9,16 @@
 #![no_std]
 #![no_main]
 
+mod away;
 mod frame;
+mod hand;
 mod maps;
 mod mirror;
 mod slot;
+mod sockets;
 mod split;
 mod steer;
+mod translate;
 mod tunnel;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -31,8 +35,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// Packets that come in on a tapped interface with Ethernet headers.
 #[classifier]
 pub fn ingress(context: TcContext) -> i32 {
-    mirror::tap(&Skb::new(&context), Link::Ethernet, mirror::Hook::Ingress);
-    NEXT
+    mirror::tap(&Skb::new(&context), Link::Ethernet, mirror::Hook::Ingress)
 }
 
 /// Packets that go out on a tapped interface with Ethernet headers, our clones among them.
@@ -47,11 +50,22 @@ pub fn uplink(context: TcContext) -> i32 {
     leave(&Skb::new(&context), Link::Ethernet, false)
 }
 
+/// Packets that come in where nothing is tapped, on the way to a canary on another host.
+#[classifier]
+pub fn answers(context: TcContext) -> i32 {
+    mirror::answers(&Skb::new(&context), Link::Ethernet)
+}
+
+/// [`answers`] for interfaces without link-layer headers.
+#[classifier]
+pub fn answers_ip(context: TcContext) -> i32 {
+    mirror::answers(&Skb::new(&context), Link::Ip)
+}
+
 /// [`ingress`] for interfaces without link-layer headers: tun, WireGuard.
 #[classifier]
 pub fn ingress_ip(context: TcContext) -> i32 {
-    mirror::tap(&Skb::new(&context), Link::Ip, mirror::Hook::Ingress);
-    NEXT
+    mirror::tap(&Skb::new(&context), Link::Ip, mirror::Hook::Ingress)
 }
 
 /// [`egress`] for interfaces without link-layer headers.
@@ -71,9 +85,10 @@ fn leave(skb: &Skb, link: Link, tapped: bool) -> i32 {
     match tunnel::fate(skb, link) {
         Fate::Production => {
             if tapped {
-                mirror::tap(skb, link, mirror::Hook::Egress);
+                mirror::tap(skb, link, mirror::Hook::Egress)
+            } else {
+                NEXT
             }
-            NEXT
         }
         Fate::Copy => NEXT,
         // Only ever a clone of ours, never a packet of the host.

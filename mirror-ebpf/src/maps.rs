@@ -9,7 +9,8 @@ use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::histogram::{Latency, RunTime};
 use mirror_common::measure::{ArmCounters, Connection};
 use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_SERVICES, Service, Tap};
-use mirror_common::steer::Steering;
+use mirror_common::steer::{Health, Steering};
+use mirror_common::translate::{Ports, Translation};
 
 use crate::slot::Slot;
 use crate::split::Scratch;
@@ -65,6 +66,19 @@ pub static STEERING: Array<Steering> = Array::pinned(MAX_SERVICES, 0);
 /// by the tap; old ones fall out.
 #[map]
 pub static CONNECTIONS: LruHashMap<Flow, Connection> = LruHashMap::pinned(65536, 0);
+
+/// Connection as a canary on another host sees it -> whose its answers are. Written by the tap; old
+/// ones fall out.
+#[map]
+pub static TRANSLATIONS: LruHashMap<Flow, Translation> = LruHashMap::pinned(65536, 0);
+
+/// The ports that such connections come from. Written by the daemon.
+#[map]
+pub static TRANSLATED_PORTS: Array<Ports> = Array::pinned(1, 0);
+
+/// Service index -> whether its canary answers. Written by the tap, and by the daemon that tries.
+#[map]
+pub static HEALTH: Array<Health> = Array::pinned(MAX_SERVICES, 0);
 
 /// Service index -> when the new connections so far will have been earned, see
 /// `Steering::connection_cost_ns`. Written by the tap.

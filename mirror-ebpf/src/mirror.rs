@@ -1,5 +1,6 @@
 //! The tap: parse, decide, clone, count. Whatever happens here, the packet goes on.
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::counters::Counters;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link, Packet, Transport};
@@ -8,9 +9,9 @@ use mirror_common::tunnel::{self, Arm, Direction};
 use mirror_common::verdict::{Reason, Verdict};
 
 use crate::frame::{Skb, add_shared, now_ns, spend};
-use crate::maps;
 use crate::slot::{Slot, UNSEEN, state};
-use crate::steer;
+use crate::steer::{self, Followed, Onward};
+use crate::{NEXT, away, maps};
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,24 +22,58 @@ pub enum Hook {
     Egress = 1,
 }
 
-/// Looks at a packet of the host, and copies it when it should be.
+/// Looks at a packet of the host, and copies it when it should be. The result is the verdict:
+/// [`NEXT`] for all but the packets of a canary on another host.
 #[inline(always)]
-pub fn tap(skb: &Skb, link: Link, hook: Hook) {
+pub fn tap(skb: &Skb, link: Link, hook: Hook) -> i32 {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
-        return;
+        return NEXT;
     };
     // SAFETY: a per-CPU value; programs of one CPU do not run at the same time, and the nested
     // run that a clone brings returns before it looks at anything but the slot itself.
     let slot = unsafe { &mut *slot };
     if hook == Hook::Egress && counted_on_the_way_in(skb) {
-        return;
+        return NEXT;
     }
     slot.runs += 1;
-    let timed = slot.runs & 1023 == 0;
-    let start_ns = if timed { now_ns() } else { 0 };
-    judge(skb, link, hook, slot);
-    if timed {
+    slot.start_ns = if slot.runs & 1023 == 0 { now_ns() } else { 0 };
+    let verdict = match packet::parse(skb, skb.length(), link) {
+        Ok(packet) => {
+            slot.hold(packet);
+            if hook == Hook::Ingress {
+                away::turn(skb, slot);
+            }
+            judge(skb, hook, slot)
+        }
+        Err(reason) => {
+            count_foreign(reason);
+            NEXT
+        }
+    };
+    let start_ns = core::hint::black_box(&*slot).start_ns;
+    if start_ns != 0 {
         record_run_time(hook, now_ns() - start_ns);
+    }
+    verdict
+}
+
+/// Looks at a packet that comes in where nothing is tapped: only answers of canaries on other
+/// hosts concern us.
+#[inline(always)]
+pub fn answers(skb: &Skb, link: Link) -> i32 {
+    let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
+        return NEXT;
+    };
+    // SAFETY: as in `tap`.
+    let slot = unsafe { &mut *slot };
+    let Ok(packet) = packet::parse(skb, skb.length(), link) else {
+        return NEXT;
+    };
+    slot.hold(packet);
+    if away::turn(skb, slot) {
+        judge(skb, Hook::Ingress, slot)
+    } else {
+        NEXT
     }
 }
 
@@ -56,17 +91,44 @@ fn counted_on_the_way_in(skb: &Skb) -> bool {
 }
 
 #[inline(always)]
-fn judge(skb: &Skb, link: Link, hook: Hook, slot: &mut Slot) {
-    let packet = match packet::parse(skb, skb.length(), link) {
-        Ok(packet) => packet,
-        Err(reason) => return count_foreign(reason),
-    };
-    let Some((service, direction)) = policy::find(&packet, look_up) else {
-        return count_foreign(Reason::NotService);
+fn judge(skb: &Skb, hook: Hook, slot: &mut Slot) -> i32 {
+    let packet = slot.packet();
+    let Some((service, direction)) = policy::find(packet, look_up) else {
+        count_foreign(Reason::NotService);
+        return away::send_on(skb, slot);
     };
     if service.index == 0 {
-        return count_foreign(Reason::Tunnel);
+        count_foreign(Reason::Tunnel);
+        return NEXT;
     }
+    slot.flow = policy::flow(packet, direction);
+    let followed = match packet.transport {
+        Transport::Tcp => steer::follow(skb, hook, slot, packet, direction, service),
+        Transport::Udp => None,
+    };
+    slot.followed = followed.unwrap_or(Followed::STABLE);
+    let Followed { arm, onward } = core::hint::black_box(&*slot).followed;
+    if onward == Onward::Counted {
+        return NEXT;
+    }
+    mirror(skb, slot, packet, service, direction, arm);
+    match onward {
+        Onward::Nowhere => TC_ACT_SHOT,
+        Onward::Away => away::send_away(skb, slot, packet, service),
+        Onward::Host | Onward::Counted => away::send_back(skb, slot, packet, service),
+    }
+}
+
+/// Counts a service's packet, and copies it where it should be.
+#[inline(always)]
+fn mirror(
+    skb: &Skb,
+    slot: &mut Slot,
+    packet: &Packet,
+    service: &Service,
+    direction: Direction,
+    arm: Arm,
+) {
     let Some(counters) = maps::COUNTERS.get_ptr_mut(service.index * 2 + direction as u32) else {
         return;
     };
@@ -74,16 +136,11 @@ fn judge(skb: &Skb, link: Link, hook: Hook, slot: &mut Slot) {
     let counters = unsafe { &mut *counters };
     if direction == Direction::Request
         && packet.transport == Transport::Tcp
-        && policy::opens(&packet)
+        && policy::opens(packet)
     {
         counters.connections += 1;
     }
-    slot.flow = policy::flow(&packet, direction);
-    let arm = match packet.transport {
-        Transport::Tcp => steer::follow(skb, hook, slot, &packet, direction, service),
-        Transport::Udp => Arm::Stable,
-    };
-    let reason = serve(skb, slot, &packet, service, direction, arm, counters);
+    let reason = serve(skb, slot, packet, service, direction, arm, counters);
     if let Reason::Mirrored = reason {
         counters.mirrored_bytes += u64::from(packet.payload_length);
     }

@@ -3,10 +3,14 @@
 
 use mirror_common::flow::Flow;
 use mirror_common::measure::Connection;
+use mirror_common::packet::Packet;
+use mirror_common::translate::Translation;
 use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
 use mirror_common::verdict::Reason;
 
+use crate::away::Answer;
 use crate::split::Progress;
+use crate::steer::Followed;
 
 /// What the next packet through the uplink is.
 pub mod state {
@@ -64,10 +68,23 @@ pub struct Slot {
     pub time_ns: u64,
     /// Runs on this CPU, to time one in 1,024.
     pub runs: u64,
-    /// The connection that the packet at hand belongs to.
+    /// When this run began; 0 = it is not timed.
+    pub start_ns: u64,
+    /// The packet at hand. Here, and not in registers, it is the same to the verifier whichever way
+    /// it was parsed: otherwise every way through one step is tried with every way through the next.
+    pub packet: Packet,
+    /// Whether it is an answer of a canary on another host.
+    pub answer: Answer,
+    /// What became of it so far.
+    pub followed: Followed,
+    /// The connection that it belongs to.
     pub flow: Flow,
     /// What is remembered of it from now on, while that is formed.
     pub connection: Connection,
+    /// The connection as a canary on another host sees it; none where it is served here.
+    pub away: Flow,
+    /// Whose its answers are, while that is formed.
+    pub translation: Translation,
     /// `struct bpf_sock_tuple` of a look-up: both addresses, then both ports.
     pub tuple: [u32; 9],
     /// Keeps what follows on a multiple of 8.
@@ -91,6 +108,21 @@ pub enum Fate {
 }
 
 impl Slot {
+    /// Puts the packet at hand here.
+    #[inline(always)]
+    pub fn hold(&mut self, packet: Packet) {
+        self.packet = packet;
+        self.answer.ifindex = 0;
+    }
+
+    /// The packet at hand.
+    #[inline(always)]
+    pub fn packet(&self) -> &'static Packet {
+        // SAFETY: the slot is a map's value, which outlives the run, and the packet in it is not
+        // replaced once somebody looks at it.
+        unsafe { &*core::hint::black_box(&raw const self.packet) }
+    }
+
     /// The tunnel header of the clone, or piece, at hand.
     #[inline(always)]
     pub fn header(&self, cpu: u32, piece: bool) -> Header {

@@ -22,7 +22,7 @@ use mirror_common::tunnel::Arm;
 use toml::Spanned;
 use toml::de::DeValue;
 
-pub use canary::{Affinity, Canary, Share};
+pub use canary::{Affinity, Canary, Share, Xdp};
 pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::{node, read_secret};
@@ -223,8 +223,34 @@ pub struct Node {
     pub control_socket: PathBuf,
     /// Where /metrics, /healthz and /readyz listen.
     pub admin: SocketAddr,
+    /// How many connections of services with a canary are remembered.
+    pub connections: u32,
+    /// The ports of ours that canaries on other hosts see.
+    pub translation_ports: PortRange,
     /// What is mirrored.
     pub services: Vec<Service>,
+}
+
+/// Ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Linux never gives these to connections by itself, unless `ip_local_port_range` was changed.
+    pub const DEFAULT: Self = Self {
+        first: 61_000,
+        last: u16::MAX,
+    };
+
+    /// How many there are.
+    pub const fn count(self) -> u32 {
+        self.last as u32 - self.first as u32 + 1
+    }
 }
 
 /// One mirrored service.

@@ -107,6 +107,8 @@ pub struct Role {
     pub tapped: bool,
     /// Copies leave here.
     pub uplink: bool,
+    /// Answers of canaries on other hosts come in here.
+    pub answers: bool,
 }
 
 /// An interface as the kernel knows it.
@@ -146,13 +148,15 @@ impl Hook {
     }
 }
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 8] = [
     "ingress",
     "egress",
     "uplink",
+    "answers",
     "ingress_ip",
     "egress_ip",
     "uplink_ip",
+    "answers_ip",
 ];
 
 /// The loaded programs and their maps.
@@ -166,13 +170,21 @@ pub struct DataPlane {
 impl DataPlane {
     /// Loads the programs over the pinned maps, which it creates where there are none. What is
     /// attached goes on unchanged until [`DataPlane::attach`].
-    pub fn load(pin_dir: &Path, mechanism: Option<Mechanism>) -> Result<Self, Error> {
+    ///
+    /// `connections` is the size of the tables of connections, where they are made now.
+    pub fn load(
+        pin_dir: &Path,
+        mechanism: Option<Mechanism>,
+        connections: u32,
+    ) -> Result<Self, Error> {
         let (maps, links) = pins::prepare(pin_dir)?;
         pins::check_maps(&maps)?;
         let cpus = pins::possible_cpus();
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .map_max_entries("SCRATCH", cpus)
+            .map_max_entries("CONNECTIONS", connections)
+            .map_max_entries("TRANSLATIONS", connections)
             .load(OBJECT)
             .map_err(Box::new)?;
         for name in PROGRAMS {

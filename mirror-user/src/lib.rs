@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod http_client;
 pub mod metrics;
 mod netlink;
+mod reset;
 pub mod shadow;
 mod sock_diag;
 pub mod state;

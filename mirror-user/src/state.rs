@@ -484,6 +484,8 @@ mod tests {
     #[test]
     fn overrides_of_unknown_services_are_named() {
         let node = config::Node {
+            connections: 1024,
+            translation_ports: config::PortRange::DEFAULT,
             interfaces: Vec::new(),
             state_dir: PathBuf::new(),
             pin_dir: PathBuf::new(),

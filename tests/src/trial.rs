@@ -213,6 +213,13 @@ impl Trial {
         ["stable", "canary"].map(|arm| self.metric(name, arm, more))
     }
 
+    /// Waits until the daemon knows of a canary on another host whether it answers: 1 or 0.
+    #[track_caller]
+    pub fn wait_for_canary(&self, answers: f64) {
+        let name = "modelmirror_canary_up";
+        self.scene.wait_for(name, &[("service", "digits")], answers);
+    }
+
     /// How many connections the daemon has counted for stable and for the canary.
     #[track_caller]
     pub fn connections(&self) -> [u64; 2] {

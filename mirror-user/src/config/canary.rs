@@ -27,6 +27,21 @@ pub struct Canary {
     pub steer_stale: Duration,
     /// Above this, new connections are stable's.
     pub max_new_connections_per_second: u32,
+    /// Where packets of a canary on another host are taken.
+    pub xdp: Xdp,
+}
+
+/// Where packets of a canary on another host are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// At TC, on any interface.
+    #[default]
+    Off,
+    /// In the driver, before there is an skb.
+    Native,
+    /// At the kernel's own XDP hook, on any interface: for trying things out.
+    Generic,
 }
 
 /// What always goes to the same version while the share stays.
@@ -89,8 +104,11 @@ const AFFINITIES: &[(&str, Affinity)] = &[
     ("connection", Affinity::Connection),
 ];
 
-/// Where the programs run that steer to another host. Only one of them is there so far.
-const XDP: &[(&str, ())] = &[("off", ())];
+const XDP: &[(&str, Xdp)] = &[
+    ("off", Xdp::Off),
+    ("native", Xdp::Native),
+    ("generic", Xdp::Generic),
+];
 
 /// The section as it was typed.
 pub(super) struct TypedCanary {
@@ -100,6 +118,7 @@ pub(super) struct TypedCanary {
     affinity: Affinity,
     steer_stale: Duration,
     max_new_connections_per_second: u32,
+    xdp: Xdp,
 }
 
 impl TypedCanary {
@@ -126,8 +145,10 @@ impl TypedCanary {
                     values::integer(1, most),
                 )
                 .into_inner() as u32,
+            xdp: section
+                .or("xdp", Xdp::default(), values::choice(XDP))
+                .into_inner(),
         };
-        section.or("xdp", (), values::choice(XDP));
         section.finish();
         typed
     }
@@ -151,6 +172,7 @@ impl TypedCanary {
             affinity: self.affinity,
             steer_stale: self.steer_stale,
             max_new_connections_per_second: self.max_new_connections_per_second,
+            xdp: self.xdp,
         })
     }
 }

@@ -12,7 +12,8 @@ use super::canary::TypedCanary;
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::{
-    AgentApi, Directions, Mirror, Node, Protocol, Secret, Service, ServiceAddress, values,
+    AgentApi, Directions, Mirror, Node, PortRange, Protocol, Secret, Service, ServiceAddress,
+    values,
 };
 
 /// Reads the text of a node's config; `secret` reads a token file.
@@ -34,6 +35,8 @@ struct Typed {
     pin_dir: PathBuf,
     control_socket: PathBuf,
     admin: Spanned<SocketAddr>,
+    connections: u32,
+    translation_ports: Spanned<PortRange>,
     services: Vec<TypedService>,
 }
 
@@ -92,6 +95,10 @@ impl Typed {
                 )
                 .into_inner(),
             admin: root.or("admin", admin, values::listen),
+            connections: root
+                .or("connections", 65_536, values::integer(1_024, 16_777_216))
+                .into_inner() as u32,
+            translation_ports: root.or("translation_ports", PortRange::DEFAULT, values::port_range),
             services: root
                 .sections("service")
                 .into_iter()
@@ -183,6 +190,8 @@ impl Typed {
             pin_dir: self.pin_dir,
             control_socket: self.control_socket,
             admin: self.admin.into_inner(),
+            connections: self.connections,
+            translation_ports: self.translation_ports.into_inner(),
             services: self
                 .services
                 .into_iter()

@@ -71,6 +71,11 @@ pub fn changes(running: &Node, new: &Node) -> Result<Changes, NeedsRestart> {
             running.control_socket != new.control_socket,
         ),
         ("admin", running.admin != new.admin),
+        ("connections", running.connections != new.connections),
+        (
+            "translation_ports",
+            running.translation_ports != new.translation_ports,
+        ),
     ];
     let keys: Vec<_> = fixed
         .iter()

@@ -386,8 +386,8 @@ fn canary_values_are_refused_by_name() {
             "file.toml:8:12: `affinity` in [service.canary]: \"user\" is not known",
         ),
         (
-            "address = \"10.0.0.5:8001\"\nxdp = \"native\"",
-            "file.toml:8:7: `xdp` in [service.canary]: \"native\" is not known",
+            "address = \"10.0.0.5:8001\"\nxdp = \"driver\"",
+            "file.toml:8:7: `xdp` in [service.canary]: \"driver\" is not known",
         ),
         (
             "address = \"10.0.0.5:8001\"\nsteer_stale = 60",

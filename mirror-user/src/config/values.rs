@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::errors::Fault;
 use super::table::nearest;
-use super::{ServiceAddress, Share, Slice};
+use super::{PortRange, ServiceAddress, Share, Slice};
 
 /// As a value was typed, for messages.
 fn typed(value: &DeValue<'_>) -> String {
@@ -167,6 +167,22 @@ pub(super) fn service_address(value: &DeValue<'_>) -> Result<ServiceAddress, Fau
     Ok(ServiceAddress {
         ip: Some(address.ip()),
         port: address.port(),
+    })
+}
+
+/// A range of ports: "61000-65535".
+pub(super) fn port_range(value: &DeValue<'_>) -> Result<PortRange, Fault> {
+    let cure = "write the first and the last port, such as \"61000-65535\"";
+    let typed = text(value, cure)?;
+    let ports = typed.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (1_024 <= first && first <= last).then_some(PortRange { first, last })
+    });
+    ports.ok_or_else(|| {
+        Fault::new(
+            format!("{typed:?} is no range of ports from 1024 to 65535"),
+            cure,
+        )
     })
 }
 

@@ -43,6 +43,12 @@ pub struct CanaryState {
     pub share: ShareState,
     /// Both versions: stable, then the canary.
     pub arms: Vec<Arm>,
+    /// The interface that leads to it, if it is on another host.
+    pub by: Option<String>,
+    /// Whether it answers when it is dialled; nothing for one on this host, where the kernel knows.
+    pub up: Option<bool>,
+    /// Why it does not.
+    pub silent: Option<String>,
     /// What keeps it from being steered to.
     pub error: Option<String>,
 }
@@ -94,6 +100,8 @@ pub struct Arm {
     pub resets: [u64; 2],
     /// Packets that brought bytes once more, request then response.
     pub retransmissions: [u64; 2],
+    /// Packets that could not be translated and went nowhere, request then response.
+    pub untranslated: [u64; 2],
     /// Answers by the hundreds of their HTTP status, from 1xx to 5xx.
     pub responses: [u64; 5],
     /// Answers of another protocol than HTTP/1.

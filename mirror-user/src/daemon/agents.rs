@@ -169,11 +169,6 @@ impl Agent {
         } else {
             0
         };
-        let mut macs = [0; 12];
-        macs[..6].copy_from_slice(&way.next_hop);
-        macs[6..].copy_from_slice(&way.link.mac);
-        let word =
-            |at: usize| u32::from_ne_bytes([macs[at], macs[at + 1], macs[at + 2], macs[at + 3]]);
         Some(policy::Agent {
             ifindex: way.link.index,
             state: alive | paused,
@@ -183,7 +178,7 @@ impl Agent {
             mtu: way.mtu,
             ipv6: u32::from(self.address.is_ipv6()),
             ethernet: u32::from(way.link.ethernet),
-            macs: [word(0), word(4), word(8)],
+            macs: way.macs(),
             pad: 0,
         })
     }
@@ -270,6 +265,7 @@ async fn read(socket: Arc<UdpSocket>, agent: SocketAddr, echoes: mpsc::Sender<Ec
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::way;
     use super::*;
     use crate::netlink::Link;
 
@@ -284,14 +280,11 @@ mod tests {
             mac: [9; 6],
             ..Link::default()
         };
-        let local = "10.0.0.5".parse().unwrap();
         agent.way = Ok(Way {
             link,
-            local,
+            local: [10, 0, 0, 5].into(),
             mtu: 1400,
-            next_hop: [1, 2, 3, 4, 5, 6],
-            speed: None,
-            dropped: 0,
+            ..way()
         });
         agent.attached = true;
         agent

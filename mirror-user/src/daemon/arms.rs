@@ -1,13 +1,12 @@
 //! What a service's two versions do, side by side.
 
-use std::net::IpAddr;
-
 use mirror_common::measure::{ArmCounters, Phase};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
+use super::place::{Obstacle, Place};
 use super::services::Service;
-use super::steering::{obstacle, share};
+use super::steering::share;
 use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ShareState};
 use crate::dataplane::{self, DataPlane};
 use crate::state::Overrides;
@@ -17,7 +16,8 @@ use crate::state::Overrides;
 pub(super) fn describe(
     service: &Service,
     overrides: &Overrides,
-    local: Option<&[IpAddr]>,
+    place: Option<Result<Place<'_>, Obstacle>>,
+    answers: Option<Result<(), &str>>,
 ) -> Option<CanaryState> {
     let config = &service.config;
     let canary = config.canary.as_ref()?;
@@ -32,7 +32,13 @@ pub(super) fn describe(
             achieved: Achieved::default(),
         },
         arms: Vec::new(),
-        error: local.and_then(|local| obstacle(canary, local)),
+        by: match &place {
+            Some(Ok(Place::Away(way))) => Some(way.link.name.clone()),
+            _ => None,
+        },
+        up: answers.map(|answers| answers.is_ok()),
+        silent: answers.and_then(Result::err).map(str::to_owned),
+        error: place.and_then(Result::err).map(|why| why.to_string()),
     })
 }
 
@@ -82,6 +88,7 @@ fn describe_arm(
         bytes: counters.bytes,
         resets: counters.resets,
         retransmissions: counters.retransmissions,
+        untranslated: counters.untranslated,
         responses,
         other_responses,
         first_byte: quantiles(Phase::FirstByte)?,

@@ -23,12 +23,13 @@ pub(super) type Wanted = BTreeMap<String, Option<(Interface, Role)>>;
 pub(super) fn wanted<'a>(
     tapped: &[String],
     links: &BTreeMap<String, Option<Link>>,
-    ways: impl IntoIterator<Item = &'a Way>,
+    uplinks: impl IntoIterator<Item = &'a Way>,
+    answers: impl IntoIterator<Item = &'a Way>,
 ) -> Wanted {
     let mut wanted = Wanted::new();
     let role = Role {
         tapped: true,
-        uplink: false,
+        ..Role::default()
     };
     for name in tapped {
         if let Some(link) = links.get(name) {
@@ -36,12 +37,18 @@ pub(super) fn wanted<'a>(
             wanted.insert(name.clone(), there);
         }
     }
-    for Way { link, .. } in ways {
+    let mut at = |Way { link, .. }: &Way, add: fn(&mut Role)| {
         let (_, role) = wanted
             .entry(link.name.clone())
             .or_default()
             .get_or_insert_with(|| (interface(link), Role::default()));
-        role.uplink = true;
+        add(role);
+    };
+    for way in uplinks {
+        at(way, |role| role.uplink = true);
+    }
+    for way in answers {
+        at(way, |role| role.answers = true);
     }
     wanted
 }
@@ -130,8 +137,12 @@ impl Attachment {
             return;
         }
         let Interface { name, index, .. } = &interface;
-        let Role { tapped, uplink } = role;
-        tracing::info!(interface = name, index, tapped, uplink, "attached");
+        let Role {
+            tapped,
+            uplink,
+            answers,
+        } = role;
+        tracing::info!(interface = name, index, tapped, uplink, answers, "attached");
         *self = Self {
             to: Some((interface, role)),
             error: None,
@@ -141,21 +152,14 @@ impl Attachment {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{link, way};
     use super::*;
 
-    fn link(name: &str, index: u32) -> Link {
-        Link {
-            name: name.to_owned(),
-            index,
-            ethernet: true,
-            ..Link::default()
-        }
-    }
-
-    /// Names that the config taps, the uplink if there is a way, and what should be attached, with
-    /// the interface's number and role. There are eth0 (2) and eth1 (3), and no eth7.
+    /// Names that the config taps, the uplink if there is a way, the link towards a canary if it is
+    /// elsewhere, and what should be attached, with the interface's number and role. There are eth0
+    /// (2) and eth1 (3), and no eth7.
     #[track_caller]
-    fn check(tapped: &[&str], uplink: Option<Link>, expected: &[&str]) {
+    fn check(tapped: &[&str], uplink: Option<Link>, canary: Option<Link>, expected: &[&str]) {
         let tapped: Vec<_> = tapped.iter().map(|&name| name.to_owned()).collect();
         let links = [
             ("eth0", Some(link("eth0", 2))),
@@ -163,19 +167,17 @@ mod tests {
             ("eth7", None),
         ];
         let links = links.map(|(name, link)| (name.to_owned(), link));
-        let way = uplink.map(|link| Way {
-            link,
-            local: [10, 0, 0, 5].into(),
-            mtu: 1500,
-            next_hop: [0; 6],
-            speed: None,
-            dropped: 0,
-        });
-        let wanted = wanted(&tapped, &links.into(), &way);
+        let by = |link| Way { link, ..way() };
+        let (uplink, answers) = (uplink.map(by), canary.map(by));
+        let wanted = wanted(&tapped, &links.into(), &uplink, &answers);
         let shown = wanted.iter().map(|(name, wanted)| match wanted {
             None => format!("{name}: none"),
             Some((interface, role)) => {
-                let roles = [(role.tapped, " tapped"), (role.uplink, " uplink")];
+                let roles = [
+                    (role.tapped, " tapped"),
+                    (role.uplink, " uplink"),
+                    (role.answers, " answers"),
+                ];
                 let roles = roles.map(|(has, word)| if has { word } else { "" });
                 format!("{name} {}:{}", interface.index, roles.concat())
             }
@@ -185,19 +187,24 @@ mod tests {
 
     #[test]
     fn an_interface_may_be_tapped_and_an_uplink() {
-        check(&["eth0"], None, &["eth0 2: tapped"]);
-        check(&["eth0"], Some(link("eth0", 2)), &["eth0 2: tapped uplink"]);
+        let eth0 = || Some(link("eth0", 2));
+        let eth1 = || Some(link("eth1", 3));
+        check(&["eth0"], None, None, &["eth0 2: tapped"]);
+        check(&["eth0"], eth0(), None, &["eth0 2: tapped uplink"]);
         let both = ["eth0 2: tapped", "eth1 3: uplink"];
-        check(&["eth0"], Some(link("eth1", 3)), &both);
+        check(&["eth0"], eth1(), None, &both);
+        let both = ["eth0 2: tapped uplink", "eth1 3: answers"];
+        check(&["eth0"], eth0(), eth1(), &both);
+        check(&["eth0"], None, eth0(), &["eth0 2: tapped answers"]);
     }
 
     #[test]
     fn an_interface_that_is_not_there_is_wanted_all_the_same() {
-        check(&["eth7"], None, &["eth7: none"]);
+        check(&["eth7"], None, None, &["eth7: none"]);
     }
 
     #[test]
     fn an_interface_that_nobody_has_looked_at_yet_is_left_alone() {
-        check(&["eth8"], None, &[]);
+        check(&["eth8"], None, None, &[]);
     }
 }

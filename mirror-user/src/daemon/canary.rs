@@ -1,17 +1,23 @@
 //! The canaries of services: their shares are changed and written, and their connections ended.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use mirror_common::measure::state;
-use mirror_common::steer::Steering;
+use mirror_common::flow::Flow;
+use mirror_common::measure::{Connection, state};
+use mirror_common::steer::{Health, Steering};
+use mirror_common::translate::Ports;
 
-use super::Daemon;
-use super::steering::{obstacle, share, steering};
-use crate::config::Share;
+use super::health::Attempt;
+use super::place::Obstacle;
+use super::steering::{share, steering};
+use super::{Daemon, place};
+use crate::config::{Node, Share};
 use crate::control::{CanaryChange, Done, Refusal, Reply, Rest};
 use crate::dataplane;
+use crate::reset::{Resetter, Side};
 use crate::sock_diag::Destroyer;
 
 /// When the canary's connections of a service are ended.
@@ -45,7 +51,7 @@ impl Daemon {
         let mut done = Done::default();
         if let (Some(view), Some(share)) = (&self.view, share)
             && share != Share::NONE
-            && let Some(why) = obstacle(canary, &view.addresses)
+            && let Err(Obstacle::Lasting(why)) = place::find(canary, &config.addresses, view)
         {
             return Err(Refusal::Invalid(format!("{}: {why}", canary.address)));
         }
@@ -114,23 +120,20 @@ impl Daemon {
             .plane
             .connections()
             .map_err(|error| error.to_string())?;
-        drop(shared);
-        let open = connections.into_iter().filter(|(_, connection)| {
-            connection.service == row
-                && connection.state & state::CANARY != 0
-                && connection.state & state::CLOSED == 0
-        });
-        let mut sockets = Destroyer::open().map_err(|error| error.to_string())?;
-        let mut ended = 0;
-        for (flow, _) in open {
-            let (local, remote) = (SocketAddr::from(flow.server), SocketAddr::from(flow.client));
-            match sockets.destroy(local, remote) {
-                Ok(true) => ended += 1,
-                Ok(false) => {}
-                Err(error) => return Err(format!("{remote} -> {local}: {error}")),
-            }
+        let (away, here): (Vec<_>, Vec<_>) = connections
+            .into_iter()
+            .filter(|(_, connection)| {
+                connection.service == row
+                    && connection.state & state::CANARY != 0
+                    && connection.state & state::CLOSED == 0
+            })
+            .partition(|(_, connection)| connection.is_away());
+        for (flow, connection) in &away {
+            let released = shared.plane.release(flow, connection);
+            released.map_err(|error| error.to_string())?;
         }
-        Ok(ended)
+        drop(shared);
+        Ok(reset_here(&here)? + reset_away(&away)?)
     }
 
     /// Writes how new connections are shared out. A service without a canary gets nothing.
@@ -140,23 +143,71 @@ impl Daemon {
             return Ok(());
         };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.plane.set_translated_ports(ports(&self.config))?;
         for service in &self.services {
             let before = shared.plane.steering(service.row)?;
-            let wanted = match &service.config.canary {
+            let config = &service.config;
+            let wanted = match &config.canary {
                 Some(canary) => {
                     let overrides = self.state.overrides();
-                    let share = match obstacle(canary, &view.addresses) {
-                        Some(_) => Share::NONE,
-                        None => share(service, overrides),
-                    };
-                    let salt = overrides.salt(&service.config.name, &canary.version);
-                    let protocol = service.config.protocol;
-                    steering(canary, protocol, share, salt.unwrap_or_default(), &before)
+                    let place = place::find(canary, &config.addresses, view).ok();
+                    let share = share(service, overrides);
+                    let salt = overrides.salt(&config.name, &canary.version);
+                    steering(
+                        config,
+                        canary,
+                        share,
+                        salt.unwrap_or_default(),
+                        place,
+                        &before,
+                    )
                 }
                 None => Steering::default(),
             };
             if wanted != before {
                 shared.plane.set_steering(service.row, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where canaries on other hosts listen: those that the programs may translate to, too.
+    pub(super) fn canaries_away(&self) -> BTreeSet<SocketAddr> {
+        let local = self.view.as_ref().map(|view| view.addresses.as_slice());
+        let canaries = self
+            .config
+            .services
+            .iter()
+            .filter_map(|service| service.canary.as_ref());
+        canaries
+            .map(|canary| canary.address)
+            .filter(|address| !place::is_here(address.ip(), local.unwrap_or_default()))
+            .collect()
+    }
+
+    /// A canary on another host was dialled.
+    pub(super) fn tried(&mut self, attempt: Attempt) {
+        let canary = attempt.canary;
+        let down = attempt.failure.is_some();
+        if !self.health.heard(attempt) {
+            return;
+        }
+        if let Err(error) = self.write_health(canary, down) {
+            tracing::error!("{error}");
+        }
+        self.publish();
+    }
+
+    fn write_health(&mut self, canary: SocketAddr, down: bool) -> Result<(), dataplane::Error> {
+        let health = Health {
+            waiting_ns: 0,
+            down: down.into(),
+        };
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for service in &self.services {
+            let at = service.config.canary.as_ref().map(|canary| canary.address);
+            if at == Some(canary) {
+                shared.plane.set_health(service.row, health)?;
             }
         }
         Ok(())
@@ -189,4 +240,50 @@ impl Daemon {
             }
         }
     }
+}
+
+/// The ports that canaries on other hosts see.
+fn ports(config: &Node) -> Ports {
+    let range = config.translation_ports;
+    Ports {
+        first: range.first.into(),
+        count: range.count(),
+    }
+}
+
+/// Ends connections that sockets of this host belong to.
+fn reset_here(connections: &[(Flow, Connection)]) -> Result<u64, String> {
+    let mut sockets = Destroyer::open().map_err(|error| error.to_string())?;
+    let mut ended = 0;
+    for (flow, _) in connections {
+        let (local, remote) = (SocketAddr::from(flow.server), SocketAddr::from(flow.client));
+        match sockets.destroy(local, remote) {
+            Ok(true) => ended += 1,
+            Ok(false) => {}
+            Err(error) => return Err(format!("{remote} -> {local}: {error}")),
+        }
+    }
+    Ok(ended)
+}
+
+/// Tells both ends of connections of a canary on another host that they are over. What an end does
+/// not believe, since bytes were on their way, it asks about, and is told by the kernel.
+fn reset_away(connections: &[(Flow, Connection)]) -> Result<u64, String> {
+    if connections.is_empty() {
+        return Ok(0);
+    }
+    let resetter = Resetter::open().map_err(|error| error.to_string())?;
+    for (flow, connection) in connections {
+        let [to_canary, to_client] = connection.next;
+        let sides = [
+            (flow.server, flow.client, to_client),
+            (connection.away.client, connection.away.server, to_canary),
+        ];
+        for (from, to, sequence) in sides {
+            let (from, to) = (SocketAddr::from(from), SocketAddr::from(to));
+            let sent = resetter.send(Side { from, to, sequence });
+            sent.map_err(|error| format!("{from} -> {to}: {error}"))?;
+        }
+    }
+    Ok(connections.len() as u64)
 }

@@ -12,10 +12,14 @@ mod attachments;
 mod budget;
 mod canary;
 mod commands;
+#[cfg(test)]
+mod fixtures;
+mod health;
 mod heartbeat;
 mod measure;
 mod network;
 mod numbers;
+mod place;
 mod rules;
 mod services;
 mod status;
@@ -38,6 +42,7 @@ use tokio::sync::{mpsc, watch};
 use self::agents::{Agent, Echo};
 use self::attachments::Attachments;
 use self::canary::Drain;
+use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
 use self::network::{Interest, Look, View};
 use self::services::Service;
@@ -78,7 +83,7 @@ pub async fn run(
     let admin_listener = tokio::net::TcpListener::bind(config.admin)
         .await
         .with_context(|| format!("cannot listen at admin = \"{}\"", config.admin))?;
-    let mut plane = DataPlane::load(&config.pin_dir, options.mechanism)?;
+    let mut plane = DataPlane::load(&config.pin_dir, options.mechanism, config.connections)?;
     let mut log = plane
         .log()
         .inspect_err(|error| tracing::warn!("no log of the programs: {error}"))
@@ -117,6 +122,7 @@ pub async fn run(
                 daemon.looked(look);
             }
             Some(echo) = daemon.echoed.recv() => daemon.echoed(&echo),
+            Some(attempt) = daemon.attempted.recv() => daemon.tried(attempt),
             Some(request) = commands.recv() => daemon.obey(request),
             Some(()) = reload.recv() => daemon.reload(),
         }
@@ -167,6 +173,10 @@ struct Daemon {
     /// What the agents' sockets pass on.
     echoes: mpsc::Sender<Echo>,
     echoed: mpsc::Receiver<Echo>,
+    /// Canaries on other hosts, which are dialled now and then, ...
+    health: Health,
+    /// ... and what that came to.
+    attempted: mpsc::Receiver<Attempt>,
     /// What the network's watcher should look at.
     interest: watch::Sender<Interest>,
     /// The network as it was last seen; nothing before the first look.
@@ -205,6 +215,7 @@ impl Daemon {
         })?;
         let mechanism = plane.mechanism();
         let (echoes, echoed) = mpsc::channel(64);
+        let (attempts, attempted) = mpsc::channel(64);
         let shared = Shared {
             plane,
             status: status::empty(),
@@ -221,6 +232,8 @@ impl Daemon {
             agents: BTreeMap::new(),
             echoes,
             echoed,
+            health: Health::new(attempts),
+            attempted,
             interest: watch::Sender::default(),
             view: None,
             attachments: Attachments::default(),
@@ -251,9 +264,19 @@ impl Daemon {
 
     /// Tells the network's watcher what to look at.
     fn say_interest(&self) {
-        self.interest.send_replace(Interest {
+        let interest = Interest {
             interfaces: self.config.interfaces.clone(),
-            agents: self.agents.keys().copied().collect(),
+            hosts: self
+                .agents
+                .keys()
+                .copied()
+                .chain(self.canaries_away())
+                .collect(),
+        };
+        self.interest.send_if_modified(|before| {
+            let is_news = *before != interest;
+            *before = interest;
+            is_news
         });
     }
 
@@ -330,9 +353,19 @@ impl Daemon {
             }
         }
         self.tell_agents();
+        self.watch_canaries();
         self.attach();
         self.write_rules();
         self.publish();
+    }
+
+    /// Canaries on other hosts are dialled, and the way to them is asked for: which are on other hosts
+    /// depends on this host's addresses.
+    fn watch_canaries(&mut self) {
+        if self.view.is_some() {
+            self.health.watch(&self.canaries_away());
+            self.say_interest();
+        }
     }
 
     /// Makes the attachments what they should be.
@@ -343,7 +376,13 @@ impl Daemon {
             .filter_map(|agent| agent.way.as_ref().ok());
         let wanted = match &self.view {
             _ if self.state.overrides().is_off() => attachments::Wanted::new(),
-            Some(view) => attachments::wanted(&self.config.interfaces, &view.links, ways),
+            Some(view) => {
+                let away = self.canaries_away();
+                let answers = away
+                    .iter()
+                    .filter_map(|canary| view.ways.get(canary)?.as_ref().ok());
+                attachments::wanted(&self.config.interfaces, &view.links, ways, answers)
+            }
             // What an earlier daemon attached stays until it is known what should be.
             None => return,
         };

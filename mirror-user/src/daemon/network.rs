@@ -27,8 +27,8 @@ const REST: Duration = Duration::from_millis(50);
 pub(super) struct Interest {
     /// Interfaces, by name.
     pub(super) interfaces: Vec<String>,
-    /// The agents' tunnel ends.
-    pub(super) agents: Vec<SocketAddr>,
+    /// The agents' tunnel ends, and where canaries listen.
+    pub(super) hosts: Vec<SocketAddr>,
 }
 
 /// The network at one moment.
@@ -38,7 +38,7 @@ pub(super) struct View {
     pub(super) addresses: Vec<IpAddr>,
     /// The interfaces asked for, by name; nothing where there is none.
     pub(super) links: BTreeMap<String, Option<Link>>,
-    /// The ways to the agents.
+    /// The ways to the hosts asked for.
     pub(super) ways: BTreeMap<SocketAddr, Result<Way, NoWay>>,
 }
 
@@ -54,8 +54,8 @@ impl View {
             let link = netlink.link(name).await?;
             view.links.insert(name.clone(), link);
         }
-        for &agent in &interest.agents {
-            view.ways.insert(agent, way::find(netlink, agent).await?);
+        for &host in &interest.hosts {
+            view.ways.insert(host, way::find(netlink, host).await?);
         }
         Ok(view)
     }

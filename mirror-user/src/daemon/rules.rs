@@ -35,7 +35,7 @@ pub(super) struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    fn service(&self, key: [u64; 2]) -> policy::Service {
+    fn service(&self, key: [u64; 2], here: bool) -> policy::Service {
         let arms = self
             .arms
             .iter()
@@ -49,6 +49,7 @@ impl Rule<'_> {
             key,
             byte_cost: self.budget.map_or(0, byte_cost),
             burst_ns: BURST_NS,
+            here: here.into(),
         }
     }
 }
@@ -85,7 +86,8 @@ pub(super) fn by_endpoint(
                 let ips = address.ip.as_ref().map_or(local, std::slice::from_ref);
                 for &ip in ips {
                     let endpoint = Endpoint::from(SocketAddr::new(ip, address.port));
-                    endpoints.insert(endpoint, rule.service(key));
+                    let here = ip.is_loopback() || local.contains(&ip);
+                    endpoints.insert(endpoint, rule.service(key, here));
                 }
             }
         }

@@ -7,7 +7,7 @@ use mirror_common::ABI_VERSION;
 use mirror_common::tunnel::Direction;
 use mirror_common::verdict::Reason;
 
-use super::{Daemon, Shared, arms};
+use super::{Daemon, Shared, arms, place};
 use crate::admin::Readiness;
 use crate::config::ServiceAddress;
 use crate::control::{
@@ -178,10 +178,13 @@ impl Daemon {
                 budget_bytes_per_second: service.budget(&self.agents),
                 bytes_per_second: service.bytes_per_second,
             }),
-            canary: {
-                let local = self.view.as_ref().map(|view| view.addresses.as_slice());
-                arms::describe(service, self.state.overrides(), local)
-            },
+            canary: service.config.canary.as_ref().and_then(|canary| {
+                let addresses = &service.config.addresses;
+                let view = self.view.as_deref();
+                let place = view.map(|view| place::find(canary, addresses, view));
+                let answers = self.health.of(canary.address);
+                arms::describe(service, self.state.overrides(), place, answers)
+            }),
             connections: 0,
             over_budget_connections: 0,
             packets: Vec::new(),

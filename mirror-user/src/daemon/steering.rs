@@ -1,13 +1,14 @@
 //! From config and command line to how a service's new connections are shared out. Pure.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use mirror_common::flow::Endpoint;
 use mirror_common::steer::{Steering, flag, share_threshold};
+use mirror_common::translate::Way;
 
+use super::place::Place;
 use super::services::Service;
-use crate::config::{Affinity, Canary, Protocol, Share};
+use crate::config::{self, Affinity, Canary, Protocol, Share};
 use crate::state::Overrides;
 
 /// How far the limit on new connections may be overdrawn at once.
@@ -24,23 +25,24 @@ pub(super) fn share(service: &Service, overrides: &Overrides) -> Share {
     }
 }
 
-/// Why nobody can be steered to a canary, if so.
-pub(super) fn obstacle(canary: &Canary, local: &[IpAddr]) -> Option<String> {
-    let ip = canary.address.ip();
-    let here = ip.is_loopback() || local.contains(&ip);
-    (!here).then(|| {
-        format!("{ip} is no address of this host, and this version steers to listeners of this host only")
-    })
-}
-
 /// What the programs should do with a service's new connections. `before` is what they do now.
+///
+/// While a canary's place is not known nobody is steered there anew, but for one whose place was
+/// known: a neighbour that has not answered for a moment is the health check's affair.
 pub(super) fn steering(
+    config: &config::Service,
     canary: &Canary,
-    protocol: Protocol,
     share: Share,
     salt: [u64; 2],
+    place: Option<Place<'_>>,
     before: &Steering,
 ) -> Steering {
+    let canary_end = Endpoint::from(canary.address);
+    let known = before.is_away() && before.canary == canary_end;
+    let share = match place {
+        None if !known => Share::NONE,
+        _ => share,
+    };
     let threshold = share_threshold(share.parts());
     let mut flags = flag::PRESENT;
     if canary.affinity == Affinity::Client {
@@ -49,8 +51,16 @@ pub(super) fn steering(
     if share == Share::ALL {
         flags |= flag::FOR_GOOD;
     }
-    if protocol == Protocol::Http {
+    if config.protocol == Protocol::Http {
         flags |= flag::HTTP;
+    }
+    let way = match place {
+        Some(Place::Here) => Way::default(),
+        Some(Place::Away(way)) => translated(way),
+        None => before.way,
+    };
+    if way != Way::default() {
+        flags |= flag::AWAY;
     }
     let previous = match (before.salt == salt, before.threshold == threshold) {
         (true, true) => before.previous,
@@ -58,7 +68,7 @@ pub(super) fn steering(
         (false, _) => 0,
     };
     Steering {
-        canary: Endpoint::from(canary.address),
+        canary: canary_end,
         salt,
         threshold,
         previous,
@@ -66,6 +76,19 @@ pub(super) fn steering(
         connection_cost_ns: 1_000_000_000 / u64::from(canary.max_new_connections_per_second),
         burst_ns: nanoseconds(BURST),
         flags,
+        pad: 0,
+        way,
+    }
+}
+
+/// A way as the programs take packets along it.
+fn translated(way: &super::way::Way) -> Way {
+    Way {
+        local: way.local.into(),
+        next_hop: way.next_hop.into(),
+        ifindex: way.link.index,
+        mtu: way.mtu,
+        macs: way.macs(),
         pad: 0,
     }
 }
@@ -76,22 +99,13 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::{canary, service, way};
     use super::*;
-
-    fn canary() -> Canary {
-        Canary {
-            version: "v13".to_owned(),
-            address: ([10, 0, 0, 5], 8001).into(),
-            share: Share::NONE,
-            affinity: Affinity::Connection,
-            steer_stale: Duration::from_secs(60),
-            max_new_connections_per_second: 1_000,
-        }
-    }
 
     fn at(share: f64, salt: u64, before: &Steering) -> Steering {
         let share = Share::try_from(share).unwrap();
-        steering(&canary(), Protocol::Tcp, share, [salt, 0], before)
+        let place = Some(Place::Here);
+        steering(&service(), &canary(), share, [salt, 0], place, before)
     }
 
     #[test]
@@ -116,15 +130,36 @@ mod tests {
             affinity: Affinity::Client,
             ..canary()
         };
-        let all = steering(&by_client, Protocol::Http, Share::ALL, [0; 2], &begun);
+        let http = config::Service {
+            protocol: Protocol::Http,
+            ..service()
+        };
+        let place = Some(Place::Here);
+        let all = steering(&http, &by_client, Share::ALL, [0; 2], place, &begun);
         let flags = flag::PRESENT | flag::BY_CLIENT | flag::FOR_GOOD | flag::HTTP;
         assert_eq!(all.flags, flags);
     }
 
     #[test]
-    fn a_canary_elsewhere_is_not_steered_to() {
-        assert_eq!(obstacle(&canary(), &[[10, 0, 0, 5].into()]), None);
-        let why = obstacle(&canary(), &[[10, 0, 0, 6].into()]).unwrap();
-        assert!(why.contains("10.0.0.5 is no address of this host"), "{why}");
+    fn a_canary_elsewhere_is_steered_to_once_the_way_is_known() {
+        let share = Share::try_from(0.5).unwrap();
+        let (service, canary, way) = (service(), canary(), way());
+        let at =
+            |place, before: &Steering| steering(&service, &canary, share, [1, 0], place, before);
+        let unknown = at(None, &Steering::default());
+        assert_eq!((unknown.threshold, unknown.is_away()), (0, false));
+        let known = at(Some(Place::Away(&way)), &unknown);
+        assert!(known.is_on() && known.is_away());
+        assert_eq!(
+            (known.way.ifindex, known.way.mtu),
+            (way.link.index, way.mtu)
+        );
+        assert_eq!(
+            at(None, &known).way,
+            known.way,
+            "the neighbour is silent for a moment"
+        );
+        assert!(at(None, &known).is_on());
+        assert!(!at(Some(Place::Here), &known).is_away());
     }
 }

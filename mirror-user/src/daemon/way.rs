@@ -1,10 +1,10 @@
-//! The way to an agent: the uplink, our address there, the next hop.
+//! The way to an agent, or to a canary on another host: the link, our address there, the next hop.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::netlink::{self, Link, Netlink};
 
-/// The way to an agent.
+/// The way to another host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
     /// The link it leaves by.
@@ -13,15 +13,29 @@ pub(super) struct Way {
     pub(super) local: IpAddr,
     /// The largest IP packet on the way, in bytes.
     pub(super) mtu: u32,
+    /// Who takes packets on: a router, or the other end itself.
+    pub(super) next_hop: IpAddr,
     /// The next hop's MAC address; zero on links that have none.
-    pub(super) next_hop: [u8; 6],
+    pub(super) mac: [u8; 6],
     /// The link's speed in bytes per second, where it has one.
     pub(super) speed: Option<u64>,
     /// Packets that the link and its queue have dropped, of whomever.
     pub(super) dropped: u64,
 }
 
-/// Why there is no way to an agent right now.
+impl Way {
+    /// The next hop's MAC address and the link's, as the programs write them.
+    pub(super) fn macs(&self) -> [u32; 3] {
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&self.mac);
+        macs[6..].copy_from_slice(&self.link.mac);
+        let word =
+            |at: usize| u32::from_ne_bytes([macs[at], macs[at + 1], macs[at + 2], macs[at + 3]]);
+        [word(0), word(4), word(8)]
+    }
+}
+
+/// Why there is no way to a host right now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoWay {
     /// The routing table has none.
@@ -34,7 +48,7 @@ pub(super) enum NoWay {
     #[error("no neighbour entry for the next hop {0} yet")]
     NoNeighbour(IpAddr),
     /// The link is down.
-    #[error("the uplink {0} is down")]
+    #[error("{0} is down")]
     Down(String),
 }
 
@@ -44,9 +58,9 @@ pub(super) enum NoWay {
 /// When the kernel does not answer, which says nothing of the way.
 pub(super) async fn find(
     netlink: &Netlink,
-    agent: SocketAddr,
+    host: SocketAddr,
 ) -> Result<Result<Way, NoWay>, netlink::Error> {
-    let ip = agent.ip();
+    let ip = host.ip();
     let Some(route) = netlink.route(ip).await? else {
         return Ok(Err(NoWay::NoRoute(ip)));
     };
@@ -58,7 +72,7 @@ pub(super) async fn find(
         return Ok(Err(NoWay::Down(link.name)));
     }
     let hop = route.gateway.unwrap_or(ip);
-    let next_hop = if link.ethernet && !link.loopback {
+    let mac = if link.ethernet && !link.loopback {
         match netlink.neighbour(link.index, hop).await? {
             Some(mac) => mac,
             None => return Ok(Err(NoWay::NoNeighbour(hop))),
@@ -69,7 +83,8 @@ pub(super) async fn find(
     Ok(Ok(Way {
         local,
         mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
-        next_hop,
+        next_hop: hop,
+        mac,
         speed: netlink::speed(&link.name).await,
         dropped: link.dropped + netlink.queue_drops(link.index).await?,
         link,

@@ -20,15 +20,19 @@ const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x4d4d);
 /// The loopback shows every packet at both hooks, so only its ingress is tapped.
 fn program_for(interface: &Interface, role: Role, hook: Hook) -> Option<&'static str> {
     let tapped = role.tapped && !(hook == Hook::Egress && interface.name == "lo");
-    match (hook, tapped, role.uplink, interface.ethernet) {
-        (Hook::Ingress, true, _, true) => Some("ingress"),
-        (Hook::Ingress, true, _, false) => Some("ingress_ip"),
-        (Hook::Ingress, false, _, _) | (Hook::Egress, false, false, _) => None,
-        (Hook::Egress, true, _, true) => Some("egress"),
-        (Hook::Egress, true, _, false) => Some("egress_ip"),
-        (Hook::Egress, false, true, true) => Some("uplink"),
-        (Hook::Egress, false, true, false) => Some("uplink_ip"),
-    }
+    let kind = match hook {
+        Hook::Ingress if tapped => "ingress",
+        Hook::Ingress if role.answers => "answers",
+        Hook::Egress if tapped => "egress",
+        Hook::Egress if role.uplink => "uplink",
+        Hook::Ingress | Hook::Egress => return None,
+    };
+    PROGRAMS
+        .into_iter()
+        .find(|name| match name.strip_suffix("_ip") {
+            Some(stem) => !interface.ethernet && stem == kind,
+            None => interface.ethernet && *name == kind,
+        })
 }
 
 impl DataPlane {

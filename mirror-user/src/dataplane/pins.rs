@@ -94,10 +94,14 @@ pub(super) fn check_maps(maps: &Path) -> Result<(), Error> {
                 found: format!("map {name}"),
             });
         };
-        let entries = if name == "SCRATCH" {
-            possible_cpus()
-        } else {
-            wanted.max_entries()
+        let info = MapData::from_pin(&path)
+            .and_then(|map| map.info())
+            .map_err(|source| map_error("pinned", source))?;
+        let entries = match name {
+            "SCRATCH" => possible_cpus(),
+            // As large as the config said when they were made.
+            "CONNECTIONS" | "TRANSLATIONS" => info.max_entries(),
+            _ => wanted.max_entries(),
         };
         let expected = shape(
             wanted.map_type(),
@@ -105,9 +109,6 @@ pub(super) fn check_maps(maps: &Path) -> Result<(), Error> {
             wanted.value_size(),
             entries,
         );
-        let info = MapData::from_pin(&path)
-            .and_then(|map| map.info())
-            .map_err(|source| map_error("pinned", source))?;
         let map_type = info.map_type().map(|map_type| map_type as u32).unwrap_or(0);
         let found = shape(
             map_type,

@@ -3,8 +3,9 @@
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
 use mirror_common::flow::Flow;
 use mirror_common::histogram::Latency;
-use mirror_common::measure::{ArmCounters, Connection, Phase, latency_key};
-use mirror_common::steer::Steering;
+use mirror_common::measure::{ArmCounters, Connection, Phase, latency_key, state};
+use mirror_common::steer::{Health, Steering};
+use mirror_common::translate::{Ports, Translation};
 use mirror_common::tunnel::Arm;
 
 use super::maps::map_error;
@@ -62,6 +63,47 @@ impl DataPlane {
             .iter()
             .flatten()
             .collect())
+    }
+
+    /// Sets the ports that connections of canaries on other hosts come from.
+    pub fn set_translated_ports(&mut self, ports: Ports) -> Result<(), Error> {
+        self.array::<Ports>("TRANSLATED_PORTS")?
+            .set(0, ports, 0)
+            .map_err(|source| map_error("TRANSLATED_PORTS", source))
+    }
+
+    /// Says whether a service's canary answers.
+    pub fn set_health(&mut self, row: u32, health: Health) -> Result<(), Error> {
+        self.array::<Health>("HEALTH")?
+            .set(row, health, 0)
+            .map_err(|source| map_error("HEALTH", source))
+    }
+
+    /// Whether a service's canary answers, as the programs see it.
+    pub fn health(&mut self, row: u32) -> Result<Health, Error> {
+        self.array::<Health>("HEALTH")?
+            .get(&row, 0)
+            .map_err(|source| map_error("HEALTH", source))
+    }
+
+    /// Gives up a connection of a canary on another host: whoever sends on it gets a reset.
+    pub fn release(&mut self, flow: &Flow, connection: &Connection) -> Result<(), Error> {
+        let away = connection.away;
+        let released = Connection {
+            away: Flow::NONE,
+            state: connection.state | state::CLOSED | state::SETTLED,
+            ..*connection
+        };
+        self.hash_map::<Flow, Connection>("CONNECTIONS")?
+            .insert(flow, released, 0)
+            .map_err(|source| map_error("CONNECTIONS", source))?;
+        match self
+            .hash_map::<Flow, Translation>("TRANSLATIONS")?
+            .remove(&away)
+        {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(map_error("TRANSLATIONS", source)),
+        }
     }
 
     /// Sets a service's rows of what its versions do to nothing.

@@ -64,6 +64,10 @@ families! {
     HANDSHAKE = HISTOGRAM "modelmirror_handshake_seconds",
     /// Share of new connections that the canary gets.
     CANARY_SHARE = GAUGE "modelmirror_canary_share",
+    /// Whether a canary on another host answers (1) when it is dialled.
+    CANARY_UP = GAUGE "modelmirror_canary_up",
+    /// Packets to or from a canary on another host that could not be translated, and went nowhere.
+    UNTRANSLATED = COUNTER "modelmirror_untranslated_packets_total",
     /// The canary's part of what both versions did since the counters began.
     ACHIEVED = GAUGE "modelmirror_canary_achieved_ratio",
     /// Connections that hit the mirror budget and are not copied until they close.

@@ -51,7 +51,7 @@ impl Bench {
             "/sys/fs/bpf/mm-kernel-{}-{number}",
             std::process::id()
         ));
-        let plane = DataPlane::load(&pins, None)?;
+        let plane = DataPlane::load(&pins, None, 65_536)?;
         let service = Service {
             index: 1,
             id: 101,
@@ -61,6 +61,7 @@ impl Bench {
             key: KEY,
             byte_cost: 0,
             burst_ns: 0,
+            here: 1,
         };
         let agent = Agent {
             state: 0,
@@ -657,6 +658,7 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
     let role = Role {
         tapped: false,
         uplink: true,
+        answers: false,
     };
     node.run(|| bench.plane.attach(&uplink, role))?;
 

@@ -2,6 +2,7 @@
 
 use tests::{Client, Connection, Exchange, Request, Response, large};
 
+mod away;
 mod control;
 mod flood;
 mod forgotten;

@@ -71,10 +71,11 @@ impl Scene {
     /// Loads and fills it.
     pub(super) fn new(size: Size) -> Result<Self> {
         let home = Home::new()?;
-        let mut plane = DataPlane::load(home.pins(), None)?;
+        let mut plane = DataPlane::load(home.pins(), None, 65_536)?;
         let service = |index| Service {
             index,
             id: index,
+            here: 1,
             ..Service::default()
         };
         let mut rules: Rules<_, _> = (0..size.services)

@@ -13,11 +13,18 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
         Affinity::Client => "a client",
         Affinity::Connection => "a connection",
     };
+    let way = canary.by.as_ref().map_or_else(
+        || "on this host".to_owned(),
+        |by| format!("on another host by {by}"),
+    );
     writeln!(
         f,
-        "  canary       {}, {}; {kept} keeps its version",
+        "  canary       {}, {}, {way}; {kept} keeps its version",
         canary.version, canary.address
     )?;
+    if let Some(why) = &canary.silent {
+        writeln!(f, "  NO ANSWER: {why}; new connections go to stable")?;
+    }
     if let Some(error) = &canary.error {
         writeln!(f, "  NOT STEERED: {error}")?;
     }

@@ -5,8 +5,8 @@ use mirror_common::measure::Phase;
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::{
-    ACHIEVED, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CONNECTIONS, FIRST_BYTE, Family, HANDSHAKE,
-    OPEN, RESETS, RESPONSES, RETRANSMISSIONS, STEERED, Scrape, UNANSWERED,
+    ACHIEVED, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, CONNECTIONS, FIRST_BYTE, Family,
+    HANDSHAKE, OPEN, RESETS, RESPONSES, RETRANSMISSIONS, STEERED, Scrape, UNANSWERED, UNTRANSLATED,
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::{Shared, arms};
@@ -27,6 +27,9 @@ impl Scrape {
     ) {
         let share = canary.share.effective.into();
         self.gauge(&CANARY_SHARE, &[("service", service)], share);
+        if let Some(up) = canary.up {
+            self.gauge(&CANARY_UP, &[("service", service)], up.into());
+        }
         let versions = [stable, &canary.version];
         let Ok(arms) = arms::both(&shared.plane, row, versions) else {
             return;
@@ -40,6 +43,13 @@ impl Scrape {
         for (by, ratio) in achieved {
             if let Some(ratio) = ratio {
                 self.gauge(&ACHIEVED, &[("service", service), ("by", by)], ratio);
+            }
+        }
+        if let Some(canary) = arms.last() {
+            for direction in [Direction::Request, Direction::Response] {
+                let labels = [("service", service), ("direction", direction.label())];
+                let packets = canary.untranslated[direction as usize];
+                self.counter(&UNTRANSLATED, &labels, packets);
             }
         }
         for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&arms) {

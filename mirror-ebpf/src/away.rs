@@ -1,0 +1,93 @@
+//! Packets between a client and a canary on another host, on their way through this one.
+
+use aya_ebpf::bindings::TC_ACT_SHOT;
+use mirror_common::flow::Flow;
+use mirror_common::packet::{Packet, RST, SYN};
+use mirror_common::policy::Service;
+use mirror_common::translate::{mss, state};
+use mirror_common::tunnel::Direction;
+
+use crate::frame::{Skb, now_ns};
+use crate::slot::Slot;
+use crate::{NEXT, maps, steer, translate};
+
+/// What the packet at hand is to a client of a canary on another host.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Answer {
+    /// The interface that the client's packets come in by; 0 = it is no such answer.
+    pub ifindex: u32,
+    /// 1 = it has the service's address in place of the canary's.
+    pub turned: u32,
+}
+
+/// Makes the packet at hand what the client should see, if a canary on another host sent it. Says
+/// whether that is so.
+#[inline(always)]
+pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
+    let packet = slot.packet();
+    let Some(translation) = translate::answered_by(packet) else {
+        return false;
+    };
+    // SAFETY: a value that all CPUs share; each writes what is true.
+    let translation = unsafe { &mut *translation };
+    translation.seen_ns = now_ns();
+    if packet.flags & RST == 0 {
+        translation.state |= state::ANSWERED;
+    }
+    let Flow { client, server } = translation.origin;
+    slot.answer.ifindex = translation.ifindex;
+    slot.answer.turned = translate::rewrite(skb, packet, &server, &client).into();
+    (slot.packet.source, slot.packet.destination) = (server, client);
+    true
+}
+
+/// Sends the packet at hand to the client, if it is an answer; any other goes on.
+#[inline(always)]
+pub fn send_back(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
+    let Answer { ifindex, turned } = core::hint::black_box(slot).answer;
+    if ifindex != 0 && (turned == 0 || !clamp(skb, packet, service)) {
+        steer::count_untranslated(service.index, Direction::Response);
+        return TC_ACT_SHOT;
+    }
+    send_on(skb, slot)
+}
+
+/// [`send_back`] for a service that is no longer there.
+#[inline(always)]
+pub fn send_on(skb: &Skb, slot: &Slot) -> i32 {
+    let Answer { ifindex, turned } = core::hint::black_box(slot).answer;
+    match (ifindex, turned) {
+        (0, _) => NEXT,
+        (_, 0) => TC_ACT_SHOT,
+        (ifindex, _) => skb.send_by(ifindex),
+    }
+}
+
+/// Sends a packet of a client to the canary.
+#[inline(always)]
+pub fn send_away(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
+    let Some(steering) = maps::STEERING.get(service.index) else {
+        return NEXT;
+    };
+    let Flow { client, server } = &slot.away;
+    if !clamp(skb, packet, service) || !translate::rewrite(skb, packet, client, server) {
+        steer::count_untranslated(service.index, Direction::Request);
+        return TC_ACT_SHOT;
+    }
+    skb.send_to(steering.way.ifindex, &steering.way.next_hop)
+}
+
+/// Both sides learn by their SYNs what fits the way.
+#[inline(always)]
+fn clamp(skb: &Skb, packet: &Packet, service: &Service) -> bool {
+    if packet.flags & SYN == 0 {
+        return true;
+    }
+    match maps::STEERING.get(service.index) {
+        Some(steering) if steering.way.mtu != 0 => {
+            translate::clamp(skb, packet, mss(steering.way.mtu, packet.ipv6))
+        }
+        _ => true,
+    }
+}

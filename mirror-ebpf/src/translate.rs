@@ -1,0 +1,219 @@
+//! Connections of a canary on another host: who answers to whom, and the packets' new addresses.
+
+use aya_ebpf::bindings::{BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::helpers::generated as helpers;
+use mirror_common::checksum;
+use mirror_common::flow::{Address, Endpoint, Flow};
+use mirror_common::packet::{Packet, Transport};
+use mirror_common::translate::{PORT_ATTEMPTS, Ports, Translation, Way, state};
+
+use crate::frame::Skb;
+use crate::maps;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Linux 6.16: the sum over a whole IPv6 packet that a NIC delivered does not change with its
+/// addresses, since the TCP checksum changes against them.
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// Fails when there is such an entry already (include/uapi/linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
+
+/// What an answer of a canary on another host belongs to, if `packet` is one.
+#[inline(always)]
+pub fn answered_by(packet: &Packet) -> Option<*mut Translation> {
+    let ports = maps::TRANSLATED_PORTS.get(0)?;
+    if packet.transport != Transport::Tcp || !ports.contains(packet.destination.port()) {
+        return None;
+    }
+    let seen = Flow {
+        client: packet.destination,
+        server: packet.source,
+    };
+    maps::TRANSLATIONS.get_ptr_mut(&seen)
+}
+
+/// Finds a port of ours for a new connection and writes down whose it is. `away` is the result.
+#[inline(always)]
+pub fn open(
+    away: &mut Flow,
+    translation: &Translation,
+    way: &Way,
+    canary: Endpoint,
+    hash: u64,
+) -> bool {
+    let ports = maps::TRANSLATED_PORTS.get(0).copied().unwrap_or_default();
+    for attempt in 0..PORT_ATTEMPTS {
+        let Some(port) = Ports::candidate(ports, hash, attempt) else {
+            return false;
+        };
+        *away = Flow {
+            client: Endpoint::new(way.local, port),
+            server: canary,
+        };
+        let key: &Flow = away;
+        let flags = match maps::TRANSLATIONS.get_ptr_mut(key) {
+            None => BPF_NOEXIST,
+            // SAFETY: values stay readable while this runs, whoever replaces them.
+            Some(taken) if unsafe { (*taken).is_free(translation.seen_ns) } => 0,
+            Some(_) => continue,
+        };
+        if maps::TRANSLATIONS.insert(key, translation, flags).is_ok() {
+            return true;
+        }
+    }
+    *away = Flow::NONE;
+    false
+}
+
+/// Notes that a connection has ended: its port becomes free in time.
+#[inline(always)]
+pub fn close(away: &Flow, reset: bool, now_ns: u64) {
+    if let Some(translation) = maps::TRANSLATIONS.get_ptr_mut(away) {
+        // SAFETY: a value that all CPUs share; each writes what is true.
+        let translation = unsafe { &mut *translation };
+        translation.state |= if reset { state::RESET } else { state::CLOSED };
+        translation.seen_ns = now_ns;
+    }
+}
+
+/// Gives a packet other ends, and one more router behind it. False where that failed: then it is
+/// good for nobody.
+#[inline(always)]
+pub fn rewrite(skb: &Skb, packet: &Packet, source: &Endpoint, destination: &Endpoint) -> bool {
+    let checksum = packet.transport_offset + 16;
+    let addresses = addresses_differ(packet, source, destination);
+    let ports = |source: &Endpoint, destination: &Endpoint| {
+        u32::from(source.port().to_be()) | u32::from(destination.port().to_be()) << 16
+    };
+    let (before, after) = (
+        ports(&packet.source, &packet.destination),
+        ports(source, destination),
+    );
+    let pseudo = u64::from(BPF_F_PSEUDO_HDR);
+    let summed = if packet.ipv6 {
+        skb.follow_l4(checksum, 0, addresses, pseudo | BPF_F_IPV6)
+            || skb.follow_l4(checksum, 0, addresses, pseudo)
+    } else {
+        skb.follow_l4(checksum, 0, addresses, pseudo)
+    };
+    summed
+        && skb.follow_l4(checksum, before, after, 4)
+        && skb.store_array(packet.transport_offset, &after.to_ne_bytes())
+        && rewrite_network(skb, packet, source, destination, addresses)
+}
+
+/// What other addresses add to the sum over a packet's pseudo header. Those of IPv4 stand in the
+/// last words, the others are equal.
+#[inline(always)]
+pub fn addresses_differ(packet: &Packet, source: &Endpoint, destination: &Endpoint) -> u32 {
+    checksum::add(
+        checksum::difference(packet.source.address.words(), source.address.words()),
+        checksum::difference(
+            packet.destination.address.words(),
+            destination.address.words(),
+        ),
+    )
+}
+
+#[inline(always)]
+fn rewrite_network(
+    skb: &Skb,
+    packet: &Packet,
+    source: &Endpoint,
+    destination: &Endpoint,
+    addresses: u32,
+) -> bool {
+    let offset = packet.network_offset;
+    let [a, b, c, d] = source.address.words();
+    let [e, f, g, h] = destination.address.words();
+    let limit = [packet.hop_limit.saturating_sub(1).max(1)];
+    if packet.ipv6 {
+        return skb.store_array(offset + 7, &limit)
+            && skb.store_array(offset + 8, &bytes([a, b, c, d]))
+            && skb.store_array(offset + 24, &bytes([e, f, g, h]));
+    }
+    let hop = |limit: u8| u32::from(u16::from_ne_bytes([limit, 0]));
+    let hops = checksum::difference([hop(packet.hop_limit)], [hop(limit[0])]);
+    skb.follow_l3(offset + 10, checksum::add(addresses, hops))
+        && skb.store_array(offset + 8, &limit)
+        && skb.store_array(offset + 12, &d.to_ne_bytes())
+        && skb.store_array(offset + 16, &h.to_ne_bytes())
+}
+
+#[inline(always)]
+fn bytes(words: [u32; 4]) -> [u8; 16] {
+    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words.map(u32::to_ne_bytes);
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// Lowers the segment size that a SYN announces to what fits the way.
+#[inline(always)]
+pub fn clamp(skb: &Skb, packet: &Packet, mss: u32) -> bool {
+    use mirror_common::translate::announced_mss;
+    match announced_mss(skb, packet) {
+        Some((offset, announced)) if u32::from(announced) > mss => {
+            let (before, after) = (announced.to_be(), (mss as u16).to_be());
+            let checksum = packet.transport_offset + 16;
+            // An option may stand at an odd offset, where its bytes count the other way round.
+            let (from, to) = if (offset - packet.transport_offset) % 2 == 0 {
+                (before, after)
+            } else {
+                (before.swap_bytes(), after.swap_bytes())
+            };
+            skb.follow_l4(checksum, from.into(), to.into(), 2)
+                && skb.store_array(offset, &after.to_ne_bytes())
+        }
+        _ => true,
+    }
+}
+
+impl Skb {
+    /// Has the TCP checksum at `offset` follow a change from `from` to `to`, as
+    /// `bpf_l4_csum_replace` takes them; also one that a NIC will finish.
+    #[inline(always)]
+    fn follow_l4(&self, offset: u32, from: u32, to: u32, flags: u64) -> bool {
+        // SAFETY: the helper checks its arguments.
+        unsafe {
+            helpers::bpf_l4_csum_replace(self.raw(), offset, from.into(), to.into(), flags) == 0
+        }
+    }
+
+    /// Has the IPv4 header's checksum at `offset` follow a difference.
+    #[inline(always)]
+    fn follow_l3(&self, offset: u32, difference: u32) -> bool {
+        // SAFETY: the helper checks its arguments.
+        unsafe { helpers::bpf_l3_csum_replace(self.raw(), offset, 0, difference.into(), 0) == 0 }
+    }
+
+    /// The verdict that sends the packet out by `ifindex` to a neighbour, whose hardware address is
+    /// the kernel's affair.
+    #[inline(always)]
+    pub fn send_to(&self, ifindex: u32, next_hop: &Address) -> i32 {
+        let words = next_hop.words();
+        let mut params = if next_hop.is_ipv4() {
+            bpf_redir_neigh {
+                nh_family: AF_INET,
+                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                    ipv6_nh: [words[3], 0, 0, 0],
+                },
+            }
+        } else {
+            bpf_redir_neigh {
+                nh_family: AF_INET6,
+                __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+            }
+        };
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: the parameters are `size` bytes long.
+        unsafe { helpers::bpf_redirect_neigh(ifindex, &mut params, size, 0) as i32 }
+    }
+
+    /// The verdict that sends the packet out by `ifindex`, to whom the routing table says.
+    #[inline(always)]
+    pub fn send_by(&self, ifindex: u32) -> i32 {
+        // SAFETY: without parameters the kernel looks for the neighbour itself.
+        unsafe { helpers::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+}

@@ -1,0 +1,150 @@
+//! Whether canaries on other hosts answer: each is dialled a few times a second.
+//!
+//! The programs notice by themselves when clients get no answer; this tells before any client has to
+//! wait, and tells when the canary is back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// How often each is dialled.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long it may take to answer. With the interval: what is gone is known within a second.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// Where.
+    pub(super) canary: SocketAddr,
+    /// Nothing = it answered.
+    pub(super) failure: Option<String>,
+}
+
+/// The canaries on other hosts.
+#[derive(Debug)]
+pub(super) struct Health {
+    attempts: mpsc::Sender<Attempt>,
+    watched: BTreeMap<SocketAddr, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    task: JoinHandle<()>,
+    /// What the last attempt came to; nothing before the first.
+    last: Option<Attempt>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Health {
+    /// Nobody is watched yet. What attempts come to is sent to `attempts`.
+    pub(super) fn new(attempts: mpsc::Sender<Attempt>) -> Self {
+        Self {
+            attempts,
+            watched: BTreeMap::new(),
+        }
+    }
+
+    /// Watches these, and nobody else.
+    pub(super) fn watch(&mut self, canaries: &BTreeSet<SocketAddr>) {
+        self.watched.retain(|canary, _| canaries.contains(canary));
+        for &canary in canaries {
+            self.watched.entry(canary).or_insert_with(|| Watched {
+                task: tokio::spawn(dial_on(canary, self.attempts.clone())),
+                last: None,
+            });
+        }
+    }
+
+    /// Takes in what an attempt came to. Says whether that is news.
+    pub(super) fn heard(&mut self, attempt: Attempt) -> bool {
+        let Some(watched) = self.watched.get_mut(&attempt.canary) else {
+            return false;
+        };
+        let canary = attempt.canary;
+        let failed = attempt.failure.clone();
+        let before = watched.last.replace(attempt);
+        let before = before.map(|before| before.failure);
+        let is_news = before.as_ref().map(Option::is_some) != Some(failed.is_some());
+        match failed {
+            Some(why) if is_news => {
+                tracing::warn!(%canary, why, "the canary does not answer: new connections go to stable")
+            }
+            None if before.is_some() && is_news => {
+                tracing::info!(%canary, "the canary answers again")
+            }
+            _ => {}
+        }
+        is_news
+    }
+
+    /// Whether a canary answers, as far as is known; nothing for one that is not watched.
+    pub(super) fn of(&self, canary: SocketAddr) -> Option<Result<(), &str>> {
+        let last = self.watched.get(&canary)?.last.as_ref()?;
+        Some(last.failure.as_deref().map_or(Ok(()), Err))
+    }
+}
+
+async fn dial_on(canary: SocketAddr, attempts: mpsc::Sender<Attempt>) {
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let failure = match tokio::time::timeout(PATIENCE, TcpStream::connect(canary)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {} ms", PATIENCE.as_millis())),
+        };
+        if attempts.send(Attempt { canary, failure }).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_changes_is_news() {
+        let (sender, mut attempts) = mpsc::channel(1);
+        let mut health = Health::new(sender);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let canary = listener.local_addr().unwrap();
+        health.watch(&BTreeSet::from([canary]));
+        assert_eq!(health.of(canary), None);
+        let answered = attempts.recv().await.unwrap();
+        assert_eq!(
+            answered,
+            Attempt {
+                canary,
+                failure: None
+            }
+        );
+        assert!(health.heard(answered.clone()), "the first");
+        assert!(!health.heard(answered.clone()));
+        drop(listener);
+        let refused = loop {
+            let attempt = attempts.recv().await.unwrap();
+            if attempt.failure.is_some() {
+                break attempt;
+            }
+        };
+        assert!(health.heard(refused.clone()));
+        let why = health.of(canary).unwrap().unwrap_err();
+        assert!(why.contains("refused"), "{why}");
+        assert!(!health.heard(refused.clone()) && health.heard(answered));
+        health.watch(&BTreeSet::new());
+        assert!(!health.heard(refused) && health.of(canary).is_none());
+    }
+}

@@ -1,0 +1,264 @@
+//! Canaries on another host: connections are translated both ways.
+
+use std::io::{ErrorKind, Read as _};
+
+use anyhow::ensure;
+use nix::sys::signal::Signal;
+use tests::{Trial, eventually, large};
+
+use super::{ask, connect};
+
+/// Where the canary is, beyond the node's other cable.
+const CANARY: &str = "10.1.0.9:8001";
+
+/// A trial with the canary there, before the daemon starts.
+fn quiet(known_as: &str) -> Option<Trial> {
+    let mut trial = Trial::quiet(|_| {})?;
+    let far = trial.scene.net.shadow.clone();
+    trial.place_canary(&far, "[::]:8001", known_as);
+    Some(trial)
+}
+
+/// The same, once the daemon knows that the canary answers.
+fn started() -> Option<Trial> {
+    let mut trial = quiet(CANARY)?;
+    trial.start_daemon();
+    trial.wait_for_canary(1.0);
+    Some(trial)
+}
+
+/// Bodies of many packets, both ways, which the client holds byte for byte against what it expects;
+/// what the daemon counts of each version is what its server saw.
+#[track_caller]
+fn check(known_as: &str, dialled: &str, change: impl FnOnce(&mut Trial)) {
+    let Some(mut trial) = quiet(known_as) else {
+        return;
+    };
+    change(&mut trial);
+    trial.start_daemon();
+    trial.wait_for_canary(1.0);
+    trial.set("0.3");
+    let client = trial.scene.client_of(dialled);
+    let sent = client.load(60, 5, large).unwrap();
+    let split = trial.split(&sent);
+    split.assert_share(0.3);
+    assert_eq!(trial.connections(), split.connections);
+    let answers = trial.metrics("modelmirror_responses_total", &[("class", "2xx")]);
+    assert_eq!(answers, split.requests);
+    let timed = trial.metrics("modelmirror_first_byte_seconds_count", &[]);
+    assert_eq!(timed, split.requests);
+    assert_eq!(trial.resets(), 0);
+    // A packet that passes this host counts once, where it came in.
+    let metrics = trial.scene.node_metrics();
+    let of = |name| metrics.sum(name, &[("service", "digits")]);
+    assert_eq!(
+        of("modelmirror_packets_total"),
+        of("modelmirror_arm_packets_total")
+    );
+    for host in [&trial.scene.net.client, &trial.scene.net.shadow] {
+        assert_eq!(
+            host.counter("Tcp", "InCsumErrors").unwrap(),
+            0,
+            "{}",
+            host.name()
+        );
+    }
+}
+
+#[test]
+fn a_share_goes_to_another_host_over_ipv4() {
+    check(CANARY, "10.0.0.5:8000", |_| {});
+}
+
+#[test]
+fn a_share_goes_to_another_host_over_ipv6() {
+    check("[fd00:1::9]:8001", "[fd00::5]:8000", |trial| {
+        trial.scene.set_addresses(&["[fd00::5]:8000"]);
+    });
+}
+
+/// Packets one by one, with the checksums that the sender wrote.
+#[test]
+fn a_share_goes_to_another_host_without_offloads() {
+    check(CANARY, "10.0.0.5:8000", |trial| {
+        trial.scene.net.lone_segments().unwrap();
+        for host in [&trial.scene.net.client, &trial.scene.net.shadow] {
+            host.ethtool("-K eth0 tx off").unwrap();
+        }
+    });
+}
+
+/// Both sides learn what the way to the canary carries, though neither is on a narrow link.
+#[test]
+fn segments_fit_the_way() {
+    check(CANARY, "10.0.0.5:8000", |trial| {
+        trial.scene.net.lone_segments().unwrap();
+        trial
+            .scene
+            .net
+            .node
+            .ip("route replace 10.1.0.0/24 dev eth1 mtu 1000")
+            .unwrap();
+        trial.scene.net.shadow.nft(NARROW).unwrap();
+    });
+}
+
+/// What would not have fitted is dropped.
+const NARROW: &str = "
+table netdev narrow {
+    chain door {
+        type filter hook ingress device eth0 priority 0
+        ip length > 1000 drop
+    }
+}
+";
+
+#[test]
+fn no_connection_notices_that_the_share_changes() {
+    let Some(trial) = started() else {
+        return;
+    };
+    let client = trial.scene.client.clone();
+    let shares = ["0.5", "0", "1", "0.05", "0.9", "0.3"];
+    let sent = client.load_while(50, 10, large, || {
+        for share in shares.iter().cycle().take(18) {
+            trial.set(share);
+            let before = trial.accepted();
+            eventually("more connections are opened", || {
+                let now = trial.accepted();
+                ensure!(now > before + 20, "{now} after {before}");
+                Ok(())
+            });
+        }
+    });
+    let split = trial.split(&sent.unwrap());
+    assert!(
+        split.connections.iter().all(|&count| count > 30),
+        "{split:?}"
+    );
+    assert_eq!(trial.resets(), 0);
+}
+
+/// A canary that is gone, with its host or without: nobody fails but who was on it.
+#[test]
+fn who_finds_the_canary_silent_gets_stable() {
+    for silent in [false, true] {
+        let Some(mut trial) = started() else {
+            return;
+        };
+        trial.set("0.5");
+        let far = trial.scene.net.shadow.clone();
+        if silent {
+            // Not a word: as of a host that is gone.
+            far.nft(SILENT).unwrap();
+        } else {
+            trial.stop_canary();
+        }
+        let sent = trial.scene.client.load(40, 2, large).unwrap();
+        assert_eq!(trial.split(&sent).connections, [40, 0], "silent: {silent}");
+        trial.wait_for_canary(0.0);
+        let before = trial.steered("stable", "no_answer");
+        let sent = trial.scene.client.load(40, 2, large).unwrap();
+        assert_eq!(trial.split(&sent).connections, [40, 0], "silent: {silent}");
+        let fell_back = trial.steered("stable", "no_answer") - before;
+        assert!((5..=35).contains(&fell_back), "{fell_back} of 40");
+
+        if silent {
+            far.nft("delete table netdev silent").unwrap();
+        } else {
+            trial.start_canary();
+        }
+        trial.wait_for_canary(1.0);
+        let sent = trial.scene.client.load(40, 2, large).unwrap();
+        trial.split(&sent).assert_share(0.5);
+    }
+}
+
+const SILENT: &str = "
+table netdev silent {
+    chain door {
+        type filter hook ingress device eth0 priority 0
+        tcp dport 8001 drop
+    }
+}
+";
+
+/// Without a daemon to dial it.
+#[test]
+fn the_programs_notice_by_themselves_that_the_canary_is_silent() {
+    let Some(mut trial) = started() else {
+        return;
+    };
+    trial.set("0.5");
+    let mut connections = connect(&trial.scene.client, 20);
+    let mut sent = ask(&mut connections);
+    trial.scene.end_daemon(Signal::SIGKILL);
+    // Established connections go on, new ones are steered.
+    sent.extend(ask(&mut connections));
+    sent.extend(trial.scene.client.load(40, 1, large).unwrap());
+    trial.split(&sent).assert_share(0.5);
+    trial.scene.net.shadow.nft(SILENT).unwrap();
+    let sent = trial.scene.client.load(40, 1, large).unwrap();
+    assert_eq!(trial.split(&sent).connections, [40, 0]);
+}
+
+#[test]
+fn connections_may_finish_or_are_reset() {
+    let Some(trial) = started() else {
+        return;
+    };
+    for arguments in [&["off", "--reset"][..], &["off", "--drain", "1ms"]] {
+        trial.set("0.5");
+        let mut connections = connect(&trial.scene.client, 40);
+        let sent = ask(&mut connections);
+        let canary = trial.canary_asked();
+        trial.command(&["off"]);
+        let again = ask(&mut connections);
+        let split = trial.split(&[sent.clone(), again].concat());
+        assert_eq!(split.connections.iter().sum::<u64>(), 40);
+        trial.command(arguments);
+        for (connection, exchange) in connections.iter_mut().zip(&sent) {
+            if canary.contains(&exchange.id) {
+                let ended = connection.stream().read(&mut [0]).unwrap_err();
+                assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+            } else {
+                connection.exchange(&large(0, 1)).unwrap();
+            }
+        }
+        // The canary's side is told as well.
+        eventually("the canary's host has no connection left", || {
+            let open = trial
+                .scene
+                .net
+                .shadow
+                .output("ss", &["-Htn", "sport = :8001"])?;
+            ensure!(!open.contains("10.1.0.5"), "{open}");
+            Ok(())
+        });
+    }
+}
+
+/// Copies bear the addresses that the client knows, whoever answers.
+#[test]
+fn versions_are_mirrored_as_configured() {
+    for arms in [&["stable"][..], &["stable", "canary"]] {
+        let Some(mut trial) = quiet(CANARY) else {
+            return;
+        };
+        trial.scene.set_mirror("arms", arms.to_vec());
+        let canary = trial.service()["canary"].as_table_mut().unwrap();
+        canary.insert("share".into(), 0.5.into());
+        trial.scene.start();
+        trial.wait_for_canary(1.0);
+        let sent = trial.scene.client.load(40, 3, large).unwrap();
+        let split = trial.split(&sent);
+        split.assert_share(0.5);
+        let mirrored = split.requests.iter().take(arms.len()).sum::<u64>();
+        let outcome = trial.scene.settle();
+        assert_eq!(
+            outcome.requests("compared"),
+            mirrored,
+            "{arms:?}: {split:?}"
+        );
+    }
+}
