@@ -20,7 +20,7 @@ pub(crate) struct Measured {
     pub(crate) seconds: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// CPU seconds of the whole machine.
+    /// CPU seconds of the whole machine, or of the core that the load is to time.
     pub(crate) busy_seconds: f64,
 }
 
@@ -30,7 +30,7 @@ impl Measured {
         self.requests / self.seconds
     }
 
-    /// CPU time of the whole machine for one request, in microseconds.
+    /// That for one request, in microseconds.
     pub(crate) fn cpu_us(&self) -> f64 {
         self.busy_seconds / self.requests * 1e6
     }
@@ -40,6 +40,8 @@ impl Measured {
 pub(crate) struct Load {
     script: PathBuf,
     connections: u32,
+    /// Where time is taken; everywhere when there is none.
+    core: Option<usize>,
 }
 
 impl Load {
@@ -69,6 +71,7 @@ impl Load {
         Ok(Self {
             script,
             connections: CONNECTIONS,
+            core: None,
         })
     }
 
@@ -80,15 +83,27 @@ impl Load {
         }
     }
 
+    /// The same, with CPU time that is of one core alone.
+    pub(crate) fn timing(self, core: usize) -> Self {
+        Self {
+            core: Some(core),
+            ..self
+        }
+    }
+
     /// Sends to a port of the node for some whole seconds. One request that fails fails the bench.
     pub(crate) fn run(&self, client: &Namespace, port: u16, seconds: u32) -> Result<Measured> {
         let script = self.script.to_string_lossy();
         let (connections, seconds) = (format!("-c{}", self.connections), format!("-d{seconds}s"));
         let url = format!("http://10.0.0.5:{port}/");
-        let before = machine::busy_seconds()?;
+        let busy = || match self.core {
+            None => machine::busy_seconds(),
+            Some(core) => machine::busy_seconds_of(core),
+        };
+        let before = busy()?;
         let arguments = ["-t1", &connections, &seconds, "-s", &script, &url];
         let output = client.output("wrk", &arguments)?;
-        let busy_seconds = machine::busy_seconds()? - before;
+        let busy_seconds = busy()? - before;
         let line = output.lines().last().unwrap_or_default();
         let figures: Value = serde_json::from_str(line).with_context(|| output.clone())?;
         let figure = |name: &str| figures[name].as_f64().unwrap_or(f64::NAN);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::sys::utsname::uname;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
-use procfs::{Current, CurrentSI, KernelStats};
+use procfs::{CpuTime, Current, CurrentSI, KernelStats};
 
 /// What was measured on.
 pub(crate) struct Machine {
@@ -66,13 +66,23 @@ pub(crate) fn package(name: &str) -> String {
 /// kernel and interrupts.
 pub(crate) fn busy_seconds() -> Result<f64> {
     let stat = KernelStats::current().context("cannot read /proc/stat")?;
-    let total = stat.total;
-    let ticks = total.user
-        + total.nice
-        + total.system
-        + total.irq.unwrap_or_default()
-        + total.softirq.unwrap_or_default();
-    Ok(ticks as f64 / procfs::ticks_per_second() as f64)
+    Ok(busy(&stat.total))
+}
+
+/// The same of one core.
+pub(crate) fn busy_seconds_of(core: usize) -> Result<f64> {
+    let stat = KernelStats::current().context("cannot read /proc/stat")?;
+    let time = stat.cpu_time.get(core);
+    Ok(busy(time.context("/proc/stat does not have that core")?))
+}
+
+fn busy(time: &CpuTime) -> f64 {
+    let ticks = time.user
+        + time.nice
+        + time.system
+        + time.irq.unwrap_or_default()
+        + time.softirq.unwrap_or_default();
+    ticks as f64 / procfs::ticks_per_second() as f64
 }
 
 /// CPU seconds that a process has used, in all its threads.

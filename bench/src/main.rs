@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod cores;
 mod frames;
 mod kernel_time;
 mod load;
@@ -113,7 +114,7 @@ fn bench() -> Result<()> {
         return Ok(());
     }
     if options.steering {
-        println!("\n{}", steering(&Stage::build()?, &options)?);
+        println!("\n{}", steering(&options)?);
         return Ok(());
     }
     let start = Instant::now();
@@ -170,7 +171,8 @@ fn measure(options: &Options) -> Result<Page> {
     }
     stage.set_offloads(Offloads::On)?;
     let agents = agents(&stage, options.seconds)?;
-    let steering = steering(&stage, options)?;
+    drop(stage);
+    let steering = steering(options)?;
     Ok(Page {
         machine,
         rounds: options.rounds,
@@ -184,9 +186,9 @@ fn measure(options: &Options) -> Result<Page> {
 }
 
 /// Steering, with as many rounds as the rest.
-fn steering(stage: &Stage, options: &Options) -> Result<Steering> {
+fn steering(options: &Options) -> Result<Steering> {
     let offs = if options.quick { 3 } else { TIMES_OFF };
-    steering::measure(stage, options.rounds, options.seconds, offs)
+    steering::measure(options.rounds, options.seconds, offs)
 }
 
 /// The agent at rates that this machine can also replay, and at the highest.

@@ -55,7 +55,7 @@ pub(crate) fn http(servers: &str) -> String {
     format!(
         "http {{
              access_log off; {temporary}
-             tcp_nodelay on; keepalive_requests 1000000000; client_body_buffer_size 64k;
+             tcp_nodelay on; keepalive_requests 1000000000; client_header_buffer_size 4k; client_body_buffer_size 64k;
              {servers}
          }}"
     )

@@ -14,6 +14,7 @@ const BPF_PROG_LOAD: c_long = 5;
 const BPF_PROG_TEST_RUN: c_long = 10;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_FUNC_KTIME_GET_NS: i32 = 5;
 const BPF_FUNC_CLONE_REDIRECT: i32 = 13;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -84,6 +85,15 @@ impl RawClone {
     /// Does nothing at all: what is measured of it is the measurement.
     pub(crate) fn load_empty() -> Result<Self> {
         Self::load_instructions(&[instruction(0xb7, 0, TCX_NEXT), instruction(0x95, 0, 0)])
+    }
+
+    /// Reads the clock and does nothing else.
+    pub(crate) fn load_clock() -> Result<Self> {
+        Self::load_instructions(&[
+            instruction(0x85, 0, BPF_FUNC_KTIME_GET_NS),
+            instruction(0xb7, 0, TCX_NEXT),
+            instruction(0x95, 0, 0),
+        ])
     }
 
     fn load_instructions(instructions: &[u64]) -> Result<Self> {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tests::Process;
 
-use crate::load::{Load, Measured};
+use crate::cores::Cores;
+use crate::load::Load;
 use crate::nginx;
 use crate::samples::{Samples, turns};
 use crate::stage::Stage;
@@ -28,7 +29,7 @@ const CONNECTIONS: u32 = 64;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Times that each kind of packet is measured by itself.
-const ROUNDS_OF_PACKETS: usize = 9;
+const ROUNDS_OF_PACKETS: usize = 25;
 
 /// All that was measured.
 pub(crate) struct Steering {
@@ -62,37 +63,22 @@ const LOADS: [(Rate, usize); 3] = [
     (Rate::Paced, LARGE),
 ];
 
-/// Measures it all, with the stage's model as stable and a canary beside it.
-pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: u32, offs: usize) -> Result<Steering> {
-    let folder = stage.folder.path();
-    let _canary: Process = nginx::model(&stage.net.node, folder, "v13", CANARY_PORT)?;
-    let load = |(rate, body)| -> Result<(Rate, usize, Load)> {
-        let pause = match rate {
-            Rate::Highest => Duration::ZERO,
-            Rate::Paced => PAUSE,
-        };
-        let load = Load::new(folder, body, pause)?.over(CONNECTIONS);
-        Ok((rate, body, load))
-    };
-    let loads = LOADS.into_iter().map(load).collect::<Result<Vec<_>>>()?;
+/// Measures it all.
+pub(crate) fn measure(rounds: usize, seconds: u32, offs: usize) -> Result<Steering> {
+    let scene = Scene::build()?;
     let mut samples = Samples::default();
     for round in 0..rounds {
         println!("bench: steering, round {} of {rounds}", round + 1);
         for way in turns(&Way::ALL, round) {
             let failed = || format!("measuring {}", way.label());
-            let attached = way.attach(stage).with_context(failed)?;
-            for (rate, body, load) in &loads {
-                let measured: Measured = load
-                    .run(&stage.net.client, way.port(), seconds)
-                    .with_context(failed)?;
-                let (rate, body) = (*rate, *body);
-                samples.push(round, Cell { way, rate, body }, measured);
-            }
-            drop(attached);
+            scene
+                .measure(way, round, seconds, &mut samples)
+                .with_context(failed)?;
         }
     }
     println!("bench: the canary is switched off");
-    let offs = off::measure(stage, offs)?;
+    let offs = off::measure(&scene, offs)?;
+    drop(scene);
     println!("bench: packets that are steered");
     let packets = packets::measure(ROUNDS_OF_PACKETS)?;
     Ok(Steering {
@@ -100,4 +86,56 @@ pub(crate) fn measure(stage: &Stage, rounds: usize, seconds: u32, offs: usize) -
         offs,
         packets,
     })
+}
+
+/// The stage, with its model as stable, a canary beside it, and the node on a core of its own. What
+/// is declared first is taken down first.
+struct Scene {
+    _canary: Process,
+    loads: Vec<(Rate, usize, Load)>,
+    stage: Stage,
+    cores: Cores,
+}
+
+impl Scene {
+    fn build() -> Result<Self> {
+        let cores = Cores::split()?;
+        let stage = cores.node(Stage::build)?;
+        cores.receive(&stage.net.node, true)?;
+        cores.receive(&stage.net.client, false)?;
+        let folder = stage.folder.path();
+        let canary = || nginx::model(&stage.net.node, folder, "v13", CANARY_PORT);
+        let load = |(rate, body)| -> Result<(Rate, usize, Load)> {
+            let pause = match rate {
+                Rate::Highest => Duration::ZERO,
+                Rate::Paced => PAUSE,
+            };
+            let load = Load::new(folder, body, pause)?;
+            Ok((rate, body, load.over(CONNECTIONS).timing(cores.node)))
+        };
+        Ok(Self {
+            _canary: cores.node(canary)?,
+            loads: LOADS.into_iter().map(load).collect::<Result<_>>()?,
+            stage,
+            cores,
+        })
+    }
+
+    /// Sets a way up, and gives it each load.
+    fn measure(
+        &self,
+        way: Way,
+        round: usize,
+        seconds: u32,
+        samples: &mut Samples<Cell>,
+    ) -> Result<()> {
+        let _attached = self.cores.node(|| way.attach(&self.stage))?;
+        for (rate, body, load) in &self.loads {
+            let run = || load.run(&self.stage.net.client, way.port(), seconds);
+            let measured = self.cores.clients(run)?;
+            let (rate, body) = (*rate, *body);
+            samples.push(round, Cell { way, rate, body }, measured);
+        }
+        Ok(())
+    }
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use mirror_common::tunnel::Arm;
 
+use super::Scene;
 use super::connection::{self, Opened};
 use super::way::Steered;
 use crate::nginx::MODEL_PORT;
-use crate::stage::Stage;
 
 /// Clients that open one connection after another.
 const CLIENTS: usize = 4;
@@ -41,16 +41,17 @@ impl Off {
 }
 
 /// Switches a canary that gets everything off, so many times.
-pub(super) fn measure(stage: &Stage, times: usize) -> Result<Vec<Off>> {
-    let steered = Steered::start(stage, 0.0)?;
-    (0..times).map(|_| once(stage, &steered)).collect()
+pub(super) fn measure(scene: &Scene, times: usize) -> Result<Vec<Off>> {
+    let steered = scene.cores.node(|| Steered::start(&scene.stage, 0.0))?;
+    (0..times).map(|_| once(scene, &steered)).collect()
 }
 
-fn once(stage: &Stage, steered: &Steered) -> Result<Off> {
-    let node = &stage.net.node;
+fn once(scene: &Scene, steered: &Steered) -> Result<Off> {
+    let net = &scene.stage.net;
     let canary = |arguments: &[&str]| {
         let line = [&["canary"], arguments, &["--service", "digits"]].concat();
-        steered.home.modelmirror(node, &line)
+        let run = || steered.home.modelmirror(&net.node, &line);
+        scene.cores.node(run)
     };
     canary(&["set", "1"])?;
     let over = AtomicBool::new(false);
@@ -62,9 +63,8 @@ fn once(stage: &Stage, steered: &Steered) -> Result<Off> {
         Ok(opened)
     };
     let (opened, command) = thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| scope.spawn(|| stage.net.client.run(load)))
-            .collect();
+        let client = || scene.cores.clients(|| net.client.run(load));
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         thread::sleep(AROUND);
         let start = Instant::now();
         let said = canary(&["off"]);

@@ -31,6 +31,8 @@ const PAYLOAD: usize = 1000;
 
 /// All kinds of packets.
 pub(super) struct Packets {
+    /// What reading the clock takes once, in nanoseconds.
+    pub(super) clock: Spread,
     /// Connections in a full table.
     pub(super) connections: u32,
     /// The same packet again and again.
@@ -84,7 +86,7 @@ fn inside(times: usize) -> Result<Packets> {
         .into_iter()
         .map(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
         .collect::<Result<Vec<_>, _>>()?;
-    let empty = RawClone::load_empty()?;
+    let (empty, clock) = (RawClone::load_empty()?, RawClone::load_clock()?);
     let cases = repeated::cases()?;
     let mut scenes = Vec::new();
     for full in [false, true] {
@@ -101,7 +103,9 @@ fn inside(times: usize) -> Result<Packets> {
         full: true,
     })?;
     let (mut repeated, mut scattered) = (Lines::default(), Lines::default());
+    let mut clocks = Vec::new();
     for round in 0..times {
+        clocks.push(repeated::reading(&clock, &empty)?);
         for scene in &mut scenes {
             for case in &cases {
                 let own = repeated::own(scene, &empty, case)?;
@@ -118,6 +122,7 @@ fn inside(times: usize) -> Result<Packets> {
         }
     }
     Ok(Packets {
+        clock: Spread::of(clocks),
         connections: for_syns.connections,
         repeated,
         scattered,

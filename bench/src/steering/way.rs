@@ -88,7 +88,7 @@ impl Way {
                     "load_module {MODULES}/ngx_stream_module.so;
                      stream {{
                          upstream models {{ {upstream} }}
-                         server {{ listen {PROXY_PORT} reuseport; proxy_pass models; }}
+                         server {{ listen {PROXY_PORT}; proxy_pass models; }}
                      }}"
                 )
             })?,
@@ -96,7 +96,7 @@ impl Way {
                 nginx::http(&format!(
                     "upstream models {{ {upstream} keepalive 64; keepalive_requests 1000000000; }}
                      server {{
-                         listen {PROXY_PORT} reuseport;
+                         listen {PROXY_PORT};
                          location / {{ proxy_pass http://models; {KEEP_ALIVE} }}
                      }}"
                 ))
@@ -110,7 +110,7 @@ impl Way {
 /// Takes away what splits when dropped.
 pub(super) enum Attached {
     Nothing,
-    Proxy { _processes: Vec<Process> },
+    Proxy { _process: Process },
     Modelmirror { _steered: Steered },
 }
 
@@ -146,7 +146,7 @@ impl Steered {
     }
 }
 
-/// One process of HAProxy, which has a thread for each core unless it is told otherwise.
+/// One process of HAProxy, which has a thread for each core that it may use: the node's one.
 fn haproxy(stage: &Stage, mode: &str) -> Result<Attached> {
     let [stable, canary] = WEIGHTS;
     let config = format!(
@@ -171,29 +171,19 @@ listen models
     command.args(["-db", "-f"]).arg(&path);
     let process = node.spawn("haproxy", command)?;
     Ok(Attached::Proxy {
-        _processes: vec![nginx::answering(process, node, PROXY_PORT)?],
+        _process: nginx::answering(process, node, PROXY_PORT)?,
     })
 }
 
-/// A process of nginx for each core, each with a listener of its own; `config` is told the servers.
+/// A process of nginx, for the node's one core; `config` is told the servers.
 fn nginx(stage: &Stage, config: impl Fn(&str) -> String) -> Result<Attached> {
     let [stable, canary] = WEIGHTS;
     let config = config(&format!(
         "server 127.0.0.1:{MODEL_PORT} weight={stable}; server 127.0.0.1:{CANARY_PORT} weight={canary};"
     ));
-    let cores = std::thread::available_parallelism()?.get();
-    let start = |number| {
-        let name = format!("proxy {number}");
-        nginx::start(
-            &stage.net.node,
-            stage.folder.path(),
-            &name,
-            &config,
-            PROXY_PORT,
-        )
-    };
+    let (node, folder) = (&stage.net.node, stage.folder.path());
     Ok(Attached::Proxy {
-        _processes: (0..cores).map(start).collect::<Result<_>>()?,
+        _process: nginx::start(node, folder, "proxy", &config, PROXY_PORT)?,
     })
 }
 

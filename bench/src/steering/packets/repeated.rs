@@ -8,12 +8,12 @@ use mirror_common::tunnel::Arm;
 
 use super::scene::{CANARY_CLIENT, FIRST_PORT, PLAIN_PORT, Scene, server};
 use super::{NOT_STEERED, PAYLOAD, STABLE};
-use crate::frames::{CLIENT, Segment, node, tcp};
+use crate::frames::{CLIENT, Segment, arp, node, tcp};
 use crate::raw_clone::RawClone;
 use crate::single::nanoseconds;
 
 /// Runs in one measurement.
-const RUNS: u32 = 200_000;
+const RUNS: u32 = 100_000;
 
 /// A packet, and who has to count it.
 pub(super) struct Case {
@@ -54,6 +54,11 @@ pub(super) fn cases() -> Result<Vec<Case>> {
     ]
     .into_iter()
     .collect()
+}
+
+/// What reading the clock takes once.
+pub(super) fn reading(clock: &RawClone, empty: &RawClone) -> Result<f64> {
+    Ok(clock.test_run(&arp(), RUNS)? - empty.test_run(&arp(), RUNS)?)
 }
 
 /// The program's own mean time. Sees that the packets were counted where they belong.
