@@ -1,4 +1,7 @@
-//! Ends TCP connections of this host, as `ss --kill` does: sock_diag(7), SOCK_DESTROY.
+//! TCP sockets of this network namespace, by sock_diag(7): listeners, as `ss --listening` shows
+//! them, and connections to end, as `ss --kill` does.
+
+mod listeners;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +14,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+pub(crate) use self::listeners::{Listener, listeners};
+
 /// `NLMSG_ERROR`, which also carries the acknowledgement.
 const ERROR: u16 = 2;
 /// `SOCK_DIAG_BY_FAMILY`.
@@ -21,6 +26,9 @@ const DESTROY: u16 = 21;
 const REQUEST: u16 = 0x1;
 const ACKNOWLEDGE: u16 = 0x4;
 
+/// The kernel fills no larger datagrams unless it is read with larger buffers.
+const DATAGRAM: usize = 32 << 10;
+
 /// `struct nlmsghdr`, in bytes.
 const HEADER: usize = 16;
 /// `struct inet_diag_sockid`'s cookie, from the start of `struct inet_diag_msg`.
@@ -30,6 +38,7 @@ const NO_COOKIE: [u8; 8] = [0xff; 8];
 
 const TCP_LISTEN: u8 = 10;
 const TCP_TIME_WAIT: u8 = 6;
+const ANY_STATE: u32 = u32::MAX;
 
 /// Ends connections, one at a time.
 #[derive(Debug)]
@@ -41,15 +50,7 @@ impl Destroyer {
     /// # Errors
     /// When the kernel has no sock_diag, or the process may not use it.
     pub(crate) fn open() -> io::Result<Self> {
-        let netlink = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkSockDiag,
-        )?;
-        // The kernel answers before `send` returns; this is for one that does not.
-        setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(1, 0))?;
-        Ok(Self { netlink })
+        Ok(Self { netlink: open()? })
     }
 
     /// Resets the connection between `local` and `remote`. Says whether there was one.
@@ -88,29 +89,49 @@ impl Destroyer {
         remote: SocketAddr,
         cookie: [u8; 8],
     ) -> io::Result<Vec<u8>> {
-        let request = request(kind, REQUEST | flags, local, remote, cookie);
+        let request = request(kind, flags, ANY_STATE, local, remote, cookie);
         send(self.netlink.as_raw_fd(), &request, MsgFlags::empty())?;
-        let mut answer = vec![0; 4096];
-        let length = recv(self.netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        answer.truncate(length);
-        Ok(answer)
+        receive(&self.netlink)
     }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    // The kernel answers before `send` returns; this is for one that does not.
+    setsockopt(&netlink, sockopt::ReceiveTimeout, &TimeVal::new(1, 0))?;
+    Ok(netlink)
+}
+
+/// One datagram of the kernel's.
+fn receive(netlink: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0; DATAGRAM];
+    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+fn too_short() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "sock_diag's answer is too short",
+    )
 }
 
 /// What an answer carries; nothing where there is no such socket.
 fn found(answer: &[u8]) -> io::Result<Option<&[u8]>> {
-    let broken = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "sock_diag's answer is too short",
-        )
-    };
-    let (header, message) = answer.split_first_chunk::<HEADER>().ok_or_else(broken)?;
+    let (header, message) = answer
+        .split_first_chunk::<HEADER>()
+        .ok_or_else(too_short)?;
     if u16::from_ne_bytes([header[4], header[5]]) != ERROR {
         return Ok(Some(message));
     }
     let code = message.first_chunk().map(|code| i32::from_ne_bytes(*code));
-    match code.ok_or_else(broken)? {
+    match code.ok_or_else(too_short)? {
         0 => Ok(Some(message)),
         code if Errno::from_raw(-code) == Errno::ENOENT => Ok(None),
         code => Err(io::Error::from_raw_os_error(-code)),
@@ -121,6 +142,7 @@ fn found(answer: &[u8]) -> io::Result<Option<&[u8]>> {
 fn request(
     kind: u16,
     flags: u16,
+    states: u32,
     local: SocketAddr,
     remote: SocketAddr,
     cookie: [u8; 8],
@@ -129,9 +151,8 @@ fn request(
         IpAddr::V4(_) => libc::AF_INET,
         IpAddr::V6(_) => libc::AF_INET6,
     };
-    let any_state = u32::MAX;
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-    body.extend(any_state.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend(local.port().to_be_bytes());
     body.extend(remote.port().to_be_bytes());
     body.extend(octets(local.ip()));
@@ -142,7 +163,7 @@ fn request(
     let length = (HEADER + body.len()) as u32;
     let mut message = length.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
+    message.extend((REQUEST | flags).to_ne_bytes());
     // Number and sender: the kernel only repeats them.
     message.extend([0; 8]);
     message.append(&mut body);

@@ -1,13 +1,12 @@
 //! Ports that we want to listen at.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use procfs::net::TcpState;
-use procfs::process::{FDTarget, all_processes};
-
 use super::Finding;
 use crate::config::collide;
+use crate::{servers, sock_diag};
 
 /// The admin endpoints: free, and not for everybody.
 pub(super) fn admin(address: SocketAddr) -> Vec<Finding> {
@@ -87,16 +86,13 @@ fn taken(key: &str, place: &str, owner: Option<Owner>) -> Finding {
 }
 
 /// Inodes of the sockets that keep us from listening at `wanted`.
-fn tcp_sockets(wanted: SocketAddr) -> Vec<u64> {
-    let entries = [procfs::net::tcp(), procfs::net::tcp6()];
-    let listening =
-        entries.into_iter().flatten().flatten().filter(|entry| {
-            entry.state == TcpState::Listen && collide(entry.local_address, wanted)
-        });
-    listening.map(|entry| entry.inode).collect()
+fn tcp_sockets(wanted: SocketAddr) -> BTreeSet<u64> {
+    let listeners = sock_diag::listeners().unwrap_or_default().into_iter();
+    let taken = listeners.filter(|listener| collide(listener.address, wanted));
+    taken.map(|listener| listener.inode).collect()
 }
 
-fn udp_sockets(wanted: SocketAddr) -> Vec<u64> {
+fn udp_sockets(wanted: SocketAddr) -> BTreeSet<u64> {
     let entries = [procfs::net::udp(), procfs::net::udp6()];
     let bound = entries
         .into_iter()
@@ -107,17 +103,10 @@ fn udp_sockets(wanted: SocketAddr) -> Vec<u64> {
 }
 
 /// The process that holds one of these sockets, where we may see it.
-fn owner(inodes: &[u64]) -> Option<Owner> {
-    all_processes().ok()?.flatten().find_map(|process| {
-        let mut descriptors = process.fd().ok()?.flatten();
-        let holds = descriptors
-            .any(|fd| matches!(fd.target, FDTarget::Socket(inode) if inodes.contains(&inode)));
-        let name = || process.stat().ok().map(|stat| stat.comm);
-        holds.then(name).flatten().map(|name| Owner {
-            name,
-            pid: process.pid,
-        })
-    })
+fn owner(sockets: &BTreeSet<u64>) -> Option<Owner> {
+    let (pid, _) = servers::holders(sockets).pop_first()?;
+    let name = servers::name(pid)?;
+    Some(Owner { name, pid })
 }
 
 #[cfg(test)]

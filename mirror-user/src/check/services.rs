@@ -1,17 +1,18 @@
 //! What clients dial.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
-
-use procfs::net::TcpState;
+use std::net::IpAddr;
 
 use super::Finding;
 use crate::config::{Node, Protocol, Service, ServiceAddress};
 use crate::netlink::HostAddress;
+use crate::servers;
+use crate::sock_diag::{self, Listener};
 
 /// `host` has the addresses of this host, `tapped` the numbers of the interfaces that are tapped.
 pub(super) fn findings(node: &Node, host: &[HostAddress], tapped: &BTreeSet<u32>) -> Vec<Finding> {
-    let listeners = listeners();
+    // Without them it says that nobody listens, which is to be looked after by hand then.
+    let listeners = sock_diag::listeners().unwrap_or_default();
     let mut findings = Vec::new();
     for service in &node.services {
         findings.extend(protocol(service));
@@ -20,6 +21,7 @@ pub(super) fn findings(node: &Node, host: &[HostAddress], tapped: &BTreeSet<u32>
             findings.extend(tap(service, *address, host, tapped));
         }
         findings.extend(canary(service, host, &listeners));
+        findings.extend(unseen(service, host, &listeners));
     }
     findings
 }
@@ -41,23 +43,12 @@ fn protocol(service: &Service) -> Option<Finding> {
     ))
 }
 
-/// Where this network namespace listens.
-fn listeners() -> Vec<SocketAddr> {
-    let entries = [procfs::net::tcp(), procfs::net::tcp6()];
-    let listening = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.state == TcpState::Listen);
-    listening.map(|entry| entry.local_address).collect()
-}
-
 /// Whether the address is one of this host's, and somebody listens there.
 fn place(
     service: &Service,
     address: ServiceAddress,
     host: &[HostAddress],
-    listeners: &[SocketAddr],
+    listeners: &[Listener],
 ) -> Finding {
     let here = |ip: IpAddr| host.iter().any(|own| own.ip == ip) || ip.is_loopback();
     if let Some(ip) = address.ip.filter(|&ip| !here(ip)) {
@@ -67,13 +58,7 @@ fn place(
             "nothing, if it is that of a pod or container: then let `interfaces` hold its veth, and not the NIC as well where addresses are translated (docker -p, NodePort); else correct `addresses`",
         );
     }
-    let serves = |listener: &SocketAddr| {
-        let ip = listener.ip().to_canonical();
-        // `[::]` takes IPv4 as well, unless it asked not to, which cannot be seen.
-        let any = |wanted: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || wanted.is_ipv4());
-        let serves = address.ip.is_none_or(|wanted| wanted == ip || any(wanted));
-        listener.port() == address.port && serves
-    };
+    let serves = |listener: &Listener| servers::serves(listener.address, address).is_some();
     if listeners.iter().any(serves) {
         return Finding::ok(about(service), format!("{address}: a server listens"));
     }
@@ -85,7 +70,7 @@ fn place(
 }
 
 /// Whether connections can be handed to the canary.
-fn canary(service: &Service, host: &[HostAddress], listeners: &[SocketAddr]) -> Option<Finding> {
+fn canary(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Option<Finding> {
     let canary = service.canary.as_ref()?;
     let ip = canary.address.ip();
     if !host.iter().any(|own| own.ip == ip) && !ip.is_loopback() {
@@ -103,6 +88,32 @@ fn canary(service: &Service, host: &[HostAddress], listeners: &[SocketAddr]) -> 
     Some(Finding {
         what: format!("canary {}", found.what),
         ..found
+    })
+}
+
+/// Whether there are servers of a service with a canary whose processes cannot be seen.
+fn unseen(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Option<Finding> {
+    let canary = service.canary.as_ref()?;
+    let local: Vec<IpAddr> = host.iter().map(|own| own.ip).collect();
+    let own = ServiceAddress {
+        ip: Some(canary.address.ip()),
+        port: canary.address.port(),
+    };
+    let addresses = service.addresses.iter().copied().chain([own]);
+    let hidden = addresses.filter(|&address| {
+        let sockets: BTreeSet<u64> = servers::sockets(address, listeners, &local).collect();
+        !sockets.is_empty() && servers::holders(&sockets).is_empty()
+    });
+    let hidden: Vec<String> = hidden.map(|address| address.to_string()).collect();
+    (!hidden.is_empty()).then(|| {
+        Finding::warn(
+            about(service),
+            format!(
+                "{}: whose process listens cannot be seen, and there will be no CPU and memory of it",
+                hidden.join(", ")
+            ),
+            "give modelmirror CAP_SYS_PTRACE, and the host's processes to see (`hostPID: true`); nothing, if it is docker-proxy that listens for a container",
+        )
     })
 }
 
@@ -126,6 +137,8 @@ fn tap(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::check::Level;
 
@@ -150,13 +163,20 @@ mod tests {
         }
     }
 
+    fn listening(at: &str) -> Listener {
+        Listener {
+            address: at.parse().unwrap(),
+            inode: 1,
+        }
+    }
+
     /// The service's address (unspecified = any), a listener, and what is found.
     fn check(wanted: &str, listener: &str, level: Level, words: &str) {
         let host = [HostAddress {
             interface: 2,
             ip: [10, 0, 0, 5].into(),
         }];
-        let listeners = [listener.parse().unwrap()];
+        let listeners = [listening(listener)];
         let found = place(&service(), address(wanted), &host, &listeners);
         assert!(
             found.level == level && found.what.contains(words),
@@ -210,7 +230,7 @@ mod tests {
                  [service.canary]\naddress = \"{at}\""
             );
             let node = crate::config::node(&text, &|_| unreachable!()).unwrap();
-            let listeners = ["0.0.0.0:81".parse().unwrap()];
+            let listeners = [listening("0.0.0.0:81")];
             let found = canary(&node.services[0], &host, &listeners).unwrap();
             assert!(
                 found.level == level && found.what.contains(words),
