@@ -289,7 +289,7 @@ impl ServiceAddress {
     }
 
     /// What a listener of this host occupies; an unspecified address is any.
-    fn of_listener(listener: SocketAddr) -> Self {
+    pub(crate) fn of_listener(listener: SocketAddr) -> Self {
         let ip = listener.ip();
         Self {
             ip: (!ip.is_unspecified()).then_some(ip),

@@ -18,7 +18,8 @@ mod status;
 pub use crate::dataplane::Mechanism;
 pub use crate::state::{Change, Source};
 pub use canary::{
-    Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Quantiles, Rest, ShareState,
+    Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Concentration, Quantiles, Rest,
+    ServerUse, ShareState,
 };
 pub use client::{Client, ClientError};
 pub use server::{bind, serve};

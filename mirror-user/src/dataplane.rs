@@ -3,6 +3,7 @@
 //! Links and maps are pinned under `PIN_DIR/v{ABI_VERSION}/{links,maps}` and outlive the process.
 
 mod attach;
+mod connections;
 mod maps;
 mod pins;
 mod steering;
@@ -16,6 +17,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_common::ABI_VERSION;
 
 pub use attach::{foreign_programs, tcx_works};
+pub use connections::Connections;
 pub use maps::Pulse;
 pub use pins::detach_all;
 

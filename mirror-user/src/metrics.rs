@@ -8,12 +8,13 @@ use std::time::Duration;
 use mirror_common::tunnel::Arm;
 use prometheus::core::{Collector, Metric as _};
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 pub use node::Node;
 
+use crate::servers::Usage;
 use crate::shadow::capture::{Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
@@ -46,7 +47,7 @@ macro_rules! labelled {
 }
 
 single!(Gauge IntCounter IntGauge);
-labelled!(GaugeVec IntCounterVec IntGaugeVec);
+labelled!(CounterVec GaugeVec IntCounterVec IntGaugeVec);
 
 impl Metric for HistogramVec {
     fn create(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
@@ -137,6 +138,12 @@ metrics! {
         queue: IntGaugeVec = "modelmirror_shadow_queue_length" ["service"],
         /// Exchanges with the shadow going on.
         active: IntGaugeVec = "modelmirror_shadow_exchanges_active" ["service"],
+        /// CPU time of the processes that serve the shadow on this host, since they were found first.
+        server_cpu: CounterVec = "modelmirror_shadow_server_cpu_seconds_total" ["service", "version"],
+        /// Memory in RAM of the processes that serve the shadow on this host.
+        server_resident: IntGaugeVec = "modelmirror_shadow_server_resident_bytes" ["service", "version"],
+        /// How many processes serve the shadow on this host.
+        server_processes: IntGaugeVec = "modelmirror_shadow_server_processes" ["service", "version"],
         /// Requests sent a second time because the kept connection had been closed.
         retries: IntCounterVec = "modelmirror_shadow_retries_total" ["service"],
         /// Copies of a tap by what became of them, and other datagrams by what they were.
@@ -287,6 +294,22 @@ impl Agent {
         self.receive_buffer.set(gauge(receive_buffer));
         advance(&self.socket_drops, drops);
         advance(&self.not_allowed, not_allowed);
+    }
+
+    /// Shows what a service's shadow uses.
+    pub(crate) fn server(&self, service: &str, version: &str, usage: &Usage) {
+        let labels = [service, version];
+        let cpu = self.server_cpu.with_label_values(&labels);
+        cpu.inc_by((usage.cpu.as_secs_f64() - cpu.get()).max(0.0));
+        let processes = self.server_processes.with_label_values(&labels);
+        processes.set(gauge(usage.processes));
+        if usage.processes > 0 {
+            let resident = self.server_resident.with_label_values(&labels);
+            resident.set(gauge(usage.resident_bytes));
+        } else {
+            // There may be none.
+            let _ = self.server_resident.remove_label_values(&labels);
+        }
     }
 
     /// Shows the memory account.

@@ -124,9 +124,7 @@ fn too_short() -> io::Error {
 
 /// What an answer carries; nothing where there is no such socket.
 fn found(answer: &[u8]) -> io::Result<Option<&[u8]>> {
-    let (header, message) = answer
-        .split_first_chunk::<HEADER>()
-        .ok_or_else(too_short)?;
+    let (header, message) = answer.split_first_chunk::<HEADER>().ok_or_else(too_short)?;
     if u16::from_ne_bytes([header[4], header[5]]) != ERROR {
         return Ok(Some(message));
     }

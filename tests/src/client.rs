@@ -1,12 +1,13 @@
 //! A client that knows what it must be answered, and checks every byte of it.
 
-use std::io::{BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, BufReader, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::answers::{Answers, sha256};
 use crate::namespace::Namespace;
@@ -61,6 +62,7 @@ pub struct Client {
     namespace: Namespace,
     server: SocketAddr,
     answers: Option<Answers>,
+    source: Option<IpAddr>,
 }
 
 impl Client {
@@ -70,6 +72,15 @@ impl Client {
             namespace: namespace.clone(),
             server,
             answers: Some(answers.clone()),
+            source: None,
+        }
+    }
+
+    /// The same client at another of its host's addresses.
+    pub fn from(&self, source: IpAddr) -> Self {
+        Self {
+            source: Some(source),
+            ..self.clone()
         }
     }
 
@@ -79,6 +90,7 @@ impl Client {
             namespace: namespace.clone(),
             server,
             answers: None,
+            source: None,
         }
     }
 
@@ -89,7 +101,7 @@ impl Client {
     pub fn connect(&self) -> Result<Connection> {
         let stream = self
             .namespace
-            .run(|| TcpStream::connect_timeout(&self.server, PATIENCE))
+            .run(|| self.open())
             .with_context(|| format!("cannot connect to {}", self.server))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -103,6 +115,16 @@ impl Client {
             stream,
             sent: 0,
         })
+    }
+
+    fn open(&self) -> io::Result<TcpStream> {
+        let Some(source) = self.source else {
+            return TcpStream::connect_timeout(&self.server, PATIENCE);
+        };
+        let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&self.server.into(), PATIENCE)?;
+        Ok(socket.into())
     }
 
     /// Sends `requests` requests one after another over each of `connections` connections at once.

@@ -52,7 +52,7 @@ pub use process::Process;
 pub use program::{Agent, Daemon, Home, binary};
 pub use relay::{Loss, Relay};
 pub use scene::Scene;
-pub use server::{Mood, Received, Server};
+pub use server::{Mood, Received, Server, serve_alone};
 pub use topology::Topology;
 pub use trial::{Split, Trial, large};
 pub use tun::{Tun, tun};

@@ -244,6 +244,14 @@ impl Daemon {
         metrics(&self.namespace, NODE_ADMIN)
     }
 
+    /// What /metrics says now, as it says it.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn scrape(&self) -> Result<String> {
+        scrape(&self.namespace, NODE_ADMIN)
+    }
+
     /// Waits until an agent has echoed a control packet, from when on connections are copied.
     ///
     /// # Errors
@@ -299,6 +307,14 @@ impl Agent {
     /// When the agent does not answer.
     pub fn metrics(&self) -> Result<Metrics> {
         metrics(&self.namespace, SHADOW_ADMIN)
+    }
+
+    /// What /metrics says now, as it says it.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn scrape(&self) -> Result<String> {
+        scrape(&self.namespace, SHADOW_ADMIN)
     }
 
     /// How many of the service's requests ended so: `compared`, or the reason of a drop.
@@ -369,7 +385,11 @@ fn start(
 }
 
 fn metrics(namespace: &Namespace, admin: SocketAddr) -> Result<Metrics> {
+    Metrics::parse(&scrape(namespace, admin)?)
+}
+
+fn scrape(namespace: &Namespace, admin: SocketAddr) -> Result<String> {
     let (status, body) = get(namespace, admin, "/metrics")?;
     ensure!(status == 200, "/metrics says {status}: {body}");
-    Metrics::parse(&body)
+    Ok(body)
 }

@@ -119,12 +119,7 @@ impl Server {
     pub fn on(namespace: &Namespace, listener: TcpListener, answers: &Answers) -> Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State {
-            answers: answers.clone(),
-            mood: Mutex::new(Mood::Answer),
-            received: Mutex::default(),
-            connections: AtomicU64::new(0),
-        });
+        let state = State::new(answers);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -178,6 +173,29 @@ impl Server {
     /// Changes its mood from the next request on.
     pub fn set_mood(&self, mood: Mood) {
         *lock(&self.state.mood) = mood;
+    }
+}
+
+/// Serves at a listener until the process ends.
+///
+/// # Errors
+/// When nobody can be accepted.
+pub fn serve_alone(listener: TcpListener, answers: &Answers) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(listener, State::new(answers)))
+}
+
+impl State {
+    fn new(answers: &Answers) -> Arc<Self> {
+        Arc::new(Self {
+            answers: answers.clone(),
+            mood: Mutex::new(Mood::Answer),
+            received: Mutex::default(),
+            connections: AtomicU64::new(0),
+        })
     }
 }
 

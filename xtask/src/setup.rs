@@ -22,6 +22,9 @@ pub(crate) enum Need {
     Lints,
     /// What modelmirror is measured against.
     Bench,
+    /// Prometheus's own opinion of our metrics. Its package may start a server, so nobody gets it
+    /// without asking: the test that needs it is skipped where it is not, except under CI.
+    Promtool,
 }
 
 /// A Debian package.
@@ -53,6 +56,10 @@ const NETWORK: &[Package] = &[
         program: "nft",
     },
 ];
+const PROMTOOL: &[Package] = &[Package::Program {
+    package: "prometheus",
+    program: "promtool",
+}];
 const LINTS: &[Package] = &[Package::Itself("rust-web-clippy")];
 const BENCH: &[Package] = &[
     Package::Program {
@@ -88,6 +95,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<usize> {
             Need::Network => network()?,
             Need::Lints => lints()?,
             Need::Bench => packages(BENCH)?,
+            Need::Promtool => packages(PROMTOOL)?,
         };
     }
     Ok(installed)

@@ -8,6 +8,9 @@ use crate::setup::{self, Need};
 /// Sets up, builds and runs every test of the workspace.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Network])?;
+    if std::env::var_os("CI").is_some() {
+        setup::ensure(&[Need::Promtool])?;
+    }
     if !process::is_root() {
         println!(
             "test: not root, so the tests of the kernel and of network namespaces will say that they skip"

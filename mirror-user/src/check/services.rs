@@ -80,10 +80,7 @@ fn canary(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Op
             "run the canary on this host; this version steers to no other",
         ));
     }
-    let address = ServiceAddress {
-        ip: Some(ip),
-        port: canary.address.port(),
-    };
+    let address = ServiceAddress::of_listener(canary.address);
     let found = place(service, address, host, listeners);
     Some(Finding {
         what: format!("canary {}", found.what),
@@ -95,10 +92,7 @@ fn canary(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Op
 fn unseen(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Option<Finding> {
     let canary = service.canary.as_ref()?;
     let local: Vec<IpAddr> = host.iter().map(|own| own.ip).collect();
-    let own = ServiceAddress {
-        ip: Some(canary.address.ip()),
-        port: canary.address.port(),
-    };
+    let own = ServiceAddress::of_listener(canary.address);
     let addresses = service.addresses.iter().copied().chain([own]);
     let hidden = addresses.filter(|&address| {
         let sockets: BTreeSet<u64> = servers::sockets(address, listeners, &local).collect();

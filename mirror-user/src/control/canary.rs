@@ -1,6 +1,6 @@
 //! The canary's part of the control API.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,8 @@ pub struct CanaryState {
     pub up: Option<bool>,
     /// Why it does not.
     pub silent: Option<String>,
+    /// How the traffic is spread over clients; nothing where there is too little of it.
+    pub concentration: Option<Concentration>,
     /// What keeps it from being steered to.
     pub error: Option<String>,
 }
@@ -62,13 +64,16 @@ pub struct ShareState {
     pub set: Option<Share>,
     /// What holds.
     pub effective: Share,
-    /// What was reached, of what was opened since the counters began.
+    /// What was reached since it holds.
     pub achieved: Achieved,
 }
 
-/// The canary's part of what both versions did; nothing where they did nothing.
+/// The canary's part of what both versions did since the share last changed, or the daemon began;
+/// nothing where they did nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Achieved {
+    /// How long that is, in seconds; nothing before the share was written first.
+    pub seconds: Option<f64>,
     /// Of connections.
     pub connections: Option<f64>,
     /// Of answered requests.
@@ -110,6 +115,51 @@ pub struct Arm {
     pub first_byte: Quantiles,
     /// From the SYN to its acknowledgement, in seconds.
     pub handshake: Quantiles,
+    /// Its server's processes; nothing where they cannot be seen from here.
+    pub server: Option<ServerUse>,
+}
+
+/// What a version's server uses, all its processes together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerUse {
+    /// How many processes there are; none = it is gone.
+    pub processes: u64,
+    /// CPU time in seconds, since it was found first.
+    pub cpu_seconds: f64,
+    /// CPUs in use, over the last second.
+    pub cpus: Option<f64>,
+    /// Memory in RAM; what processes share counts for each.
+    pub resident_bytes: u64,
+}
+
+/// How the bytes of requests are spread over clients, of late: what came half a minute ago counts
+/// half.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Concentration {
+    /// Client addresses that sent any.
+    pub clients: u64,
+    /// Connections that carried any.
+    pub connections: u64,
+    /// The busiest of the addresses.
+    pub busiest: IpAddr,
+    /// Its part.
+    pub busiest_client: f64,
+    /// The busiest connection's part.
+    pub busiest_connection: f64,
+    /// So many equally busy addresses would be spread as unevenly.
+    pub client_keys: f64,
+    /// So many equally busy connections would be spread as unevenly.
+    pub connection_keys: f64,
+}
+
+impl Concentration {
+    /// How many keys there are to share out, weighted by how busy they are.
+    pub fn keys(&self, affinity: Affinity) -> f64 {
+        match affinity {
+            Affinity::Client => self.client_keys,
+            Affinity::Connection => self.connection_keys,
+        }
+    }
 }
 
 /// Connections that came for one reason.

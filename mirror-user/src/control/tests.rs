@@ -3,7 +3,7 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
-use crate::config::Share;
+use crate::config::{Affinity, Share};
 
 use super::*;
 
@@ -112,6 +112,91 @@ SERVICE sentiment  id 101, version v12, *:8000
 cost of our programs: p50 448 ns, p99 1024 ns a packet (one run in 1,024 timed: 39)
 ";
     assert_eq!(status().to_string(), expected);
+}
+
+#[test]
+fn both_versions_stand_side_by_side() {
+    let server = ServerUse {
+        processes: 5,
+        cpu_seconds: 71.3,
+        cpus: Some(0.314),
+        resident_bytes: 412_000_000,
+    };
+    let mut status = status();
+    status.services[0].mirror = None;
+    status.services[0].canary = Some(CanaryState {
+        version: "v13".to_owned(),
+        address: ([10, 0, 0, 5], 8001).into(),
+        affinity: Affinity::Client,
+        share: ShareState {
+            configured: Share::NONE,
+            set: Some(Share::try_from(0.05).unwrap()),
+            effective: Share::try_from(0.05).unwrap(),
+            achieved: Achieved {
+                seconds: Some(187.4),
+                connections: Some(0.05),
+                requests: Some(0.0612),
+                bytes: None,
+            },
+        },
+        arms: vec![
+            arm("stable", "v12", Some(server)),
+            arm("canary", "v13", None),
+        ],
+        concentration: Some(Concentration {
+            clients: 16,
+            connections: 94,
+            busiest: [10, 0, 0, 2].into(),
+            busiest_client: 0.0975,
+            busiest_connection: 0.02,
+            client_keys: 12.0,
+            connection_keys: 60.0,
+        }),
+        by: None,
+        up: None,
+        silent: None,
+        error: None,
+    });
+    let expected = "
+  canary       v13, 10.0.0.5:8001; a client keeps its version
+  share        0.05 effective; 0 in the file, 0.05 by cli
+  achieved     5.00 % of connections, 6.12 % of requests, - of bytes, in 3m 7s
+  clients      16 on 94 connections; 10.0.0.2 sends 9.75 % of the requests' bytes
+  VERSION                   stable v12  canary v13
+  connections                        7           7
+  open                               0           0
+  unanswered                         0           0
+  responses                          0           0
+    2xx 3xx 4xx 5xx            0 0 0 0     0 0 0 0
+  first byte p50                     -           -
+  first byte p99                     -           -
+  handshake p50                      -           -
+  bytes in, out               0 B, 0 B    0 B, 0 B
+  resets by client, server        0, 0        0, 0
+  server's CPUs                   0.31           -
+  server's memory             412.0 MB           -
+  server's processes                 5           -
+";
+    let shown = status.to_string();
+    assert!(shown.contains(expected), "{shown}");
+
+    let canary = status.services[0].canary.as_mut().unwrap();
+    (canary.arms[0].server, canary.concentration) = (None, None);
+    let shown = status.to_string();
+    assert!(
+        !shown.contains("server's") && !shown.contains("clients"),
+        "{shown}"
+    );
+}
+
+fn arm(arm: &str, version: &str, server: Option<ServerUse>) -> Arm {
+    Arm {
+        arm: arm.to_owned(),
+        version: version.to_owned(),
+        connections: 7,
+        server,
+        ..Arm::default()
+    }
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! What a service's two versions do, side by side.
 
+use std::time::Instant;
+
 use mirror_common::measure::{ArmCounters, Phase};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
+use super::Shared;
 use super::place::{Obstacle, Place};
+use super::servers::Versioned;
 use super::services::Service;
 use super::steering::share;
-use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ShareState};
+use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
 use crate::dataplane::{self, DataPlane};
 use crate::state::Overrides;
 
@@ -32,6 +36,7 @@ pub(super) fn describe(
             achieved: Achieved::default(),
         },
         arms: Vec::new(),
+        concentration: None,
         by: match &place {
             Some(Ok(Place::Away(way))) => Some(way.link.name.clone()),
             _ => None,
@@ -42,20 +47,35 @@ pub(super) fn describe(
     })
 }
 
-/// Reads what both versions of a service did.
-pub(super) fn fill(
-    plane: &DataPlane,
+/// Reads what both versions of a service did, and what their servers use.
+pub(crate) fn fill(
+    shared: &Shared,
     row: u32,
+    service: &str,
     stable: &str,
     canary: &mut CanaryState,
 ) -> Result<(), dataplane::Error> {
-    canary.arms = both(plane, row, [stable, &canary.version])?;
-    canary.share.achieved = achieved(&canary.arms);
+    canary.arms = both(&shared.plane, row, [stable, &canary.version])?;
+    canary.share.achieved = shared
+        .milestones
+        .achieved(row, &canary.arms, Instant::now());
+    let usage = shared.servers.usage();
+    for (arm, of) in [tunnel::Arm::Stable, tunnel::Arm::Canary]
+        .into_iter()
+        .zip(&mut canary.arms)
+    {
+        let server = Versioned {
+            service: service.to_owned(),
+            arm,
+            version: of.version.clone(),
+        };
+        of.server = usage.get(&server).map(ServerUse::from);
+    }
     Ok(())
 }
 
 /// Stable and the canary, in these versions, as the kernel counts them now.
-pub(crate) fn both(
+pub(super) fn both(
     plane: &DataPlane,
     row: u32,
     [stable, canary]: [&str; 2],
@@ -93,6 +113,7 @@ fn describe_arm(
         other_responses,
         first_byte: quantiles(Phase::FirstByte)?,
         handshake: quantiles(Phase::Handshake)?,
+        server: None,
     })
 }
 
@@ -105,49 +126,4 @@ fn choices(counters: &ArmCounters) -> Vec<ChoiceCount> {
             connections,
         })
         .collect()
-}
-
-/// The second arm's part of both.
-pub(crate) fn achieved(arms: &[Arm]) -> Achieved {
-    let part = |of: &dyn Fn(&Arm) -> u64| {
-        let all: u64 = arms.iter().map(of).sum();
-        let canary = arms.last().map_or(0, of);
-        (all > 0).then(|| canary as f64 / all as f64)
-    };
-    Achieved {
-        connections: part(&|arm| arm.connections),
-        requests: part(&|arm| arm.first_byte.count),
-        bytes: part(&|arm| arm.bytes.iter().sum()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_canary_s_part_is_of_what_both_did() {
-        let arm = |connections, requests, bytes| Arm {
-            connections,
-            bytes,
-            first_byte: Quantiles {
-                count: requests,
-                ..Quantiles::default()
-            },
-            ..Arm::default()
-        };
-        assert_eq!(
-            achieved(&[arm(0, 0, [0, 0]), arm(0, 0, [0, 0])]),
-            Achieved::default()
-        );
-        let expected = Achieved {
-            connections: Some(0.25),
-            requests: Some(0.5),
-            bytes: Some(0.9),
-        };
-        assert_eq!(
-            achieved(&[arm(3, 7, [60, 40]), arm(1, 7, [800, 100])]),
-            expected
-        );
-    }
 }

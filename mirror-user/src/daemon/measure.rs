@@ -1,10 +1,13 @@
 //! What the last second has brought: load, dropped packets, clones that went astray; and what the
 //! agents are told of it.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-use super::{Daemon, services};
+use mirror_common::tunnel::Arm;
+
+use super::{Daemon, Shared, arms, services};
 
 impl Daemon {
     /// Looks at the counters, and sets the services' samples.
@@ -18,6 +21,51 @@ impl Daemon {
                 tracing::warn!(service = service.config.name, "{error}");
             }
         }
+    }
+
+    /// Has it looked at who sends the traffic of services with a canary.
+    pub(super) fn ask_census(&self) {
+        let shared = self.lock();
+        let with_canary = self
+            .services
+            .iter()
+            .filter(|service| service.config.canary.is_some());
+        let answered = with_canary.filter_map(|service| {
+            let row = service.row;
+            let [stable, canary] =
+                [Arm::Stable, Arm::Canary].map(|arm| shared.plane.arm_counters(row, arm));
+            let classes = stable.ok()?.classes.into_iter().chain(canary.ok()?.classes);
+            Some((row, classes.sum()))
+        });
+        let answered: BTreeMap<u32, u64> = answered.collect();
+        drop(shared);
+        if !answered.is_empty() {
+            self.census.ask(answered);
+        }
+    }
+
+    /// Remembers what both versions have done where another share has begun to hold.
+    pub(super) fn pass_milestones(&mut self) {
+        let now = Instant::now();
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shared {
+            plane, milestones, ..
+        } = &mut *shared;
+        let mut rows = Vec::new();
+        for service in &self.services {
+            let Some(canary) = &service.config.canary else {
+                continue;
+            };
+            rows.push(service.row);
+            let versions = [service.config.stable_version.as_str(), &canary.version];
+            if let Ok(steering) = plane.steering(service.row)
+                && milestones.has_passed(service.row, &steering)
+                && let Ok(arms) = arms::both(plane, service.row, versions)
+            {
+                milestones.set(service.row, &steering, arms, now);
+            }
+        }
+        milestones.retain(|row| rows.contains(&row));
     }
 
     /// Attaches anew where clones have left without their headers: something in the egress chain

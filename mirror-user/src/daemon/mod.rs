@@ -12,15 +12,18 @@ mod attachments;
 mod budget;
 mod canary;
 mod commands;
+mod concentration;
 #[cfg(test)]
 mod fixtures;
 mod health;
 mod heartbeat;
 mod measure;
+mod milestones;
 mod network;
 mod numbers;
 mod place;
 mod rules;
+mod servers;
 mod services;
 mod status;
 mod steering;
@@ -42,9 +45,12 @@ use tokio::sync::{mpsc, watch};
 use self::agents::{Agent, Echo};
 use self::attachments::Attachments;
 use self::canary::Drain;
+use self::concentration::census::Census;
 use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
+use self::milestones::Milestones;
 use self::network::{Interest, Look, View};
+use self::servers::Versioned;
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
 use crate::admin;
@@ -56,6 +62,9 @@ use crate::state::State;
 
 /// How often everything is looked after: an agent's death is to be noticed within 3 s.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How many of them lie between two looks at who sends the services' traffic: 5 s.
+const CENSUS: u64 = 10;
 
 /// How the daemon was started.
 #[derive(Clone, Debug)]
@@ -157,6 +166,10 @@ pub struct Shared {
     pub rows: Vec<u32>,
     /// Numbers of the agents in the maps, in the order of `status`.
     pub numbers: Vec<u32>,
+    /// What had been counted when the shares that hold began to.
+    pub(crate) milestones: Milestones,
+    /// What the servers of services with a canary use.
+    pub(crate) servers: crate::servers::Watch<Versioned>,
 }
 
 struct Daemon {
@@ -184,6 +197,8 @@ struct Daemon {
     attachments: Attachments,
     /// Canaries whose connections are to end.
     drains: Vec<Drain>,
+    /// Who sends the traffic of services with a canary.
+    census: Census,
     heartbeat: Heartbeat,
     reports: u64,
     ticks: u64,
@@ -214,6 +229,7 @@ impl Daemon {
             }
         })?;
         let mechanism = plane.mechanism();
+        let census = Census::start(plane.connection_reader()?)?;
         let (echoes, echoed) = mpsc::channel(64);
         let (attempts, attempted) = mpsc::channel(64);
         let shared = Shared {
@@ -221,6 +237,8 @@ impl Daemon {
             status: status::empty(),
             rows: Vec::new(),
             numbers: Vec::new(),
+            milestones: Milestones::default(),
+            servers: crate::servers::Watch::start(servers::wanted(&config))?,
         };
         let mut daemon = Self {
             state,
@@ -238,6 +256,7 @@ impl Daemon {
             view: None,
             attachments: Attachments::default(),
             drains: Vec::new(),
+            census,
             heartbeat,
             reports: 0,
             ticks: 0,
@@ -262,8 +281,9 @@ impl Daemon {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the network's watcher what to look at.
+    /// Tells those who look after the network and the servers what to look at.
     fn say_interest(&self) {
+        self.lock().servers.want(servers::wanted(&self.config));
         let interest = Interest {
             interfaces: self.config.interfaces.clone(),
             hosts: self
@@ -287,6 +307,9 @@ impl Daemon {
             self.measure();
             self.bring_back_escaped();
             self.ask().await;
+        }
+        if self.ticks % CENSUS == 1 {
+            self.ask_census();
         }
         self.end_drains();
         self.settle();
@@ -356,6 +379,7 @@ impl Daemon {
         self.watch_canaries();
         self.attach();
         self.write_rules();
+        self.pass_milestones();
         self.publish();
     }
 

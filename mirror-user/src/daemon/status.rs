@@ -7,7 +7,7 @@ use mirror_common::ABI_VERSION;
 use mirror_common::tunnel::Direction;
 use mirror_common::verdict::Reason;
 
-use super::{Daemon, Shared, arms, place};
+use super::{Daemon, Shared, arms, concentration, place};
 use crate::admin::Readiness;
 use crate::config::ServiceAddress;
 use crate::control::{
@@ -72,7 +72,8 @@ impl Daemon {
         let mut status = shared.status.clone();
         for (service, &row) in status.services.iter_mut().zip(&shared.rows) {
             if let Some(canary) = &mut service.canary
-                && let Err(error) = arms::fill(&shared.plane, row, &service.version, canary)
+                && let Err(error) =
+                    arms::fill(&shared, row, &service.name, &service.version, canary)
             {
                 status.warnings.push(error.to_string());
             }
@@ -121,11 +122,21 @@ impl Daemon {
             .values()
             .map(|agent| describe(agent, now))
             .collect();
+        let spreads = self.census.found();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = Vec::new();
         for service in &self.services {
             match self.describe_service(&shared, service) {
-                Ok(described) => {
+                Ok(mut described) => {
+                    if let Some(canary) = &mut described.canary
+                        && let Some(spread) = spreads.get(&service.row)
+                    {
+                        canary.concentration = Some(*spread);
+                        let share = canary.share.effective;
+                        let said = concentration::warning(spread, canary.affinity, share);
+                        let said = said.map(|said| format!("{}: {said}", described.name));
+                        status.warnings.extend(said);
+                    }
                     status.services.push(described);
                     rows.push(service.row);
                 }

@@ -68,8 +68,18 @@ families! {
     CANARY_UP = GAUGE "modelmirror_canary_up",
     /// Packets to or from a canary on another host that could not be translated, and went nowhere.
     UNTRANSLATED = COUNTER "modelmirror_untranslated_packets_total",
-    /// The canary's part of what both versions did since the counters began.
+    /// The canary's part of what both versions did since the share last changed or the daemon began.
     ACHIEVED = GAUGE "modelmirror_canary_achieved_ratio",
+    /// The busiest client address's part of the bytes of requests, of late.
+    CONCENTRATION = GAUGE "modelmirror_client_concentration_ratio",
+    /// Affinity keys that there are to share out, weighted by how busy they are, of late.
+    AFFINITY_KEYS = GAUGE "modelmirror_affinity_keys",
+    /// CPU time of the processes that serve a version on this host, since they were found first.
+    SERVER_CPU = COUNTER "modelmirror_server_cpu_seconds_total",
+    /// Memory in RAM of the processes that serve a version on this host.
+    SERVER_RESIDENT = GAUGE "modelmirror_server_resident_bytes",
+    /// How many processes serve a version on this host.
+    SERVER_PROCESSES = GAUGE "modelmirror_server_processes",
     /// Connections that hit the mirror budget and are not copied until they close.
     OVER_BUDGET = COUNTER "modelmirror_over_budget_connections_total",
     /// Whether the service is being mirrored (1) or switched off (0).
@@ -168,8 +178,13 @@ impl Scrape {
     }
 
     fn counter(&mut self, family: &Family, labels: &[(&str, &str)], value: u64) {
+        self.seconds(family, labels, value as f64);
+    }
+
+    /// A counter of seconds.
+    fn seconds(&mut self, family: &Family, labels: &[(&str, &str)], value: f64) {
         let mut counter = Counter::default();
-        counter.set_value(value as f64);
+        counter.set_value(value);
         self.add(family, labels, |metric| metric.set_counter(counter));
     }
 

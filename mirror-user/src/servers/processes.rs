@@ -115,9 +115,15 @@ mod tests {
         let this = listed.iter().find(|process| process.id.pid == pid).unwrap();
         let (before, now) = (this.id.started, uptime());
         assert!(before <= now, "{before:?} {now:?}");
-        assert_eq!(this.parent, std::os::unix::process::parent_id().cast_signed());
+        assert_eq!(
+            this.parent,
+            std::os::unix::process::parent_id().cast_signed()
+        );
         let again = read(this.id).unwrap();
-        assert!(again.cpu >= this.cpu && again.resident_bytes > 1 << 20, "{again:?}");
+        assert!(
+            again.cpu >= this.cpu && again.resident_bytes > 1 << 20,
+            "{again:?}"
+        );
         let reused = Id {
             started: Duration::ZERO,
             ..this.id

@@ -142,17 +142,18 @@ mod tests {
             (&[process(7, 3, 10)], 0),
             (&[process(7, 3, 11), process(9, 1_001, 4)], 5),
             // It was there long ago, and has only now begun to listen.
-            (&[process(7, 3, 11), process(9, 1_001, 4), process(10, 5, 900)], 5),
+            (
+                &[process(7, 3, 11), process(9, 1_001, 4), process(10, 5, 900)],
+                5,
+            ),
         ];
         check(&looks);
     }
 
     #[test]
     fn an_id_that_is_given_again_is_another_process() {
-        let looks: [(&[Process], u64); 2] = [
-            (&[process(7, 3, 10)], 0),
-            (&[process(7, 1_005, 2)], 2),
-        ];
+        let looks: [(&[Process], u64); 2] =
+            [(&[process(7, 3, 10)], 0), (&[process(7, 1_005, 2)], 2)];
         check(&looks);
     }
 

@@ -66,8 +66,11 @@ impl<K: Clone + Ord + Send + 'static> Watch<K> {
 
     /// Looks after these servers from now on. What is known of those that stay stays.
     pub(crate) fn want(&self, wanted: Wanted<K>) {
-        *lock(&self.shared.wanted) = wanted;
-        let _ = self.wake.try_send(());
+        let mut known = lock(&self.shared.wanted);
+        if *known != wanted {
+            *known = wanted;
+            let _ = self.wake.try_send(());
+        }
     }
 
     /// What each server uses, where it has been seen.
@@ -182,7 +185,8 @@ impl<K: Clone + Ord> Watcher<K> {
         let moment = processes::uptime();
         let processes = processes::all();
         if let Some(scanned) = scanned {
-            let holder = |process: &Process| Some((process.id, scanned.get(&process.id.pid)?.clone()));
+            let holder =
+                |process: &Process| Some((process.id, scanned.get(&process.id.pid)?.clone()));
             self.holders = processes.iter().filter_map(holder).collect();
         }
         let held = |(id, sockets): (&Id, &BTreeSet<u64>)| {
@@ -204,7 +208,9 @@ impl<K: Clone + Ord> Watcher<K> {
     fn listening(&mut self) -> BTreeMap<u64, BTreeSet<K>> {
         let listeners = sock_diag::listeners().inspect_err(|error| {
             if !self.blind {
-                tracing::warn!("no CPU and memory of servers: the kernel tells of no listeners: {error}");
+                tracing::warn!(
+                    "no CPU and memory of servers: the kernel tells of no listeners: {error}"
+                );
             }
         });
         self.blind = listeners.is_err();

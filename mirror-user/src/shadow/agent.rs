@@ -27,6 +27,8 @@ use super::memory::Memory;
 use super::replay::{Load, Replay};
 use super::{record, summary};
 use crate::admin::{self, Readiness};
+use crate::config::ServiceAddress;
+use crate::servers::Watch;
 use crate::{config, metrics};
 
 mod dispatch;
@@ -139,14 +141,17 @@ impl Agent {
             .iter()
             .map(|service| Replay::new(service, memory.clone(), clock, Arc::clone(&judge)))
             .collect();
-        let loads: Arc<[_]> = replays.iter().map(Replay::load).collect();
+        let figures = Arc::new(Figures {
+            memory: memory.clone(),
+            loads: replays.iter().map(Replay::load).collect(),
+            servers: servers(&config),
+        });
         let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
         let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
         let dispatched = tokio::spawn(dispatcher.run(events));
         let mut served = JoinSet::new();
-        let figures = (memory.clone(), Arc::clone(&loads));
-        served.spawn(serve_admin(admin, &judge, figures, &intake));
-        let shown = tokio::spawn(show(Arc::clone(&judge), memory, loads));
+        served.spawn(serve_admin(admin, &judge, Arc::clone(&figures), &intake));
+        let shown = tokio::spawn(show(Arc::clone(&judge), figures));
         if let (Some(listener), Some(api)) = (api, config.api) {
             served.spawn(serve_api(listener, api.token.value, Arc::clone(&judge)));
         }
@@ -165,6 +170,25 @@ impl Agent {
     }
 }
 
+/// Where figures come from that nobody reports.
+struct Figures {
+    memory: Memory,
+    /// By the services' places in the config, as the servers are.
+    loads: Vec<Arc<Load>>,
+    servers: Option<Watch<usize>>,
+}
+
+/// Looks after the shadows that are on this host.
+fn servers(config: &config::Shadow) -> Option<Watch<usize>> {
+    let target =
+        |service: &config::ShadowService| vec![ServiceAddress::of_listener(service.target)];
+    let targets = config.services.iter().map(target);
+    let watch = Watch::start(targets.enumerate().collect());
+    watch
+        .inspect_err(|error| tracing::warn!("no CPU and memory of the shadows: {error}"))
+        .ok()
+}
+
 /// Lets the process open as many files as it may. Each connection of production's has one to the
 /// shadow, and of the 1,024 that most systems begin with there are soon none left.
 fn raise_file_limit() {
@@ -178,7 +202,7 @@ fn raise_file_limit() {
 fn serve_admin(
     listener: TcpListener,
     judge: &Arc<Judge>,
-    (memory, loads): (Memory, Arc<[Arc<Load>]>),
+    figures: Arc<Figures>,
     intake: &Intake,
 ) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
     let alive = intake.alive();
@@ -187,7 +211,7 @@ fn serve_admin(
     let judge = Arc::downgrade(judge);
     let gather = move || {
         if let Some(judge) = judge.upgrade() {
-            judge.show(&memory, &loads);
+            judge.show(&figures);
         }
         registry.gather()
     };
@@ -203,11 +227,11 @@ async fn serve_api(listener: TcpListener, token: String, judge: Arc<Judge>) -> s
 }
 
 /// Shows the figures and writes the ledgers, once a second.
-async fn show(judge: Arc<Judge>, memory: Memory, loads: Arc<[Arc<Load>]>) {
+async fn show(judge: Arc<Judge>, figures: Arc<Figures>) {
     let mut interval = tokio::time::interval(SHOW);
     loop {
         interval.tick().await;
-        judge.show(&memory, &loads);
+        judge.show(&figures);
         judge.write_ledgers();
     }
 }

@@ -50,9 +50,7 @@ fn take(mut datagram: &[u8], listeners: &mut Vec<Listener>) -> io::Result<bool> 
     while let Some(length) = datagram.first_chunk() {
         let length = u32::from_ne_bytes(*length) as usize;
         let whole = datagram.get(..length).ok_or_else(too_short)?;
-        let (header, message) = whole
-            .split_first_chunk::<HEADER>()
-            .ok_or_else(too_short)?;
+        let (header, message) = whole.split_first_chunk::<HEADER>().ok_or_else(too_short)?;
         match u16::from_ne_bytes([header[4], header[5]]) {
             DONE => return Ok(false),
             ERROR => return found(whole).map(|_| false),

@@ -19,6 +19,8 @@ mod protocol;
 mod reload;
 mod report;
 mod requests_only;
+mod servers;
 mod steering;
 mod takeover;
 mod traffic;
+mod watching;

@@ -1,12 +1,13 @@
 //! A canary and both its versions side by side.
 
 use std::fmt;
+use std::time::Duration;
 
 use comfy_table::CellAlignment;
 
 use super::{bytes, dash, table, trimmed};
 use crate::config::Affinity;
-use crate::control::{Arm, CanaryState};
+use crate::control::{Arm, CanaryState, ServerUse};
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Result {
     let kept = match canary.affinity {
@@ -39,13 +40,30 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
         None => writeln!(f)?,
     }
     let achieved = &share.achieved;
-    writeln!(
+    write!(
         f,
         "  achieved     {} of connections, {} of requests, {} of bytes",
         percent(achieved.connections),
         percent(achieved.requests),
         percent(achieved.bytes)
     )?;
+    match achieved.seconds {
+        Some(seconds) => {
+            let time = humantime::format_duration(Duration::from_secs(seconds as u64));
+            writeln!(f, ", in {time}")?;
+        }
+        None => writeln!(f)?,
+    }
+    if let Some(spread) = &canary.concentration {
+        writeln!(
+            f,
+            "  clients      {} on {} connections; {} sends {} of the requests' bytes",
+            spread.clients,
+            spread.connections,
+            spread.busiest,
+            percent(Some(spread.busiest_client))
+        )?;
+    }
     for line in arms(&canary.arms).lines() {
         writeln!(f, "  {line}")?;
     }
@@ -83,7 +101,22 @@ fn arms(arms: &[Arm]) -> String {
             arm.resets.map(|count| count.to_string()).join(", ")
         }),
     ];
-    for (name, of) in rows {
+    let servers: [Row; 3] = [
+        ("server's CPUs", |arm| {
+            server(arm, |server| {
+                server.cpus.map_or_else(dash, |cpus| format!("{cpus:.2}"))
+            })
+        }),
+        ("server's memory", |arm| {
+            server(arm, |server| bytes(server.resident_bytes))
+        }),
+        ("server's processes", |arm| {
+            server(arm, |server| server.processes.to_string())
+        }),
+    ];
+    let seen = arms.iter().any(|arm| arm.server.is_some());
+    let servers = servers.into_iter().filter(|_| seen);
+    for (name, of) in rows.into_iter().chain(servers) {
         let mut cells = vec![name.to_owned()];
         cells.extend(arms.iter().map(of));
         table.add_row(cells);
@@ -94,6 +127,10 @@ fn arms(arms: &[Arm]) -> String {
         table.add_row(cells);
     }
     trimmed(&table)
+}
+
+fn server(arm: &Arm, of: impl Fn(&ServerUse) -> String) -> String {
+    arm.server.as_ref().map_or_else(dash, of)
 }
 
 /// Why connections came to each version, but for the share itself.

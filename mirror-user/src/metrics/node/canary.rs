@@ -5,8 +5,9 @@ use mirror_common::measure::Phase;
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::{
-    ACHIEVED, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, CONNECTIONS, FIRST_BYTE, Family,
-    HANDSHAKE, OPEN, RESETS, RESPONSES, RETRANSMISSIONS, STEERED, Scrape, UNANSWERED, UNTRANSLATED,
+    ACHIEVED, AFFINITY_KEYS, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, CONCENTRATION,
+    CONNECTIONS, FIRST_BYTE, Family, HANDSHAKE, OPEN, RESETS, RESPONSES, RETRANSMISSIONS,
+    SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, Scrape, UNANSWERED, UNTRANSLATED,
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::{Shared, arms};
@@ -30,11 +31,16 @@ impl Scrape {
         if let Some(up) = canary.up {
             self.gauge(&CANARY_UP, &[("service", service)], up.into());
         }
-        let versions = [stable, &canary.version];
-        let Ok(arms) = arms::both(&shared.plane, row, versions) else {
+        if let Some(spread) = &canary.concentration {
+            let labels = [("service", service)];
+            self.gauge(&CONCENTRATION, &labels, spread.busiest_client);
+            self.gauge(&AFFINITY_KEYS, &labels, spread.keys(canary.affinity));
+        }
+        let mut canary = canary.clone();
+        if arms::fill(shared, row, service, stable, &mut canary).is_err() {
             return;
-        };
-        let achieved = arms::achieved(&arms);
+        }
+        let achieved = canary.share.achieved;
         let achieved = [
             ("connections", achieved.connections),
             ("requests", achieved.requests),
@@ -45,14 +51,14 @@ impl Scrape {
                 self.gauge(&ACHIEVED, &[("service", service), ("by", by)], ratio);
             }
         }
-        if let Some(canary) = arms.last() {
+        if let Some(canary) = canary.arms.last() {
             for direction in [Direction::Request, Direction::Response] {
                 let labels = [("service", service), ("direction", direction.label())];
                 let packets = canary.untranslated[direction as usize];
                 self.counter(&UNTRANSLATED, &labels, packets);
             }
         }
-        for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&arms) {
+        for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&canary.arms) {
             self.arm(service, state);
             let of = [
                 (&FIRST_BYTE, Phase::FirstByte),
@@ -94,6 +100,13 @@ impl Scrape {
         }
         if arm.other_responses > 0 {
             self.counter(&RESPONSES, &with("class", "other"), arm.other_responses);
+        }
+        if let Some(server) = &arm.server {
+            self.seconds(&SERVER_CPU, &labels, server.cpu_seconds);
+            self.gauge(&SERVER_PROCESSES, &labels, server.processes as f64);
+            if server.processes > 0 {
+                self.gauge(&SERVER_RESIDENT, &labels, server.resident_bytes as f64);
+            }
         }
     }
 

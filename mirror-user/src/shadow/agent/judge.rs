@@ -8,14 +8,14 @@ use std::time::Duration;
 use mirror_common::tunnel::Arm;
 use tokio::sync::watch;
 
+use super::Figures;
 use crate::config;
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
-use crate::shadow::memory::Memory;
 use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError};
 use crate::shadow::record::Recorder;
-use crate::shadow::replay::{Answered, Load, Sink};
+use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
 use crate::shadow::summary::{ServiceSummary, Summary};
@@ -176,10 +176,15 @@ impl Judge {
     }
 
     /// Shows the figures.
-    pub(super) fn show(&self, memory: &Memory, loads: &[Arc<Load>]) {
+    pub(super) fn show(&self, figures: &Figures) {
+        let memory = &figures.memory;
+        let servers = figures.servers.as_ref().map(|servers| servers.usage());
         for (index, service) in self.services.iter().enumerate() {
             let balance = service.ledger.balance();
-            let load = loads.get(index);
+            let load = figures.loads.get(index);
+            if let Some(usage) = servers.as_ref().and_then(|usage| usage.get(&index)) {
+                self.metrics.server(&service.name, &service.version, usage);
+            }
             service.metrics.show(&ServiceFigures {
                 in_flight: balance.in_flight(),
                 fidelity: balance.fidelity(),

@@ -1,0 +1,72 @@
+//! The thread that looks at the table of connections.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Tracker;
+use crate::control::Concentration;
+use crate::dataplane::Connections;
+
+/// After a look it rests for so many times what that took: 2 % of a CPU at most.
+const REST: u32 = 50;
+
+/// By the services' rows.
+type Found = BTreeMap<u32, Concentration>;
+
+/// Looks when it is asked, until it is dropped.
+#[derive(Debug)]
+pub(in crate::daemon) struct Census {
+    asks: SyncSender<BTreeMap<u32, u64>>,
+    found: Arc<Mutex<Found>>,
+}
+
+impl Census {
+    /// # Errors
+    /// When there can be no more threads.
+    pub(in crate::daemon) fn start(connections: Connections) -> io::Result<Self> {
+        // One place: what cannot be looked at soon is looked at next time.
+        let (asks, asked) = sync_channel(1);
+        let found = Arc::new(Mutex::default());
+        let finds = Arc::clone(&found);
+        std::thread::Builder::new()
+            .name("census".to_owned())
+            .spawn(move || keep_looking(&connections, &asked, &finds))?;
+        Ok(Self { asks, found })
+    }
+
+    /// Asks about services, which have answered so many requests by now. Does not wait.
+    pub(in crate::daemon) fn ask(&self, requests: BTreeMap<u32, u64>) {
+        let _ = self.asks.try_send(requests);
+    }
+
+    /// What the last look came to.
+    pub(in crate::daemon) fn found(&self) -> Found {
+        lock(&self.found).clone()
+    }
+}
+
+fn keep_looking(
+    connections: &Connections,
+    asked: &Receiver<BTreeMap<u32, u64>>,
+    finds: &Mutex<Found>,
+) {
+    let (mut tracker, mut rest_until) = (Tracker::default(), Instant::now());
+    while let Ok(requests) = asked.recv() {
+        let begun = Instant::now();
+        if begun < rest_until {
+            continue;
+        }
+        let now = Duration::from_nanos(crate::daemon::now_ns());
+        let found = tracker.look(now, &requests, connections.read());
+        *lock(finds) = found;
+        rest_until = Instant::now() + begun.elapsed() * REST;
+    }
+}
+
+/// What a panic elsewhere left behind is still true.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
