@@ -158,7 +158,7 @@ fn both_versions_stand_side_by_side() {
         error: None,
     });
     let expected = "
-  canary       v13, 10.0.0.5:8001; a client keeps its version
+  canary       v13, 10.0.0.5:8001, on this host; a client keeps its version
   share        0.05 effective; 0 in the file, 0.05 by cli
   achieved     5.00 % of connections, 6.12 % of requests, - of bytes, in 3m 7s
   clients      16 on 94 connections; 10.0.0.2 sends 9.75 % of the requests' bytes
