@@ -56,7 +56,7 @@ struct Options {
     /// One short round, only printed.
     #[arg(long)]
     quick: bool,
-    /// Only single packets, a few seconds; only printed.
+    /// Only single packets, a minute; only printed.
     #[arg(long)]
     packets: bool,
     /// Only what a request costs the agent, half a minute; only printed.
@@ -98,6 +98,7 @@ fn bench() -> Result<()> {
         for Single { what, cost, .. } in singles.kinds {
             println!("{what}: {cost:.0} ns");
         }
+        println!("\n{}", steering::packets::measure()?);
         return Ok(());
     }
     if options.agent {

@@ -2,7 +2,7 @@
 
 mod connection;
 mod off;
-mod packets;
+pub(crate) mod packets;
 mod page;
 mod way;
 
@@ -27,9 +27,6 @@ const CONNECTIONS: u32 = 64;
 
 /// How long a connection of the paced load waits before it sends.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Times that each kind of packet is measured by itself.
-const ROUNDS_OF_PACKETS: usize = 25;
 
 /// All that was measured.
 pub(crate) struct Steering {
@@ -80,7 +77,7 @@ pub(crate) fn measure(rounds: usize, seconds: u32, offs: usize) -> Result<Steeri
     let offs = off::measure(&scene, offs)?;
     drop(scene);
     println!("bench: packets that are steered");
-    let packets = packets::measure(ROUNDS_OF_PACKETS)?;
+    let packets = packets::measure()?;
     Ok(Steering {
         samples,
         offs,

@@ -1,5 +1,6 @@
 //! What steering costs one packet, without a network: `BPF_PROG_TEST_RUN`.
 
+mod page;
 mod repeated;
 mod scattered;
 mod scene;
@@ -14,36 +15,41 @@ use crate::frames::CLIENT;
 use crate::raw_clone::RawClone;
 use crate::statistics::Spread;
 
-use scattered::Scattered;
+use scattered::Whose;
 use scene::{CANARY_CLIENT, CANARY_PORT, FIRST_PORT, Scene, Size};
 
 /// Services with a canary.
-pub(super) const SERVICES: [u32; 3] = [1, 100, 1000];
+const SERVICES: [u32; 3] = [1, 100, 1000];
 
 /// The packet that the target is about.
-pub(super) const STABLE: &str = "stable's";
+const STABLE: &str = "stable's";
 
 /// The packet that pays for everything but steering.
-pub(super) const NOT_STEERED: &str = "a service's without a canary";
+const NOT_STEERED: &str = "a service's without a canary";
+
+/// Times that each kind is measured.
+const ROUNDS: usize = 25;
 
 /// Bytes that a packet brings.
 const PAYLOAD: usize = 1000;
 
 /// All kinds of packets.
-pub(super) struct Packets {
+pub(crate) struct Packets {
     /// What reading the clock takes once, in nanoseconds.
-    pub(super) clock: Spread,
+    clock: Spread,
     /// Connections in a full table.
-    pub(super) connections: u32,
+    connections: u32,
     /// The same packet again and again.
-    pub(super) repeated: Lines,
-    /// Packets of a connection each, in a full table.
-    pub(super) scattered: Lines,
+    repeated: Lines,
+    /// One packet of the same connection at a time.
+    one: Lines,
+    /// One packet of a connection each, in a full table.
+    scattered: Lines,
 }
 
 /// Kinds of packets, and what they cost the programs themselves: nanoseconds of each round.
 #[derive(Default)]
-pub(super) struct Lines(Vec<(&'static str, Size, Vec<f64>)>);
+struct Lines(Vec<(&'static str, Size, Vec<f64>)>);
 
 impl Lines {
     fn push(&mut self, what: &'static str, size: Size, own: f64) {
@@ -55,7 +61,7 @@ impl Lines {
     }
 
     /// The kinds, in the order in which they were first measured.
-    pub(super) fn kinds(&self) -> Vec<&'static str> {
+    fn kinds(&self) -> Vec<&'static str> {
         let mut kinds: Vec<_> = self.0.iter().map(|(what, ..)| *what).collect();
         let mut seen = Vec::new();
         kinds.retain(|what| {
@@ -67,7 +73,7 @@ impl Lines {
     }
 
     /// What a kind costs with so much in the maps; nothing where that was not measured.
-    pub(super) fn own(&self, what: &str, services: u32, full: bool) -> Option<Spread> {
+    fn own(&self, what: &str, services: u32, full: bool) -> Option<Spread> {
         let size = Size { services, full };
         let mut lines = self.0.iter();
         let (_, _, all) = lines.find(|(known, of, _)| (*known, *of) == (what, size))?;
@@ -75,12 +81,12 @@ impl Lines {
     }
 }
 
-/// Measures each kind so many times, taking turns.
-pub(super) fn measure(times: usize) -> Result<Packets> {
-    Namespace::new("packets")?.run(|| inside(times))
+/// Measures each kind several times, taking turns.
+pub(crate) fn measure() -> Result<Packets> {
+    Namespace::new("packets")?.run(inside)
 }
 
-fn inside(times: usize) -> Result<Packets> {
+fn inside() -> Result<Packets> {
     // SYNs are for these; who else is asked for never listens.
     let _listeners = [FIRST_PORT, CANARY_PORT]
         .into_iter()
@@ -102,9 +108,9 @@ fn inside(times: usize) -> Result<Packets> {
         services: 1,
         full: true,
     })?;
-    let (mut repeated, mut scattered) = (Lines::default(), Lines::default());
+    let [mut repeated, mut one, mut scattered] = [(); 3].map(|()| Lines::default());
     let mut clocks = Vec::new();
-    for round in 0..times {
+    for round in 0..ROUNDS {
         clocks.push(repeated::reading(&clock, &empty)?);
         for scene in &mut scenes {
             for case in &cases {
@@ -112,12 +118,16 @@ fn inside(times: usize) -> Result<Packets> {
                 repeated.push(case.what, scene.size, own);
             }
         }
-        for (what, kind) in scattered::KINDS {
-            let new = matches!(kind, Scattered::New(_));
+        for case in &scattered::CASES {
+            let new = matches!(case.whose, Whose::New(_));
             let full = scenes.iter_mut().filter(|scene| scene.size.full && !new);
             for scene in full.chain(new.then_some(&mut for_syns)) {
-                let own = scattered::own(scene, &empty, kind, round)?;
-                scattered.push(what, scene.size, own);
+                let own = scattered::own(scene, &empty, case, round, false)?;
+                scattered.push(case.what, scene.size, own);
+                if scene.size.services == 1 && !new {
+                    let own = scattered::own(scene, &empty, case, round, true)?;
+                    one.push(case.what, scene.size, own);
+                }
             }
         }
     }
@@ -125,6 +135,7 @@ fn inside(times: usize) -> Result<Packets> {
         clock: Spread::of(clocks),
         connections: for_syns.connections,
         repeated,
+        one,
         scattered,
     })
 }

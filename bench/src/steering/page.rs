@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::packets::{Lines, NOT_STEERED, SERVICES, STABLE};
 use super::way::Way;
 use super::{CONNECTIONS, Cell, Rate, Steering};
 use crate::load::Measured;
@@ -15,25 +14,6 @@ const THROUGHPUT_TARGET: f64 = 2.0;
 
 /// From `canary off` until all new connections are stable's, in milliseconds.
 const OFF_TARGET_MS: f64 = 100.0;
-
-/// What steering may add to a packet of stable's, in nanoseconds.
-const STABLE_TARGET_NS: f64 = 100.0;
-
-/// How much more a packet may cost among 1,000 services than with one.
-const FLAT_TARGET: f64 = 1.1;
-
-/// What is in the maps, in the order of columns: services, and whether the table is full.
-const SIZES: [(u32, bool); 6] = {
-    let [a, b, c] = SERVICES;
-    [
-        (a, false),
-        (b, false),
-        (c, false),
-        (a, true),
-        (b, true),
-        (c, true),
-    ]
-};
 
 const THROUGHPUT_CURE: &str = "Where twice is missed: a proxy that only passes bytes on (`mode tcp`, `stream`) takes about as much of the core as this \
     server does, which answers from memory; without a proxy there is nothing left to save.\n";
@@ -48,8 +28,7 @@ impl fmt::Display for Steering {
         }
         self.paced(f)?;
         self.off(f)?;
-        self.repeated(f)?;
-        self.scattered(f)
+        self.packets.fmt(f)
     }
 }
 
@@ -175,83 +154,4 @@ impl Steering {
             self.offs.iter().map(|off| off.late).sum::<usize>(),
         )
     }
-
-    fn repeated(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connections = self.packets.connections;
-        writeln!(
-            f,
-            "## Packets of services with a canary\n\n\
-             Nanoseconds of the programs themselves at the tapped interface (`BPF_PROG_TEST_RUN`, less what an empty program takes), \
-             nothing mirrored, 1,000-byte packets of established connections. What a packet pays that passed no program before is all of it; \
-             what it pays for steering is the difference from a service without a canary. First the same packet again and again, which finds everything in \
-             the processor's caches; \"full\" is a table of {connections} connections, \"empty\" one of two.\n\n\
-             | | 1 service, empty | 100 | 1,000 | 1 service, full | 100 | 1,000 |\n|---|---|---|---|---|---|---|"
-        )?;
-        let lines = &self.packets.repeated;
-        for what in lines.kinds() {
-            write!(f, "| {what} |")?;
-            for (services, full) in SIZES {
-                write!(f, "{}", figure(lines.own(what, services, full)))?;
-            }
-            writeln!(f)?;
-        }
-        writeln!(
-            f,
-            "\n{} Reading the clock, which each packet of a followed connection does once, is {:.0} ns of them.",
-            targets(lines),
-            self.packets.clock.median
-        )
-    }
-
-    fn scattered(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "\nOne packet each of thousands of connections out of the full table, and new ones, a system call before each: nothing is at hand. \
-             Medians. (A test run refuses the hand-over to the canary's listener itself.)\n\n\
-             | | 1 service | 100 | 1,000 |\n|---|---|---|---|"
-        )?;
-        let lines = &self.packets.scattered;
-        for what in lines.kinds() {
-            write!(f, "| {what} |")?;
-            for services in SERVICES {
-                write!(f, "{}", figure(lines.own(what, services, true)))?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
-    }
-}
-
-/// A cell of a table, empty where nothing was measured.
-fn figure(own: Option<Spread>) -> String {
-    own.map_or_else(|| " |".to_owned(), |own| format!(" {own:.0} |"))
-}
-
-/// Whether stable's packets cost what they may.
-fn targets(lines: &Lines) -> String {
-    let median = |what, services, full| {
-        let own = lines.own(what, services, full);
-        own.map_or(f64::NAN, |own| own.median)
-    };
-    let most = |figures: Vec<f64>| figures.into_iter().fold(f64::NEG_INFINITY, f64::max);
-    let of_sizes = |figure: &dyn Fn(u32, bool) -> f64| {
-        most(
-            SIZES
-                .map(|(services, full)| figure(services, full))
-                .to_vec(),
-        )
-    };
-    let whole = of_sizes(&|services, full| median(STABLE, services, full));
-    let added = of_sizes(&|services, full| {
-        median(STABLE, services, full) - median(NOT_STEERED, services, full)
-    });
-    let [few, .., many] = SERVICES;
-    let grown = of_sizes(&|_, full| median(STABLE, many, full) / median(STABLE, few, full));
-    format!(
-        "Targets for stable's packets, the worst of all columns: at most {STABLE_TARGET_NS} ns added, of which steering adds {added:.0}: {}, \
-         all programs together {whole:.0}: {}; {many} services cost no more than {FLAT_TARGET} times what one does ({grown:.2}): {}.",
-        verdict(added <= STABLE_TARGET_NS),
-        verdict(whole <= STABLE_TARGET_NS),
-        verdict(grown <= FLAT_TARGET),
-    )
 }

@@ -1,108 +1,162 @@
-//! One packet each of thousands of connections, with a system call before each: little is found in
-//! the processor's caches, and it costs about the most that it can.
+//! One packet at a time, with a system call before each: of one connection, or of a connection each,
+//! when little is found in the processor's caches, and it costs about the most that it can.
 
 use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
 use mirror_common::policy::chosen;
-use mirror_common::tunnel::Arm;
+use mirror_common::steer::Health;
+use mirror_common::tunnel::{Arm, Direction};
 
-use super::scene::{self, Scene, client, flow, server, steering};
+use super::scene::{
+    self, AWAY_PORT, Scene, TRANSLATED, client, flow, server, steering, translated,
+};
 use super::{PAYLOAD, STABLE};
 use crate::frames::{CLIENT, Segment, node, tcp};
 use crate::raw_clone::RawClone;
 use crate::single::nanoseconds;
 use crate::statistics::Spread;
 
-/// Connections in one measurement.
-const CONNECTIONS: usize = 8192;
+/// Packets in one measurement.
+const PACKETS: usize = 4096;
 
 /// The first of the [`client`]s that have no connection yet.
 const NEW: u32 = 1 << 21;
 
-/// What the packets are.
+/// Whose the packets are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scattered {
-    /// Of no service, from the same clients.
-    Miss,
-    /// Of the table's connections that a version serves.
-    Established(Arm),
-    /// The first packet of a connection that the hash gives to a version.
+pub(super) enum Whose {
+    /// No service's, but from the same clients.
+    Nobodys,
+    /// The table's connections', which a version serves.
+    Known(Arm),
+    /// Connections', by their first packet, which the hash gives to a version.
     New(Arm),
+    /// The canary's on another host, in this direction.
+    Away(Direction),
 }
 
-pub(super) const KINDS: [(&str, Scattered); 5] = [
-    ("another service's", Scattered::Miss),
-    (STABLE, Scattered::Established(Arm::Stable)),
-    ("the canary's", Scattered::Established(Arm::Canary)),
-    ("a SYN, for stable", Scattered::New(Arm::Stable)),
-    ("a SYN, for the canary", Scattered::New(Arm::Canary)),
-];
+/// A kind of packets: the program that sees them may change them.
+pub(super) struct Case {
+    pub(super) what: &'static str,
+    program: &'static str,
+    pub(super) whose: Whose,
+}
 
-/// The program's own median time, over other connections in each round. Sees that the packets were
-/// counted where they belong.
+pub(super) const CASES: [Case; 7] = {
+    const fn case(what: &'static str, program: &'static str, whose: Whose) -> Case {
+        Case {
+            what,
+            program,
+            whose,
+        }
+    }
+    [
+        case("another service's", "ingress", Whose::Nobodys),
+        case(STABLE, "ingress", Whose::Known(Arm::Stable)),
+        case("the canary's", "ingress", Whose::Known(Arm::Canary)),
+        case(
+            "to a canary elsewhere, TC",
+            "ingress",
+            Whose::Away(Direction::Request),
+        ),
+        case(
+            "from a canary elsewhere, TC",
+            "ingress",
+            Whose::Away(Direction::Response),
+        ),
+        case("a SYN, for stable", "ingress", Whose::New(Arm::Stable)),
+        case("a SYN, for the canary", "ingress", Whose::New(Arm::Canary)),
+    ]
+};
+
+impl Case {
+    /// The version that counts them.
+    const fn arm(&self) -> Option<Arm> {
+        match self.whose {
+            Whose::Nobodys => None,
+            Whose::Known(arm) | Whose::New(arm) => Some(arm),
+            Whose::Away(_) => Some(Arm::Canary),
+        }
+    }
+}
+
+/// The program's own median time for packets of a connection each, others in each round, or of one
+/// connection. Sees that they were counted where they belong.
 pub(super) fn own(
     scene: &mut Scene,
     empty: &RawClone,
-    kind: Scattered,
+    case: &Case,
     round: usize,
+    one: bool,
 ) -> Result<f64> {
-    let segment = match kind {
-        Scattered::New(_) => Segment::Syn,
-        Scattered::Miss | Scattered::Established(_) => Segment::Data(PAYLOAD),
+    let segment = match case.whose {
+        Whose::New(_) => Segment::Syn,
+        Whose::Nobodys | Whose::Known(_) | Whose::Away(_) => Segment::Data(PAYLOAD),
     };
-    let mut frame = tcp(CLIENT, node(80), segment)?;
-    let served = |scene: &Scene| match kind {
-        Scattered::Miss => Ok(0),
-        Scattered::Established(arm) | Scattered::New(arm) => scene.served(arm),
-    };
+    let template = tcp(CLIENT, node(80), segment)?;
+    let served = |scene: &Scene| case.arm().map_or(Ok(0), |arm| scene.served(arm));
+    // Nobody answers SYNs here, which is not to be held against the canary.
+    scene.plane.set_health(1, Health::default())?;
     let before = served(scene)?;
     let (mut costs, mut nothing) = (Vec::new(), Vec::new());
-    for (client, server) in connections(scene, kind, round) {
-        address(&mut frame, client, server);
+    let ends = connections(scene, case.whose, round);
+    ensure!(ends.len() == PACKETS, "{} connections", ends.len());
+    for (from, to) in &ends {
+        let (from, to) = if one { ends[0] } else { (*from, *to) };
+        let mut frame = template.clone();
+        address(&mut frame, from, to);
         nothing.push(empty.test_run(&frame, 1)?);
-        let (_, time) = scene.plane.test_run("ingress", &frame, None, 1)?;
+        let (_, time) = scene.plane.test_run(case.program, &frame, None, 1)?;
         costs.push(nanoseconds(time));
     }
-    ensure!(costs.len() == CONNECTIONS, "{} connections", costs.len());
     let counted = served(scene)? - before;
     // A few may have fallen out of the table.
     ensure!(
-        kind == Scattered::Miss || counted as usize >= CONNECTIONS / 100 * 99,
-        "{counted} of {CONNECTIONS} were counted"
+        case.arm().is_none() || counted as usize >= PACKETS / 100 * 99,
+        "{}: {counted} of {PACKETS} were counted",
+        case.what
     );
     Ok(Spread::of(costs).median - Spread::of(nothing).median)
 }
 
-/// Client and server of each connection.
-fn connections(scene: &Scene, kind: Scattered, round: usize) -> Vec<(SocketAddrV4, SocketAddrV4)> {
+/// Both ends of each packet: whom it is from, and to.
+fn connections(scene: &Scene, whose: Whose, round: usize) -> Vec<(SocketAddrV4, SocketAddrV4)> {
     let services = scene.size.services;
-    let known = known(scene.connections, round);
-    let of = |number| (client(number), server(number % services));
-    match kind {
-        Scattered::Miss => {
-            let miss = known.map(|number| (client(number), node(80)));
-            miss.take(CONNECTIONS).collect()
+    let to_service = |number| (client(number), server(number % services));
+    let known = || known(scene.connections, round);
+    match whose {
+        Whose::Nobodys => (0..PACKETS as u32)
+            .map(|number| (client(number), node(80)))
+            .collect(),
+        Whose::Known(arm) => {
+            let served = known().filter(|number| scene::arm(*number) == arm);
+            served.map(to_service).take(PACKETS).collect()
         }
-        Scattered::Established(arm) => {
-            let served = known.filter(|number| scene::arm(*number) == arm);
-            served.map(of).take(CONNECTIONS).collect()
-        }
-        Scattered::New(arm) => {
+        Whose::New(arm) => {
             let steering = steering();
             let wanted = |number: &u32| {
                 let hash = steering.hash(&flow(client(*number), number % services));
                 chosen(hash, steering.threshold) == (arm == Arm::Canary)
             };
-            let new = NEW + (round * 4 * CONNECTIONS) as u32..;
-            new.filter(wanted).map(of).take(CONNECTIONS).collect()
+            let new = NEW + (round * 4 * PACKETS) as u32..;
+            new.filter(wanted).map(to_service).take(PACKETS).collect()
         }
+        Whose::Away(direction) => (0..TRANSLATED)
+            .map(|number| match direction {
+                Direction::Request => (client(number), node(AWAY_PORT)),
+                Direction::Response => {
+                    let (ours, canarys) = translated(number);
+                    (canarys, ours)
+                }
+            })
+            .collect(),
     }
 }
 
 /// All numbers up to `total`, those that follow one another far apart.
 fn known(total: u32, round: usize) -> impl Iterator<Item = u32> {
-    let first = (round * 4 * CONNECTIONS) as u64;
+    let first = (round * 4 * PACKETS) as u64;
     // A prime that divides no size that a table has.
     (first..first + u64::from(total)).map(move |number| (number * 7919 % u64::from(total)) as u32)
 }

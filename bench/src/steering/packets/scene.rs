@@ -1,7 +1,7 @@
 //! The programs over maps of their own, with so many services and connections in them.
 
 use std::collections::HashMap as Rules;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::measure::{Connection, state};
 use mirror_common::policy::{Service, Tap};
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
+use mirror_common::translate::{self, Ports, Translation, Way};
 use mirror_common::tunnel::Arm;
 use mirror_user::dataplane::DataPlane;
 use tests::{Home, try_within};
@@ -28,6 +29,21 @@ pub(super) const CANARY_PORT: u16 = 7998;
 
 /// How long the kernel may take to make room.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The port of the service whose canary is on another host.
+pub(super) const AWAY_PORT: u16 = 7997;
+
+/// That canary.
+const AWAY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 9), 8001);
+
+/// Its connections: each has a port of the node's.
+pub(super) const TRANSLATED: u32 = 4096;
+
+/// The first of those ports.
+const FIRST_TRANSLATED: u16 = 61_000;
+
+/// How large the tables of connections are: as they are by default, and as they can be.
+const TABLES: [u32; 2] = [65_536, 1_000_000];
 
 /// How services share out new connections.
 pub(super) fn steering() -> Steering {
@@ -53,7 +69,7 @@ pub(super) const CANARY_CLIENT: SocketAddrV4 = SocketAddrV4::new(*CLIENT.ip(), 4
 pub(super) struct Size {
     /// Services with a canary.
     pub(super) services: u32,
-    /// Whether the table of connections is full, or as good as empty.
+    /// Whether the table of connections is a large one and full, or small and as good as empty.
     pub(super) full: bool,
 }
 
@@ -64,6 +80,7 @@ pub(super) struct Scene {
     pub(super) connections: u32,
     pub(super) plane: DataPlane,
     table: HashMap<MapData, Flow, Connection>,
+    translations: HashMap<MapData, Flow, Translation>,
     _home: Home,
 }
 
@@ -71,7 +88,7 @@ impl Scene {
     /// Loads and fills it.
     pub(super) fn new(size: Size) -> Result<Self> {
         let home = Home::new()?;
-        let mut plane = DataPlane::load(home.pins(), None, 65_536)?;
+        let mut plane = DataPlane::load(home.pins(), None, TABLES[usize::from(size.full)])?;
         let service = |index| Service {
             index,
             id: index,
@@ -81,34 +98,43 @@ impl Scene {
         let mut rules: Rules<_, _> = (0..size.services)
             .map(|number| (endpoint(server(number)), service(number + 1)))
             .collect();
-        let plain = service(size.services + 1);
-        rules.insert(endpoint(node(PLAIN_PORT)), plain);
+        let (plain, away) = (size.services + 1, size.services + 2);
+        rules.insert(endpoint(node(PLAIN_PORT)), service(plain));
+        rules.insert(endpoint(node(AWAY_PORT)), service(away));
         plane.set_services(&rules)?;
-        for number in 0..size.services {
+        let here = (1..=size.services).map(|row| (row, steering()));
+        for (row, steering) in here.chain([(away, steering_away())]) {
             // The kernel makes room for histograms in the background, less fast than we take it.
             try_within(PATIENCE, "the kernel has room for histograms", || {
-                plane.set_steering(number + 1, steering())
+                plane.set_steering(row, steering)
             })?;
         }
+        plane.set_translated_ports(Ports {
+            first: FIRST_TRANSLATED.into(),
+            count: TRANSLATED,
+        })?;
         plane.set_tap(Tap {
             // Alive for good.
             heartbeat_ns: u64::MAX / 2,
             ..Tap::default()
         })?;
-        let layout = format!("v{ABI_VERSION}/maps/CONNECTIONS");
-        let pin = home.pins().join(layout);
+        let maps = home.pins().join(format!("v{ABI_VERSION}/maps"));
         // A little room is left: what falls out of a full table would not be found.
-        let room = MapInfo::from_pin(&pin)?.max_entries() / 16 * 15;
-        let table = HashMap::try_from(Map::LruHashMap(MapData::from_pin(&pin)?))?;
+        let room = MapInfo::from_pin(maps.join("CONNECTIONS"))?.max_entries() / 16 * 15;
+        let map = |name| MapData::from_pin(maps.join(name)).map(Map::LruHashMap);
         let mut scene = Self {
             size,
             connections: if size.full { room } else { 0 },
             plane,
-            table,
+            table: HashMap::try_from(map("CONNECTIONS")?)?,
+            translations: HashMap::try_from(map("TRANSLATIONS")?)?,
             _home: home,
         };
         for number in 0..scene.connections {
             scene.remember(client(number), number % size.services, arm(number))?;
+        }
+        for number in 0..TRANSLATED {
+            scene.translate(number)?;
         }
         Ok(scene)
     }
@@ -123,10 +149,36 @@ impl Scene {
         put.context("cannot write the table of connections")
     }
 
+    /// Puts an established connection to the canary on another host in both tables.
+    fn translate(&mut self, number: u32) -> Result<()> {
+        let origin = Flow {
+            client: endpoint(client(number)),
+            server: endpoint(node(AWAY_PORT)),
+        };
+        let (local, canary) = translated(number);
+        let away = Flow {
+            client: endpoint(local),
+            server: endpoint(canary),
+        };
+        let connection = Connection {
+            away,
+            ..Connection::joined(self.size.services + 2, Arm::Canary)
+        };
+        let translation = Translation {
+            origin,
+            seen_ns: 0,
+            ifindex: 1,
+            state: translate::state::ANSWERED,
+        };
+        self.table.insert(origin, connection, 0)?;
+        let put = self.translations.insert(away, translation, 0);
+        put.context("cannot write the table of translations")
+    }
+
     /// Packets that have been counted for a version, all services together.
     pub(super) fn served(&self, arm: Arm) -> Result<u64> {
         let mut served = 0;
-        for row in 1..=self.size.services {
+        for row in 1..=self.size.services + 2 {
             served += self
                 .plane
                 .arm_counters(row, arm)?
@@ -136,6 +188,28 @@ impl Scene {
         }
         Ok(served)
     }
+}
+
+/// The same with a canary on another host.
+fn steering_away() -> Steering {
+    let base = steering();
+    Steering {
+        canary: endpoint(AWAY),
+        flags: base.flags | flag::AWAY,
+        way: Way {
+            local: IpAddr::from(*node(0).ip()).into(),
+            next_hop: IpAddr::from(*AWAY.ip()).into(),
+            ifindex: 1,
+            mtu: 1500,
+            ..Way::default()
+        },
+        ..base
+    }
+}
+
+/// A connection to the canary on another host, as that sees it: our end, and its own.
+pub(super) fn translated(number: u32) -> (SocketAddrV4, SocketAddrV4) {
+    (node(FIRST_TRANSLATED + number as u16), AWAY)
 }
 
 /// The address of a service, counted from 0.
