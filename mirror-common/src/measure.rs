@@ -293,7 +293,8 @@ pub struct ArmCounters {
     pub packets: [u64; 2],
     /// Payload bytes by [`Direction`].
     pub bytes: [u64; 2],
-    /// Resets by the side that sent them: [`Direction::Request`] is the client's.
+    /// Connections that a reset ended, by the side that sent it: [`Direction::Request`] is the
+    /// client's.
     pub resets: [u64; 2],
     /// Packets that brought bytes once more, by [`Direction`].
     pub retransmissions: [u64; 2],
@@ -310,7 +311,8 @@ impl ArmCounters {
         let side = direction as usize & 1;
         self.packets[side] += 1;
         self.bytes[side] += packet.payload_length as u64;
-        self.resets[side] += (packet.flags & RST != 0) as u64;
+        // One that comes when both sides have ended, or once more, tells of no trouble.
+        self.resets[side] += (seen.closed && packet.flags & RST != 0) as u64;
         self.retransmissions[side] += seen.retransmission as u64;
         self.unanswered += seen.unanswered as u64;
         self.answered += seen.answered as u64;
@@ -493,8 +495,11 @@ mod tests {
             seen.iter().map(|seen| seen.closed).collect::<Vec<_>>(),
             [false, false, false, true, false]
         );
-        assert_eq!((counters.closed, counters.resets), (1, [1, 0]));
-        let (_, _, counters) = run(&[(10, Response, RST | ACK, 501, b"")]);
+        assert_eq!((counters.closed, counters.resets), (1, [0, 0]));
+        let (_, _, counters) = run(&[
+            (10, Response, RST | ACK, 501, b""),
+            (11, Response, RST | ACK, 501, b""),
+        ]);
         assert_eq!((counters.closed, counters.resets), (1, [0, 1]));
     }
 

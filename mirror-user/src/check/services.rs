@@ -21,6 +21,7 @@ pub(super) fn findings(node: &Node, host: &[HostAddress], tapped: &BTreeSet<u32>
             findings.extend(tap(service, *address, host, tapped));
         }
         findings.extend(canary(service, host, &listeners));
+        findings.extend(other_family(service, host, &listeners));
         findings.extend(unseen(service, host, &listeners));
     }
     findings
@@ -86,6 +87,32 @@ fn canary(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Op
         what: format!("canary {}", found.what),
         ..found
     })
+}
+
+/// Addresses of the other family than the canary's on this host: whoever dials them reaches a canary
+/// that listens there too.
+fn other_family(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Vec<Finding> {
+    let here = |ip: IpAddr| host.iter().any(|own| own.ip == ip) || ip.is_loopback();
+    let canary = service.canary.as_ref().map(|canary| canary.address);
+    let Some(canary) = canary.filter(|canary| here(canary.ip())) else {
+        return Vec::new();
+    };
+    let unreached = service.addresses.iter().filter_map(|address| {
+        let ip = address.ip.filter(|ip| ip.is_ipv4() != canary.is_ipv4())?;
+        let asked = ServiceAddress {
+            ip: Some(ip),
+            port: canary.port(),
+        };
+        let serves = |listener: &Listener| servers::serves(listener.address, asked).is_some();
+        (!listeners.iter().any(serves)).then(|| {
+            Finding::warn(
+                about(service),
+                format!("{address}: its clients stay with stable, no canary listens at {asked}"),
+                format!("have it listen at both families, [::]:{}", canary.port()),
+            )
+        })
+    });
+    unreached.collect()
 }
 
 /// Whether there are servers of a service with a canary whose processes cannot be seen.
@@ -238,6 +265,28 @@ mod tests {
         );
         check("10.0.0.5:82", Level::Warn, "nothing listens there");
         check("10.0.0.6:81", Level::Warn, "nothing is steered to it");
+    }
+
+    #[test]
+    fn a_canary_of_one_family_is_said() {
+        let host = [HostAddress {
+            interface: 2,
+            ip: [10, 0, 0, 5].into(),
+        }];
+        let check = |listener: &str, expected: &[&str]| {
+            let text = "interfaces = [\"eth0\"]\n[[service]]\nname = \"a\"\nid = 1\n\
+                 addresses = [\"10.0.0.5:80\", \"[fd00::5]:80\"]\n\
+                 [service.canary]\naddress = \"10.0.0.5:81\"";
+            let node = crate::config::node(text, &|_| unreachable!()).unwrap();
+            let found = other_family(&node.services[0], &host, &[listening(listener)]);
+            let said: Vec<_> = found.iter().map(|found| found.what.as_str()).collect();
+            assert_eq!(said, expected, "{listener}");
+        };
+        check("[::]:81", &[]);
+        check(
+            "0.0.0.0:81",
+            &["[fd00::5]:80: its clients stay with stable, no canary listens at [fd00::5]:81"],
+        );
     }
 
     #[test]

@@ -6,15 +6,15 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapData;
+use aya::maps::{Array, Map, MapData};
 use mirror_common::ABI_VERSION;
 
 use super::attach::detach_clsact;
 use super::maps::map_error;
 use super::{Error, Hook, OBJECT};
 
-/// Removes every link and map under `pin_dir`, of whatever layout: mirroring ends with the next
-/// packet. Works without a daemon. Returns what was removed.
+/// Removes every link and map under `pin_dir`, of whatever layout: mirroring and steering end with
+/// the next packet. Works without a daemon. Returns what was removed.
 pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
     let mut removed = Vec::new();
     let layouts = match fs::read_dir(pin_dir) {
@@ -32,6 +32,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
     }
     for layout in layouts {
         let layout = layout?.path();
+        blind(&layout.join("maps"));
         // Links first: a map must outlive the programs that use it.
         for kind in ["links", "maps"] {
             let Ok(pins) = fs::read_dir(layout.join(kind)) else {
@@ -48,6 +49,21 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
     }
     fs::remove_dir(pin_dir)?;
     Ok(removed)
+}
+
+/// Has the programs find no service any more. The kernel detaches a program a moment after its link's
+/// pin is gone, and the next packet may come before that.
+fn blind(maps: &Path) {
+    let Ok(map) = MapData::from_pin(maps.join("PORTS")) else {
+        return;
+    };
+    // Another layout's map may be of another kind: its programs end a moment later.
+    let Ok(mut ports) = Array::<_, u64>::try_from(Map::Array(map)) else {
+        return;
+    };
+    for word in 0..ports.len() {
+        let _ = ports.set(word, 0, 0);
+    }
 }
 
 /// The directories for maps and links, made where missing. Refuses layouts of other versions.

@@ -54,7 +54,7 @@ families! {
     ARM_BYTES = COUNTER "modelmirror_arm_bytes_total",
     /// Packets that brought bytes once more.
     RETRANSMISSIONS = COUNTER "modelmirror_retransmissions_total",
-    /// Resets, by the side that sent them.
+    /// Connections that a reset ended, by the side that sent it.
     RESETS = COUNTER "modelmirror_resets_total",
     /// Answers by the class of their HTTP/1 status; "other" for other protocols.
     RESPONSES = COUNTER "modelmirror_responses_total",

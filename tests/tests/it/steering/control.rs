@@ -1,9 +1,11 @@
 //! Steering is taken back, and goes on without a daemon.
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Trial, large};
+use tests::{Trial, eventually, large};
 
 use super::{ask, connect};
 
@@ -95,5 +97,38 @@ fn steering_is_switched_off_without_a_daemon() {
     for host in [&trial.scene.net.client, &trial.scene.net.node] {
         let resets = host.counter("Tcp", "EstabResets").unwrap();
         assert_eq!(resets, 0, "{}", host.name());
+    }
+}
+
+/// Nobody watches over a share without a daemon, so that it ends in time; once everything is the
+/// canary's there is nothing to go back to.
+#[test]
+fn steering_ends_without_a_daemon_unless_all_is_the_canary_s() {
+    const STALE: Duration = Duration::from_secs(1);
+    for (share, stays, for_good) in [("0.9", 0.9, false), ("1", 1.0, true)] {
+        let Some(mut trial) = Trial::with(|canary| {
+            canary.insert("steer_stale".into(), "1s".into());
+        }) else {
+            return;
+        };
+        trial.set(share);
+        let mut connections = connect(&trial.scene.client, 20);
+        let mut sent = ask(&mut connections);
+        trial.scene.end_daemon(Signal::SIGKILL);
+        let dead = Instant::now();
+        let expected = if for_good { [0, 20] } else { [20, 0] };
+        eventually("the heartbeat is old, and seen to be", || {
+            let came = trial.scene.client.load(20, 1, large)?;
+            let came = trial.split(&came).connections;
+            ensure!(dead.elapsed() > 2 * STALE && came == expected, "{came:?}");
+            anyhow::Ok(())
+        });
+        sent.extend(ask(&mut connections));
+        trial.scene.start_daemon(&[]);
+        sent.extend(ask(&mut connections));
+        sent.extend(trial.scene.client.load(40, 1, large).unwrap());
+        trial.split(&sent).assert_share(stays);
+        let stale = trial.steered("stable", "stale");
+        assert_eq!(stale > 0, !for_good, "{stale} at {share}");
     }
 }
