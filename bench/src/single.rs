@@ -163,7 +163,7 @@ fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
     let role = Role {
         tapped: false,
         uplink: true,
-        answers: false,
+        ..Role::default()
     };
     plane.attach(&interface, role)?;
     Ok(plane)

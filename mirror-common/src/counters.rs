@@ -116,12 +116,12 @@ mod tests {
             ("Latency", 3464),
             ("Flow", 48),
             ("Connection", 88),
-            ("ArmCounters", 248),
+            ("ArmCounters", 264),
             ("Steering", 144),
             ("reasons", 24),
             ("Health", 16),
             ("Ports", 8),
-            ("Translation", 64),
+            ("Translation", 80),
             ("choices", 11),
         ];
         assert_eq!((crate::ABI_VERSION, layouts), (3, version_3));

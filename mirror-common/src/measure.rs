@@ -302,6 +302,8 @@ pub struct ArmCounters {
     pub classes: [u64; 6],
     /// Packets whose addresses could not be translated, and that went nowhere, by [`Direction`].
     pub untranslated: [u64; 2],
+    /// Packets that were taken at XDP, of those counted above, by [`Direction`].
+    pub early: [u64; 2],
 }
 
 impl ArmCounters {
@@ -355,6 +357,7 @@ impl AddAssign<&Self> for ArmCounters {
         add(&mut self.retransmissions, &other.retransmissions);
         add(&mut self.classes, &other.classes);
         add(&mut self.untranslated, &other.untranslated);
+        add(&mut self.early, &other.early);
     }
 }
 

@@ -85,6 +85,10 @@ pub struct Translation {
     pub ifindex: u32,
     /// Bits of [`state`].
     pub state: u32,
+    /// The MAC address that the client's packets come from, then ours; 0 = there are none.
+    pub macs: [u32; 3],
+    /// Keeps the size a multiple of 8.
+    pub pad: u32,
 }
 
 impl Translation {
@@ -101,9 +105,50 @@ impl Translation {
     }
 }
 
+/// A segment size in a SYN that does not fit the way, and what to write instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clamp {
+    /// Where it stands.
+    pub offset: u32,
+    /// What to write there.
+    pub bytes: [u8; 2],
+    /// What stands there now, as it counts in the checksum.
+    pub before: u32,
+    /// What will.
+    pub after: u32,
+}
+
+impl Clamp {
+    /// What `packet`, a SYN, announces, where packets on the way may have `mtu` bytes; 0 = any.
+    #[inline(always)]
+    pub fn of<F: Frame>(frame: &F, packet: &Packet, mtu: u32) -> Option<Self> {
+        let (offset, announced) = announced_mss(frame, packet)?;
+        let mss = mtu.checked_sub(if packet.ipv6 { 60 } else { 40 })?;
+        if announced as u32 <= mss {
+            return None;
+        }
+        let bytes = (mss as u16).to_be_bytes();
+        let word = |[a, b]: [u8; 2]| {
+            // At an odd offset bytes count the other way round.
+            let pair = if (offset - packet.transport_offset) % 2 == 0 {
+                [a, b]
+            } else {
+                [b, a]
+            };
+            u16::from_ne_bytes(pair) as u32
+        };
+        Some(Self {
+            offset,
+            bytes,
+            before: word(announced.to_be_bytes()),
+            after: word(bytes),
+        })
+    }
+}
+
 /// Where the maximum segment size stands that a SYN announces (RFC 9293, 3.2), and what it is.
 #[inline(always)]
-pub fn announced_mss<F: Frame>(frame: &F, packet: &Packet) -> Option<(u32, u16)> {
+fn announced_mss<F: Frame>(frame: &F, packet: &Packet) -> Option<(u32, u16)> {
     const END: u8 = 0;
     const NOTHING: u8 = 1;
     const MSS: u8 = 2;
@@ -121,12 +166,6 @@ pub fn announced_mss<F: Frame>(frame: &F, packet: &Packet) -> Option<(u32, u16)>
         options += 1;
     }
     None
-}
-
-/// The largest segment on a way where packets may have `mtu` bytes.
-#[inline(always)]
-pub const fn mss(mtu: u32, ipv6: bool) -> u32 {
-    mtu.saturating_sub(if ipv6 { 60 } else { 40 })
 }
 
 #[cfg(feature = "user")]
@@ -181,6 +220,8 @@ mod tests {
                 seen_ns: 1_000,
                 ifindex: 2,
                 state,
+                macs: [0; 3],
+                pad: 0,
             };
             let now = 1_000 + idle_s * 1_000_000_000;
             assert_eq!(
@@ -199,9 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_size_is_found_among_the_options() {
+    fn a_segment_size_that_does_not_fit_is_found_among_the_options() {
+        /// Of a way for 1,000 bytes: the offset from the TCP header, and how the sum changes.
         #[track_caller]
-        fn check(options: &[u8], expected: Option<(u32, u16)>) {
+        fn check(options: &[u8], expected: Option<(u32, [u8; 2], [u8; 2])>) {
             let frame = [&[0; 20][..], options].concat();
             let packet = Packet {
                 source: Endpoint::default(),
@@ -217,14 +259,20 @@ mod tests {
                 payload_offset: frame.len() as u32,
                 payload_length: 0,
             };
-            assert_eq!(
-                announced_mss(&frame.as_slice(), &packet),
-                expected,
-                "{options:?}"
-            );
+            let clamp = Clamp::of(&frame.as_slice(), &packet, 1_000);
+            let word = |bytes| u32::from(u16::from_ne_bytes(bytes));
+            let expected = expected.map(|(offset, before, after)| Clamp {
+                offset,
+                bytes: 960_u16.to_be_bytes(),
+                before: word(before),
+                after: word(after),
+            });
+            assert_eq!(clamp, expected, "{options:?}");
         }
-        check(&[2, 4, 5, 180], Some((22, 1460)));
-        check(&[1, 1, 4, 2, 2, 4, 0, 100], Some((26, 100)));
+        check(&[2, 4, 5, 180], Some((22, [5, 180], [3, 192])));
+        check(&[1, 1, 4, 2, 2, 4, 5, 180], Some((26, [5, 180], [3, 192])));
+        check(&[1, 2, 4, 5, 180, 0, 0, 0], Some((23, [180, 5], [192, 3])));
+        check(&[2, 4, 3, 192], None);
         check(&[0, 0, 0, 0, 2, 4, 5, 180], None);
         check(&[8, 0, 0, 0, 2, 4, 5, 180], None);
         check(&[8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1], None);

@@ -4,12 +4,13 @@ use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::flow::Flow;
 use mirror_common::packet::{Packet, RST, SYN};
 use mirror_common::policy::Service;
-use mirror_common::translate::{mss, state};
-use mirror_common::tunnel::Direction;
+use mirror_common::translate::state;
+use mirror_common::tunnel::{Arm, Direction};
 
 use crate::frame::{Skb, now_ns};
 use crate::slot::Slot;
-use crate::{NEXT, maps, steer, translate};
+use crate::steer::arm_counters;
+use crate::{NEXT, maps, translate};
 
 /// What the packet at hand is to a client of a canary on another host.
 #[repr(C)]
@@ -47,7 +48,7 @@ pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
 pub fn send_back(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
     let Answer { ifindex, turned } = core::hint::black_box(slot).answer;
     if ifindex != 0 && (turned == 0 || !clamp(skb, packet, service)) {
-        steer::count_untranslated(service.index, Direction::Response);
+        count_untranslated(service, Direction::Response);
         return TC_ACT_SHOT;
     }
     send_on(skb, slot)
@@ -72,7 +73,7 @@ pub fn send_away(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> 
     };
     let Flow { client, server } = &slot.away;
     if !clamp(skb, packet, service) || !translate::rewrite(skb, packet, client, server) {
-        steer::count_untranslated(service.index, Direction::Request);
+        count_untranslated(service, Direction::Request);
         return TC_ACT_SHOT;
     }
     skb.send_to(steering.way.ifindex, &steering.way.next_hop)
@@ -85,9 +86,14 @@ fn clamp(skb: &Skb, packet: &Packet, service: &Service) -> bool {
         return true;
     }
     match maps::STEERING.get(service.index) {
-        Some(steering) if steering.way.mtu != 0 => {
-            translate::clamp(skb, packet, mss(steering.way.mtu, packet.ipv6))
-        }
+        Some(steering) if steering.way.mtu != 0 => translate::clamp(skb, packet, steering.way.mtu),
         _ => true,
+    }
+}
+
+#[inline(always)]
+fn count_untranslated(service: &Service, direction: Direction) {
+    if let Some(counters) = arm_counters(service.index, Arm::Canary) {
+        counters.untranslated[direction as usize & 1] += 1;
     }
 }

@@ -182,7 +182,7 @@ impl Frame for Skb {
 /// Hides where a word comes from. The compiler knows that packet pointers were read as 32 bits and
 /// would compare them as such, which the verifier does not take for a bounds check.
 #[inline(always)]
-fn opaque(mut word: usize) -> usize {
+pub fn opaque(mut word: usize) -> usize {
     // SAFETY: adds nothing. Not an empty string: line information may not name one place twice.
     unsafe { core::arch::asm!("{0} += 0", inout(reg) word, options(pure, nomem, nostack)) };
     word

@@ -23,6 +23,19 @@ pub trait Hand: Frame {
     /// Whether it carries a VLAN tag beside its bytes.
     fn is_tagged(&self) -> bool;
 
+    /// The start of an Ethernet header that goes back to who sent this; all 0 where it has none.
+    #[inline(always)]
+    fn sender(&self, packet: &Packet) -> [u32; 3] {
+        match self.read::<12>(0) {
+            Some([a, b, c, d, e, f, g, h, i, j, k, l]) if packet.network_offset == 14 => [
+                u32::from_ne_bytes([g, h, i, j]),
+                u32::from_ne_bytes([k, l, a, b]),
+                u32::from_ne_bytes([c, d, e, f]),
+            ],
+            _ => [0; 3],
+        }
+    }
+
     /// Has the kernel deliver it to the listener at `listener`, if there is one.
     fn give(&self, packet: &Packet, listener: &Endpoint) -> bool;
 }

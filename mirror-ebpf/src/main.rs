@@ -20,10 +20,11 @@ mod split;
 mod steer;
 mod translate;
 mod tunnel;
+mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use mirror_common::packet::Link;
 
 use crate::frame::Skb;
@@ -78,6 +79,12 @@ pub fn egress_ip(context: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_ip(context: TcContext) -> i32 {
     leave(&Skb::new(&context), Link::Ip, false)
+}
+
+/// Frames that come in, before there is an skb.
+#[xdp]
+pub fn early(context: XdpContext) -> u32 {
+    xdp::steer(&xdp::Xdp::new(context.ctx))
 }
 
 #[inline(always)]

@@ -129,10 +129,25 @@ fn mirror(
     direction: Direction,
     arm: Arm,
 ) {
-    let Some(counters) = maps::COUNTERS.get_ptr_mut(service.index * 2 + direction as u32) else {
+    let Some(counters) = counters(service, direction, packet) else {
         return;
     };
-    // SAFETY: a per-CPU value, as above.
+    let reason = serve(skb, slot, packet, service, direction, arm, counters);
+    if let Reason::Mirrored = reason {
+        counters.mirrored_bytes += u64::from(packet.payload_length);
+    }
+    count(counters, reason);
+}
+
+/// Where a service's packet is counted; a SYN is, at once.
+#[inline(always)]
+pub fn counters(
+    service: &Service,
+    direction: Direction,
+    packet: &Packet,
+) -> Option<&'static mut Counters> {
+    let counters = maps::COUNTERS.get_ptr_mut(service.index * 2 + direction as u32)?;
+    // SAFETY: a per-CPU value, as in `tap`.
     let counters = unsafe { &mut *counters };
     if direction == Direction::Request
         && packet.transport == Transport::Tcp
@@ -140,11 +155,7 @@ fn mirror(
     {
         counters.connections += 1;
     }
-    let reason = serve(skb, slot, packet, service, direction, arm, counters);
-    if let Reason::Mirrored = reason {
-        counters.mirrored_bytes += u64::from(packet.payload_length);
-    }
-    count(counters, reason);
+    Some(counters)
 }
 
 #[inline(always)]
@@ -155,17 +166,18 @@ fn count_foreign(reason: Reason) {
     }
 }
 
-/// The compiler knows that a reason is a valid index; the verifier has to be shown.
+/// Counts a reason. The compiler knows that it is a valid index; the verifier has to be shown.
 #[inline(always)]
-fn count(counters: &mut Counters, reason: Reason) {
+pub fn count(counters: &mut Counters, reason: Reason) {
     let index = core::hint::black_box(reason as u32) as usize;
     if let Some(counter) = counters.packets.get_mut(index) {
         *counter += 1;
     }
 }
 
+/// The rules of a service's end.
 #[inline(always)]
-fn look_up(endpoint: &Endpoint) -> Option<&'static Service> {
+pub fn look_up(endpoint: &Endpoint) -> Option<&'static Service> {
     let port = endpoint.port();
     let word = maps::PORTS.get(u32::from(port / 64))?;
     if word >> (port % 64) & 1 == 0 {

@@ -115,7 +115,7 @@ pub fn follow<H: Hand>(
         } else {
             Choice::Stable
         };
-        let choice = translated(hand, choice, flow, steering, away, translation, now);
+        let choice = translated(hand, packet, choice, flow, steering, away, translation, now);
         if !H::LOCAL && away.server.port() == 0 {
             return None;
         }
@@ -342,6 +342,7 @@ fn canary_listens<H: Hand>(hand: &H, packet: &Packet, steering: &Steering) -> bo
 #[inline(always)]
 fn translated<H: Hand>(
     hand: &H,
+    packet: &Packet,
     choice: Choice,
     flow: &Flow,
     steering: &Steering,
@@ -358,6 +359,8 @@ fn translated<H: Hand>(
         seen_ns: now,
         ifindex: hand.interface(),
         state: 0,
+        macs: hand.sender(packet),
+        pad: 0,
     };
     // Not the bits that the share is compared with: the ports would be the same few.
     let hash = flow.hash(steering.salt);
@@ -492,14 +495,6 @@ fn measure<H: Hand>(
     arm
 }
 
-/// Counts a packet whose addresses could not be translated.
-#[inline(always)]
-pub fn count_untranslated(service: u32, direction: Direction) {
-    if let Some(counters) = arm_counters(service, Arm::Canary) {
-        counters.untranslated[direction as usize & 1] += 1;
-    }
-}
-
 #[inline(always)]
 fn sample(service: u32, arm: Arm, seen: &Seen) {
     let (phase, ns) = match (seen.first_byte_ns, seen.handshake_ns) {
@@ -524,8 +519,9 @@ fn count_choice(service: &Service, choice: Choice) {
     }
 }
 
+/// What is counted of a version.
 #[inline(always)]
-fn arm_counters(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
+pub fn arm_counters(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
     let counters = maps::ARMS.get_ptr_mut(service * 2 + arm as u32)?;
     // SAFETY: a per-CPU value, as in `sample`.
     Some(unsafe { &mut *counters })

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated as helpers;
 use mirror_common::checksum;
 use mirror_common::flow::{Address, Endpoint, Flow};
 use mirror_common::packet::{Packet, Transport};
-use mirror_common::translate::{PORT_ATTEMPTS, Ports, Translation, Way, state};
+use mirror_common::translate::{Clamp, PORT_ATTEMPTS, Ports, Translation, Way, state};
 
 use crate::frame::Skb;
 use crate::maps;
@@ -84,9 +84,6 @@ pub fn close(away: &Flow, reset: bool, now_ns: u64) {
 pub fn rewrite(skb: &Skb, packet: &Packet, source: &Endpoint, destination: &Endpoint) -> bool {
     let checksum = packet.transport_offset + 16;
     let addresses = addresses_differ(packet, source, destination);
-    let ports = |source: &Endpoint, destination: &Endpoint| {
-        u32::from(source.port().to_be()) | u32::from(destination.port().to_be()) << 16
-    };
     let (before, after) = (
         ports(&packet.source, &packet.destination),
         ports(source, destination),
@@ -102,6 +99,21 @@ pub fn rewrite(skb: &Skb, packet: &Packet, source: &Endpoint, destination: &Endp
         && skb.follow_l4(checksum, before, after, 4)
         && skb.store_array(packet.transport_offset, &after.to_ne_bytes())
         && rewrite_network(skb, packet, source, destination, addresses)
+}
+
+/// Both ports as they stand in a TCP header.
+#[inline(always)]
+pub fn ports(source: &Endpoint, destination: &Endpoint) -> u32 {
+    u32::from(source.port().to_be()) | u32::from(destination.port().to_be()) << 16
+}
+
+/// The hop limit behind one more router, and what that adds to the sum over an IPv4 header. It never
+/// becomes 0: whoever comes with the last one has no new connection taken away.
+#[inline(always)]
+pub fn one_hop(limit: u8) -> (u8, u32) {
+    let after = limit.saturating_sub(1).max(1);
+    let word = |limit: u8| u32::from(u16::from_ne_bytes([limit, 0]));
+    (after, checksum::difference([word(limit)], [word(after)]))
 }
 
 /// What other addresses add to the sum over a packet's pseudo header. Those of IPv4 stand in the
@@ -126,47 +138,44 @@ fn rewrite_network(
     addresses: u32,
 ) -> bool {
     let offset = packet.network_offset;
-    let [a, b, c, d] = source.address.words();
-    let [e, f, g, h] = destination.address.words();
-    let limit = [packet.hop_limit.saturating_sub(1).max(1)];
+    let (source, destination) = (source.address.words(), destination.address.words());
+    let (limit, hops) = one_hop(packet.hop_limit);
     if packet.ipv6 {
-        return skb.store_array(offset + 7, &limit)
-            && skb.store_array(offset + 8, &bytes([a, b, c, d]))
-            && skb.store_array(offset + 24, &bytes([e, f, g, h]));
+        return skb.store_array(offset + 7, &[limit])
+            && skb.store_array::<16>(offset + 8, &words(source))
+            && skb.store_array::<16>(offset + 24, &words(destination));
     }
-    let hop = |limit: u8| u32::from(u16::from_ne_bytes([limit, 0]));
-    let hops = checksum::difference([hop(packet.hop_limit)], [hop(limit[0])]);
     skb.follow_l3(offset + 10, checksum::add(addresses, hops))
-        && skb.store_array(offset + 8, &limit)
-        && skb.store_array(offset + 12, &d.to_ne_bytes())
-        && skb.store_array(offset + 16, &h.to_ne_bytes())
+        && skb.store_array(offset + 8, &[limit])
+        && skb.store_array(offset + 12, &source[3].to_ne_bytes())
+        && skb.store_array(offset + 16, &destination[3].to_ne_bytes())
 }
 
+/// Words as they lie in memory.
 #[inline(always)]
-fn bytes(words: [u32; 4]) -> [u8; 16] {
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words.map(u32::to_ne_bytes);
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+pub fn words<const N: usize, const M: usize>(words: [u32; N]) -> [u8; M] {
+    const { assert!(N * 4 == M) };
+    let mut bytes = [0; M];
+    let mut i = 0;
+    while i < N {
+        let [a, b, c, d] = words[i].to_ne_bytes();
+        bytes[i * 4] = a;
+        bytes[i * 4 + 1] = b;
+        bytes[i * 4 + 2] = c;
+        bytes[i * 4 + 3] = d;
+        i += 1;
+    }
+    bytes
 }
 
 /// Lowers the segment size that a SYN announces to what fits the way.
 #[inline(always)]
-pub fn clamp(skb: &Skb, packet: &Packet, mss: u32) -> bool {
-    use mirror_common::translate::announced_mss;
-    match announced_mss(skb, packet) {
-        Some((offset, announced)) if u32::from(announced) > mss => {
-            let (before, after) = (announced.to_be(), (mss as u16).to_be());
-            let checksum = packet.transport_offset + 16;
-            // An option may stand at an odd offset, where its bytes count the other way round.
-            let (from, to) = if (offset - packet.transport_offset) % 2 == 0 {
-                (before, after)
-            } else {
-                (before.swap_bytes(), after.swap_bytes())
-            };
-            skb.follow_l4(checksum, from.into(), to.into(), 2)
-                && skb.store_array(offset, &after.to_ne_bytes())
-        }
-        _ => true,
-    }
+pub fn clamp(skb: &Skb, packet: &Packet, mtu: u32) -> bool {
+    let Some(clamp) = Clamp::of(skb, packet, mtu) else {
+        return true;
+    };
+    skb.follow_l4(packet.transport_offset + 16, clamp.before, clamp.after, 2)
+        && skb.store_array(clamp.offset, &clamp.bytes)
 }
 
 impl Skb {

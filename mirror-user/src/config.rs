@@ -22,7 +22,7 @@ use mirror_common::tunnel::Arm;
 use toml::Spanned;
 use toml::de::DeValue;
 
-pub use canary::{Affinity, Canary, Share, Xdp};
+pub use canary::{Affinity, Canary, Share, XdpHook};
 pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::{node, read_secret};
@@ -279,6 +279,20 @@ pub struct ServiceAddress {
     pub ip: Option<IpAddr>,
     /// TCP port.
     pub port: u16,
+}
+
+impl Service {
+    /// Where packets of its canary are taken if that is on another host; nothing = at TC. Copies are
+    /// made there, so the packets of one that is mirrored must come by.
+    pub fn xdp(&self) -> Option<XdpHook> {
+        self.canary.as_ref()?.xdp.filter(|_| !self.mirrors_canary())
+    }
+
+    /// Whether connections of the canary are mirrored.
+    pub fn mirrors_canary(&self) -> bool {
+        let arms = self.mirror.iter().flat_map(|mirror| &mirror.arms);
+        arms.into_iter().any(|arm| *arm == Arm::Canary)
+    }
 }
 
 impl ServiceAddress {

@@ -7,6 +7,7 @@ mod connections;
 mod maps;
 mod pins;
 mod steering;
+mod xdp;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_common::ABI_VERSION;
+
+use crate::config::XdpHook;
 
 pub use attach::{foreign_programs, tcx_works};
 pub use connections::Connections;
@@ -111,6 +114,8 @@ pub struct Role {
     pub uplink: bool,
     /// Answers of canaries on other hosts come in here.
     pub answers: bool,
+    /// Packets of canaries on other hosts are taken before there is an skb.
+    pub xdp: Option<XdpHook>,
 }
 
 /// An interface as the kernel knows it.
@@ -196,6 +201,11 @@ impl DataPlane {
                 source: Box::new(source),
             })?;
         }
+        let early = xdp::early(&mut ebpf)?;
+        early.load().map_err(|source| Error::Program {
+            program: xdp::EARLY.to_owned(),
+            source: Box::new(source),
+        })?;
         let mechanism = mechanism.unwrap_or_else(|| {
             if tcx_works() {
                 Mechanism::Tcx

@@ -27,21 +27,36 @@ pub struct Canary {
     pub steer_stale: Duration,
     /// Above this, new connections are stable's.
     pub max_new_connections_per_second: u32,
-    /// Where packets of a canary on another host are taken.
-    pub xdp: Xdp,
+    /// Where packets of a canary on another host are taken; nothing = at TC.
+    pub xdp: Option<XdpHook>,
 }
 
-/// Where packets of a canary on another host are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where XDP programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Xdp {
-    /// At TC, on any interface.
-    #[default]
-    Off,
-    /// In the driver, before there is an skb.
+pub enum XdpHook {
+    /// In the driver.
     Native,
-    /// At the kernel's own XDP hook, on any interface: for trying things out.
+    /// In the kernel's receive path, on any interface: for trying things out.
     Generic,
+}
+
+impl XdpHook {
+    /// Its name in the config, in pins and in messages.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    /// The one that it is not.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Native => Self::Generic,
+            Self::Generic => Self::Native,
+        }
+    }
 }
 
 /// What always goes to the same version while the share stays.
@@ -104,10 +119,10 @@ const AFFINITIES: &[(&str, Affinity)] = &[
     ("connection", Affinity::Connection),
 ];
 
-const XDP: &[(&str, Xdp)] = &[
-    ("off", Xdp::Off),
-    ("native", Xdp::Native),
-    ("generic", Xdp::Generic),
+const XDP: &[(&str, Option<XdpHook>)] = &[
+    ("off", None),
+    (XdpHook::Native.label(), Some(XdpHook::Native)),
+    (XdpHook::Generic.label(), Some(XdpHook::Generic)),
 ];
 
 /// The section as it was typed.
@@ -118,7 +133,7 @@ pub(super) struct TypedCanary {
     affinity: Affinity,
     steer_stale: Duration,
     max_new_connections_per_second: u32,
-    xdp: Xdp,
+    xdp: Option<XdpHook>,
 }
 
 impl TypedCanary {
@@ -145,9 +160,7 @@ impl TypedCanary {
                     values::integer(1, most),
                 )
                 .into_inner() as u32,
-            xdp: section
-                .or("xdp", Xdp::default(), values::choice(XDP))
-                .into_inner(),
+            xdp: section.or("xdp", None, values::choice(XDP)).into_inner(),
         };
         section.finish();
         typed

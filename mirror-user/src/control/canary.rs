@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, Share};
+use crate::config::{Affinity, Share, XdpHook};
 
 /// What the command line changes about one service's canary.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,10 @@ pub struct CanaryState {
     pub arms: Vec<Arm>,
     /// The interface that leads to it, if it is on another host.
     pub by: Option<String>,
+    /// Where its packets are taken at XDP; nothing = at TC.
+    pub xdp: Option<XdpHook>,
+    /// Why they are not, though they should be.
+    pub xdp_error: Option<String>,
     /// Whether it answers when it is dialled; nothing for one on this host, where the kernel knows.
     pub up: Option<bool>,
     /// Why it does not.
@@ -107,6 +111,8 @@ pub struct Arm {
     pub retransmissions: [u64; 2],
     /// Packets that could not be translated and went nowhere, request then response.
     pub untranslated: [u64; 2],
+    /// Packets that were taken at XDP, request then response.
+    pub early: [u64; 2],
     /// Answers by the hundreds of their HTTP status, from 1xx to 5xx.
     pub responses: [u64; 5],
     /// Answers of another protocol than HTTP/1.

@@ -63,7 +63,10 @@ fn interfaces(interfaces: &[Interface]) -> String {
     let mut table = table(&["INTERFACE", "INDEX", "HOOK", "STATE"]);
     for interface in interfaces {
         let state = match (interface.attached, &interface.error) {
-            (true, None) => "attached".to_owned(),
+            (true, None) => match &interface.xdp_error {
+                None => "attached".to_owned(),
+                Some(why) => format!("attached, but not at XDP: {why}"),
+            },
             (true, Some(error)) => format!("attached; {error}"),
             (false, None) => "not attached".to_owned(),
             (false, Some(error)) => format!("NOT ATTACHED: {error}"),
@@ -73,8 +76,12 @@ fn interfaces(interfaces: &[Interface]) -> String {
             Some(Mechanism::Clsact) => "clsact",
             None => "-",
         };
+        let hook = match interface.xdp {
+            Some(xdp) => format!("{hook}, xdp {}", xdp.label()),
+            None => hook.to_owned(),
+        };
         let index = or_dash(interface.ifindex);
-        table.add_row([interface.name.as_str(), &index, hook, &state]);
+        table.add_row([interface.name.as_str(), &index, &hook, &state]);
     }
     trimmed(&table)
 }

@@ -6,6 +6,7 @@ use mirror_common::histogram::{Latency, RunTime};
 use serde::{Deserialize, Serialize};
 
 use super::{CanaryState, Quantiles};
+use crate::config::XdpHook;
 use crate::dataplane::Mechanism;
 use crate::state::Source;
 
@@ -43,6 +44,10 @@ pub struct Interface {
     pub hook: Option<Mechanism>,
     /// Whether both programs are attached.
     pub attached: bool,
+    /// Where packets of canaries on other hosts are taken at XDP; nothing = at TC.
+    pub xdp: Option<XdpHook>,
+    /// Why they are not, though they should be.
+    pub xdp_error: Option<String>,
     /// The last thing that went wrong.
     pub error: Option<String>,
 }

@@ -21,6 +21,8 @@ fn status() -> Status {
                 hook: Some(Mechanism::Tcx),
                 attached: true,
                 error: None,
+                xdp: None,
+                xdp_error: None,
             },
             Interface {
                 name: "veth-pod".to_owned(),
@@ -28,6 +30,8 @@ fn status() -> Status {
                 hook: None,
                 attached: false,
                 error: Some("no such interface; waiting for it".to_owned()),
+                xdp: None,
+                xdp_error: None,
             },
         ],
         agents: vec![Agent {
@@ -152,6 +156,8 @@ fn both_versions_stand_side_by_side() {
             client_keys: 12.0,
             connection_keys: 60.0,
         }),
+        xdp: None,
+        xdp_error: None,
         by: None,
         up: None,
         silent: None,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::way::Way;
+use crate::config::XdpHook;
 use crate::dataplane::{DataPlane, Error, Interface, Role};
 use crate::netlink::Link;
 
@@ -13,10 +14,29 @@ pub(super) struct Attachment {
     pub(super) to: Option<(Interface, Role)>,
     /// Why nothing is.
     pub(super) error: Option<String>,
+    /// Why nothing is at XDP, though it should be: TC does the work.
+    pub(super) xdp_error: Option<String>,
+}
+
+impl Attachment {
+    /// Where packets are taken at XDP.
+    pub(super) fn xdp(&self) -> Option<XdpHook> {
+        let (_, role) = self.to.as_ref()?;
+        role.xdp.filter(|_| self.xdp_error.is_none())
+    }
 }
 
 /// What should be attached, by the interface's name; nothing where there is no such interface.
 pub(super) type Wanted = BTreeMap<String, Option<(Interface, Role)>>;
+
+/// A canary on another host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Away<'a> {
+    /// The way there.
+    pub(super) way: &'a Way,
+    /// Where its packets should be taken; nothing = at TC.
+    pub(super) xdp: Option<XdpHook>,
+}
 
 /// `tapped` are the names of the config, `links` what is known of them. What is not known yet is
 /// left alone.
@@ -24,8 +44,9 @@ pub(super) fn wanted<'a>(
     tapped: &[String],
     links: &BTreeMap<String, Option<Link>>,
     uplinks: impl IntoIterator<Item = &'a Way>,
-    answers: impl IntoIterator<Item = &'a Way>,
+    away: &[Away<'a>],
 ) -> Wanted {
+    let early = away.iter().find_map(|away| away.xdp);
     let mut wanted = Wanted::new();
     let role = Role {
         tapped: true,
@@ -33,11 +54,14 @@ pub(super) fn wanted<'a>(
     };
     for name in tapped {
         if let Some(link) = links.get(name) {
-            let there = link.as_ref().map(|link| (interface(link), role));
+            let there = link.as_ref().map(|link| {
+                let xdp = early.filter(|_| link.ethernet);
+                (interface(link), Role { xdp, ..role })
+            });
             wanted.insert(name.clone(), there);
         }
     }
-    let mut at = |Way { link, .. }: &Way, add: fn(&mut Role)| {
+    let mut at = |Way { link, .. }: &Way, add: &dyn Fn(&mut Role)| {
         let (_, role) = wanted
             .entry(link.name.clone())
             .or_default()
@@ -45,10 +69,13 @@ pub(super) fn wanted<'a>(
         add(role);
     };
     for way in uplinks {
-        at(way, |role| role.uplink = true);
+        at(way, &|role| role.uplink = true);
     }
-    for way in answers {
-        at(way, |role| role.answers = true);
+    for Away { way, xdp } in away {
+        at(way, &|role| {
+            role.answers = true;
+            role.xdp = role.xdp.or(xdp.filter(|_| way.link.ethernet));
+        });
     }
     wanted
 }
@@ -100,7 +127,12 @@ impl Attachments {
             let attachment = self.0.entry(name.clone()).or_default();
             match wanted {
                 None => attachment.gone(&name),
-                Some(wanted) if attachment.to.as_ref() == Some(&wanted) => {}
+                Some(wanted) if attachment.to.as_ref() == Some(&wanted) => {
+                    // Somebody else's program may have gone meanwhile.
+                    if attachment.xdp_error.is_some() {
+                        attachment.attach_xdp(plane, &wanted.0, wanted.1);
+                    }
+                }
                 Some((interface, role)) => attachment.attach(plane, interface, role),
             }
         }
@@ -133,20 +165,42 @@ impl Attachment {
             if self.error != error {
                 tracing::error!("{}", error.as_deref().unwrap_or_default());
             }
-            *self = Self { to: None, error };
+            *self = Self {
+                error,
+                ..Self::default()
+            };
             return;
         }
+        self.attach_xdp(plane, &interface, role);
         let Interface { name, index, .. } = &interface;
         let Role {
             tapped,
             uplink,
             answers,
+            xdp,
         } = role;
-        tracing::info!(interface = name, index, tapped, uplink, answers, "attached");
-        *self = Self {
-            to: Some((interface, role)),
-            error: None,
-        };
+        let xdp = xdp.filter(|_| self.xdp_error.is_none());
+        let xdp = xdp.map_or("off", XdpHook::label);
+        tracing::info!(
+            interface = name,
+            index,
+            tapped,
+            uplink,
+            answers,
+            xdp,
+            "attached"
+        );
+        self.to = Some((interface, role));
+        self.error = None;
+    }
+
+    fn attach_xdp(&mut self, plane: &mut DataPlane, interface: &Interface, role: Role) {
+        let error = plane.attach_xdp(interface, role.xdp).err();
+        let error = error.map(|error| error.to_string());
+        if let (Some(why), true) = (&error, self.xdp_error != error) {
+            tracing::error!("{why}; TC does the work");
+        }
+        self.xdp_error = error;
     }
 }
 
@@ -159,7 +213,12 @@ mod tests {
     /// elsewhere, and what should be attached, with the interface's number and role. There are eth0
     /// (2) and eth1 (3), and no eth7.
     #[track_caller]
-    fn check(tapped: &[&str], uplink: Option<Link>, canary: Option<Link>, expected: &[&str]) {
+    fn check(
+        tapped: &[&str],
+        uplink: Option<Link>,
+        canary: Option<(Link, Option<XdpHook>)>,
+        expected: &[&str],
+    ) {
         let tapped: Vec<_> = tapped.iter().map(|&name| name.to_owned()).collect();
         let links = [
             ("eth0", Some(link("eth0", 2))),
@@ -168,8 +227,10 @@ mod tests {
         ];
         let links = links.map(|(name, link)| (name.to_owned(), link));
         let by = |link| Way { link, ..way() };
-        let (uplink, answers) = (uplink.map(by), canary.map(by));
-        let wanted = wanted(&tapped, &links.into(), &uplink, &answers);
+        let xdp = canary.as_ref().and_then(|(_, xdp)| *xdp);
+        let (uplink, canary) = (uplink.map(by), canary.map(|(link, _)| by(link)));
+        let away = canary.as_ref().map(|way| Away { way, xdp });
+        let wanted = wanted(&tapped, &links.into(), &uplink, away.as_slice());
         let shown = wanted.iter().map(|(name, wanted)| match wanted {
             None => format!("{name}: none"),
             Some((interface, role)) => {
@@ -177,6 +238,7 @@ mod tests {
                     (role.tapped, " tapped"),
                     (role.uplink, " uplink"),
                     (role.answers, " answers"),
+                    (role.xdp == Some(XdpHook::Native), " native"),
                 ];
                 let roles = roles.map(|(has, word)| if has { word } else { "" });
                 format!("{name} {}:{}", interface.index, roles.concat())
@@ -194,8 +256,12 @@ mod tests {
         let both = ["eth0 2: tapped", "eth1 3: uplink"];
         check(&["eth0"], eth1(), None, &both);
         let both = ["eth0 2: tapped uplink", "eth1 3: answers"];
-        check(&["eth0"], eth0(), eth1(), &both);
-        check(&["eth0"], None, eth0(), &["eth0 2: tapped answers"]);
+        let at_tc = |link: Option<Link>| link.map(|link| (link, None));
+        check(&["eth0"], eth0(), at_tc(eth1()), &both);
+        check(&["eth0"], None, at_tc(eth0()), &["eth0 2: tapped answers"]);
+        let both = ["eth0 2: tapped native", "eth1 3: answers native"];
+        let early = eth1().map(|link| (link, Some(XdpHook::Native)));
+        check(&["eth0"], None, early, &both);
     }
 
     #[test]

@@ -10,8 +10,10 @@ use mirror_common::measure::{Connection, state};
 use mirror_common::steer::{Health, Steering};
 use mirror_common::translate::Ports;
 
+use super::attachments::Away;
 use super::health::Attempt;
-use super::place::Obstacle;
+use super::network::View;
+use super::place::{Obstacle, Place};
 use super::steering::{share, steering};
 use super::{Daemon, place};
 use crate::config::{Node, Share};
@@ -183,6 +185,22 @@ impl Daemon {
             .map(|canary| canary.address)
             .filter(|address| !place::is_here(address.ip(), local.unwrap_or_default()))
             .collect()
+    }
+
+    /// The ways to them, as far as they are known.
+    pub(super) fn ways_away<'a>(&self, view: &'a View) -> Vec<Away<'a>> {
+        let services = self.config.services.iter();
+        let away = services.filter_map(|service| {
+            let canary = service.canary.as_ref()?;
+            match place::find(canary, &service.addresses, view) {
+                Ok(Place::Away(way)) => Some(Away {
+                    way,
+                    xdp: service.xdp(),
+                }),
+                _ => None,
+            }
+        });
+        away.collect()
     }
 
     /// A canary on another host was dialled.

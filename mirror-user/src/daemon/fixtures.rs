@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::way::Way;
-use crate::config::{Affinity, Canary, Protocol, Service, ServiceAddress, Share, Xdp};
+use crate::config::{Affinity, Canary, Protocol, Service, ServiceAddress, Share};
 use crate::netlink::Link;
 
 /// A service at 10.0.0.5:8000 without mirror and canary.
@@ -32,7 +32,7 @@ pub(super) fn canary() -> Canary {
         affinity: Affinity::Connection,
         steer_stale: Duration::from_secs(60),
         max_new_connections_per_second: 1_000,
-        xdp: Xdp::Off,
+        xdp: None,
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn way() -> Way {
         local: [10, 1, 0, 5].into(),
         mtu: 1500,
         next_hop: [10, 1, 0, 9].into(),
-        mac: [1, 2, 3, 4, 5, 6],
+        mac: Some([1, 2, 3, 4, 5, 6]),
         speed: None,
         dropped: 0,
     }

@@ -53,6 +53,7 @@ use self::network::{Interest, Look, View};
 use self::servers::Versioned;
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
+use self::way::Way;
 use crate::admin;
 use crate::config::Node;
 use crate::control;
@@ -322,7 +323,7 @@ impl Daemon {
                 let now = Instant::now();
                 for (address, way) in &view.ways {
                     if let Some(agent) = self.agents.get_mut(address) {
-                        agent.goes(way.clone(), now);
+                        agent.goes(way.clone().and_then(Way::resolved), now);
                     }
                 }
                 self.view = Some(view);
@@ -401,11 +402,8 @@ impl Daemon {
         let wanted = match &self.view {
             _ if self.state.overrides().is_off() => attachments::Wanted::new(),
             Some(view) => {
-                let away = self.canaries_away();
-                let answers = away
-                    .iter()
-                    .filter_map(|canary| view.ways.get(canary)?.as_ref().ok());
-                attachments::wanted(&self.config.interfaces, &view.links, ways, answers)
+                let away = self.ways_away(view);
+                attachments::wanted(&self.config.interfaces, &view.links, ways, &away)
             }
             // What an earlier daemon attached stays until it is known what should be.
             None => return,

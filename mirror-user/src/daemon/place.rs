@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::network::View;
-use super::way::{NoWay, Way};
+use super::way::Way;
 use crate::config::{Canary, ServiceAddress};
 
 /// Where a canary is.
@@ -47,7 +47,6 @@ pub(super) fn find<'a>(
     match view.ways.get(&canary.address) {
         Some(Ok(way)) if way.link.loopback => lasting(format!("the route to {ip} leads back here")),
         Some(Ok(way)) => Ok(Place::Away(way)),
-        Some(Err(why @ NoWay::NoNeighbour(_))) => Err(Obstacle::Passing(why.to_string())),
         Some(Err(why)) => lasting(why.to_string()),
         None => Err(Obstacle::Passing(format!(
             "the way to {ip} is not known yet"
@@ -63,6 +62,7 @@ pub(super) fn is_here(ip: IpAddr, local: &[IpAddr]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{canary, way};
+    use super::super::way::NoWay;
     use super::*;
 
     fn view() -> View {

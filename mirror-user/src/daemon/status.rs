@@ -7,12 +7,13 @@ use mirror_common::ABI_VERSION;
 use mirror_common::tunnel::Direction;
 use mirror_common::verdict::Reason;
 
+use super::attachments::Attachment;
 use super::{Daemon, Shared, arms, concentration, place};
 use crate::admin::Readiness;
-use crate::config::ServiceAddress;
+use crate::config::{ServiceAddress, XdpHook};
 use crate::control::{
-    self, Agent, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply, RunTimes, Sample,
-    Status,
+    self, Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply,
+    RunTimes, Sample, Status,
 };
 use crate::dataplane;
 use crate::state::{Change, Overrides};
@@ -159,11 +160,33 @@ impl Daemon {
         let attached = attachment.to.is_some();
         Interface {
             name: name.to_owned(),
+            xdp: attachment.xdp(),
             ifindex: attachment.to.map(|(interface, _)| interface.index),
+            xdp_error: attachment.xdp_error,
             hook: attached.then_some(self.mechanism),
             attached,
             error: attachment.error,
         }
+    }
+
+    /// Where packets of a service's canary are taken at XDP, and why not, if they should be.
+    fn xdp(
+        &self,
+        service: &super::Service,
+        canary: &CanaryState,
+    ) -> (Option<XdpHook>, Option<String>) {
+        let (Some(by), Some(wanted)) = (&canary.by, service.config.canary.as_ref()) else {
+            return (None, None);
+        };
+        if wanted.xdp.is_some() && service.config.mirrors_canary() {
+            let why = "its connections are mirrored, and copies are made at tc";
+            return (None, Some(why.to_owned()));
+        }
+        let hooks = self.config.interfaces.iter().chain([by]);
+        let mut attachments = hooks.filter_map(|name| self.attachments.get(name));
+        let why = attachments.find_map(|attachment| attachment.xdp_error.clone());
+        let there = self.attachments.get(by).and_then(Attachment::xdp);
+        (there.filter(|_| wanted.xdp.is_some()), why)
     }
 
     fn describe_service(
@@ -194,7 +217,10 @@ impl Daemon {
                 let view = self.view.as_deref();
                 let place = view.map(|view| place::find(canary, addresses, view));
                 let answers = self.health.of(canary.address);
-                arms::describe(service, self.state.overrides(), place, answers)
+                let mut described =
+                    arms::describe(service, self.state.overrides(), place, answers)?;
+                (described.xdp, described.xdp_error) = self.xdp(service, &described);
+                Some(described)
             }),
             connections: 0,
             over_budget_connections: 0,

@@ -61,6 +61,9 @@ pub(super) fn steering(
     };
     if way != Way::default() {
         flags |= flag::AWAY;
+        if config.xdp().is_some() {
+            flags |= flag::XDP;
+        }
     }
     let previous = match (before.salt == salt, before.threshold == threshold) {
         (true, true) => before.previous,

@@ -15,8 +15,8 @@ pub(super) struct Way {
     pub(super) mtu: u32,
     /// Who takes packets on: a router, or the other end itself.
     pub(super) next_hop: IpAddr,
-    /// The next hop's MAC address; zero on links that have none.
-    pub(super) mac: [u8; 6],
+    /// The next hop's MAC address; zero on links that have none. Nothing = it has not answered yet.
+    pub(super) mac: Option<[u8; 6]>,
     /// The link's speed in bytes per second, where it has one.
     pub(super) speed: Option<u64>,
     /// Packets that the link and its queue have dropped, of whomever.
@@ -24,10 +24,22 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// The next hop's MAC address and the link's, as the programs write them.
+    /// The way, if the next hop's hardware address is known.
+    pub(super) fn resolved(self) -> Result<Self, NoWay> {
+        match self.mac {
+            Some(_) => Ok(self),
+            None => Err(NoWay::NoNeighbour(self.next_hop)),
+        }
+    }
+
+    /// The next hop's MAC address and the link's, as the programs write them; all 0 while the former
+    /// is not known.
     pub(super) fn macs(&self) -> [u32; 3] {
         let mut macs = [0; 12];
-        macs[..6].copy_from_slice(&self.mac);
+        let Some(mac) = self.mac else {
+            return [0; 3];
+        };
+        macs[..6].copy_from_slice(&mac);
         macs[6..].copy_from_slice(&self.link.mac);
         let word =
             |at: usize| u32::from_ne_bytes([macs[at], macs[at + 1], macs[at + 2], macs[at + 3]]);
@@ -73,12 +85,9 @@ pub(super) async fn find(
     }
     let hop = route.gateway.unwrap_or(ip);
     let mac = if link.ethernet && !link.loopback {
-        match netlink.neighbour(link.index, hop).await? {
-            Some(mac) => mac,
-            None => return Ok(Err(NoWay::NoNeighbour(hop))),
-        }
+        netlink.neighbour(link.index, hop).await?
     } else {
-        [0; 6]
+        Some([0; 6])
     };
     Ok(Ok(Way {
         local,

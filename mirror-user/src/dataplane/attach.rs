@@ -9,6 +9,7 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
 use super::{DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier};
+use crate::config::XdpHook;
 
 /// Where our filters stand in a clsact chain: before all that ask for no place of their own.
 const CLSACT_PRIORITY: u16 = 1;
@@ -57,7 +58,7 @@ impl DataPlane {
     }
 
     fn attach_tcx(&mut self, interface: &Interface, hook: Hook, name: &str) -> Result<(), Error> {
-        let pin = self.links.join(link_name(interface, hook));
+        let pin = self.links.join(link_name(interface, hook.label()));
         let failed = |reason: String| attach_error(&interface.name, hook, reason);
         match PinnedLink::from_pin(&pin) {
             Ok(pinned) => {
@@ -154,6 +155,7 @@ impl DataPlane {
     /// Detaches whatever is on `interface`.
     pub fn detach(&mut self, interface: &Interface) -> Result<(), Error> {
         self.mark_tapped(interface.index, false)?;
+        self.attach_xdp(interface, None)?;
         self.detach_hook(interface, Hook::Ingress)?;
         self.detach_hook(interface, Hook::Egress)
     }
@@ -164,7 +166,7 @@ impl DataPlane {
     }
 
     fn detach_tcx(&mut self, interface: &Interface, hook: Hook) -> Result<(), Error> {
-        let pin = self.links.join(link_name(interface, hook));
+        let pin = self.links.join(link_name(interface, hook.label()));
         match fs::remove_file(&pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(attach_error(&interface.name, hook, error.to_string()))
@@ -179,7 +181,12 @@ impl DataPlane {
         let names: HashSet<String> = keep
             .iter()
             .flat_map(|interface| {
-                [Hook::Ingress, Hook::Egress].map(|hook| link_name(interface, hook))
+                let hooks = [Hook::Ingress, Hook::Egress].map(Hook::label);
+                let early = [XdpHook::Native, XdpHook::Generic].map(XdpHook::label);
+                [hooks, early]
+                    .concat()
+                    .into_iter()
+                    .map(|hook| link_name(interface, hook))
             })
             .collect();
         let entries = fs::read_dir(&self.links).map_err(|source| Error::PinDir {
@@ -246,13 +253,13 @@ pub fn tcx_works() -> bool {
 }
 
 /// A pin names the interface's number too: a re-created interface is another one.
-fn link_name(interface: &Interface, hook: Hook) -> String {
+pub(super) fn link_name(interface: &Interface, hook: &str) -> String {
     // A pin's name may not have a dot (bpffs).
     format!(
         "{}@{}@{}",
         interface.name.replace('.', ":"),
         interface.index,
-        hook.label()
+        hook
     )
 }
 

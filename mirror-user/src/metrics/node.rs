@@ -68,6 +68,8 @@ families! {
     CANARY_UP = GAUGE "modelmirror_canary_up",
     /// Packets to or from a canary on another host that could not be translated, and went nowhere.
     UNTRANSLATED = COUNTER "modelmirror_untranslated_packets_total",
+    /// Packets to or from a canary on another host that were taken at XDP.
+    XDP_PACKETS = COUNTER "modelmirror_xdp_packets_total",
     /// The canary's part of what both versions did since the share last changed or the daemon began.
     ACHIEVED = GAUGE "modelmirror_canary_achieved_ratio",
     /// The busiest client address's part of the bytes of requests, of late.

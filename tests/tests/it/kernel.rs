@@ -658,7 +658,7 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
     let role = Role {
         tapped: false,
         uplink: true,
-        answers: false,
+        ..Role::default()
     };
     node.run(|| bench.plane.attach(&uplink, role))?;
 

@@ -169,6 +169,8 @@ impl Scene {
             seen_ns: 0,
             ifindex: 1,
             state: translate::state::ANSWERED,
+            macs: [1; 3],
+            pad: 0,
         };
         self.table.insert(origin, connection, 0)?;
         let put = self.translations.insert(away, translation, 0);

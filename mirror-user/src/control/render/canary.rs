@@ -16,13 +16,21 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
     };
     let way = canary.by.as_ref().map_or_else(
         || "on this host".to_owned(),
-        |by| format!("on another host by {by}"),
+        |by| {
+            let hook = canary
+                .xdp
+                .map_or("at tc".to_owned(), |xdp| format!("at xdp {}", xdp.label()));
+            format!("on another host by {by}, {hook}")
+        },
     );
     writeln!(
         f,
         "  canary       {}, {}, {way}; {kept} keeps its version",
         canary.version, canary.address
     )?;
+    if let Some(why) = &canary.xdp_error {
+        writeln!(f, "  NOT AT XDP: {why}")?;
+    }
     if let Some(why) = &canary.silent {
         writeln!(f, "  NO ANSWER: {why}; new connections go to stable")?;
     }

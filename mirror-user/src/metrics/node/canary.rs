@@ -8,6 +8,7 @@ use super::{
     ACHIEVED, AFFINITY_KEYS, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, CONCENTRATION,
     CONNECTIONS, FIRST_BYTE, Family, HANDSHAKE, OPEN, RESETS, RESPONSES, RETRANSMISSIONS,
     SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, Scrape, UNANSWERED, UNTRANSLATED,
+    XDP_PACKETS,
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::{Shared, arms};
@@ -54,8 +55,9 @@ impl Scrape {
         if let Some(canary) = canary.arms.last() {
             for direction in [Direction::Request, Direction::Response] {
                 let labels = [("service", service), ("direction", direction.label())];
-                let packets = canary.untranslated[direction as usize];
-                self.counter(&UNTRANSLATED, &labels, packets);
+                let side = direction as usize;
+                self.counter(&UNTRANSLATED, &labels, canary.untranslated[side]);
+                self.counter(&XDP_PACKETS, &labels, canary.early[side]);
             }
         }
         for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&canary.arms) {

@@ -35,6 +35,7 @@ fn check(known_as: &str, dialled: &str, change: impl FnOnce(&mut Trial)) {
         return;
     };
     change(&mut trial);
+    let takes_early = trial.service()["canary"].get("xdp").is_some();
     trial.start_daemon();
     trial.wait_for_canary(1.0);
     trial.set("0.3");
@@ -48,6 +49,9 @@ fn check(known_as: &str, dialled: &str, change: impl FnOnce(&mut Trial)) {
     let timed = trial.metrics("modelmirror_first_byte_seconds_count", &[]);
     assert_eq!(timed, split.requests);
     assert_eq!(trial.resets(), 0);
+    let early = xdp_packets(&trial);
+    let canary = trial.metric("modelmirror_arm_packets_total", "canary", &[]);
+    assert_eq!(early, if takes_early { canary } else { 0 });
     // A packet that passes this host counts once, where it came in.
     let metrics = trial.scene.node_metrics();
     let of = |name| metrics.sum(name, &[("service", "digits")]);
@@ -63,6 +67,13 @@ fn check(known_as: &str, dialled: &str, change: impl FnOnce(&mut Trial)) {
             host.name()
         );
     }
+}
+
+/// How many packets were taken at XDP.
+fn xdp_packets(trial: &Trial) -> u64 {
+    let name = "modelmirror_xdp_packets_total";
+    let metrics = trial.scene.node_metrics();
+    metrics.sum(name, &[("service", "digits")]) as u64
 }
 
 #[test]
@@ -86,6 +97,28 @@ fn a_share_goes_to_another_host_without_offloads() {
             host.ethtool("-K eth0 tx off").unwrap();
         }
     });
+}
+
+/// Before there is an skb, where the driver hands over what the sender has summed up.
+#[test]
+fn a_share_goes_to_another_host_at_xdp() {
+    for hook in ["generic", "native"] {
+        check(CANARY, "10.0.0.5:8000", |trial| early(trial, hook));
+        check("[fd00:1::9]:8001", "[fd00::5]:8000", |trial| {
+            trial.scene.set_addresses(&["[fd00::5]:8000"]);
+            early(trial, hook);
+        });
+    }
+}
+
+/// Sets where packets are taken, and makes the cables fit for it: a sender's checksums are not left
+/// to a device that there is not, and a veth takes frames whose other end has NAPI.
+fn early(trial: &mut Trial, hook: &str) {
+    let canary = trial.service()["canary"].as_table_mut().unwrap();
+    canary.insert("xdp".into(), hook.into());
+    for host in [&trial.scene.net.client, &trial.scene.net.shadow] {
+        host.ethtool("-K eth0 tx off gro on").unwrap();
+    }
 }
 
 /// Both sides learn what the way to the canary carries, though neither is on a narrow link.
