@@ -243,17 +243,19 @@ impl DataPlane {
         context: Option<&[u8]>,
         repeat: u32,
     ) -> Result<(i32, std::time::Duration), Error> {
-        let classifier = classifier(&mut self.ebpf, program)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.ctx_in = context;
         options.repeat = repeat;
-        let result = classifier
-            .test_run(options)
-            .map_err(|source| Error::Program {
-                program: program.to_owned(),
-                source: Box::new(source),
-            })?;
+        let run = if program == xdp::EARLY {
+            xdp::early(&mut self.ebpf)?.test_run(options)
+        } else {
+            classifier(&mut self.ebpf, program)?.test_run(options)
+        };
+        let result = run.map_err(|source| Error::Program {
+            program: program.to_owned(),
+            source: Box::new(source),
+        })?;
         Ok((result.return_value as i32, result.duration))
     }
 }

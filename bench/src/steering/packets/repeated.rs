@@ -6,11 +6,15 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Result, ensure};
 use mirror_common::tunnel::Arm;
 
-use super::scene::{CANARY_CLIENT, FIRST_PORT, PLAIN_PORT, Scene, server};
+use super::scene::{CANARY_CLIENT, FIRST_PORT, PLAIN_PORT, Scene, UNCHANGED, server};
 use super::{NOT_STEERED, PAYLOAD, STABLE};
 use crate::frames::{CLIENT, Segment, arp, node, tcp};
 use crate::raw_clone::RawClone;
 use crate::single::nanoseconds;
+
+/// The packets that the target for XDP is about.
+pub(super) const TO_CANARY: &str = "to a canary elsewhere, XDP";
+pub(super) const FROM_CANARY: &str = "from a canary elsewhere, XDP";
 
 /// Runs in one measurement.
 const RUNS: u32 = 100_000;
@@ -20,7 +24,8 @@ pub(super) struct Case {
     pub(super) what: &'static str,
     program: &'static str,
     frame: Vec<u8>,
-    /// The version that serves it; none for packets of no service, or of one without a canary.
+    /// The version that serves it; none for packets of no service, of one without a canary, or that
+    /// TC will see.
     served: Option<Arm>,
 }
 
@@ -51,6 +56,24 @@ pub(super) fn cases() -> Result<Vec<Case>> {
         case(STABLE, "ingress", CLIENT, server(0), stable),
         case("the canary's", "ingress", CANARY_CLIENT, server(0), canary),
         case("stable's, going out", "egress", server(0), CLIENT, stable),
+        case(
+            "to a canary elsewhere",
+            "ingress",
+            UNCHANGED.0,
+            UNCHANGED.1,
+            canary,
+        ),
+        case(
+            "from a canary elsewhere",
+            "ingress",
+            UNCHANGED.1,
+            UNCHANGED.0,
+            canary,
+        ),
+        case(TO_CANARY, "early", UNCHANGED.0, UNCHANGED.1, canary),
+        case(FROM_CANARY, "early", UNCHANGED.1, UNCHANGED.0, canary),
+        case("another service's, XDP", "early", CLIENT, node(80), None),
+        case("stable's, XDP", "early", CLIENT, server(0), None),
     ]
     .into_iter()
     .collect()

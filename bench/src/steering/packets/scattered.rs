@@ -8,6 +8,7 @@ use mirror_common::policy::chosen;
 use mirror_common::steer::Health;
 use mirror_common::tunnel::{Arm, Direction};
 
+use super::repeated::{FROM_CANARY, TO_CANARY};
 use super::scene::{
     self, AWAY_PORT, Scene, TRANSLATED, client, flow, server, steering, translated,
 };
@@ -43,7 +44,7 @@ pub(super) struct Case {
     pub(super) whose: Whose,
 }
 
-pub(super) const CASES: [Case; 7] = {
+pub(super) const CASES: [Case; 10] = {
     const fn case(what: &'static str, program: &'static str, whose: Whose) -> Case {
         Case {
             what,
@@ -56,15 +57,18 @@ pub(super) const CASES: [Case; 7] = {
         case(STABLE, "ingress", Whose::Known(Arm::Stable)),
         case("the canary's", "ingress", Whose::Known(Arm::Canary)),
         case(
-            "to a canary elsewhere, TC",
+            "to a canary elsewhere",
             "ingress",
             Whose::Away(Direction::Request),
         ),
         case(
-            "from a canary elsewhere, TC",
+            "from a canary elsewhere",
             "ingress",
             Whose::Away(Direction::Response),
         ),
+        case(TO_CANARY, "early", Whose::Away(Direction::Request)),
+        case(FROM_CANARY, "early", Whose::Away(Direction::Response)),
+        case("another service's, XDP", "early", Whose::Nobodys),
         case("a SYN, for stable", "ingress", Whose::New(Arm::Stable)),
         case("a SYN, for the canary", "ingress", Whose::New(Arm::Canary)),
     ]

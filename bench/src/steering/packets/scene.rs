@@ -42,6 +42,14 @@ pub(super) const TRANSLATED: u32 = 4096;
 /// The first of those ports.
 const FIRST_TRANSLATED: u16 = 61_000;
 
+/// A client and its connection to that service, translated to what it is already: each run finds the
+/// packet as the one before did.
+pub(super) const UNCHANGED: (SocketAddrV4, SocketAddrV4) =
+    (node(FIRST_TRANSLATED + TRANSLATED as u16), node(AWAY_PORT));
+
+/// What takes the place of Ethernet headers there and back.
+const MACS: [u32; 3] = [1, 2, 3];
+
 /// How large the tables of connections are: as they are by default, and as they can be.
 const TABLES: [u32; 2] = [65_536, 1_000_000];
 
@@ -111,7 +119,7 @@ impl Scene {
         }
         plane.set_translated_ports(Ports {
             first: FIRST_TRANSLATED.into(),
-            count: TRANSLATED,
+            count: TRANSLATED + 1,
         })?;
         plane.set_tap(Tap {
             // Alive for good.
@@ -134,8 +142,10 @@ impl Scene {
             scene.remember(client(number), number % size.services, arm(number))?;
         }
         for number in 0..TRANSLATED {
-            scene.translate(number)?;
+            let origin = between((client(number), node(AWAY_PORT)));
+            scene.translate(origin, between(translated(number)))?;
         }
+        scene.translate(between(UNCHANGED), between(UNCHANGED))?;
         Ok(scene)
     }
 
@@ -149,17 +159,9 @@ impl Scene {
         put.context("cannot write the table of connections")
     }
 
-    /// Puts an established connection to the canary on another host in both tables.
-    fn translate(&mut self, number: u32) -> Result<()> {
-        let origin = Flow {
-            client: endpoint(client(number)),
-            server: endpoint(node(AWAY_PORT)),
-        };
-        let (local, canary) = translated(number);
-        let away = Flow {
-            client: endpoint(local),
-            server: endpoint(canary),
-        };
+    /// Puts an established connection to a canary on another host in both tables: as the client sees
+    /// it, and as the canary does.
+    fn translate(&mut self, origin: Flow, away: Flow) -> Result<()> {
         let connection = Connection {
             away,
             ..Connection::joined(self.size.services + 2, Arm::Canary)
@@ -169,7 +171,7 @@ impl Scene {
             seen_ns: 0,
             ifindex: 1,
             state: translate::state::ANSWERED,
-            macs: [1; 3],
+            macs: MACS,
             pad: 0,
         };
         self.table.insert(origin, connection, 0)?;
@@ -197,12 +199,13 @@ fn steering_away() -> Steering {
     let base = steering();
     Steering {
         canary: endpoint(AWAY),
-        flags: base.flags | flag::AWAY,
+        flags: base.flags | flag::AWAY | flag::XDP,
         way: Way {
             local: IpAddr::from(*node(0).ip()).into(),
             next_hop: IpAddr::from(*AWAY.ip()).into(),
             ifindex: 1,
             mtu: 1500,
+            macs: MACS,
             ..Way::default()
         },
         ..base
@@ -236,9 +239,13 @@ pub(super) fn arm(number: u32) -> Arm {
 
 /// A client's connection to a service.
 pub(super) fn flow(client: SocketAddrV4, service: u32) -> Flow {
+    between((client, server(service)))
+}
+
+fn between((client, server): (SocketAddrV4, SocketAddrV4)) -> Flow {
     Flow {
         client: endpoint(client),
-        server: endpoint(server(service)),
+        server: endpoint(server),
     }
 }
 
