@@ -290,6 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn a_server_whose_process_is_hidden_is_said() {
+        let text = "interfaces = [\"lo\"]\n[[service]]\nname = \"a\"\nid = 1\n\
+            addresses = [\"*:80\"]\ncanary.address = \"127.0.0.1:81\"";
+        let node = crate::config::node(text, &|_| unreachable!()).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = sock_diag::listeners().unwrap().into_iter();
+        let mut own = own.filter(|own| Some(own.address) == socket.local_addr().ok());
+        let own = own.next().unwrap();
+        let (hidden, address) = (listening("0.0.0.0:81"), "127.0.0.1:80".parse().unwrap());
+        let seen = Listener { address, ..own };
+        let found = unseen(&node.services[0], &[], &[seen, hidden]).unwrap();
+        assert!(found.what.starts_with("127.0.0.1:81: whose"), "{found:?}");
+        assert_eq!(unseen(&node.services[0], &[], &[seen]), None);
+        assert_eq!(unseen(&service(), &[], &[hidden]), None);
+    }
+
+    #[test]
     fn an_interface_that_is_not_tapped_is_said() {
         let host = [HostAddress {
             interface: 2,

@@ -28,8 +28,8 @@ const FIND: Duration = Duration::from_secs(5);
 /// socket on.
 const SCAN: Duration = Duration::from_secs(30);
 
-/// After a search it rests for so many times what that took: 2 % of a CPU at most.
-const REST: u32 = 50;
+/// After a search it rests for so many times what that took: 5 % of a CPU at most.
+const REST: u32 = 20;
 
 /// Looks after servers, each of which a `K` names, until it is dropped.
 #[derive(Debug)]
@@ -146,6 +146,7 @@ impl<K: Clone + Ord> Watcher<K> {
         if is_past(self.find_at, now) && is_past(self.rest_until, now) {
             self.find(now);
             let took = now.elapsed();
+            tracing::debug!(?took, "looked for servers");
             self.rest_until = Some(now + took * REST);
             self.find_at = Some(now + FIND.max(took * REST));
         }
@@ -180,7 +181,10 @@ impl<K: Clone + Ord> Watcher<K> {
         self.sockets = sockets;
         let scanned = scan.then(|| {
             self.scan_at = Some(now + SCAN);
-            processes::holders(&self.sockets.keys().copied().collect())
+            let begun = Instant::now();
+            let holders = processes::holders(&self.sockets.keys().copied().collect());
+            tracing::debug!(took = ?begun.elapsed(), "looked at open files");
+            holders
         });
         let moment = processes::uptime();
         let processes = processes::all();

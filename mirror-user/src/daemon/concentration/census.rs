@@ -60,9 +60,12 @@ fn keep_looking(
             continue;
         }
         let now = Duration::from_nanos(crate::daemon::now_ns());
-        let found = tracker.look(now, &requests, connections.read());
-        *lock(finds) = found;
-        rest_until = Instant::now() + begun.elapsed() * REST;
+        let connections = connections.read();
+        let count = connections.len();
+        *lock(finds) = tracker.look(now, &requests, connections);
+        let took = begun.elapsed();
+        tracing::debug!(?took, count, "looked at the table of connections");
+        rest_until = Instant::now() + took * REST;
     }
 }
 
