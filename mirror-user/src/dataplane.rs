@@ -7,13 +7,14 @@ mod connections;
 mod maps;
 mod pins;
 mod steering;
+mod test_run;
 mod xdp;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_common::ABI_VERSION;
 
@@ -231,32 +232,6 @@ impl DataPlane {
         logger
             .map(Log)
             .map_err(|error| Error::Missing(format!("log: {error}")))
-    }
-
-    /// Runs a program once on `frame` through `BPF_PROG_TEST_RUN`, for tests: the verdict, and the
-    /// mean duration of `repeat` runs. Clones that it makes are really sent.
-    #[doc(hidden)]
-    pub fn test_run(
-        &mut self,
-        program: &str,
-        frame: &[u8],
-        context: Option<&[u8]>,
-        repeat: u32,
-    ) -> Result<(i32, std::time::Duration), Error> {
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.ctx_in = context;
-        options.repeat = repeat;
-        let run = if program == xdp::EARLY {
-            xdp::early(&mut self.ebpf)?.test_run(options)
-        } else {
-            classifier(&mut self.ebpf, program)?.test_run(options)
-        };
-        let result = run.map_err(|source| Error::Program {
-            program: program.to_owned(),
-            source: Box::new(source),
-        })?;
-        Ok((result.return_value as i32, result.duration))
     }
 }
 

@@ -23,4 +23,5 @@ mod servers;
 mod steering;
 mod takeover;
 mod traffic;
+mod translate;
 mod watching;
