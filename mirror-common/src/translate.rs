@@ -130,7 +130,7 @@ impl Clamp {
         let bytes = (mss as u16).to_be_bytes();
         let word = |[a, b]: [u8; 2]| {
             // At an odd offset bytes count the other way round.
-            let pair = if (offset - packet.transport_offset) % 2 == 0 {
+            let pair = if (offset - packet.transport_offset).is_multiple_of(2) {
                 [a, b]
             } else {
                 [b, a]

@@ -133,7 +133,7 @@ pub fn follow<H: Hand>(
         if choice == Choice::NoStable {
             connection.state |= state::SOLE;
         }
-        if choice.arm() == Arm::Canary {
+        if connection.is_away() {
             note_asked(service.index, now);
         }
     } else if syn {
@@ -215,12 +215,14 @@ fn is_refusal(packet: &Packet, connection: &Connection) -> bool {
 /// Whether a SYN that comes again should be chosen for anew.
 #[inline(always)]
 fn gives_up(connection: &Connection, now: u64) -> bool {
-    connection.arm() == Arm::Canary
+    connection.is_away()
         && connection.is_waiting()
         && connection.state & state::SOLE == 0
         && !answers(connection.service, now)
 }
 
+/// Whether a canary on another host answers. Of one on this host the kernel knows, and its answers may
+/// leave where we do not look.
 #[inline(always)]
 fn answers(service: u32, now: u64) -> bool {
     maps::HEALTH
@@ -305,15 +307,17 @@ fn readiness<H: Hand>(
         if !same_family || !plain || hand.interface() == LOOPBACK || packet.hop_limit <= 1 {
             return Readiness::OutOfReach;
         }
+        if answers(service.index, now) {
+            Readiness::Ready
+        } else {
+            Readiness::NoAnswer
+        }
     } else if service.here == 0 {
-        return Readiness::OutOfReach;
-    } else if !canary_listens(hand, packet, steering) {
-        return Readiness::NoListener;
-    }
-    if answers(service.index, now) {
+        Readiness::OutOfReach
+    } else if canary_listens(hand, packet, steering) {
         Readiness::Ready
     } else {
-        Readiness::NoAnswer
+        Readiness::NoListener
     }
 }
 
@@ -485,7 +489,7 @@ fn measure<H: Hand>(
     if let Some(counters) = arm_counters(connection.service, arm) {
         counters.count(packet, direction, &seen);
     }
-    if seen.answered && arm == Arm::Canary {
+    if seen.answered && connection.is_away() {
         note_answered(connection.service);
     }
     if seen.closed && connection.is_away() {

@@ -5,6 +5,7 @@
 
 mod agent;
 mod api;
+mod canary;
 mod echo;
 mod files;
 mod interfaces;
@@ -163,6 +164,7 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
         findings.extend(interfaces::findings(&netlink, name, node).await?);
     }
     findings.extend(services::findings(node, &host, &tapped));
+    findings.extend(canary::findings(&netlink, node, &host).await?);
     let tls = async {
         if options.probe_tls {
             tls::ask(node).await

@@ -20,7 +20,9 @@ pub(super) async fn findings(
         return Ok(vec![missing(name)]);
     };
     let mut findings = vec![state(&link)];
-    findings.extend(xdp(&link));
+    // Ours is told of with the canary that it is for.
+    let ours = node.services.iter().any(|service| service.xdp().is_some());
+    findings.extend(xdp(&link).filter(|_| !ours));
     findings.extend(big_packets(&link));
     findings.extend(receive_offload(&link, &offloads(name).await));
     if link.loopback {

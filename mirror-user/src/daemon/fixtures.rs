@@ -7,7 +7,7 @@ use crate::config::{Affinity, Canary, Protocol, Service, ServiceAddress, Share};
 use crate::netlink::Link;
 
 /// A service at 10.0.0.5:8000 without mirror and canary.
-pub(super) fn service() -> Service {
+pub(crate) fn service() -> Service {
     let at = ServiceAddress {
         ip: Some([10, 0, 0, 5].into()),
         port: 8000,
@@ -24,7 +24,7 @@ pub(super) fn service() -> Service {
 }
 
 /// A canary at 10.0.0.5:8001.
-pub(super) fn canary() -> Canary {
+pub(crate) fn canary() -> Canary {
     Canary {
         version: "v13".to_owned(),
         address: ([10, 0, 0, 5], 8001).into(),
@@ -50,7 +50,7 @@ pub(super) fn way() -> Way {
 }
 
 /// An Ethernet device.
-pub(super) fn link(name: &str, index: u32) -> Link {
+pub(crate) fn link(name: &str, index: u32) -> Link {
     Link {
         name: name.to_owned(),
         index,

@@ -14,7 +14,7 @@ mod canary;
 mod commands;
 mod concentration;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod health;
 mod heartbeat;
 mod measure;

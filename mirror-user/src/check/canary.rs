@@ -1,0 +1,341 @@
+//! Canaries: what it takes to remember connections, and those on other hosts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use tokio::net::TcpStream;
+
+use super::Finding;
+use super::services::about;
+use crate::config::{Canary, Node, PortRange, Service, XdpHook};
+use crate::netlink::{self, HostAddress, Link, Netlink};
+use crate::sock_diag;
+
+/// Kernel memory for each connection, measured: an entry of both tables, 200 and 192 bytes.
+const CONNECTION_BYTES: u64 = 392;
+
+/// From this on the tables are worth a second thought.
+const MUCH: u64 = 128 << 20;
+
+/// How long a canary may take to answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+const LOCAL_PORTS: &str = "net.ipv4.ip_local_port_range";
+const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+pub(super) async fn findings(
+    netlink: &Netlink,
+    node: &Node,
+    host: &[HostAddress],
+) -> Result<Vec<Finding>, netlink::Error> {
+    let canaries = || {
+        let services = node.services.iter();
+        services.filter_map(|service| Some((service, service.canary.as_ref()?)))
+    };
+    if canaries().next().is_none() {
+        return Ok(Vec::new());
+    }
+    let here = |ip: IpAddr| ip.is_loopback() || host.iter().any(|own| own.ip == ip);
+    let mut findings = vec![table(node.connections)];
+    let mut away = canaries()
+        .filter(|(_, canary)| !here(canary.address.ip()))
+        .peekable();
+    if away.peek().is_some() {
+        findings.push(ports(node.translation_ports, &Ports::read()));
+    }
+    for (service, canary) in away {
+        let route = netlink.route(canary.address.ip()).await?;
+        let link = match &route {
+            Some(route) => netlink.link_by_index(route.interface).await?,
+            None => None,
+        };
+        let Some(link) = link else {
+            findings.push(no_route(service, canary));
+            continue;
+        };
+        findings.push(answer(service, canary, &link, dial(canary.address).await));
+        let mut links = vec![link];
+        for name in &node.interfaces {
+            links.extend(netlink.link(name).await?);
+        }
+        findings.extend(xdp(service, &links));
+    }
+    Ok(findings)
+}
+
+fn table(connections: u32) -> Finding {
+    let bytes = u64::from(connections) * CONNECTION_BYTES;
+    let what = format!(
+        "{connections} are remembered, in {} of kernel memory",
+        ByteSize(bytes).display().iec()
+    );
+    if bytes <= MUCH {
+        return Finding::ok("connections", what);
+    }
+    Finding::warn(
+        "connections",
+        what,
+        "nothing, if the memory is there: the tables are made whole at the start; the oldest connections fall out of smaller ones",
+    )
+}
+
+/// What this host does with ports.
+#[derive(Debug, Default)]
+struct Ports {
+    /// Given to connections that do not ask for one.
+    local: Option<RangeInclusive<u16>>,
+    /// But for these.
+    reserved: Vec<RangeInclusive<u16>>,
+    /// Somebody listens there.
+    taken: Vec<u16>,
+}
+
+impl Ports {
+    fn read() -> Self {
+        let read = |name: &str| {
+            let path = format!("/proc/sys/{}", name.replace('.', "/"));
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let (local, reserved) = (read(LOCAL_PORTS), read(RESERVED_PORTS));
+        let listeners = sock_diag::listeners().unwrap_or_default().into_iter();
+        Self {
+            local: range(&local.split_whitespace().collect::<Vec<_>>().join("-")),
+            reserved: reserved.trim().split(',').filter_map(range).collect(),
+            taken: listeners.map(|listener| listener.address.port()).collect(),
+        }
+    }
+}
+
+/// One port, or the first and the last of several.
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+/// Whether the ports that canaries on other hosts see are ours alone.
+fn ports(range: PortRange, host: &Ports) -> Finding {
+    let about = "translation_ports";
+    let shown = format!("{}-{}", range.first, range.last);
+    let mut ours = range.first..=range.last;
+    if let Some(port) = host.taken.iter().find(|port| ours.contains(port)) {
+        let what =
+            format!("{shown}: somebody listens at {port}, whose answers would be taken away");
+        return Finding::refuse(about, what, "choose another range, or move the listener");
+    }
+    let given = |port: u16| {
+        let local = host
+            .local
+            .as_ref()
+            .is_some_and(|local| local.contains(&port));
+        local
+            && !host
+                .reserved
+                .iter()
+                .any(|reserved| reserved.contains(&port))
+    };
+    if let Some(port) = ours.find(|&port| given(port)) {
+        let what = format!(
+            "{shown}: the kernel gives {port} to connections of this host, whose answers would be taken away"
+        );
+        let cure = format!(
+            "sysctl -w {RESERVED_PORTS}={shown}, also in /etc/sysctl.d; or choose ports outside {LOCAL_PORTS}"
+        );
+        return Finding::refuse(about, what, cure);
+    }
+    let what = format!(
+        "{shown}: up to {} connections at a time with each canary on another host",
+        range.count()
+    );
+    Finding::ok(about, what)
+}
+
+fn no_route(service: &Service, canary: &Canary) -> Finding {
+    let ip = canary.address.ip();
+    let what =
+        format!("canary {ip} is on another host, and there is no route: nothing is steered to it");
+    Finding::warn(about(service), what, format!("ip route get {ip}"))
+}
+
+async fn dial(canary: SocketAddr) -> Result<(), String> {
+    match tokio::time::timeout(PATIENCE, TcpStream::connect(canary)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} ms", PATIENCE.as_millis())),
+    }
+}
+
+fn answer(service: &Service, canary: &Canary, link: &Link, dialled: Result<(), String>) -> Finding {
+    let where_ = format!(
+        "canary {}, on another host by {}",
+        canary.address, link.name
+    );
+    match dialled {
+        Ok(()) => Finding::ok(
+            about(service),
+            format!(
+                "{where_}, answers; this host's firewall and conntrack will not see its packets"
+            ),
+        ),
+        Err(why) => Finding::warn(
+            about(service),
+            format!("{where_}: {why}: nothing is steered to it until it answers"),
+            "start it, or correct `address` in [service.canary]",
+        ),
+    }
+}
+
+/// Where packets of a canary on another host will be taken, on these links.
+fn xdp(service: &Service, links: &[Link]) -> Vec<Finding> {
+    let Some(hook) = service.canary.as_ref().and_then(|canary| canary.xdp) else {
+        return Vec::new();
+    };
+    if service.mirrors_canary() {
+        return vec![Finding::warn(
+            about(service),
+            format!(
+                "xdp = {:?} does nothing: copies of the canary's connections are made at TC, so its packets stay there",
+                hook.label()
+            ),
+            "nothing; or arms = [\"stable\"] in [service.mirror]",
+        )];
+    }
+    links.iter().map(|link| at(service, hook, link)).collect()
+}
+
+fn at(service: &Service, hook: XdpHook, link: &Link) -> Finding {
+    let Link { name, kind, .. } = link;
+    let about = about(service);
+    match (hook, link.xdp) {
+        _ if !link.ethernet => Finding::warn(
+            about,
+            format!("{name} has no Ethernet headers: its packets are taken at TC"),
+            "nothing",
+        ),
+        (hook, Some(active)) if active == hook.label() => {
+            Finding::ok(about, format!("XDP is attached to {name}, {active}"))
+        }
+        (hook, Some(active)) => Finding::warn(
+            about,
+            format!(
+                "XDP is attached to {name} as {active}, and xdp = {:?}: if it is not ours, TC does the work",
+                hook.label()
+            ),
+            "see `bpftool net`, and `modelmirror status` for what is active",
+        ),
+        (XdpHook::Generic, None) => {
+            Finding::ok(about, format!("XDP will be attached to {name}, generic"))
+        }
+        (XdpHook::Native, None) if kind.as_deref() == Some("veth") => Finding::warn(
+            about,
+            format!(
+                "XDP will be attached to {name}, a veth: the other end must write its checksums itself, and have NAPI"
+            ),
+            "at the other end: ethtool -K DEVICE tx off gro on",
+        ),
+        (XdpHook::Native, None) => Finding::warn(
+            about,
+            format!(
+                "XDP will be attached to {name} in its driver: that can reset its queues, and turns LRO off"
+            ),
+            "attach at a quiet time; `modelmirror status` says whether the driver took it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+    use crate::daemon::fixtures::{canary, link, service};
+
+    #[track_caller]
+    fn check(finding: &Finding, level: Level, words: &str) {
+        assert!(
+            finding.level == level && finding.what.contains(words),
+            "{words:?} in {finding:?}"
+        );
+    }
+
+    #[test]
+    fn a_table_has_its_price() {
+        check(
+            &table(65_536),
+            Level::Ok,
+            "65536 are remembered, in 24.5 MiB",
+        );
+        check(&table(1_000_000), Level::Warn, "373.8 MiB");
+    }
+
+    #[test]
+    fn ports_are_ours_alone() {
+        let range = PortRange {
+            first: 61_000,
+            last: 61_999,
+        };
+        let usual = || Ports {
+            local: Some(32_768..=60_999),
+            ..Ports::default()
+        };
+        check(&ports(range, &usual()), Level::Ok, "up to 1000 connections");
+        let wide = Ports {
+            local: Some(1_024..=65_535),
+            ..usual()
+        };
+        check(
+            &ports(range, &wide),
+            Level::Refuse,
+            "gives 61000 to connections",
+        );
+        let reserved = Ports {
+            reserved: vec![8_080..=8_080, 61_000..=61_999],
+            ..wide
+        };
+        check(&ports(range, &reserved), Level::Ok, "61000-61999");
+        let taken = Ports {
+            taken: vec![22, 61_500],
+            ..usual()
+        };
+        check(&ports(range, &taken), Level::Refuse, "listens at 61500");
+    }
+
+    #[test]
+    fn where_packets_will_be_taken_is_said_for_each_link() {
+        let with = |xdp| Service {
+            canary: Some(Canary { xdp, ..canary() }),
+            ..service()
+        };
+        let eth0 = link("eth0", 2);
+        let links = std::slice::from_ref(&eth0);
+        assert_eq!(xdp(&with(None), links), []);
+        let native = with(Some(XdpHook::Native));
+        check(&xdp(&native, links)[0], Level::Warn, "can reset its queues");
+        let active = Link {
+            xdp: Some("native"),
+            ..eth0.clone()
+        };
+        check(
+            &xdp(&native, std::slice::from_ref(&active))[0],
+            Level::Ok,
+            "attached to eth0, native",
+        );
+        let generic = with(Some(XdpHook::Generic));
+        check(&xdp(&generic, &[active])[0], Level::Warn, "as native");
+        check(&xdp(&generic, links)[0], Level::Ok, "generic");
+        let veth = Link {
+            kind: Some("veth".to_owned()),
+            ..eth0
+        };
+        check(&xdp(&native, &[veth])[0], Level::Warn, "a veth");
+    }
+
+    #[test]
+    fn a_canary_on_another_host_is_dialled() {
+        let (service, canary, eth1) = (service(), canary(), link("eth1", 3));
+        let found = answer(&service, &canary, &eth1, Ok(()));
+        check(&found, Level::Ok, "on another host by eth1, answers");
+        let found = answer(&service, &canary, &eth1, Err("refused".to_owned()));
+        check(&found, Level::Warn, "refused: nothing is steered");
+    }
+}
