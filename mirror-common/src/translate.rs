@@ -31,8 +31,9 @@ pub struct Way {
     pub mtu: u32,
     /// The next hop's MAC address, then the interface's.
     pub macs: [u32; 3],
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
+    /// 1 = the interface is a veth: what XDP sends back by it (XDP_TX) stays there until something
+    /// else passes, unless its other end runs XDP as well. Redirected frames go at once.
+    pub veth: u32,
 }
 
 /// Ports of ours that the canaries see.

@@ -83,10 +83,10 @@ impl Xdp {
         unsafe { helpers::bpf_xdp_store_bytes(self.raw, offset, from, N as u32) == 0 }
     }
 
-    /// The verdict that sends the frame out by `ifindex`.
+    /// The verdict that sends the frame out by `ifindex`; on a `veth` never by XDP_TX.
     #[inline(always)]
-    fn send_by(&self, ifindex: u32) -> u32 {
-        if ifindex == self.interface() {
+    fn send_by(&self, ifindex: u32, veth: bool) -> u32 {
+        if ifindex == self.interface() && !veth {
             return XDP_TX;
         }
         // SAFETY: the helper checks its arguments.
@@ -177,6 +177,8 @@ struct Rewrite {
     mtu: u32,
     /// Where it leaves; 0 = nowhere.
     ifindex: u32,
+    /// Whether a veth leads to the canary.
+    veth: bool,
 }
 
 impl Rewrite {
@@ -212,6 +214,7 @@ impl Rewrite {
             differences,
             macs: translation.macs,
             mtu: steering.way.mtu,
+            veth: steering.way.veth != 0,
             ifindex: match onward {
                 Onward::Nowhere => 0,
                 _ => translation.ifindex,
@@ -237,6 +240,7 @@ impl Rewrite {
             destination: server,
             macs: steering.way.macs,
             mtu: steering.way.mtu,
+            veth: steering.way.veth != 0,
             ifindex: steering.way.ifindex,
         })
     }
@@ -286,7 +290,7 @@ impl Rewrite {
             let before = [head[50], head[51]];
             write(head, 50, &checksum::updated(before, all));
         }
-        frame.send_by(self.ifindex)
+        frame.send_by(self.ifindex, self.veth)
     }
 }
 

@@ -92,7 +92,7 @@ fn translated(way: &super::way::Way) -> Way {
         ifindex: way.link.index,
         mtu: way.mtu,
         macs: way.macs(),
-        pad: 0,
+        veth: (way.link.kind.as_deref() == Some("veth")).into(),
     }
 }
 

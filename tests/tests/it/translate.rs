@@ -103,7 +103,7 @@ impl Node {
                 ifindex: ELSEWHERE,
                 mtu: MTU,
                 macs: [0x0100_0002, 0x0002_0900, 0x0500_0100],
-                pad: 0,
+                veth: 0,
             },
             ..Steering::default()
         };

@@ -99,6 +99,133 @@ fn a_share_goes_to_another_host_without_offloads() {
     });
 }
 
+/// The canary is on the clients' own network: everything passes one device, twice.
+#[test]
+fn a_share_goes_back_by_where_it_came_in() {
+    for hook in [None, Some("generic"), Some("native")] {
+        let canary = "10.0.0.2:8001";
+        check(canary, "10.0.0.5:8000", |trial| {
+            let near = trial.scene.net.client.clone();
+            trial.place_canary(&near, "[::]:8001", canary);
+            if let Some(hook) = hook {
+                early(trial, hook);
+            }
+        });
+    }
+}
+
+/// A pod on the node, with a network namespace of its own.
+#[test]
+fn a_share_goes_to_a_pod() {
+    let canary = "10.2.0.8:8001";
+    check(canary, "10.0.0.5:8000", |trial| {
+        let pod = trial.scene.net.pod().unwrap();
+        trial.place_canary(&pod, "[::]:8001", canary);
+    });
+}
+
+/// Copies are made at TC, so what is copied is not taken before.
+#[test]
+fn what_is_mirrored_is_not_taken_early() {
+    let Some(mut trial) = quiet(CANARY) else {
+        return;
+    };
+    early(&mut trial, "native");
+    trial.scene.set_mirror("arms", vec!["stable", "canary"]);
+    let canary = trial.service()["canary"].as_table_mut().unwrap();
+    canary.insert("share".into(), 0.5.into());
+    trial.scene.start();
+    trial.wait_for_canary(1.0);
+    let status = trial.scene.modelmirror(&["status"]);
+    assert!(
+        status.contains("NOT AT XDP: its connections are mirrored"),
+        "{status}"
+    );
+    let sent = trial.scene.client.load(40, 3, large).unwrap();
+    let split = trial.split(&sent);
+    split.assert_share(0.5);
+    assert_eq!(xdp_packets(&trial), 0);
+    let outcome = trial.scene.settle();
+    assert_eq!(
+        outcome.requests("compared"),
+        split.requests.iter().sum::<u64>()
+    );
+}
+
+/// Ten ports: who finds none gets stable; those of ended connections serve others.
+#[test]
+fn ports_run_out_and_come_back() {
+    let Some(mut trial) = quiet(CANARY) else {
+        return;
+    };
+    let ports = "61000-61009";
+    let config = &mut trial.scene.node_config;
+    config.insert("translation_ports".into(), ports.into());
+    trial.start_daemon();
+    trial.wait_for_canary(1.0);
+    trial.set("1");
+    for _ in 0..2 {
+        let mut connections = connect(&trial.scene.client, 40);
+        let sent = ask(&mut connections);
+        let split = trial.split(&sent);
+        let [stable, canary] = split.connections;
+        assert!(
+            (3..=10).contains(&canary) && stable + canary == 40,
+            "{split:?}"
+        );
+        let canary = trial.canary_asked();
+        for (connection, exchange) in connections.iter_mut().zip(&sent) {
+            let again = connection.exchange(&large(0, 1)).unwrap();
+            if canary.contains(&exchange.id) {
+                assert!(trial.canary_asked().contains(&again.id), "{again:?}");
+            }
+        }
+        // A reset leaves nothing to be waited out.
+        for connection in &mut connections {
+            socket2::SockRef::from(&*connection.stream())
+                .set_linger(Some(std::time::Duration::ZERO))
+                .unwrap();
+        }
+        drop(connections);
+        eventually("all connections have ended", || {
+            let open = trial.metrics("modelmirror_connections_open", &[]);
+            ensure!(open == [0, 0], "{open:?}");
+            Ok(())
+        });
+    }
+    assert!(trial.steered("stable", "no_port") >= 60);
+}
+
+/// The next daemon takes over what is open, and the programs and tables with it.
+#[test]
+fn a_daemon_may_die() {
+    for hook in [None, Some("native")] {
+        let Some(mut trial) = quiet(CANARY) else {
+            return;
+        };
+        if let Some(hook) = hook {
+            early(&mut trial, hook);
+        }
+        trial.start_daemon();
+        trial.wait_for_canary(1.0);
+        trial.set("0.5");
+        let mut connections = connect(&trial.scene.client, 40);
+        let mut sent = ask(&mut connections);
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            trial.scene.end_daemon(signal);
+            sent.extend(ask(&mut connections));
+            sent.extend(trial.scene.client.load(20, 1, large).unwrap());
+            trial.scene.start_daemon(&[]);
+            sent.extend(ask(&mut connections));
+            sent.extend(trial.scene.client.load(20, 1, large).unwrap());
+        }
+        let split = trial.split(&sent);
+        split.assert_share(0.5);
+        assert_eq!(trial.connections(), split.connections);
+        assert_eq!(trial.resets(), 0);
+    }
+}
+
 /// Before there is an skb, where the driver hands over what the sender has summed up.
 #[test]
 fn a_share_goes_to_another_host_at_xdp() {
