@@ -131,14 +131,15 @@ impl Connection {
         self.opened_ns != 0 && self.initial == packet.sequence
     }
 
-    /// Takes in a packet. `head` reads the first bytes of its payload; without `http` whatever the
+    /// Takes in a packet. `now` reads the clock, which costs a third of all that is done here;
+    /// `head` reads the first bytes of its payload; without `http` whatever the
     /// server says after a request is its answer.
     #[inline(always)]
     pub fn observe(
         &mut self,
         packet: &Packet,
         direction: Direction,
-        now_ns: u64,
+        now: impl Fn() -> u64,
         http: bool,
         head: impl FnOnce() -> Option<[u8; 12]>,
     ) -> Seen {
@@ -146,7 +147,7 @@ impl Connection {
         let answered = self.state & state::ANSWERED != 0;
         if packet.flags & SYN != 0 {
             if opens(packet) {
-                if !answered && self.state & state::REPEATED == 0 && now_ns != self.opened_ns {
+                if !answered && self.state & state::REPEATED == 0 && now() != self.opened_ns {
                     self.state |= state::REPEATED;
                     seen.unanswered = true;
                 }
@@ -155,7 +156,7 @@ impl Connection {
                 seen.answered = true;
                 self.advance(direction, packet.sequence.wrapping_add(1));
                 if self.opened_ns != 0 && self.state & state::REPEATED == 0 {
-                    seen.handshake_ns = Some(now_ns.saturating_sub(self.opened_ns));
+                    seen.handshake_ns = Some(now().saturating_sub(self.opened_ns));
                 }
             }
             return seen;
@@ -170,9 +171,9 @@ impl Connection {
                 match direction {
                     Direction::Request => {
                         self.state |= state::WAITING;
-                        self.request_ns = now_ns;
+                        self.request_ns = now();
                     }
-                    Direction::Response => self.answer(now_ns, http, head, &mut seen),
+                    Direction::Response => self.answer(now, http, head, &mut seen),
                 }
             }
         }
@@ -184,7 +185,7 @@ impl Connection {
     #[inline(always)]
     fn answer(
         &mut self,
-        now_ns: u64,
+        now: impl Fn() -> u64,
         http: bool,
         head: impl FnOnce() -> Option<[u8; 12]>,
         seen: &mut Seen,
@@ -203,7 +204,7 @@ impl Connection {
             }
         }
         self.state &= !state::WAITING;
-        seen.first_byte_ns = Some(now_ns.saturating_sub(self.request_ns));
+        seen.first_byte_ns = Some(now().saturating_sub(self.request_ns));
     }
 
     #[inline(always)]
@@ -406,7 +407,7 @@ mod tests {
             .map(|&(ms, direction, flags, sequence, payload)| {
                 let packet = packet(flags, sequence, payload);
                 let head = || payload.first_chunk().copied();
-                let seen = connection.observe(&packet, direction, ms * MS, true, head);
+                let seen = connection.observe(&packet, direction, || ms * MS, true, head);
                 counters.count(&packet, direction, &seen);
                 seen
             })
@@ -467,7 +468,7 @@ mod tests {
         let mut connection = Connection::opened(&syn, 1, Arm::Stable, 0);
         for (sequence, expected) in [(u32::MAX - 3, false), (4, false), (u32::MAX - 3, true)] {
             let packet = packet(ACK, sequence, b"12345678");
-            let seen = connection.observe(&packet, Request, 1, true, || None);
+            let seen = connection.observe(&packet, Request, || 1, true, || None);
             assert_eq!(seen.retransmission, expected, "{sequence}");
         }
     }
@@ -477,7 +478,13 @@ mod tests {
         let syn = packet(SYN, 100, b"");
         let mut connection = Connection::opened(&syn, 1, Arm::Canary, MS);
         let mut observe = |flags, direction, ms: u64| {
-            connection.observe(&packet(flags, 100, b""), direction, ms * MS, true, || None)
+            connection.observe(
+                &packet(flags, 100, b""),
+                direction,
+                || ms * MS,
+                true,
+                || None,
+            )
         };
         assert!(!observe(SYN, Request, 1).unanswered);
         assert!(observe(SYN, Request, 1_001).unanswered);

@@ -7,7 +7,7 @@ use mirror_common::policy::Service;
 use mirror_common::translate::state;
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::frame::{Skb, now_ns};
+use crate::frame::{Skb, coarse_now_ns};
 use crate::slot::Slot;
 use crate::steer::arm_counters;
 use crate::{NEXT, maps, translate};
@@ -32,7 +32,7 @@ pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
     };
     // SAFETY: a value that all CPUs share; each writes what is true.
     let translation = unsafe { &mut *translation };
-    translation.seen_ns = now_ns();
+    translation.seen_ns = coarse_now_ns();
     if packet.flags & RST == 0 {
         translation.state |= state::ANSWERED;
     }

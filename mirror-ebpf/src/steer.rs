@@ -76,7 +76,6 @@ pub fn follow<H: Hand>(
     if steering.flags & flag::PRESENT == 0 {
         return passed_over;
     }
-    let now = now_ns();
     let Slot {
         flow,
         connection,
@@ -101,13 +100,14 @@ pub fn follow<H: Hand>(
         // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
         // different fields, but for the state's bits, of which one may get lost: a sample less.
         let connection = unsafe { &mut *connection };
-        if !begins || connection.is_repeated_by(packet) && !gives_up(connection, now) {
+        if !begins || connection.is_repeated_by(packet) && !gives_up(connection) {
             return go_on(
-                hand, hook, packet, direction, steering, connection, away, now,
+                hand, hook, packet, direction, steering, connection, away, now_ns,
             );
         }
         known = true;
     }
+    let now = now_ns();
     if begins {
         let within = is_within(service, steering, now);
         let choice = if arriving {
@@ -151,7 +151,14 @@ pub fn follow<H: Hand>(
         }
     }
     let followed = go_on(
-        hand, hook, packet, direction, steering, connection, away, now,
+        hand,
+        hook,
+        packet,
+        direction,
+        steering,
+        connection,
+        away,
+        || now,
     );
     let connection: &Connection = connection;
     let _ = maps::CONNECTIONS.insert(flow, connection, 0);
@@ -172,7 +179,7 @@ fn go_on<H: Hand>(
     steering: &Steering,
     connection: &mut Connection,
     away: &mut Flow,
-    now: u64,
+    now: impl Fn() -> u64,
 ) -> Option<Followed> {
     let mut onward = Onward::Host;
     if connection.is_away() {
@@ -183,7 +190,7 @@ fn go_on<H: Hand>(
             }
             (Hook::Ingress, Direction::Response) => {
                 if is_refusal(packet, connection) {
-                    note_refused(connection.service, now);
+                    note_refused(connection.service, now());
                     onward = Onward::Nowhere;
                 }
             }
@@ -214,11 +221,11 @@ fn is_refusal(packet: &Packet, connection: &Connection) -> bool {
 
 /// Whether a SYN that comes again should be chosen for anew.
 #[inline(always)]
-fn gives_up(connection: &Connection, now: u64) -> bool {
+fn gives_up(connection: &Connection) -> bool {
     connection.is_away()
         && connection.is_waiting()
         && connection.state & state::SOLE == 0
-        && !answers(connection.service, now)
+        && !answers(connection.service, now_ns())
 }
 
 /// Whether a canary on another host answers. Of one on this host the kernel knows, and its answers may
@@ -479,11 +486,11 @@ fn measure<H: Hand>(
     direction: Direction,
     steering: &Steering,
     connection: &mut Connection,
-    now: u64,
+    now: impl Fn() -> u64,
 ) -> Arm {
     let arm = connection.arm();
     let http = steering.flags & flag::HTTP != 0;
-    let seen = connection.observe(packet, direction, now, http, || {
+    let seen = connection.observe(packet, direction, &now, http, || {
         hand.read_far(packet.payload_offset)
     });
     if let Some(counters) = arm_counters(connection.service, arm) {
@@ -493,7 +500,7 @@ fn measure<H: Hand>(
         note_answered(connection.service);
     }
     if seen.closed && connection.is_away() {
-        translate::close(&connection.away, packet.flags & RST != 0, now);
+        translate::close(&connection.away, packet.flags & RST != 0, now());
     }
     sample(connection.service, arm, &seen);
     arm

@@ -15,7 +15,7 @@ use mirror_common::translate::{Clamp, Translation, state};
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Verdict;
 
-use crate::frame::{now_ns, opaque};
+use crate::frame::{coarse_now_ns, opaque};
 use crate::hand::Hand;
 use crate::maps;
 use crate::mirror::{Hook, count, counters, look_up};
@@ -204,7 +204,7 @@ impl Rewrite {
         let differences = differ(packet, &server, &client);
         (slot.packet.source, slot.packet.destination) = (server, client);
         let onward = follow(frame, slot, service, Direction::Response)?;
-        translation.seen_ns = now_ns();
+        translation.seen_ns = coarse_now_ns();
         if packet.flags & RST == 0 {
             translation.state |= state::ANSWERED;
         }

@@ -145,6 +145,7 @@ impl Daemon {
             return Ok(());
         };
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = Ok(());
         shared.plane.set_translated_ports(ports(&self.config))?;
         for service in &self.services {
             let before = shared.plane.steering(service.row)?;
@@ -166,11 +167,13 @@ impl Daemon {
                 }
                 None => Steering::default(),
             };
+            // One that fails, since the kernel has no room for so many histograms at once, keeps no
+            // other waiting, and is tried again.
             if wanted != before {
-                shared.plane.set_steering(service.row, wanted)?;
+                failed = failed.and(shared.plane.set_steering(service.row, wanted));
             }
         }
-        Ok(())
+        failed
     }
 
     /// Where canaries on other hosts listen: those that the programs may translate to, too.
