@@ -9,8 +9,7 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use crate::frame::{Skb, coarse_now_ns};
 use crate::slot::Slot;
-use crate::steer::arm_counters;
-use crate::{NEXT, maps, translate};
+use crate::{NEXT, maps, tally, translate};
 
 /// What the packet at hand is to a client of a canary on another host.
 #[repr(C)]
@@ -43,18 +42,29 @@ pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
     true
 }
 
-/// Sends the packet at hand to the client, if it is an answer; any other goes on.
+/// Sends an answer to the client.
 #[inline(always)]
 pub fn send_back(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
-    let Answer { ifindex, turned } = core::hint::black_box(slot).answer;
-    if ifindex != 0 && (turned == 0 || !clamp(skb, packet, service)) {
+    let Answer { turned, .. } = core::hint::black_box(slot).answer;
+    if turned == 0 || !clamp(skb, packet, service) {
         count_untranslated(service, Direction::Response);
         return TC_ACT_SHOT;
     }
     send_on(skb, slot)
 }
 
-/// [`send_back`] for a service that is no longer there.
+/// Takes away an answer that nobody waits for any more, since another version serves the connection:
+/// it bears the service's address now, and would be taken for stable's.
+#[inline(always)]
+pub fn outdated(slot: &Slot, service: &Service) -> bool {
+    let Answer { ifindex, .. } = core::hint::black_box(slot).answer;
+    if ifindex != 0 {
+        count_untranslated(service, Direction::Response);
+    }
+    ifindex != 0
+}
+
+/// [`send_back`] for a service that is no longer there; what is no answer goes on.
 #[inline(always)]
 pub fn send_on(skb: &Skb, slot: &Slot) -> i32 {
     let Answer { ifindex, turned } = core::hint::black_box(slot).answer;
@@ -93,7 +103,7 @@ fn clamp(skb: &Skb, packet: &Packet, service: &Service) -> bool {
 
 #[inline(always)]
 fn count_untranslated(service: &Service, direction: Direction) {
-    if let Some(counters) = arm_counters(service.index, Arm::Canary) {
+    if let Some(counters) = tally::of(service.index, Arm::Canary) {
         counters.untranslated[direction as usize & 1] += 1;
     }
 }

@@ -12,12 +12,14 @@
 mod away;
 mod frame;
 mod hand;
+mod health;
 mod maps;
 mod mirror;
 mod slot;
 mod sockets;
 mod split;
 mod steer;
+mod tally;
 mod translate;
 mod tunnel;
 mod xdp;
@@ -84,7 +86,7 @@ pub fn uplink_ip(context: TcContext) -> i32 {
 /// Frames that come in, before there is an skb.
 #[xdp]
 pub fn early(context: XdpContext) -> u32 {
-    xdp::steer(&xdp::Xdp::new(context.ctx))
+    xdp::steer(&mut xdp::Xdp::new(context.ctx))
 }
 
 #[inline(always)]

@@ -108,14 +108,17 @@ fn judge(skb: &Skb, hook: Hook, slot: &mut Slot) -> i32 {
     };
     slot.followed = followed.unwrap_or(Followed::STABLE);
     let Followed { arm, onward } = core::hint::black_box(&*slot).followed;
-    if onward == Onward::Counted {
-        return NEXT;
+    match onward {
+        Onward::Counted => return NEXT,
+        Onward::Host if away::outdated(slot, service) => return TC_ACT_SHOT,
+        _ => {}
     }
     mirror(skb, slot, packet, service, direction, arm);
     match onward {
-        Onward::Nowhere => TC_ACT_SHOT,
+        Onward::Host | Onward::Counted => NEXT,
         Onward::Away => away::send_away(skb, slot, packet, service),
-        Onward::Host | Onward::Counted => away::send_back(skb, slot, packet, service),
+        Onward::Back => away::send_back(skb, slot, packet, service),
+        Onward::Nowhere => TC_ACT_SHOT,
     }
 }
 

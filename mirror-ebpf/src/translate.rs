@@ -31,7 +31,7 @@ pub fn answered_by(packet: &Packet) -> Option<*mut Translation> {
         client: packet.destination,
         server: packet.source,
     };
-    maps::TRANSLATIONS.get_ptr_mut(&seen)
+    maps::TRANSLATIONS.get_ptr_mut(seen)
 }
 
 /// Finds a port of ours for a new connection and writes down whose it is. `away` is the result.

@@ -17,11 +17,11 @@ use mirror_common::verdict::Verdict;
 
 use crate::frame::{coarse_now_ns, opaque};
 use crate::hand::Hand;
-use crate::maps;
 use crate::mirror::{Hook, count, counters, look_up};
 use crate::slot::{HEADER_BUFFER, Slot};
 use crate::steer::{self, Followed, Onward};
 use crate::translate::{addresses_differ, answered_by, one_hop, ports, words};
+use crate::{maps, tally};
 
 /// A frame as the driver, or the kernel's own hook, hands it over.
 pub struct Xdp {
@@ -50,7 +50,7 @@ impl Xdp {
 
     /// The first `N` bytes, to be written to.
     #[inline(always)]
-    fn head<const N: usize>(&self) -> Option<&mut [u8; N]> {
+    fn head<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
         let (data, end) = self.bounds();
         if data + N > end {
             return None;
@@ -139,7 +139,7 @@ impl Hand for Xdp {
 
 /// Takes a packet on if a canary on another host sent it, or shall have it.
 #[inline(always)]
-pub fn steer(frame: &Xdp) -> u32 {
+pub fn steer(frame: &mut Xdp) -> u32 {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
         return XDP_PASS;
     };
@@ -247,7 +247,7 @@ impl Rewrite {
 
     /// Writes the new headers and sends the frame.
     #[inline(always)]
-    fn send(&self, frame: &Xdp, packet: &Packet) -> u32 {
+    fn send(&self, frame: &mut Xdp, packet: &Packet) -> u32 {
         if self.ifindex == 0 {
             return XDP_DROP;
         }
@@ -318,7 +318,7 @@ fn follow(frame: &Xdp, slot: &mut Slot, service: &Service, direction: Direction)
     {
         count(counters, reason);
     }
-    if let Some(counters) = steer::arm_counters(service.index, arm) {
+    if let Some(counters) = tally::of(service.index, arm) {
         counters.early[direction as usize & 1] += 1;
     }
     Some(onward)

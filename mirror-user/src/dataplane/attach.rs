@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
@@ -59,47 +60,23 @@ impl DataPlane {
 
     fn attach_tcx(&mut self, interface: &Interface, hook: Hook, name: &str) -> Result<(), Error> {
         let pin = self.links.join(link_name(interface, hook.label()));
-        let failed = |reason: String| attach_error(&interface.name, hook, reason);
-        match PinnedLink::from_pin(&pin) {
-            Ok(pinned) => {
-                let updated = SchedClassifierLink::try_from(FdLink::from(pinned))
-                    .map_err(|error| error.to_string())
-                    .and_then(|link| {
-                        let program =
-                            classifier(&mut self.ebpf, name).map_err(|error| error.to_string())?;
-                        let id = program
-                            .attach_to_link(link)
-                            .map_err(|error| chain(&error))?;
-                        program
-                            .take_link(id)
-                            .map(drop)
-                            .map_err(|error| chain(&error))
-                    });
-                if updated.is_ok() {
-                    return Ok(());
-                }
-                // The link was severed with its device: a new one takes its name.
-                fs::remove_file(&pin).map_err(|error| failed(error.to_string()))?;
-            }
-            Err(LinkError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(chain(&error))),
-        }
         let program = classifier(&mut self.ebpf, name)?;
-        let link = program
-            .attach_with_options(
-                &interface.name,
-                hook.attach_type(),
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| failed(chain(&error)))?;
-        let link: FdLink = link
-            .try_into()
-            .map_err(|error: LinkError| failed(chain(&error)))?;
-        link.pin(&pin)
-            .map(drop)
-            .map_err(|error| failed(chain(&error)))
+        let renew = |program: &mut SchedClassifier, link: FdLink| {
+            let link = SchedClassifierLink::try_from(link).map_err(|error| error.to_string())?;
+            let renewed = program.attach_to_link(link);
+            let renewed = renewed.and_then(|id| program.take_link(id));
+            renewed.map(drop).map_err(|error| chain(&error))
+        };
+        let create = |program: &mut SchedClassifier| {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let created = program
+                .attach_with_options(&interface.name, hook.attach_type(), options)
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| chain(&error))?;
+            FdLink::try_from(created).map_err(|error| chain(&error))
+        };
+        attach_pinned(program, &pin, renew, create)
+            .map_err(|reason| attach_error(&interface.name, hook.label(), reason))
     }
 
     fn attach_clsact(
@@ -108,7 +85,7 @@ impl DataPlane {
         hook: Hook,
         name: &str,
     ) -> Result<(), Error> {
-        let failed = |reason: String| attach_error(&interface.name, hook, reason);
+        let failed = |reason: String| attach_error(&interface.name, hook.label(), reason);
         // Fails where the qdisc is already there, which is as good.
         let _ = tc::qdisc_add_clsact(&interface.name);
         let program = classifier(&mut self.ebpf, name)?;
@@ -167,12 +144,7 @@ impl DataPlane {
 
     fn detach_tcx(&mut self, interface: &Interface, hook: Hook) -> Result<(), Error> {
         let pin = self.links.join(link_name(interface, hook.label()));
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(attach_error(&interface.name, hook, error.to_string()))
-            }
-            _ => Ok(()),
-        }
+        detach_pinned(&pin).map_err(|reason| attach_error(&interface.name, hook.label(), reason))
     }
 
     /// Removes pins of interfaces that are not in `keep`: deleted ones, and ones that the config
@@ -275,10 +247,41 @@ pub(super) fn detach_clsact(interface: &str, hook: Hook) -> bool {
     .is_ok_and(|link| aya::programs::links::Link::detach(link).is_ok())
 }
 
-fn attach_error(interface: &str, hook: Hook, reason: String) -> Error {
+/// Puts a program behind the link at `pin`, in place of the one there is; where there is none, or it
+/// was severed with its device, behind a new one, which is pinned there.
+pub(super) fn attach_pinned<P>(
+    program: &mut P,
+    pin: &Path,
+    renew: impl FnOnce(&mut P, FdLink) -> Result<(), String>,
+    create: impl FnOnce(&mut P) -> Result<FdLink, String>,
+) -> Result<(), String> {
+    match PinnedLink::from_pin(pin) {
+        Ok(pinned) => {
+            if renew(program, FdLink::from(pinned)).is_ok() {
+                return Ok(());
+            }
+            fs::remove_file(pin).map_err(|error| error.to_string())?;
+        }
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+        }
+        Err(error) => return Err(chain(&error)),
+    }
+    let link = create(program)?;
+    link.pin(pin).map(drop).map_err(|error| chain(&error))
+}
+
+/// Takes a pinned link away, if there is one.
+pub(super) fn detach_pinned(pin: &Path) -> Result<(), String> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn attach_error(interface: &str, hook: &'static str, reason: String) -> Error {
     Error::Attach {
         interface: interface.to_owned(),
-        hook: hook.label(),
+        hook,
         reason,
     }
 }

@@ -1,13 +1,10 @@
 //! Attaching the program that takes frames before there is an skb.
 
-use std::fs;
-use std::io;
-
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 
-use super::attach::link_name;
+use super::attach::{attach_error, attach_pinned, detach_pinned, link_name};
 use super::{DataPlane, Error, Interface, chain};
 use crate::config::XdpHook;
 
@@ -36,55 +33,27 @@ impl DataPlane {
         // An interface has one of them at a time.
         self.detach_xdp(interface, hook.other())?;
         let pin = self.links.join(link_name(interface, hook.label()));
-        let failed = |reason: String| Error::Attach {
-            interface: interface.name.clone(),
-            hook: hook.label(),
-            reason,
-        };
         let program = early(&mut self.ebpf)?;
-        match PinnedLink::from_pin(&pin) {
-            Ok(pinned) => {
-                let updated = XdpLink::try_from(FdLink::from(pinned))
-                    .map_err(|error| error.to_string())
-                    .and_then(|link| {
-                        program
-                            .attach_to_link(link)
-                            .and_then(|id| program.take_link(id))
-                            .map(drop)
-                            .map_err(|error| chain(&error))
-                    });
-                if updated.is_ok() {
-                    return Ok(());
-                }
-                // The link was severed with its device: a new one takes its name.
-                fs::remove_file(&pin).map_err(|error| failed(error.to_string()))?;
-            }
-            Err(LinkError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(chain(&error))),
-        }
-        let link = program
-            .attach_to_if_index(interface.index, mode(hook))
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| failed(chain(&error)))?;
-        let link: FdLink = link
-            .try_into()
-            .map_err(|error: LinkError| failed(chain(&error)))?;
-        link.pin(&pin)
-            .map(drop)
-            .map_err(|error| failed(chain(&error)))
+        let renew = |program: &mut Xdp, link: FdLink| {
+            let link = XdpLink::try_from(link).map_err(|error| error.to_string())?;
+            let renewed = program.attach_to_link(link);
+            let renewed = renewed.and_then(|id| program.take_link(id));
+            renewed.map(drop).map_err(|error| chain(&error))
+        };
+        let create = |program: &mut Xdp| {
+            let created = program
+                .attach_to_if_index(interface.index, mode(hook))
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| chain(&error))?;
+            FdLink::try_from(created).map_err(|error| chain(&error))
+        };
+        attach_pinned(program, &pin, renew, create)
+            .map_err(|reason| attach_error(&interface.name, hook.label(), reason))
     }
 
     fn detach_xdp(&mut self, interface: &Interface, hook: XdpHook) -> Result<(), Error> {
         let pin = self.links.join(link_name(interface, hook.label()));
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Attach {
-                interface: interface.name.clone(),
-                hook: hook.label(),
-                reason: error.to_string(),
-            }),
-            _ => Ok(()),
-        }
+        detach_pinned(&pin).map_err(|reason| attach_error(&interface.name, hook.label(), reason))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Steering is taken back, and goes on without a daemon.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -11,10 +11,13 @@ use super::{ask, connect};
 
 #[test]
 fn connections_may_finish_or_are_reset() {
-    let Some(trial) = Trial::new() else {
-        return;
-    };
-    trial.set("0.5");
+    if let Some(trial) = Trial::new() {
+        finish_or_reset(&trial);
+    }
+}
+
+/// Open connections go on after `off`; those of the canary end when that is asked for, and no others.
+pub(super) fn finish_or_reset(trial: &Trial) {
     for arguments in [&["off", "--reset"][..], &["off", "--drain", "1ms"]] {
         trial.set("0.5");
         let mut connections = connect(&trial.scene.client, 40);
@@ -22,31 +25,20 @@ fn connections_may_finish_or_are_reset() {
         let canary = trial.canary_asked();
         trial.command(&["off"]);
         let again = ask(&mut connections);
-        assert_eq!(
-            trial
-                .split(&[sent.clone(), again].concat())
-                .connections
-                .iter()
-                .sum::<u64>(),
-            40
-        );
-
+        let split = trial.split(&[sent.clone(), again].concat());
+        assert_eq!(split.connections.iter().sum::<u64>(), 40);
         trial.command(arguments);
         for (connection, exchange) in connections.iter_mut().zip(&sent) {
             if canary.contains(&exchange.id) {
-                let mut byte = [0];
-                let ended = connection.stream().read(&mut byte).unwrap_err();
-                assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+                let ended = connection.stream().read(&mut [0]).unwrap_err();
+                assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
             } else {
                 connection.exchange(&large(0, 1)).unwrap();
             }
         }
         let sent = trial.scene.client.load(20, 1, large).unwrap();
-        assert_eq!(
-            trial.split(&sent).connections,
-            [20, 0],
-            "after {arguments:?}"
-        );
+        let split = trial.split(&sent);
+        assert_eq!(split.connections, [20, 0], "after {arguments:?}");
     }
 }
 
