@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::packet::{self, Link};
+use mirror_common::translate::Clamp;
 use mirror_common::tunnel::{self, Arm, Datagram, Direction};
 
 use crate::shadow::exchange::{Event, Exchanges, Limits};
@@ -36,6 +37,10 @@ pub fn packet(frame: &[u8]) {
             assert!(packet.transport_offset < packet.payload_offset);
             let end = u64::from(packet.payload_offset) + u64::from(packet.payload_length);
             assert!(end <= u64::from(length), "{packet:?} in {length} bytes");
+            if let Some(clamp) = Clamp::of(&frame, &packet, 1_000) {
+                let options = packet.transport_offset + 20..packet.payload_offset - 1;
+                assert!(options.contains(&clamp.offset), "{clamp:?} in {packet:?}");
+            }
         }
     }
 }
