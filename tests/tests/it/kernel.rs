@@ -4,8 +4,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement, VlanId};
@@ -14,11 +12,11 @@ use mirror_common::packet::{self, Link};
 use mirror_common::policy::{self, Agent, Service, Tap, WHOLE, agent_state};
 use mirror_common::tunnel::{Arm, Datagram, Direction, Header, Inner, Meta, decode};
 use mirror_common::verdict::{Reason, Verdict};
-use mirror_user::dataplane::{self, DataPlane, Interface, Role};
+use mirror_user::dataplane::{DataPlane, Interface, Role};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
-use tests::{Namespace, privileged, veth};
+use tests::{Home, Namespace, privileged, veth};
 
 const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40_000);
 const SERVER: ([u8; 4], u16) = ([10, 0, 0, 5], 8000);
@@ -30,28 +28,18 @@ const NEXT: i32 = -1;
 /// The programs over maps of their own.
 struct Bench {
     plane: DataPlane,
-    pins: PathBuf,
+    /// Holds the pins.
+    _home: Home,
     service: Service,
     tap: Tap,
     agent: Agent,
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = dataplane::detach_all(&self.pins);
-    }
-}
-
 impl Bench {
     /// A service at [`SERVER`], all of it mirrored to [`AGENT`], which is alive.
     fn new() -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pins = PathBuf::from(format!(
-            "/sys/fs/bpf/mm-kernel-{}-{number}",
-            std::process::id()
-        ));
-        let plane = DataPlane::load(&pins, None, 65_536)?;
+        let home = Home::new()?;
+        let plane = DataPlane::load(home.pins(), None, 65_536)?;
         let service = Service {
             index: 1,
             id: 101,
@@ -80,7 +68,7 @@ impl Bench {
         };
         let mut bench = Self {
             plane,
-            pins,
+            _home: home,
             service,
             tap,
             agent,

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TcpOptionElement, TransportHeader};
@@ -11,8 +10,8 @@ use mirror_common::policy::{Service, Tap, WHOLE};
 use mirror_common::steer::{Steering, flag};
 use mirror_common::translate::{Ports, Way};
 use mirror_user::config::XdpHook;
-use mirror_user::dataplane::{self, DataPlane, Interface};
-use tests::{Namespace, privileged, veth};
+use mirror_user::dataplane::{DataPlane, Interface};
+use tests::{Home, Namespace, privileged, veth};
 
 /// Verdicts by which a packet leaves for another host, or goes on.
 const TC_REDIRECT: i32 = 7;
@@ -58,28 +57,19 @@ fn hosts(ipv6: bool) -> Hosts {
 /// A node whose canary is elsewhere and gets every connection.
 struct Node {
     plane: DataPlane,
-    pins: PathBuf,
+    /// Holds the pins.
+    _home: Home,
     program: &'static str,
     device: u32,
     hosts: Hosts,
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = dataplane::detach_all(&self.pins);
-    }
-}
-
 impl Node {
     /// Inside a namespace with a device `eth0`.
     fn new(program: &'static str, ipv6: bool) -> Result<Self> {
-        let pins = format!(
-            "/sys/fs/bpf/mm-translate-{}-{program}-{ipv6}",
-            std::process::id()
-        );
-        let pins = PathBuf::from(pins);
+        let home = Home::new()?;
         let hosts = hosts(ipv6);
-        let mut plane = DataPlane::load(&pins, None, 1_024)?;
+        let mut plane = DataPlane::load(home.pins(), None, 1_024)?;
         let service = Service {
             index: 1,
             id: 101,
@@ -120,7 +110,7 @@ impl Node {
         plane.attach_xdp(&interface, Some(XdpHook::Native))?;
         Ok(Self {
             plane,
-            pins,
+            _home: home,
             program,
             device,
             hosts,
