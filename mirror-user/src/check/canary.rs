@@ -201,7 +201,8 @@ fn xdp(service: &Service, links: &[Link]) -> Vec<Finding> {
             "nothing; or arms = [\"stable\"] in [service.mirror]",
         )];
     }
-    links.iter().map(|link| at(service, hook, link)).collect()
+    let links = links.iter().filter(|link| !link.loopback);
+    links.map(|link| at(service, hook, link)).collect()
 }
 
 fn at(service: &Service, hook: XdpHook, link: &Link) -> Finding {

@@ -55,7 +55,8 @@ pub(super) fn wanted<'a>(
     for name in tapped {
         if let Some(link) = links.get(name) {
             let there = link.as_ref().map(|link| {
-                let xdp = early.filter(|_| link.ethernet);
+                // Clients on this host itself are out of reach for such a canary.
+                let xdp = early.filter(|_| link.ethernet && !link.loopback);
                 (interface(link), Role { xdp, ..role })
             });
             wanted.insert(name.clone(), there);
@@ -210,8 +211,8 @@ mod tests {
     use super::*;
 
     /// Names that the config taps, the uplink if there is a way, the link towards a canary if it is
-    /// elsewhere, and what should be attached, with the interface's number and role. There are eth0
-    /// (2) and eth1 (3), and no eth7.
+    /// elsewhere, and what should be attached, with the interface's number and role. There are lo (1),
+    /// eth0 (2) and eth1 (3), and no eth7.
     #[track_caller]
     fn check(
         tapped: &[&str],
@@ -220,10 +221,15 @@ mod tests {
         expected: &[&str],
     ) {
         let tapped: Vec<_> = tapped.iter().map(|&name| name.to_owned()).collect();
+        let loopback = Link {
+            loopback: true,
+            ..link("lo", 1)
+        };
         let links = [
             ("eth0", Some(link("eth0", 2))),
             ("eth1", Some(link("eth1", 3))),
             ("eth7", None),
+            ("lo", Some(loopback)),
         ];
         let links = links.map(|(name, link)| (name.to_owned(), link));
         let by = |link| Way { link, ..way() };
@@ -260,8 +266,10 @@ mod tests {
         check(&["eth0"], eth0(), at_tc(eth1()), &both);
         check(&["eth0"], None, at_tc(eth0()), &["eth0 2: tapped answers"]);
         let both = ["eth0 2: tapped native", "eth1 3: answers native"];
-        let early = eth1().map(|link| (link, Some(XdpHook::Native)));
-        check(&["eth0"], None, early, &both);
+        let early = || eth1().map(|link| (link, Some(XdpHook::Native)));
+        check(&["eth0"], None, early(), &both);
+        let both = ["eth1 3: answers native", "lo 1: tapped"];
+        check(&["lo"], None, early(), &both);
     }
 
     #[test]
