@@ -173,6 +173,8 @@ pub struct DataPlane {
     ebpf: Ebpf,
     links: PathBuf,
     mechanism: Mechanism,
+    /// Why the kernel has refused the program for XDP, which is loaded when it is first asked for.
+    refused: Option<String>,
 }
 
 impl DataPlane {
@@ -202,11 +204,6 @@ impl DataPlane {
                 source: Box::new(source),
             })?;
         }
-        let early = xdp::early(&mut ebpf)?;
-        early.load().map_err(|source| Error::Program {
-            program: xdp::EARLY.to_owned(),
-            source: Box::new(source),
-        })?;
         let mechanism = mechanism.unwrap_or_else(|| {
             if tcx_works() {
                 Mechanism::Tcx
@@ -218,6 +215,7 @@ impl DataPlane {
             ebpf,
             links,
             mechanism,
+            refused: None,
         })
     }
 

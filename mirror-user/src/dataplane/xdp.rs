@@ -2,7 +2,7 @@
 
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Xdp, XdpMode};
+use aya::programs::{ProgramError, Xdp, XdpMode};
 
 use super::attach::{attach_error, attach_pinned, detach_pinned, link_name};
 use super::{DataPlane, Error, Interface, chain};
@@ -32,8 +32,19 @@ impl DataPlane {
         };
         // An interface has one of them at a time.
         self.detach_xdp(interface, hook.other())?;
+        let failed = |reason| attach_error(&interface.name, hook.label(), reason);
+        // It would be refused again, and collecting the kernel's reasons takes long.
+        if let Some(reason) = &self.refused {
+            return Err(failed(reason.clone()));
+        }
         let pin = self.links.join(link_name(interface, hook.label()));
-        let program = early(&mut self.ebpf)?;
+        let program = match early(&mut self.ebpf) {
+            Ok(program) => program,
+            Err(error) => {
+                self.refused = Some(error.to_string());
+                return Err(failed(error.to_string()));
+            }
+        };
         let renew = |program: &mut Xdp, link: FdLink| {
             let link = XdpLink::try_from(link).map_err(|error| error.to_string())?;
             let renewed = program.attach_to_link(link);
@@ -47,8 +58,7 @@ impl DataPlane {
                 .map_err(|error| chain(&error))?;
             FdLink::try_from(created).map_err(|error| chain(&error))
         };
-        attach_pinned(program, &pin, renew, create)
-            .map_err(|reason| attach_error(&interface.name, hook.label(), reason))
+        attach_pinned(program, &pin, renew, create).map_err(failed)
     }
 
     fn detach_xdp(&mut self, interface: &Interface, hook: XdpHook) -> Result<(), Error> {
@@ -57,12 +67,18 @@ impl DataPlane {
     }
 }
 
+/// The program, loaded.
 pub(super) fn early(ebpf: &mut aya::Ebpf) -> Result<&mut Xdp, Error> {
+    let failed = |source: ProgramError| Error::Program {
+        program: EARLY.to_owned(),
+        source: Box::new(source),
+    };
     let program = ebpf
         .program_mut(EARLY)
         .ok_or_else(|| Error::Missing(format!("program {EARLY}")))?;
-    program.try_into().map_err(|source| Error::Program {
-        program: EARLY.to_owned(),
-        source: Box::new(source),
-    })
+    let program: &mut Xdp = program.try_into().map_err(failed)?;
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
+    Ok(program)
 }
