@@ -17,7 +17,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         );
     }
     // The integration tests run the program itself.
-    process::run(process::cargo("build").args(["--quiet", "--package", "mirror-user"]))?;
+    // A model server, too: tests that kill one want a process of its own.
+    let programs = ["--package", "mirror-user", "--package", "demo", "--bins"];
+    process::run(process::cargo("build").arg("--quiet").args(programs))?;
     let mut command = if process::program("cargo-nextest").is_some() {
         let mut command = process::cargo("nextest");
         command.args(["run", "--workspace", "--no-fail-fast"]);
