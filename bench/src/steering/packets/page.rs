@@ -58,7 +58,7 @@ impl Packets {
         }
         writeln!(
             f,
-            "\n{} Reading the clock, which each packet of a followed connection does once, is {:.0} ns of them.",
+            "\n{} Reading the clock, which each packet that is timed does once, is {:.0} ns of them.",
             targets(lines),
             self.clock.median
         )
