@@ -1,4 +1,5 @@
-//! The tap: parse, decide, clone, count. Whatever happens here, the packet goes on.
+//! The tap: parse, decide, clone, count. Whatever happens here, the packet goes on; one of a canary on
+//! another host by other ways, see [`crate::away`].
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::counters::Counters;

@@ -17,9 +17,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         );
     }
     // The integration tests run the program itself.
-    // A model server, too: tests that kill one want a process of its own.
-    let programs = ["--package", "mirror-user", "--package", "demo", "--bins"];
-    process::run(process::cargo("build").arg("--quiet").args(programs))?;
+    process::run(process::cargo("build").args(["--quiet", "--package", "mirror-user"]))?;
     let mut command = if process::program("cargo-nextest").is_some() {
         let mut command = process::cargo("nextest");
         command.args(["run", "--workspace", "--no-fail-fast"]);

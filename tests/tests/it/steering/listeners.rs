@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Client, Process, Request, Trial, binary, eventually, large};
+use tests::{Client, Process, Trial, eventually, large};
 
-use super::version;
+use super::{version, who};
 
 #[test]
 fn nobody_is_sent_where_nobody_listens() {
@@ -89,7 +89,7 @@ impl Crowd {
     fn visit(&self, versions: &mut BTreeSet<String>) -> anyhow::Result<()> {
         let mut connection = self.client.connect()?;
         for _ in 0..3 {
-            let answer = connection.ask(&digit())?;
+            let answer = connection.ask(&who())?;
             ensure!(answer.status == 200, "{answer:?}");
             versions.insert(version(&answer));
         }
@@ -116,26 +116,17 @@ impl Crowd {
     }
 }
 
-/// A request that a real model server answers with its version.
-fn digit() -> Request {
-    let pixels = serde_json::json!({
-        "name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": vec![0.0; 64],
-    });
-    let body = serde_json::json!({ "inputs": [pixels] });
-    Request::post("/v2/models/digits/infer", body.to_string().as_bytes())
-}
-
 /// A process of its own.
 #[track_caller]
 fn model_server(trial: &Trial, version: &str, listen: &str) -> Process {
     let node = &trial.scene.net.node;
-    let mut command = node.command(binary("model-server").unwrap());
-    command.args(["--version", version, "--listen", listen]);
+    let mut command = node.command(env!("CARGO_BIN_EXE_model-process"));
+    command.args([version, listen]);
     let mut server = node.spawn(version, command).unwrap();
-    let listener = format!("http://{}/v2", listen.replace("[::]", "127.0.0.1"));
+    let at = listen.replace("[::]", "127.0.0.1");
     eventually("the model server listens", || {
         server.running()?;
-        node.output("curl", &["--silent", "--fail", &listener])
+        anyhow::Ok(node.run(|| std::net::TcpStream::connect(&at))?)
     });
     server
 }
