@@ -15,6 +15,7 @@ mod http_client;
 pub mod metrics;
 mod netlink;
 mod reset;
+pub mod rollout;
 mod servers;
 pub mod shadow;
 mod sock_diag;
