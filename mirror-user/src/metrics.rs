@@ -19,7 +19,7 @@ use crate::shadow::capture::{Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
-use crate::shadow::summary::Latency;
+use crate::shadow::summary::{Latency, SliceSummary};
 
 /// Something that is made of a name, a help text and label names.
 trait Metric: Collector + Clone + Sized + 'static {
@@ -128,6 +128,8 @@ metrics! {
         in_flight: IntGaugeVec = "modelmirror_shadow_requests_in_flight" ["service"],
         /// Comparisons by who answered in production and by verdict; error = the shadow failed to answer.
         comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "arm", "verdict"],
+        /// Comparisons of stable's answers by the request's slice and by verdict.
+        slice_comparisons: IntCounterVec = "modelmirror_shadow_slice_comparisons_total" ["service", "slice", "verdict"],
         /// Answers the shadow failed to give, by what happened.
         errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
         /// Compared (of requests mirrored alone: replayed) requests as a part of those with an outcome.
@@ -309,6 +311,14 @@ impl Agent {
         } else {
             // There may be none.
             let _ = self.server_resident.remove_label_values(&labels);
+        }
+    }
+
+    /// Shows what the comparisons of a slice came to.
+    pub fn slice(&self, service: &str, slice: &SliceSummary) {
+        for (verdict, &count) in &slice.verdicts {
+            let labels = [service, &slice.slice, verdict];
+            advance(&self.slice_comparisons.with_label_values(&labels), count);
         }
     }
 

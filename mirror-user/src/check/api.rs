@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::check::Level;
     use crate::config::{Protocol, Token};
-    use crate::shadow::summary::{Latency, ServiceSummary};
+    use crate::shadow::summary::ServiceSummary;
 
     fn service(name: &str, id: u32) -> Service {
         Service {
@@ -128,11 +128,7 @@ mod tests {
                 version: "v13".to_owned(),
                 seen: 8,
                 compared: 7,
-                drops: Default::default(),
-                verdicts: Default::default(),
-                canary_verdicts: Default::default(),
-                production: Latency::default(),
-                shadow: Latency::default(),
+                ..ServiceSummary::default()
             }],
         };
         let found = |name: &str, id| knows(&api(), &summary, &service(name, id));

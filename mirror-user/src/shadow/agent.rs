@@ -9,6 +9,7 @@
 //! The capture never waits for the rest: what the rest cannot take is received, counted and
 //! dropped. The memory account bounds what is under way, the backlog bounds the events.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use super::replay::{Load, Replay};
 use super::{record, summary};
 use crate::admin::{self, Readiness};
 use crate::config::ServiceAddress;
-use crate::servers::Watch;
+use crate::servers::{Usage, Watch};
 use crate::{config, metrics};
 
 mod dispatch;
@@ -151,9 +152,10 @@ impl Agent {
         let dispatched = tokio::spawn(dispatcher.run(events));
         let mut served = JoinSet::new();
         served.spawn(serve_admin(admin, &judge, Arc::clone(&figures), &intake));
-        let shown = tokio::spawn(show(Arc::clone(&judge), figures));
+        let shown = tokio::spawn(show(Arc::clone(&judge), Arc::clone(&figures)));
         if let (Some(listener), Some(api)) = (api, config.api) {
-            served.spawn(serve_api(listener, api.token.value, Arc::clone(&judge)));
+            let (token, figures) = (api.token.value, Arc::clone(&figures));
+            served.spawn(serve_api(listener, token, Arc::clone(&judge), figures));
         }
 
         let ended = tokio::select! {
@@ -176,6 +178,13 @@ struct Figures {
     /// By the services' places in the config, as the servers are.
     loads: Vec<Arc<Load>>,
     servers: Option<Watch<usize>>,
+}
+
+impl Figures {
+    /// What the shadows use, those that were found.
+    fn usage(&self) -> BTreeMap<usize, Usage> {
+        self.servers.as_ref().map(Watch::usage).unwrap_or_default()
+    }
 }
 
 /// Looks after the shadows that are on this host.
@@ -222,8 +231,13 @@ fn serve_admin(
     admin::serve(listener, gather, ready)
 }
 
-async fn serve_api(listener: TcpListener, token: String, judge: Arc<Judge>) -> std::io::Result<()> {
-    summary::serve(listener, &token, move || judge.summary()).await
+async fn serve_api(
+    listener: TcpListener,
+    token: String,
+    judge: Arc<Judge>,
+    figures: Arc<Figures>,
+) -> std::io::Result<()> {
+    summary::serve(listener, &token, move || judge.summary(&figures)).await
 }
 
 /// Shows the figures and writes the ledgers, once a second.

@@ -1,5 +1,7 @@
 //! What travels through the agent: a mirrored segment, a request, a response, an exchange.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mirror_common::flow::Flow;
 use mirror_common::tunnel::{Arm, Direction};
@@ -89,6 +91,14 @@ pub struct Response {
     pub last_byte_ns: u64,
     /// The memory it occupies.
     pub lease: Lease,
+}
+
+impl Response {
+    /// From the last byte of the request, at `request_ns`, to the first of this answer; one that
+    /// began before its request was whole took no time.
+    pub fn first_byte_after(&self, request_ns: u64) -> Duration {
+        Duration::from_nanos(self.first_byte_ns.saturating_sub(request_ns))
+    }
 }
 
 /// Looks a header field up; names are compared without case. The first one counts.
@@ -234,4 +244,17 @@ pub struct Exchange {
     pub shadow_request_ns: u64,
     /// The shadow's answer, or why there is none.
     pub shadow: Result<Response, ShadowError>,
+}
+
+impl Exchange {
+    /// From the request's last byte to the first of production's answer.
+    pub fn production_first_byte(&self) -> Duration {
+        self.production.first_byte_after(self.request.last_byte_ns)
+    }
+
+    /// The same of the shadow's answer, where there is one.
+    pub fn shadow_first_byte(&self) -> Option<Duration> {
+        let shadow = self.shadow.as_ref().ok()?;
+        Some(shadow.first_byte_after(self.shadow_request_ns))
+    }
 }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod capture;
 pub mod compare;
+pub mod evidence;
 pub mod exchange;
 pub mod http;
 pub mod join;

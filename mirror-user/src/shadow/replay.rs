@@ -67,6 +67,7 @@ pub struct Load {
     waiting: AtomicUsize,
     active: AtomicUsize,
     retries: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Load {
@@ -83,6 +84,11 @@ impl Load {
     /// Requests that were sent a second time, since their connection had been closed.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Requests that the shadow answered.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -192,7 +198,10 @@ async fn serve<S: Sink>(target: Arc<Target>, sink: Arc<S>, mut jobs: UnboundedRe
         };
         let result = target.exchange(&mut connection, &job).await;
         let (written_ns, shadow) = match result {
-            Ok(answer) => (answer.written_ns, Ok(answer.response)),
+            Ok(answer) => {
+                target.load.answered.fetch_add(1, Ordering::Relaxed);
+                (answer.written_ns, Ok(answer.response))
+            }
             Err(failure) => (failure.written_ns, Err(failure.error)),
         };
         drop(turn);

@@ -24,7 +24,7 @@ pub struct Summary {
 }
 
 /// One service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceSummary {
     /// Its name.
     pub name: String,
@@ -47,6 +47,123 @@ pub struct ServiceSummary {
     pub production: Latency,
     /// The same of the shadow.
     pub shadow: Latency,
+    /// Comparisons of stable's answers by who failed.
+    #[serde(default)]
+    pub pairs: ErrorPairs,
+    /// Requests that stable and the shadow answered, by both latencies (as `production` and
+    /// `shadow` have them): production's bucket of [`mirror_common::histogram::Latency`], the
+    /// shadow's, and how many. In order, those that there are.
+    #[serde(default)]
+    pub latency_pairs: Vec<(u16, u16, u64)>,
+    /// Comparisons of stable's answers by the request's slice, in the order of their names; a
+    /// hundred and `other` at most. Requests that have no slice are in none.
+    #[serde(default)]
+    pub slices: Vec<SliceSummary>,
+    /// The shadow's server, where it is on the agent's host and was found.
+    #[serde(default)]
+    pub server: Option<ServerSummary>,
+    /// Requests that the shadow answered, whatever became of them afterwards: what `server` used
+    /// its CPU time for.
+    #[serde(default)]
+    pub answered: u64,
+    /// How right both versions were, by labels that came later; nothing without `[service.labels]`.
+    #[serde(default)]
+    pub labels: Option<LabelSummary>,
+}
+
+/// Pairs of answers to one request by who failed. An answer is an error when its status is 500 or
+/// more; a shadow that cannot be reached, gives no whole answer in time, or none that is HTTP, has
+/// failed too. Only HTTP/1 is compared, so nothing else is counted: gRPC and other protocols are
+/// drops of the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorPairs {
+    /// Both failed.
+    pub both: u64,
+    /// Production alone.
+    pub production_only: u64,
+    /// The shadow alone.
+    pub shadow_only: u64,
+    /// Neither.
+    pub neither: u64,
+}
+
+impl ErrorPairs {
+    /// Counts a pair in which production and the shadow failed, or not.
+    pub fn add(&mut self, failed: [bool; 2]) {
+        *match failed {
+            [true, true] => &mut self.both,
+            [true, false] => &mut self.production_only,
+            [false, true] => &mut self.shadow_only,
+            [false, false] => &mut self.neither,
+        } += 1;
+    }
+}
+
+/// Comparisons of one slice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SliceSummary {
+    /// Its name, as records have it.
+    pub slice: String,
+    /// By verdict.
+    pub verdicts: BTreeMap<String, u64>,
+    /// By who failed.
+    pub pairs: ErrorPairs,
+}
+
+/// What the shadow's server uses, all its processes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerSummary {
+    /// How many processes there are.
+    pub processes: u64,
+    /// CPU time since the agent found it; it stays when the processes are gone.
+    pub cpu_seconds: f64,
+    /// Memory in RAM.
+    pub resident_bytes: u64,
+}
+
+/// What labels say of stable's and the shadow's predictions, of this agent's run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LabelSummary {
+    /// Requests with a label and both predictions.
+    pub labelled: u64,
+    /// By who was right.
+    pub pairs: RightPairs,
+    /// The same by label; a thousand labels at most, those that come first in the file.
+    pub by_label: BTreeMap<String, RightPairs>,
+    /// When the labels were last joined to the records.
+    pub time: jiff::Timestamp,
+    /// Why the figures are older than they should be, where they are.
+    pub error: Option<String>,
+}
+
+/// Pairs of predictions for one request by who was right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RightPairs {
+    /// Both were right.
+    pub both_right: u64,
+    /// Production alone.
+    pub production_only: u64,
+    /// The shadow alone.
+    pub shadow_only: u64,
+    /// Neither.
+    pub neither: u64,
+}
+
+impl RightPairs {
+    /// Counts a pair in which production and the shadow were right, or not.
+    pub fn add(&mut self, right: [bool; 2]) {
+        *match right {
+            [true, true] => &mut self.both_right,
+            [true, false] => &mut self.production_only,
+            [false, true] => &mut self.shadow_only,
+            [false, false] => &mut self.neither,
+        } += 1;
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.both_right + self.production_only + self.shadow_only + self.neither
+    }
 }
 
 /// A distribution of durations.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
 use tokio::sync::watch;
@@ -11,14 +10,16 @@ use tokio::sync::watch;
 use super::Figures;
 use crate::config;
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
+use crate::servers::Usage;
 use crate::shadow::compare::{self, Comparer, Slices};
+use crate::shadow::evidence::Evidence;
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
 use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
-use crate::shadow::summary::{ServiceSummary, Summary};
+use crate::shadow::summary::{ServerSummary, ServiceSummary, Summary};
 
 /// Answers of more bytes than this, together, are compared on a thread of their own: others wait
 /// for the runtime meanwhile, and their latency is measured there.
@@ -46,6 +47,7 @@ struct Service {
     version: String,
     comparer: Comparer,
     slices: Mutex<Slices>,
+    evidence: Mutex<Evidence>,
     ledger: RequestLedger,
     metrics: ServiceMetrics,
 }
@@ -58,6 +60,7 @@ impl Judge {
             version: service.version.clone(),
             comparer: Comparer::new(&service.compare, &service.record),
             slices: Mutex::default(),
+            evidence: Mutex::default(),
             ledger: RequestLedger::default(),
             metrics: metrics.service(&service.name),
         });
@@ -135,6 +138,7 @@ impl Judge {
         comparison.slice = lock(&service.slices).admit(comparison.slice);
         service.metrics.compared(exchange.arm, comparison.verdict);
         service.count_latency(&exchange);
+        lock(&service.evidence).add(&exchange, &comparison);
         self.recorder.write(index, &exchange, &comparison);
         service.ledger.compared();
     }
@@ -178,12 +182,15 @@ impl Judge {
     /// Shows the figures.
     pub(super) fn show(&self, figures: &Figures) {
         let memory = &figures.memory;
-        let servers = figures.servers.as_ref().map(|servers| servers.usage());
+        let servers = figures.usage();
         for (index, service) in self.services.iter().enumerate() {
             let balance = service.ledger.balance();
             let load = figures.loads.get(index);
-            if let Some(usage) = servers.as_ref().and_then(|usage| usage.get(&index)) {
+            if let Some(usage) = servers.get(&index) {
                 self.metrics.server(&service.name, &service.version, usage);
+            }
+            for slice in lock(&service.evidence).slices() {
+                self.metrics.slice(&service.name, &slice);
             }
             service.metrics.show(&ServiceFigures {
                 in_flight: balance.in_flight(),
@@ -198,11 +205,17 @@ impl Judge {
     }
 
     /// What the node is told.
-    pub(super) fn summary(&self) -> Summary {
+    pub(super) fn summary(&self, figures: &Figures) -> Summary {
+        let servers = figures.usage();
+        let summary = |(index, service): (usize, &Service)| ServiceSummary {
+            server: servers.get(&index).map(server),
+            answered: figures.loads.get(index).map_or(0, |load| load.answered()),
+            ..service.summary()
+        };
         Summary {
             since: self.since,
             time: jiff::Timestamp::now(),
-            services: self.services.iter().map(Service::summary).collect(),
+            services: self.services.iter().enumerate().map(summary).collect(),
         }
     }
 
@@ -232,6 +245,14 @@ impl Judge {
     }
 }
 
+fn server(usage: &Usage) -> ServerSummary {
+    ServerSummary {
+        processes: usage.processes as u64,
+        cpu_seconds: usage.cpu.as_secs_f64(),
+        resident_bytes: usage.resident_bytes,
+    }
+}
+
 /// Drops by the names of their reasons.
 fn drops(balance: &Balance) -> BTreeMap<String, u64> {
     let reasons = balance.reasons();
@@ -249,6 +270,7 @@ impl Service {
                 .map(|(verdict, count)| (verdict.label().to_owned(), count))
                 .collect()
         };
+        let evidence = lock(&self.evidence);
         ServiceSummary {
             name: self.name.clone(),
             id: self.id,
@@ -260,6 +282,10 @@ impl Service {
             canary_verdicts: verdicts(Arm::Canary),
             production: self.metrics.distribution(Leg::Production),
             shadow: self.metrics.distribution(Leg::Shadow),
+            pairs: evidence.pairs(),
+            latency_pairs: evidence.latency_pairs(),
+            slices: evidence.slices(),
+            ..ServiceSummary::default()
         }
     }
 
@@ -268,8 +294,7 @@ impl Service {
         if exchange.arm != Arm::Stable {
             return;
         }
-        let production = &exchange.production;
-        let first_byte = between(exchange.request.last_byte_ns, production.first_byte_ns);
+        let first_byte = exchange.production_first_byte();
         self.metrics.latency(Leg::Production, first_byte);
         self.count_shadow(&exchange.shadow, exchange.shadow_request_ns);
     }
@@ -277,16 +302,12 @@ impl Service {
     fn count_shadow(&self, shadow: &Result<Response, ShadowError>, written_ns: u64) {
         match shadow {
             Ok(answer) => {
-                let first_byte = between(written_ns, answer.first_byte_ns);
+                let first_byte = answer.first_byte_after(written_ns);
                 self.metrics.latency(Leg::Shadow, first_byte);
             }
             Err(error) => self.metrics.failed(*error),
         }
     }
-}
-
-fn between(from_ns: u64, to_ns: u64) -> Duration {
-    Duration::from_nanos(to_ns.saturating_sub(from_ns))
 }
 
 impl Sink for Judge {

@@ -1,0 +1,218 @@
+//! What the comparisons with stable's answers say for a rollout: each request's two fates, paired.
+//! Pure.
+//!
+//! The canary's answers are of another version, and requests without production's answer have no
+//! pair: neither is evidence.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mirror_common::histogram;
+use mirror_common::tunnel::Arm;
+
+use super::compare::{Comparison, Verdict};
+use super::message::{Exchange, Response, ShadowError};
+use super::summary::{ErrorPairs, SliceSummary};
+
+/// A status from which on an answer is an error: the server's own fault (RFC 9110, 15.6).
+const FAILED: u16 = 500;
+
+/// Comparisons of one service, since the agent's start.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pairs: ErrorPairs,
+    /// Requests by the buckets of both latencies, production's first. There are 432 x 432 at most;
+    /// two servers fill a few thousand.
+    latency: BTreeMap<(u16, u16), u64>,
+    /// As many as [`super::compare::Slices`] admits.
+    slices: BTreeMap<String, Slice>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Slice {
+    verdicts: [u64; Verdict::ALL.len()],
+    pairs: ErrorPairs,
+}
+
+impl Evidence {
+    /// Takes in a comparison; its slice is one that was admitted.
+    pub fn add(&mut self, exchange: &Exchange, comparison: &Comparison) {
+        if exchange.arm != Arm::Stable {
+            return;
+        }
+        let failed = [
+            exchange.production.status >= FAILED,
+            fails(&exchange.shadow),
+        ];
+        self.pairs.add(failed);
+        if let Some(shadow) = exchange.shadow_first_byte() {
+            let pair = (bucket(exchange.production_first_byte()), bucket(shadow));
+            *self.latency.entry(pair).or_default() += 1;
+        }
+        if let Some(name) = &comparison.slice {
+            if !self.slices.contains_key(name) {
+                self.slices.insert(name.clone(), Slice::default());
+            }
+            if let Some(slice) = self.slices.get_mut(name) {
+                slice.verdicts[comparison.verdict as usize] += 1;
+                slice.pairs.add(failed);
+            }
+        }
+    }
+
+    /// Who failed.
+    pub fn pairs(&self) -> ErrorPairs {
+        self.pairs
+    }
+
+    /// Requests by both latencies' buckets, see [`super::summary::ServiceSummary::latency_pairs`].
+    pub fn latency_pairs(&self) -> Vec<(u16, u16, u64)> {
+        let pairs = self.latency.iter();
+        pairs.map(|(&(p, s), &count)| (p, s, count)).collect()
+    }
+
+    /// The slices by name.
+    pub fn slices(&self) -> Vec<SliceSummary> {
+        let summary = |(name, slice): (&String, &Slice)| SliceSummary {
+            slice: name.clone(),
+            verdicts: Verdict::ALL
+                .iter()
+                .zip(slice.verdicts)
+                .map(|(verdict, count)| (verdict.label().to_owned(), count))
+                .collect(),
+            pairs: slice.pairs,
+        };
+        self.slices.iter().map(summary).collect()
+    }
+}
+
+fn fails(shadow: &Result<Response, ShadowError>) -> bool {
+    match shadow {
+        Ok(answer) => answer.status >= FAILED,
+        Err(_) => true,
+    }
+}
+
+/// There are 432 buckets.
+fn bucket(first_byte: Duration) -> u16 {
+    let ns = u64::try_from(first_byte.as_nanos()).unwrap_or(u64::MAX);
+    histogram::Latency::bucket(ns) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::compare::fixture::{exchange, response};
+
+    const MS: u64 = 1_000_000;
+
+    /// A comparison; latencies in milliseconds, the shadow's answer an error where it has none.
+    fn add(
+        evidence: &mut Evidence,
+        arm: Arm,
+        slice: Option<&str>,
+        production: (u16, u64),
+        shadow: Result<(u16, u64), ShadowError>,
+    ) {
+        let answer = |from_ns: u64, (status, ms): (u16, u64)| {
+            let mut answer = response(status, &[], b"");
+            answer.first_byte_ns = from_ns + ms * MS;
+            answer
+        };
+        // The request ends at 5 ms at the tap, and is written to the shadow at 6 ms.
+        let shadow = shadow.map(|shadow| answer(6 * MS, shadow));
+        let mut exchange = exchange(answer(5 * MS, production), shadow);
+        exchange.arm = arm;
+        let verdict = match &exchange.shadow {
+            Err(_) => Verdict::Error,
+            Ok(shadow) if shadow.status == production.0 => Verdict::Match,
+            Ok(_) => Verdict::Different,
+        };
+        let comparison = Comparison {
+            verdict,
+            score: 1.0,
+            difference: None,
+            production_prediction: None,
+            shadow_prediction: None,
+            slice: slice.map(str::to_owned),
+        };
+        evidence.add(&exchange, &comparison);
+    }
+
+    fn pairs(both: u64, production_only: u64, shadow_only: u64, neither: u64) -> ErrorPairs {
+        ErrorPairs {
+            both,
+            production_only,
+            shadow_only,
+            neither,
+        }
+    }
+
+    #[test]
+    fn an_error_is_a_5xx_or_no_answer_of_the_shadow_s() {
+        let check = |production, shadow: Result<u16, ShadowError>, expected| {
+            let mut evidence = Evidence::default();
+            let shadow = shadow.map(|status| (status, 1));
+            add(&mut evidence, Arm::Stable, None, (production, 1), shadow);
+            assert_eq!(evidence.pairs(), expected, "{production} {shadow:?}");
+        };
+        check(200, Ok(200), pairs(0, 0, 0, 1));
+        check(404, Ok(499), pairs(0, 0, 0, 1));
+        check(500, Ok(599), pairs(1, 0, 0, 0));
+        check(503, Ok(404), pairs(0, 1, 0, 0));
+        check(200, Ok(500), pairs(0, 0, 1, 0));
+        check(200, Err(ShadowError::Timeout), pairs(0, 0, 1, 0));
+        check(500, Err(ShadowError::Connect), pairs(1, 0, 0, 0));
+    }
+
+    #[test]
+    fn both_latencies_of_a_request_stay_together() {
+        let mut evidence = Evidence::default();
+        for shadow in [
+            Ok((200, 30)),
+            Ok((200, 2)),
+            Ok((200, 30)),
+            Err(ShadowError::Closed),
+        ] {
+            add(&mut evidence, Arm::Stable, None, (200, 10), shadow);
+        }
+        let [two, ten, thirty] = [2, 10, 30].map(|ms| bucket(Duration::from_millis(ms)));
+        let expected = [(ten, two, 1), (ten, thirty, 2)];
+        assert_eq!(evidence.latency_pairs(), expected);
+    }
+
+    #[test]
+    fn a_slice_has_its_own_figures() {
+        let mut evidence = Evidence::default();
+        let mut stable =
+            |slice, shadow| add(&mut evidence, Arm::Stable, slice, (200, 1), Ok((shadow, 1)));
+        stable(Some("b"), 500);
+        stable(Some("a"), 200);
+        stable(Some("b"), 200);
+        stable(None, 200);
+        add(
+            &mut evidence,
+            Arm::Canary,
+            Some("a"),
+            (200, 1),
+            Ok((500, 1)),
+        );
+        let slice = |name: &str, [r#match, different, error]: [u64; 3], pairs| SliceSummary {
+            slice: name.to_owned(),
+            verdicts: [
+                ("match", r#match),
+                ("different", different),
+                ("error", error),
+            ]
+            .map(|(name, count)| (name.to_owned(), count))
+            .into(),
+            pairs,
+        };
+        let expected = [
+            slice("a", [1, 0, 0], pairs(0, 0, 0, 1)),
+            slice("b", [1, 1, 0], pairs(0, 0, 1, 1)),
+        ];
+        assert_eq!(evidence.slices(), expected);
+        assert_eq!(evidence.pairs(), pairs(0, 0, 1, 3));
+    }
+}
