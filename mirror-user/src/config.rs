@@ -9,6 +9,7 @@ mod defaults;
 mod errors;
 mod node;
 mod reload;
+mod rollout;
 mod shadow;
 mod table;
 mod values;
@@ -27,6 +28,7 @@ pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::{node, read_secret};
 pub use reload::{Changes, NeedsRestart, changes};
+pub use rollout::{plan, read_plan};
 pub use shadow::shadow;
 
 /// Where the daemon is controlled unless the config says otherwise.
@@ -270,6 +272,8 @@ pub struct Service {
     pub mirror: Option<Mirror>,
     /// The version on trial, if there is one.
     pub canary: Option<Canary>,
+    /// What a rollout does unless it is started with a plan of its own.
+    pub rollout: Option<crate::rollout::plan::Plan>,
 }
 
 /// An address that clients dial.

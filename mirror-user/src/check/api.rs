@@ -97,6 +97,7 @@ mod tests {
             stable_version: "v12".to_owned(),
             mirror: None,
             canary: None,
+            rollout: None,
         }
     }
 

@@ -10,6 +10,7 @@ use mirror_common::tunnel::Arm;
 
 use super::canary::TypedCanary;
 use super::errors::{Fault, Problem};
+use super::rollout::{Copied, TypedPlan};
 use super::table::{Problems, Section, parse};
 use super::{
     AgentApi, Directions, Mirror, Node, PortRange, Protocol, Secret, Service, ServiceAddress,
@@ -48,11 +49,14 @@ struct TypedService {
     stable_version: String,
     mirror: Option<TypedMirror>,
     canary: Option<TypedCanary>,
+    rollout: Option<TypedPlan>,
 }
 
 struct TypedMirror {
     agent: Option<Spanned<SocketAddr>>,
     api: Option<AgentApi>,
+    /// Whether `api` is there, whatever it says.
+    asked: bool,
     sample: f64,
     directions: Directions,
     arms: Vec<Spanned<Arm>>,
@@ -125,6 +129,13 @@ impl Typed {
         self.check_agents(problems);
         for service in &self.services {
             service.check_canary(problems);
+            if let Some(rollout) = &service.rollout {
+                let mirror = service.mirror.as_ref();
+                rollout.check(
+                    mirror.map_or(Copied::Nothing, TypedMirror::copied),
+                    problems,
+                );
+            }
         }
         let most = mirror_common::policy::MAX_SERVICES as usize - 1;
         if let Some(service) = self.services.get(most) {
@@ -227,9 +238,8 @@ impl TypedService {
                 .section("mirror")
                 .map(|mirror| TypedMirror::read(mirror, secret)),
             canary: section.section("canary").map(TypedCanary::read),
+            rollout: section.section("rollout").map(TypedPlan::read),
         };
-        let what = "[service.rollout]: this version has no rollout yet";
-        section.refuse("rollout", what, "take the section out");
         section.finish();
         typed
     }
@@ -262,6 +272,10 @@ impl TypedService {
             Some(canary) => Some(canary.build()?),
             None => None,
         };
+        let rollout = match self.rollout {
+            Some(rollout) => Some(rollout.build()?),
+            None => None,
+        };
         Some(Service {
             name: self.name?.into_inner(),
             id: self.id?.into_inner(),
@@ -274,15 +288,18 @@ impl TypedService {
             stable_version: self.stable_version,
             mirror,
             canary,
+            rollout,
         })
     }
 }
 
 impl TypedMirror {
     fn read(mut section: Section<'_>, secret: Secret<'_>) -> Self {
+        let asked = section.has("api");
         let token = super::token(&mut section, secret);
         let base = section.optional("api", values::http_base);
         let typed = Self {
+            asked,
             agent: section.required("agent", "agent = \"10.0.0.9:6181\"", values::remote),
             api: base
                 .map(Spanned::into_inner)
@@ -305,6 +322,17 @@ impl TypedMirror {
         };
         section.finish();
         typed
+    }
+
+    /// What a shadow stage could go by.
+    fn copied(&self) -> Copied {
+        let stable = self.arms.iter().any(|arm| *arm.get_ref() == Arm::Stable);
+        match (self.asked, self.directions) {
+            (false, _) => Copied::Unasked,
+            (true, Directions::Requests) => Copied::RequestsOnly,
+            (true, Directions::Both) if !stable => Copied::CanaryOnly,
+            (true, Directions::Both) => Copied::Compared,
+        }
     }
 
     fn build(self) -> Option<Mirror> {

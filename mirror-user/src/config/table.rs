@@ -37,6 +37,11 @@ impl Problems {
         }
     }
 
+    /// Whether there is one at this very place.
+    fn stand_at(&self, span: &Range<usize>) -> bool {
+        self.0.borrow().iter().any(|problem| problem.span == *span)
+    }
+
     /// `value` when nothing was found.
     pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, Vec<Problem>> {
         let problems = self.0.into_inner();
@@ -70,7 +75,6 @@ pub(super) struct Section<'a> {
     span: Range<usize>,
     table: &'a DeTable<'a>,
     known: Vec<&'static str>,
-    refused: Vec<&'static str>,
     problems: &'a Problems,
 }
 
@@ -82,9 +86,14 @@ impl<'a> Section<'a> {
             span: 0..0,
             table: table.get_ref(),
             known: Vec::new(),
-            refused: Vec::new(),
             problems,
         }
+    }
+
+    /// Where a key stands, if it is there.
+    pub(super) fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        let (key, _) = self.table.get_key_value(key)?;
+        Some(key.span())
     }
 
     /// Where the section begins.
@@ -164,6 +173,25 @@ impl<'a> Section<'a> {
     ) -> Spanned<T> {
         self.optional(key, parse)
             .unwrap_or_else(|| Spanned::new(self.span(), default))
+    }
+
+    /// The same, where it does not matter where it stands.
+    pub(super) fn value<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> T {
+        self.or(key, default, parse).into_inner()
+    }
+
+    /// The value of a key that may be left out, where it does not matter where it stands.
+    pub(super) fn maybe<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&DeValue<'_>) -> Result<T, Fault>,
+    ) -> Option<T> {
+        self.optional(key, parse).map(Spanned::into_inner)
     }
 
     /// The items of a list that may be left out.
@@ -254,7 +282,6 @@ impl<'a> Section<'a> {
             span: value.span(),
             table,
             known: Vec::new(),
-            refused: Vec::new(),
             problems: self.problems,
         })
     }
@@ -266,19 +293,54 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Refuses a key by name, whatever its value.
-    pub(super) fn refuse(&mut self, key: &'static str, what: &str, cure: &str) {
-        if let Some((key, _)) = self.table.get_key_value(key) {
-            self.problems.add(key.span(), Fault::new(what, cure));
+    /// Notes what is wrong with a value below this section, `canary.min_requests` or `gate.0.min`,
+    /// unless a problem was found there already: then it is not what was typed.
+    pub(super) fn refuse_below(&self, path: &str, Fault { what, cure }: Fault) {
+        let span = self.place(path);
+        if !self.problems.stand_at(&span) {
+            let what = format!("{}: {what}", self.name_below(path));
+            self.problems.add(span, Fault { what, cure });
         }
-        self.refused.push(key);
+    }
+
+    /// Where a value below this section stands, as far along its path as the text goes.
+    fn place(&self, path: &str) -> Range<usize> {
+        let mut steps = path.split('.');
+        let first = steps.next().and_then(|key| self.table.get(key));
+        let Some(mut at) = first else {
+            return self.span();
+        };
+        for step in steps {
+            let below = match step.parse::<usize>() {
+                Ok(index) => at.get_ref().get(index),
+                Err(_) => at.get_ref().get(step),
+            };
+            let Some(below) = below else { break };
+            at = below;
+        }
+        at.span()
+    }
+
+    /// The value's name, and that of its section.
+    fn name_below(&self, path: &str) -> String {
+        let steps = path
+            .split('.')
+            .filter(|step| step.parse::<usize>().is_err());
+        let mut steps: Vec<&str> = steps.collect();
+        let key = steps.pop().unwrap_or_default();
+        let sections = [self.path.as_str()].into_iter().chain(steps);
+        let sections: Vec<&str> = sections.filter(|name| !name.is_empty()).collect();
+        match sections.join(".").as_str() {
+            "" => format!("`{key}`"),
+            path => format!("`{key}` in [{path}]"),
+        }
     }
 
     /// Refuses what was not asked for.
     pub(super) fn finish(self) {
         for (key, _) in self.table {
             let name: &str = key.get_ref();
-            if self.known.contains(&name) || self.refused.contains(&name) {
+            if self.known.contains(&name) {
                 continue;
             }
             let cure = match nearest(name, &self.known) {

@@ -128,7 +128,7 @@ fn what_is_printed_in_comments_can_be_used() {
             let addresses = line == "addresses = []";
             text.push_str(if addresses {
                 "addresses = [\"10.0.0.5:8000\"]"
-            } else if key || bare.starts_with("[service.") {
+            } else if key || bare.starts_with("[service.") || bare.starts_with("[[service.") {
                 bare
             } else {
                 line
@@ -152,6 +152,8 @@ fn what_is_printed_in_comments_can_be_used() {
                     (canary.share, canary.affinity),
                     (Share::NONE, Affinity::Client)
                 );
+                let plan = node.services[0].rollout.clone().unwrap();
+                assert_eq!((plan.gates.len(), plan.hooks.len()), (1, 1));
             }
             Kind::Shadow => {
                 let shadow = shadow(&text, &token).unwrap();
@@ -351,10 +353,6 @@ fn node_values_are_refused_by_name() {
                 "[service.canary]\nshare = 0.1\n[service.mirror]",
             ),
             &["file.toml:6:1: `address` in [service.canary] is missing"],
-        ),
-        (
-            ("[service.mirror]", "[service.rollout]\n[service.mirror]"),
-            &["file.toml:6:10: [service.rollout]: this version has no rollout yet"],
         ),
     ];
     for (change, expected) in cases {
@@ -633,6 +631,8 @@ fn a_reload_tells_what_changes_and_refuses_what_cannot() {
         ["pin_dir", "admin"]
     );
 }
+
+mod rollout;
 
 proptest! {
     /// Whatever is typed, it is taken or its problems can be shown.

@@ -222,6 +222,51 @@ fn number(value: &DeValue<'_>, cure: &str) -> Result<f64, Fault> {
     number.ok_or_else(|| Fault::new(format!("{} is not a number", typed(value)), cure))
 }
 
+/// Any number that there is.
+pub(super) fn finite(value: &DeValue<'_>) -> Result<f64, Fault> {
+    let cure = "write a number, without quotes";
+    let found = number(value, cure)?;
+    if found.is_finite() {
+        return Ok(found);
+    }
+    Err(Fault::new(format!("{} is no limit", typed(value)), cure))
+}
+
+/// Yes or no.
+pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Fault> {
+    match value {
+        DeValue::Boolean(flag) => Ok(*flag),
+        _ => {
+            let what = format!("{} is neither true nor false", typed(value));
+            Err(Fault::new(what, "write true or false, without quotes"))
+        }
+    }
+}
+
+/// Text that is handed on as it is.
+pub(super) fn words(value: &DeValue<'_>) -> Result<String, Fault> {
+    let words = text(value, "write it in quotes")?;
+    if words.trim().is_empty() {
+        return Err(Fault::new("it is empty", "write what is meant"));
+    }
+    Ok(words.to_owned())
+}
+
+/// Something that is called over HTTP.
+pub(super) fn url(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write it as \"http://127.0.0.1:9000/path\", or with https://";
+    let typed = text(value, cure)?;
+    let uri = typed.parse::<hyper::Uri>().ok();
+    let fit = uri.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+    });
+    if fit {
+        return Ok(typed.to_owned());
+    }
+    let what = format!("{typed:?} is not an http:// or https:// address");
+    Err(Fault::new(what, cure))
+}
+
 /// A share, 0 to 1.
 pub(super) fn share(value: &DeValue<'_>) -> Result<f64, Fault> {
     let cure = "write a number from 0 to 1, such as 0.25 for a quarter";
@@ -314,6 +359,14 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Fault> {
         .ok()
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| Fault::new(format!("{typed:?} is not a span of time"), cure))
+}
+
+/// A span of time, or none.
+pub(super) fn span(value: &DeValue<'_>) -> Result<Duration, Fault> {
+    let cure = "write a number with its unit, in quotes: \"5m\", \"72h\", \"0s\"";
+    let typed = text(value, cure)?;
+    humantime::parse_duration(typed)
+        .map_err(|_| Fault::new(format!("{typed:?} is not a span of time"), cure))
 }
 
 /// The longest [`moment`]: what comes meanwhile has to find room in the receive buffer.

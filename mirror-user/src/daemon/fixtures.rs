@@ -20,6 +20,7 @@ pub(crate) fn service() -> Service {
         stable_version: "v12".to_owned(),
         mirror: None,
         canary: None,
+        rollout: None,
     }
 }
 

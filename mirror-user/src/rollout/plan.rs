@@ -1,12 +1,19 @@
 //! What a rollout is to do: `[service.rollout]`, checked and completed. A running rollout keeps the
 //! plan that it was started with, whatever the file says later.
 
+mod defaults;
+mod query;
+mod unsound;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Share;
+
+pub use query::{Asked, fill};
+pub use unsound::Unsound;
 
 /// The whole plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

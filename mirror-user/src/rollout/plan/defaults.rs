@@ -1,0 +1,66 @@
+//! What a plan says where nothing was written.
+
+use std::time::Duration;
+
+use super::{Baseline, Canary, OnTimeout, Plan, Shadow};
+use crate::config::Share;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+impl Default for Plan {
+    /// What an empty `[service.rollout]` says: straight to the canary.
+    fn default() -> Self {
+        let stages = [0.01, 0.05, 0.25, 0.5, 1.0];
+        Self {
+            stages: stages.into_iter().flat_map(Share::try_from).collect(),
+            baseline: Baseline::Stable,
+            tick: Duration::from_secs(1),
+            shadow: None,
+            canary: Canary::default(),
+            prometheus: None,
+            gates: Vec::new(),
+            hooks: Vec::new(),
+        }
+    }
+}
+
+impl Default for Shadow {
+    /// What an empty `[service.rollout.shadow]` says.
+    fn default() -> Self {
+        Self {
+            min_compared: 1_000,
+            agreement: 0.99,
+            max_latency_ratio: 1.2,
+            max_error_delta: 0.005,
+            max_accuracy_drop: None,
+            max_cpu_ratio: None,
+            max_memory_ratio: None,
+            max_duration: HOUR,
+            on_timeout: OnTimeout::Hold,
+        }
+    }
+}
+
+impl Default for Canary {
+    /// What an empty `[service.rollout.canary]` says.
+    fn default() -> Self {
+        Self {
+            min_duration: 5 * MINUTE,
+            max_duration: HOUR,
+            on_timeout: OnTimeout::Hold,
+            min_requests: 500,
+            max_error_delta: 0.005,
+            max_latency_ratio: 1.2,
+            max_latency: None,
+            hard_error_rate: 0.5,
+            hard_reset_delta: 0.2,
+            proven_from: 0.25,
+            confidence: 0.99,
+            max_cpu_ratio: None,
+            max_memory_ratio: None,
+            bake: 30 * MINUTE,
+            keep_stable: 72 * HOUR,
+        }
+    }
+}
