@@ -5,3 +5,4 @@
 //! `rollout` brings what happened as events, writes them down, and does what follows.
 
 pub mod plan;
+pub mod statistics;

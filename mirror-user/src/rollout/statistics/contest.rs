@@ -1,0 +1,133 @@
+//! What all tests have in common: a limit, a capital on either side of it, and smaller capitals at
+//! other limits, which give the interval that people read.
+
+use super::bet::{Bet, Side};
+use super::capital::Capital;
+use super::{Finding, Verdict};
+
+/// A quantity against its limit.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Contest {
+    limit: f64,
+    needed: f64,
+    /// What the fixed bets are placed on.
+    fixed: &'static [f64],
+    above: Capital,
+    below: Capital,
+    elsewhere: Vec<Elsewhere>,
+}
+
+/// A limit that decides nothing: ln of the capital on either side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Elsewhere {
+    limit: f64,
+    above: f64,
+    below: f64,
+}
+
+impl Contest {
+    /// `alpha` for each direction; the interval's ends are among `grid`, sorted, and `limit`.
+    pub(super) fn new(limit: f64, alpha: f64, fixed: &'static [f64], grid: &[f64]) -> Self {
+        let bets = fixed.len() + 1;
+        let others = grid.iter().filter(|other| (**other - limit).abs() > 1e-9);
+        Self {
+            limit,
+            needed: -alpha.clamp(f64::MIN_POSITIVE, 1.0).ln(),
+            fixed,
+            above: Capital::with_reserve(bets),
+            below: Capital::of(bets),
+            elsewhere: others
+                .map(|&limit| Elsewhere {
+                    limit,
+                    above: 0.0,
+                    below: 0.0,
+                })
+                .collect(),
+        }
+    }
+
+    /// Looks at one window: `gain` is ln of its e-value at a limit, on a side, for a bet.
+    pub(super) fn observe(&mut self, gain: impl Fn(f64, Side, Bet) -> f64) {
+        let bets = self
+            .fixed
+            .iter()
+            .map(|&by| Bet::Fixed(by))
+            .chain([Bet::Expected]);
+        for (side, capital) in [
+            (Side::Above, &mut self.above),
+            (Side::Below, &mut self.below),
+        ] {
+            capital.multiply(bets.clone().map(|bet| gain(self.limit, side, bet)));
+        }
+        for other in &mut self.elsewhere {
+            other.above += gain(other.limit, Side::Above, Bet::Expected);
+            other.below += gain(other.limit, Side::Below, Bet::Expected);
+        }
+    }
+
+    pub(super) fn limit(&self) -> f64 {
+        self.limit
+    }
+
+    /// What must be earned to prove something, in nats: the level, and what it costs to bet on
+    /// several alternatives of which a few come near the truth.
+    pub(super) fn price(&self) -> f64 {
+        self.needed + (self.fixed.len() as f64 / 2.0).max(1.0).ln()
+    }
+
+    /// What is known now.
+    pub(super) fn finding(
+        &self,
+        estimate: Option<f64>,
+        events: [u64; 2],
+        trials: [u64; 2],
+    ) -> Finding {
+        let (worse, within) = (self.above.ln(), self.below.ln());
+        let verdict = match (worse >= self.needed, within >= self.needed) {
+            (true, _) => Verdict::Worse,
+            (false, true) => Verdict::Within,
+            (false, false) => Verdict::Unknown,
+        };
+        let (low, high) = self.interval(verdict);
+        Finding {
+            verdict,
+            estimate,
+            low,
+            high,
+            limit: self.limit,
+            worse,
+            within,
+            needed: self.needed,
+            events,
+            trials,
+        }
+    }
+
+    /// The largest limit that is proven exceeded, and the smallest that is proven kept. Only the
+    /// test at the limit itself says on which side of the limit they lie.
+    fn interval(&self, verdict: Verdict) -> (Option<f64>, Option<f64>) {
+        let refuted = self.elsewhere.iter();
+        let low = refuted
+            .clone()
+            .filter(|other| other.above >= self.needed)
+            .map(|other| other.limit)
+            .chain((verdict == Verdict::Worse).then_some(self.limit))
+            .filter(|low| verdict == Verdict::Worse || *low < self.limit)
+            .reduce(f64::max);
+        let high = refuted
+            .filter(|other| other.below >= self.needed)
+            .map(|other| other.limit)
+            .chain((verdict == Verdict::Within).then_some(self.limit))
+            .filter(|high| verdict == Verdict::Within || *high > self.limit)
+            .reduce(f64::min);
+        match (low, high) {
+            // What was once so no longer is: one of the ends is out of date.
+            (Some(low), Some(high)) if low >= high => match verdict {
+                Verdict::Worse => (Some(low), None),
+                Verdict::Within => (None, Some(high)),
+                Verdict::Unknown => (None, None),
+            },
+            ends => ends,
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Latencies by bucket: of one window, and of many.
+
+use mirror_common::histogram::Latency;
+use serde::{Deserialize, Serialize};
+
+use super::Counts;
+
+pub(super) const BUCKETS: usize = Latency {
+    buckets: [0; _],
+    sum_ns: 0,
+}
+.buckets
+.len();
+/// The last bucket has no upper bound.
+const LAST: usize = BUCKETS - 1;
+
+/// The latencies of a window: how many lie in which bucket of
+/// [`Latency`](mirror_common::histogram::Latency), by rising bucket, without empty ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(u16, u64)>", into = "Vec<(u16, u64)>")]
+pub struct Latencies(Vec<(u16, u64)>);
+
+impl Latencies {
+    /// What was counted between two looks at a histogram that only grows.
+    pub fn between(before: &Latency, after: &Latency) -> Self {
+        let pairs = before.buckets.iter().zip(&after.buckets);
+        (0..)
+            .zip(pairs)
+            .map(|(bucket, (before, after))| (bucket, after.saturating_sub(*before)))
+            .collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0
+            .iter()
+            .fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// How many were surely longer than this, in nanoseconds.
+    pub fn longer_than(&self, ns: u64) -> Counts {
+        let bucket = Latency::bucket(ns.saturating_sub(1)) as u16;
+        let longer = self.0.iter().filter(|(of, _)| *of > bucket);
+        Counts {
+            events: longer.fold(0, |sum, (_, count)| sum.saturating_add(*count)),
+            trials: self.count(),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.0
+            .iter()
+            .map(|(bucket, count)| (usize::from(*bucket), *count))
+    }
+}
+
+impl FromIterator<(u16, u64)> for Latencies {
+    /// In any order; what lies beyond the last bucket counts as in it.
+    fn from_iter<I: IntoIterator<Item = (u16, u64)>>(counts: I) -> Self {
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        let mut sorted: Vec<_> = counts
+            .map(|(of, count)| (of.min(LAST as u16), count))
+            .collect();
+        sorted.sort_unstable();
+        sorted.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.1 = kept.1.saturating_add(next.1);
+            }
+            same
+        });
+        Self(sorted)
+    }
+}
+
+impl From<Vec<(u16, u64)>> for Latencies {
+    fn from(counts: Vec<(u16, u64)>) -> Self {
+        counts.into_iter().collect()
+    }
+}
+
+impl From<Latencies> for Vec<(u16, u64)> {
+    fn from(latencies: Latencies) -> Self {
+        latencies.0
+    }
+}
+
+/// How much lies above each bucket, and in all: what a test asks for, and what sums and fades as the
+/// counts themselves do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Tails {
+    above: Box<[f64; BUCKETS]>,
+    count: f64,
+}
+
+impl Default for Tails {
+    fn default() -> Self {
+        Self {
+            above: Box::new([0.0; BUCKETS]),
+            count: 0.0,
+        }
+    }
+}
+
+impl Tails {
+    pub(super) fn of(counts: impl Iterator<Item = (usize, u64)>) -> Self {
+        let mut tails = Self::default();
+        for (bucket, count) in counts {
+            tails.above[bucket.min(LAST)] += count as f64;
+        }
+        for above in tails.above.iter_mut().rev() {
+            let here = *above;
+            *above = tails.count;
+            tails.count += here;
+        }
+        tails
+    }
+
+    /// Fades by `memory`, and takes `others` in, each counting as much as `weight`.
+    pub(super) fn learn(&mut self, memory: f64, others: &Self, weight: f64) {
+        for (above, other) in self.above.iter_mut().zip(others.above.iter()) {
+            *above = *above * memory + other * weight;
+        }
+        self.count = self.count * memory + others.count * weight;
+    }
+
+    pub(super) fn count(&self) -> f64 {
+        self.count
+    }
+
+    /// How much lies above a bucket.
+    pub(super) fn above(&self, bucket: usize) -> f64 {
+        self.above[bucket.min(LAST)]
+    }
+
+    pub(super) fn counts(&self, bucket: usize) -> Counts {
+        Counts {
+            events: self.above(bucket) as u64,
+            trials: self.count as u64,
+        }
+    }
+
+    /// The bucket in which a quantile lies.
+    fn bucket(&self, quantile: f64) -> usize {
+        let tail = (1.0 - quantile) * self.count;
+        self.above.partition_point(|above| *above > tail).min(LAST)
+    }
+
+    /// A quantile in nanoseconds, interpolated in its bucket; nothing where there is nothing.
+    pub(super) fn quantile(&self, quantile: f64) -> Option<f64> {
+        if self.count <= 0.0 {
+            return None;
+        }
+        let bucket = self.bucket(quantile);
+        let high = Latency::upper_bound_ns(bucket) as f64;
+        let (low, from) = match bucket.checked_sub(1) {
+            Some(below) => (Latency::upper_bound_ns(below) as f64, self.above(below)),
+            None => (high * 16.0 / 17.0, self.count),
+        };
+        let inside = from - self.above(bucket);
+        let part = (from - (1.0 - quantile) * self.count) / inside.max(f64::MIN_POSITIVE);
+        Some(low + (high - low) * part.clamp(0.0, 1.0))
+    }
+}
+
+/// A threshold for each arm: above which bucket a latency counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Thresholds {
+    pub(super) stable: usize,
+    pub(super) canary: usize,
+}
+
+/// How far from the quantile's bucket a threshold may lie.
+const REACH: usize = 3;
+/// By what factor the odds of what lies above it may differ from the quantile's own.
+const NEAR: f64 = 3.0;
+
+impl Thresholds {
+    /// A threshold near stable's quantile, and `ratio` times as much for the canary, rounded up to a
+    /// bucket's bound. Of those that are near enough the one that loses least by rounding.
+    pub(super) fn above(stable: &Tails, quantile: f64, ratio: f64) -> Option<Self> {
+        let own = stable.bucket(quantile);
+        Self::best(stable, quantile, ratio, own, |target| {
+            Some(Latency::bucket((target * (1.0 - 1e-9)).ceil() as u64 - 1))
+        })
+    }
+
+    /// The same with the canary's rounded down.
+    pub(super) fn below(stable: &Tails, quantile: f64, ratio: f64) -> Option<Self> {
+        let own = stable.bucket(quantile).saturating_sub(1);
+        Self::best(stable, quantile, ratio, own, |target| {
+            Latency::bucket((target * (1.0 + 1e-9)) as u64).checked_sub(1)
+        })
+    }
+
+    fn best(
+        tails: &Tails,
+        quantile: f64,
+        ratio: f64,
+        own: usize,
+        canary: impl Fn(f64) -> Option<usize>,
+    ) -> Option<Self> {
+        let odds = |above: f64| (above + 0.5) / (tails.count - above + 0.5);
+        let wanted = odds((1.0 - quantile) * tails.count);
+        let near = |bucket: usize| {
+            let factor = odds(tails.above(bucket)) / wanted;
+            bucket == own || (1.0 / NEAR..NEAR).contains(&factor)
+        };
+        let mut best: Option<(f64, Self)> = None;
+        for stable in (own.saturating_sub(REACH)..=own + REACH).filter(|stable| *stable < LAST) {
+            let target = Latency::upper_bound_ns(stable) as f64 * ratio;
+            let Some(canary) = canary(target).filter(|_| near(stable)) else {
+                continue;
+            };
+            let rounding = (Latency::upper_bound_ns(canary) as f64 / target - 1.0).abs();
+            let loss = rounding + 1e-6 * stable.abs_diff(own) as f64;
+            if best.is_none_or(|(least, _)| loss < least) {
+                best = Some((loss, Self { stable, canary }));
+            }
+        }
+        best.map(|(_, thresholds)| thresholds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tails(counts: &[(u16, u64)]) -> Tails {
+        Tails::of(Latencies::from(counts.to_vec()).iter())
+    }
+
+    #[test]
+    fn a_window_is_what_was_added() {
+        let mut before = Latency::default();
+        before.count_in(5_000);
+        let mut after = before;
+        for ns in [5_000, 5_000, 1_000_000, u64::MAX / 4] {
+            after.count_in(ns);
+        }
+        let window = Latencies::between(&before, &after);
+        assert_eq!(
+            window.iter().map(|(_, count)| count).collect::<Vec<_>>(),
+            [2, 1, 1]
+        );
+        let text = serde_json::to_string(&window).unwrap();
+        assert_eq!(text, "[[35,2],[158,1],[431,1]]");
+        assert_eq!(serde_json::from_str::<Latencies>(&text).unwrap(), window);
+        // A counter that began anew.
+        assert_eq!(Latencies::between(&after, &before).count(), 0);
+    }
+
+    #[test]
+    fn any_list_is_put_in_order() {
+        let window = Latencies::from(vec![(9, 1), (3, 2), (9, 4), (5, 0), (60_000, 1)]);
+        assert_eq!(Vec::from(window), [(3, 2), (9, 5), (431, 1)]);
+    }
+
+    #[test]
+    fn longer_than_a_limit_is_what_is_surely_longer() {
+        let mut histogram = Latency::default();
+        for ns in [90_000, 99_999, 101_000, 200_000] {
+            histogram.count_in(ns);
+        }
+        let window = Latencies::between(&Latency::default(), &histogram);
+        let bound = Latency::upper_bound_ns(Latency::bucket(99_999));
+        assert!(bound > 101_000);
+        assert_eq!(
+            window.longer_than(100_000),
+            Counts {
+                events: 1,
+                trials: 4
+            }
+        );
+        assert_eq!(
+            window.longer_than(bound),
+            Counts {
+                events: 1,
+                trials: 4
+            }
+        );
+        assert_eq!(
+            window.longer_than(50_000),
+            Counts {
+                events: 4,
+                trials: 4
+            }
+        );
+    }
+
+    #[test]
+    fn tails_sum_and_fade() {
+        let mut sum = tails(&[(3, 2), (9, 5)]);
+        sum.learn(0.5, &tails(&[(4, 10)]), 2.0);
+        let found = [0, 2, 3, 4, 8, 9].map(|bucket| sum.above(bucket));
+        assert_eq!(
+            (found, sum.count()),
+            ([23.5, 23.5, 22.5, 2.5, 2.5, 0.0], 23.5)
+        );
+    }
+
+    #[test]
+    fn a_quantile_is_interpolated() {
+        let bounds = [99, 100].map(|bucket| Latency::upper_bound_ns(bucket) as f64);
+        let check = |counts: &[(u16, u64)], quantile, expected: f64| {
+            let found = tails(counts).quantile(quantile).unwrap();
+            assert!(
+                (found / expected - 1.0).abs() < 1e-9,
+                "{found} is not {expected}"
+            );
+        };
+        check(&[(100, 4)], 0.5, (bounds[0] + bounds[1]) / 2.0);
+        check(&[(100, 4)], 1.0, bounds[1]);
+        check(&[(10, 50), (100, 50)], 0.75, (bounds[0] + bounds[1]) / 2.0);
+        assert_eq!(Tails::default().quantile(0.5), None);
+        assert!(tails(&[(0, 1)]).quantile(0.0).unwrap() > 0.0);
+        assert!(tails(&[(431, 1)]).quantile(1.0).unwrap().is_finite());
+    }
+
+    /// The canary's threshold is never less than `ratio` times stable's when it is rounded up, and
+    /// never more when it is rounded down.
+    #[test]
+    fn thresholds_are_rounded_to_the_safe_side() {
+        let bound = |bucket| Latency::upper_bound_ns(bucket) as f64;
+        for from in (0..400).step_by(7) {
+            let window: Vec<_> = (0..25)
+                .map(|bucket| (from + bucket, 1_000 >> (bucket / 2)))
+                .collect();
+            let tails = tails(&window);
+            for ratio in [0.5, 1.0, 1.07, 1.2, 3.0] {
+                for quantile in [0.5, 0.99] {
+                    if let Some(Thresholds { stable, canary }) =
+                        Thresholds::above(&tails, quantile, ratio)
+                    {
+                        assert!(
+                            canary == LAST || bound(canary) >= bound(stable) * ratio * (1.0 - 1e-8)
+                        );
+                        assert!(stable.abs_diff(tails.bucket(quantile)) <= REACH);
+                    }
+                    if let Some(Thresholds { stable, canary }) =
+                        Thresholds::below(&tails, quantile, ratio)
+                    {
+                        assert!(bound(canary) <= bound(stable) * ratio * (1.0 + 1e-8));
+                        assert!(canary < LAST && stable < LAST);
+                    }
+                }
+            }
+        }
+    }
+
+    /// 1.2 times 20 is 24: there are bounds for which nothing is lost.
+    #[test]
+    fn where_a_ratio_meets_two_bounds_nothing_is_lost() {
+        for from in 100..120 {
+            let window: Vec<_> = (0..60).map(|bucket| (from + bucket, 100)).collect();
+            let tails = tails(&window);
+            for at in [
+                Thresholds::above(&tails, 0.5, 1.2),
+                Thresholds::below(&tails, 0.5, 1.2),
+            ] {
+                let Thresholds { stable, canary } = at.unwrap();
+                let bounds = [stable, canary].map(Latency::upper_bound_ns);
+                assert_eq!(bounds[1] * 10, bounds[0] * 12, "from {from}");
+            }
+        }
+    }
+}

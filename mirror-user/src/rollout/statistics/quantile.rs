@@ -1,0 +1,224 @@
+//! Two arms: the ratio between a quantile of their latencies.
+
+use super::bet::{self, Bet, Side};
+use super::contest::Contest;
+use super::latencies::{Latencies, Tails, Thresholds};
+use super::rate::requests;
+use super::rates::{doubt, weight};
+use super::{Counts, Finding, MEMORY, ODDS, plausible};
+
+pub(super) const GRID: &[f64] = &[0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0];
+
+/// A quantile of the canary's latencies may be so many times stable's of the same window.
+///
+/// With stable's quantile of earlier windows as a threshold, the canary may not be longer than
+/// `limit` times the threshold more often than stable is longer than the threshold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantileRatio {
+    quantile: f64,
+    contest: Contest,
+    /// Stable's latencies of late: where the thresholds lie.
+    recent: Tails,
+    /// Of both arms, each window with the same weight for both.
+    matched: [Tails; 2],
+    total: [Counts; 2],
+}
+
+impl QuantileRatio {
+    /// `Worse` when the ratio at `quantile` (0..1) is proven to be above `limit`; `alpha` for each
+    /// direction.
+    pub fn new(quantile: f64, limit: f64, alpha: f64) -> Self {
+        Self {
+            quantile,
+            contest: Contest::new(limit, alpha, ODDS, GRID),
+            recent: Tails::default(),
+            matched: [Tails::default(), Tails::default()],
+            total: [Counts::default(); 2],
+        }
+    }
+
+    /// Takes one window in. One in which an arm saw nothing proves nothing.
+    pub fn observe(&mut self, stable: &Latencies, canary: &Latencies) {
+        let window = [stable, canary].map(|arm| Tails::of(arm.iter()));
+        if self.recent.count() > 0.0 && window.iter().all(|arm| arm.count() > 0.0) {
+            let (recent, matched, quantile) = (&self.recent, &self.matched, self.quantile);
+            self.contest.observe(|limit, side, bet| {
+                gain(recent, matched, quantile, &window, limit, side, bet).unwrap_or(0.0)
+            });
+        }
+        self.count(&window);
+        self.learn(&window);
+    }
+
+    /// Counts what lies beyond the thresholds at the limit; before there are any, all are within.
+    fn count(&mut self, window: &[Tails; 2]) {
+        let at = Thresholds::above(&self.recent, self.quantile, self.contest.limit());
+        let at = at.filter(|_| self.recent.count() > 0.0);
+        let events = |arm: usize, tails: &Tails| match at {
+            Some(at) => tails.counts([at.stable, at.canary][arm]),
+            None => Counts {
+                events: 0,
+                trials: tails.count() as u64,
+            },
+        };
+        for (arm, tails) in window.iter().enumerate() {
+            self.total[arm].add(events(arm, tails));
+        }
+    }
+
+    fn learn(&mut self, window: &[Tails; 2]) {
+        let [stable, canary] = window;
+        if stable.count() > 0.0 {
+            self.recent.learn(MEMORY, stable, 1.0);
+        }
+        let weight = weight(stable.count(), canary.count());
+        if weight > 0.0 {
+            for (matched, arm) in self.matched.iter_mut().zip(window) {
+                matched.learn(1.0, arm, weight / arm.count());
+            }
+        }
+    }
+
+    /// What is known now. The estimate is the ratio of the quantiles of all windows, in which both
+    /// arms have the same weight; events are latencies beyond the thresholds.
+    pub fn finding(&self) -> Finding {
+        let [stable, canary] = &self.matched;
+        let quantiles = stable
+            .quantile(self.quantile)
+            .zip(canary.quantile(self.quantile));
+        let ratio = quantiles.map(|(stable, canary)| canary / stable);
+        let [events, trials] = [
+            self.total.map(|arm| arm.events),
+            self.total.map(|arm| arm.trials),
+        ];
+        self.contest.finding(ratio, events, trials)
+    }
+
+    /// About how many of the canary's requests prove that an equal version is within the limit, when
+    /// stable's latencies are these and there are `ratio` of its requests for each; nothing where it
+    /// never is.
+    pub fn needed_for_within(&self, stable: &Latencies, ratio: f64) -> Option<u64> {
+        let tails = Tails::of(stable.iter());
+        let at = Thresholds::below(&tails, self.quantile, self.contest.limit())?;
+        let rates =
+            [at.stable, at.canary].map(|at| plausible(tails.above(at) / tails.count().max(1.0)));
+        let growth = bet::growth_of_two(Side::Below, 0.0, rates, [ratio, 1.0])?;
+        requests(self.contest.price(), growth)
+    }
+}
+
+/// ln of a window's e-value for one bet; nothing where there is no threshold to bet at.
+fn gain(
+    recent: &Tails,
+    matched: &[Tails; 2],
+    quantile: f64,
+    window: &[Tails; 2],
+    ratio: f64,
+    side: Side,
+    bet: Bet,
+) -> Option<f64> {
+    let at = match side {
+        Side::Above => Thresholds::above(recent, quantile, ratio),
+        Side::Below => Thresholds::below(recent, quantile, ratio),
+    }?;
+    let base = plausible((recent.above(at.stable) + 0.5) / (recent.count() + 1.0));
+    let believed = match bet {
+        Bet::Fixed(odds) => bet::beyond(side, base, odds),
+        Bet::Expected => {
+            let [stable, canary] = matched;
+            let gap = canary.above(at.canary) - stable.above(at.stable);
+            plausible(base + gap / (canary.count() + doubt(base)))
+        }
+    };
+    let counts = [window[0].counts(at.stable), window[1].counts(at.canary)];
+    Some(bet::two_arms(side, 0.0, [base, believed], counts))
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror_common::histogram::Latency;
+
+    use super::*;
+    use crate::rollout::statistics::Verdict;
+
+    /// A hundred latencies around 10 ms times `factor`, spread evenly over an octave.
+    fn around(factor: f64) -> Latencies {
+        let mut histogram = Latency::default();
+        for part in 0..100 {
+            histogram.count_in((1e7 * factor * (1.0 + f64::from(part) / 100.0)) as u64);
+        }
+        Latencies::between(&Latency::default(), &histogram)
+    }
+
+    /// All at one latency, which may change.
+    fn narrow(ns: f64) -> Latencies {
+        let mut histogram = Latency::default();
+        (0..100).for_each(|_| histogram.count_in(ns as u64));
+        Latencies::between(&Latency::default(), &histogram)
+    }
+
+    #[test]
+    fn a_ratio_is_above_below_or_not_yet_told() {
+        let check = |quantile, stable: &Latencies, canary: &Latencies, expected| {
+            let mut test = QuantileRatio::new(quantile, 1.2, 0.0025);
+            (0..200).for_each(|_| test.observe(stable, canary));
+            let finding = test.finding();
+            assert_eq!(finding.verdict, expected, "{finding:?}");
+            let (low, high) = (finding.low.unwrap_or(0.0), finding.high.unwrap_or(99.0));
+            let estimate = finding.estimate.unwrap();
+            assert!(low <= estimate && estimate <= high, "{finding:?}");
+        };
+        for quantile in [0.5, 0.99] {
+            check(quantile, &around(1.0), &around(1.0), Verdict::Within);
+            check(quantile, &around(1.0), &around(0.3), Verdict::Within);
+            check(quantile, &around(1.0), &around(1.5), Verdict::Worse);
+            check(quantile, &around(1.0), &around(40.0), Verdict::Worse);
+            check(quantile, &narrow(1e7), &narrow(1e7), Verdict::Within);
+            check(quantile, &narrow(1e7), &narrow(1.1e7), Verdict::Within);
+            check(quantile, &narrow(1e7), &narrow(1.3e7), Verdict::Worse);
+        }
+        check(0.5, &around(1.0), &around(1.2), Verdict::Unknown);
+    }
+
+    #[test]
+    fn the_estimate_is_the_ratio() {
+        let mut test = QuantileRatio::new(0.5, 1.2, 0.01);
+        (0..50).for_each(|_| test.observe(&around(1.0), &around(1.1)));
+        let estimate = test.finding().estimate.unwrap();
+        assert!((estimate - 1.1).abs() < 0.01, "{estimate}");
+    }
+
+    /// All get slower and faster while the canary's share grows.
+    #[test]
+    fn a_drift_is_no_difference() {
+        let mut test = QuantileRatio::new(0.99, 1.1, 0.0025);
+        let mut most = f64::NEG_INFINITY;
+        for (round, factor) in [1.0, 4.0, 1.5, 9.0, 0.4].into_iter().enumerate() {
+            for _ in 0..100 {
+                let canary = (0..=round)
+                    .flat_map(|_| Vec::from(around(factor)))
+                    .collect();
+                test.observe(&around(factor), &canary);
+                most = most.max(test.finding().worse);
+            }
+        }
+        let finding = test.finding();
+        assert!(most < finding.needed, "{most} in {finding:?}");
+        assert!(
+            (finding.estimate.unwrap() - 1.0).abs() < 1e-9,
+            "{finding:?}"
+        );
+    }
+
+    #[test]
+    fn an_arm_without_requests_proves_nothing() {
+        let mut test = QuantileRatio::new(0.99, 1.2, 0.01);
+        (0..100).for_each(|_| test.observe(&around(1.0), &Latencies::default()));
+        let finding = test.finding();
+        assert_eq!(
+            (finding.worse, finding.within, finding.estimate),
+            (0.0, 0.0, None)
+        );
+        assert_eq!(finding.trials, [10_000, 0]);
+    }
+}
