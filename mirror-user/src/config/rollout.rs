@@ -193,6 +193,7 @@ fn read_canary(mut section: Section<'_>) -> Canary {
         confidence: section.value("confidence", default.confidence, values::finite),
         max_cpu_ratio: section.maybe("max_cpu_ratio", values::finite),
         max_memory_ratio: section.maybe("max_memory_ratio", values::finite),
+        drain: section.value("drain", default.drain, values::span),
         bake: section.value("bake", default.bake, values::span),
         keep_stable: section.value("keep_stable", default.keep_stable, values::span),
     };

@@ -107,6 +107,10 @@ pub struct Canary {
     pub max_cpu_ratio: Option<f64>,
     /// The largest ratio of memory in RAM.
     pub max_memory_ratio: Option<f64>,
+    /// How long the connections of a canary that was taken back may go on; those of one that fails
+    /// badly end at once.
+    #[serde(with = "span")]
+    pub drain: Duration,
     /// How long it is watched when it has everything.
     #[serde(with = "span")]
     pub bake: Duration,

@@ -84,7 +84,8 @@ impl Counts {
         self.events as f64 / self.trials.max(1) as f64
     }
 
-    fn add(&mut self, other: Self) {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
         self.events = self.events.saturating_add(other.events);
         self.trials = self.trials.saturating_add(other.trials);
     }

@@ -60,6 +60,7 @@ impl Default for Canary {
             max_cpu_ratio: None,
             max_memory_ratio: None,
             bake: 30 * MINUTE,
+            drain: Duration::from_secs(30),
             keep_stable: 72 * HOUR,
         }
     }

@@ -37,6 +37,18 @@ impl Latencies {
             .fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// None was longer, but those that no bucket bounds.
+    pub fn longest(&self) -> Option<std::time::Duration> {
+        let (bucket, _) = self.0.last()?;
+        let ns = Latency::upper_bound_ns(usize::from(*bucket));
+        Some(std::time::Duration::from_nanos(ns))
+    }
+
     /// How many were surely longer than this, in nanoseconds.
     pub fn longer_than(&self, ns: u64) -> Counts {
         let bucket = Latency::bucket(ns.saturating_sub(1)) as u16;

@@ -1,0 +1,217 @@
+//! Which evidence decides what: the gates of a plan, each with its part of the error budget.
+//!
+//! The budget is `1 - confidence`, split evenly over all gates that can take the canary back by
+//! statistics. Tests run through all stages, so that nothing is spent again when a stage begins.
+
+mod clients;
+mod metrics;
+mod resources;
+mod shadow;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use self::clients::Clients;
+use self::metrics::Metrics;
+use self::shadow::Compared;
+use super::plan::{Baseline, Plan};
+use super::record::{Arm, Shadow, Window};
+use super::statistics::{Counts, Finding, Rate, RateDifference, Verdict};
+
+/// What the figures of a gate are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// A share of all, of one version.
+    Share,
+    /// How much more of all than of the other version's: 0.01 for 1 %.
+    Difference,
+    /// How many times the other version's.
+    Ratio,
+    /// A share of spans of ten seconds.
+    Spans,
+    /// Whatever Prometheus says.
+    Metric,
+}
+
+/// What one gate says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Its name: `errors`, `p99`, `slice:blue`, or a metric's.
+    pub name: String,
+    /// Within its limit, beyond it, or not yet known.
+    pub verdict: Verdict,
+    /// The limit in words: `at most 1.2 times stable's`.
+    pub limit: String,
+    /// What its figures are.
+    pub unit: Unit,
+    /// The test, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<Finding>,
+    /// The value, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// What should be known of it, such as why there is no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Whether the rollout waits until it is within its limit, where proof is asked for.
+    pub needed: bool,
+}
+
+impl Gate {
+    fn of(name: impl Into<String>, unit: Unit, limit: String, finding: Finding) -> Self {
+        Self {
+            name: name.into(),
+            verdict: finding.verdict,
+            limit,
+            unit,
+            finding: Some(finding),
+            value: None,
+            note: None,
+            needed: true,
+        }
+    }
+
+    /// Nobody waits for it: it can only speak against a version.
+    fn optional(mut self) -> Self {
+        self.needed = false;
+        self
+    }
+}
+
+/// Everything that the gates of a plan know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    clients: Clients,
+    compared: Option<Compared>,
+    metrics: Metrics,
+}
+
+impl Evidence {
+    /// Nothing is known.
+    pub fn new(plan: &Plan) -> Self {
+        let alpha = alpha(plan);
+        let compared = plan.shadow.as_ref();
+        Self {
+            clients: Clients::new(plan, alpha),
+            compared: compared.map(|limits| Compared::new(limits, &plan.baseline, alpha)),
+            metrics: Metrics::new(&plan.gates),
+        }
+    }
+
+    /// Takes in what the canary did before clients, beside stable, and what Prometheus says of it.
+    pub fn see_clients(&mut self, window: &Window, now: Timestamp) {
+        self.clients.see(&window.stable, &window.canary, now);
+        self.metrics.see(&window.metrics, now);
+    }
+
+    /// Takes in what the agent compared, while stable did so much before clients.
+    pub fn see_shadow(&mut self, seen: &Shadow, stable: &Arm, now: Timestamp) {
+        if let Some(compared) = &mut self.compared {
+            compared.see(seen, stable, now);
+        }
+    }
+
+    /// The canary has everything from now on: it is held against what stable did while both served.
+    pub fn stand_alone(&mut self) {
+        self.clients.stand_alone();
+    }
+
+    /// Whether the canary fails so badly that nothing else counts; in words.
+    pub fn severe(&self) -> Option<String> {
+        self.clients.severe()
+    }
+
+    /// The gates of the stages with clients.
+    pub fn of_clients(&self, now: Timestamp) -> Vec<Gate> {
+        let mut gates = self.clients.gates();
+        gates.extend(self.metrics.gates(now));
+        gates
+    }
+
+    /// The gates of the shadow.
+    pub fn of_shadow(&self) -> Vec<Gate> {
+        self.compared
+            .as_ref()
+            .map_or_else(Vec::new, Compared::gates)
+    }
+}
+
+/// The part of the error budget that each gate has.
+pub fn alpha(plan: &Plan) -> f64 {
+    let compared = plan.baseline == Baseline::Stable;
+    let shadow = plan.shadow.as_ref();
+    let parts = clients::tests(&plan.canary, compared)
+        + shadow.map_or(0, |limits| shadow::tests(limits, compared));
+    (1.0 - plan.canary.confidence) / parts as f64
+}
+
+/// How often something happens, against the other version or against a limit of its own.
+#[derive(Clone, Debug, PartialEq)]
+enum Events {
+    Difference(RateDifference),
+    Alone(Rate),
+}
+
+impl Events {
+    fn new(compared: bool, limit: f64, alpha: f64) -> Self {
+        if compared {
+            Self::Difference(RateDifference::new(limit, alpha))
+        } else {
+            Self::Alone(Rate::at_most(limit, alpha))
+        }
+    }
+
+    fn observe(&mut self, stable: Counts, canary: Counts) {
+        match self {
+            Self::Difference(test) => test.observe(stable, canary),
+            Self::Alone(test) => test.observe(canary),
+        }
+    }
+
+    fn finding(&self) -> Finding {
+        match self {
+            Self::Difference(test) => test.finding(),
+            Self::Alone(test) => test.finding(),
+        }
+    }
+
+    fn gate(&self, name: &str, limit: f64) -> Gate {
+        let limit = percent(limit);
+        let (unit, limit) = match self {
+            Self::Difference(_) => (
+                Unit::Difference,
+                format!("at most {limit} more than stable"),
+            ),
+            Self::Alone(_) => (Unit::Share, format!("at most {limit}")),
+        };
+        Gate::of(name, unit, limit, self.finding())
+    }
+}
+
+fn counts(events: u64, trials: u64) -> Counts {
+    Counts { events, trials }
+}
+
+/// 0.005 is 0.5 %, and not 0.5000000000000001 %.
+pub(super) fn percent(part: f64) -> String {
+    format!("{} %", (part * 1e8).round() / 1e6)
+}
+
+/// How long it is since; a clock that was set back has stood still.
+pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> std::time::Duration {
+    std::time::Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+impl Arm {
+    /// Answers, and those that say that the server failed.
+    pub(super) fn failed(&self) -> Counts {
+        counts(self.errors, self.responses)
+    }
+
+    /// Connections, and those that the server reset.
+    fn were_reset(&self) -> Counts {
+        // One that is reset may have been opened in an earlier window.
+        counts(self.resets, self.connections.max(self.resets))
+    }
+}

@@ -1,0 +1,236 @@
+//! Why a rollout does not go on yet: no data means hold, with the reason named.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::gates::elapsed;
+use super::machine::{Rollout, Step};
+use super::statistics::Verdict;
+use crate::config::Share;
+
+/// A version that has not answered for so long has no traffic.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Why a rollout does not go on. The words of `kind` are the metric's `reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The kind of reason.
+    pub kind: Kind,
+    /// With figures, and the cure.
+    pub why: String,
+}
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
+        /// A kind of reason to wait.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Kind {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The value of the metric's `reason`.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The least time of the stage is not over.
+    MinDuration = "min_duration",
+    /// There were too few requests, or comparisons.
+    TooFew = "too_few",
+    /// Nobody is answered.
+    NoTraffic = "no_traffic",
+    /// A gate is not proven within its limit.
+    NotProven = "not_proven",
+    /// One client sends everything.
+    OneClient = "one_client",
+    /// The canary gets another share than it should.
+    ShareNotReached = "share_not_reached",
+    /// Prometheus does not say what a gate needs.
+    Metric = "metric",
+    /// The agent cannot be asked, or its shadow is another version.
+    Agent = "agent",
+    /// The canary's share is not in force.
+    NotSteered = "not_steered",
+    /// What the kernel counts cannot be read.
+    Counters = "counters",
+    /// A hook has not approved.
+    Hook = "hook",
+    /// Both versions fail.
+    BothFail = "both_fail",
+}
+
+impl Rollout {
+    /// Why a step is not done; none = it is.
+    pub(super) fn waits_at(&self, step: Step, now: Timestamp) -> Vec<Held> {
+        let mut waits = Vec::new();
+        match step {
+            Step::Before | Step::ShadowPassed | Step::StagePassed(_) => {
+                self.wait_for_hooks(&mut waits)
+            }
+            Step::Shadowing => {
+                waits.extend(self.troubles_of(&[Kind::Agent]));
+                self.wait_for_comparisons(now, &mut waits);
+                self.wait_for_gates(step, &mut waits);
+            }
+            Step::Stage(_) | Step::Baking => {
+                waits.extend(self.troubles_of(&[
+                    Kind::OneClient,
+                    Kind::ShareNotReached,
+                    Kind::NotSteered,
+                    Kind::Counters,
+                ]));
+                self.wait_for_time(step, now, &mut waits);
+                self.wait_for_requests(step, now, &mut waits);
+                self.wait_for_gates(step, &mut waits);
+            }
+        }
+        waits
+    }
+
+    fn troubles_of<'a>(&'a self, kinds: &'a [Kind]) -> impl Iterator<Item = Held> + 'a {
+        let matters = |held: &&Held| kinds.contains(&held.kind);
+        self.troubles.iter().filter(matters).cloned()
+    }
+
+    fn wait_for_time(&self, step: Step, now: Timestamp, waits: &mut Vec<Held>) {
+        let least = match step {
+            Step::Baking => self.plan().canary.bake,
+            _ => self.plan().canary.min_duration,
+        };
+        let lasted = elapsed(self.clock, now);
+        if lasted < least {
+            let [lasted, least] = [lasted, least].map(whole_seconds);
+            waits.push(Held {
+                kind: Kind::MinDuration,
+                why: format!("{lasted} of {least} are over"),
+            });
+        }
+    }
+
+    fn wait_for_comparisons(&self, now: Timestamp, waits: &mut Vec<Held>) {
+        let Some(plan) = &self.plan().shadow else {
+            return;
+        };
+        if self.compared < plan.min_compared {
+            let why = format!(
+                "{} of {} requests were compared",
+                self.compared, plan.min_compared
+            );
+            let kind = Kind::TooFew;
+            waits.push(Held { kind, why });
+        }
+        if let Some(quiet) = quiet(self.last_compared, self.clock, now) {
+            let why = format!("nothing was compared for {quiet}");
+            let kind = Kind::NoTraffic;
+            waits.push(Held { kind, why });
+        }
+    }
+
+    fn wait_for_requests(&self, step: Step, now: Timestamp, waits: &mut Vec<Held>) {
+        let least = self.plan().canary.min_requests;
+        let stable_serves = self.share_at(step) != Share::ALL;
+        let names = [self.started.stable.as_str(), &self.started.canary.version];
+        for (arm, name) in names.into_iter().enumerate() {
+            if arm == 0 && !stable_serves {
+                continue;
+            }
+            let (requests, answered) = (self.requests[arm], self.answered[arm]);
+            if requests < least {
+                let why =
+                    format!("{name} has answered {requests} of {least} requests at this stage");
+                let kind = Kind::TooFew;
+                waits.push(Held { kind, why });
+            }
+            if let Some(quiet) = quiet(answered, self.clock, now) {
+                let why = format!("{name} has answered nobody for {quiet}");
+                let kind = Kind::NoTraffic;
+                waits.push(Held { kind, why });
+            }
+        }
+        if self.recent.both_fail(self.plan().canary.hard_error_rate) {
+            waits.push(Held {
+                kind: Kind::BothFail,
+                why: "both versions fail alike: taking the canary back would not help".to_owned(),
+            });
+        }
+        waits.extend(self.share_not_reached(step));
+    }
+
+    /// At L4 a share of connections is not a share of requests: what was reached counts.
+    fn share_not_reached(&self, step: Step) -> Option<Held> {
+        let [stable, canary] = self.requests;
+        let all = stable + canary;
+        if all < self.plan().canary.min_requests {
+            return None;
+        }
+        let wanted = f64::from(self.share_at(step));
+        let achieved = canary as f64 / all as f64;
+        let (least, most) = (wanted / 2.0, wanted * 2.0 + 0.02);
+        if (least..=most).contains(&achieved) {
+            return None;
+        }
+        Some(Held {
+            kind: Kind::ShareNotReached,
+            why: format!(
+                "the canary answers {:.2} % of the requests at a share of {:.2} %: long-lived connections keep their version, and all connections of one address go together; let clients open connections more often (nginx: keepalive_requests; Envoy: max_requests_per_connection), or set affinity = \"connection\" in [service.canary]",
+                achieved * 100.0,
+                wanted * 100.0
+            ),
+        })
+    }
+
+    fn wait_for_gates(&self, step: Step, waits: &mut Vec<Held>) {
+        let proof = self.is_proof_needed(step);
+        for gate in self.gates.iter().filter(|gate| gate.needed) {
+            let is_metric = gate.finding.is_none();
+            if gate.verdict == Verdict::Within || !proof && !is_metric {
+                continue;
+            }
+            waits.push(Held {
+                kind: if is_metric {
+                    Kind::Metric
+                } else {
+                    Kind::NotProven
+                },
+                why: gate.to_string(),
+            });
+        }
+        if self.gates.is_empty() {
+            waits.push(Held {
+                kind: Kind::NotProven,
+                why: "nothing was looked at yet".to_owned(),
+            });
+        }
+    }
+}
+
+impl Step {
+    /// Whether the canary serves clients.
+    pub const fn has_clients(self) -> bool {
+        matches!(self, Self::Stage(_) | Self::StagePassed(_) | Self::Baking)
+    }
+}
+
+/// For how long nothing came, where that is too long.
+fn quiet(last: Option<Timestamp>, since: Timestamp, now: Timestamp) -> Option<String> {
+    let quiet = elapsed(last.map_or(since, |last| last.max(since)), now);
+    (quiet >= QUIET).then(|| whole_seconds(quiet))
+}
+
+fn whole_seconds(duration: Duration) -> String {
+    let whole = Duration::from_secs(duration.as_secs());
+    humantime::format_duration(whole).to_string()
+}

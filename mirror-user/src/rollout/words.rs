@@ -1,0 +1,130 @@
+//! What states, steps and gates are called.
+
+use std::fmt;
+
+use super::gates::{Gate, Unit};
+use super::machine::{State, Step};
+use super::record::By;
+use super::statistics::{Finding, Verdict};
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reason {
+            Some(reason) => write!(f, "{}: {reason}", self.who),
+            None => f.write_str(&self.who),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Before => f.write_str("before the start"),
+            Self::Shadowing => f.write_str("shadowing"),
+            Self::ShadowPassed => f.write_str("shadow passed"),
+            Self::Stage(stage) => write!(f, "stage {}", stage + 1),
+            Self::StagePassed(stage) => write!(f, "stage {} passed", stage + 1),
+            Self::Baking => f.write_str("baking"),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Going(step) => step.fmt(f),
+            Self::Held { at, .. } => write!(f, "held at {at}"),
+            Self::Paused { at, .. } => write!(f, "paused at {at}"),
+            Self::RollingBack { .. } => f.write_str("rolling back"),
+            Self::RolledBack { .. } => f.write_str("rolled back"),
+            Self::Aborted { .. } => f.write_str("aborted"),
+            Self::Promoted => f.write_str("promoted"),
+            Self::RetireDue => f.write_str("retire due"),
+            Self::Finished => f.write_str("finished"),
+        }
+    }
+}
+
+impl fmt::Display for Gate {
+    /// One sentence: `p99 is beyond its limit, at most 1.2 times stable's: 1.61 times, at least 1.35,
+    /// at most 2 (5,210 and 512 requests)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = match self.verdict {
+            Verdict::Within => "is within its limit",
+            Verdict::Worse => "is beyond its limit",
+            Verdict::Unknown => "is not proven to be within its limit",
+        };
+        write!(f, "{} {said}, {}", self.name, self.limit)?;
+        if let Some(value) = self.value {
+            write!(f, ": {value}")?;
+        }
+        if let Some(finding) = &self.finding {
+            write!(f, ": {}", Figures(self.unit, finding))?;
+        }
+        match &self.note {
+            Some(note) => write!(f, " ({note})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a test found, in its unit.
+pub struct Figures<'a>(pub Unit, pub &'a Finding);
+
+impl fmt::Display for Figures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(unit, finding) = self;
+        let ([_, events], [_, trials]) = (finding.events, finding.trials);
+        let [other_events, other_trials] = [finding.events[0], finding.trials[0]];
+        match unit {
+            Unit::Share => write!(f, "{} ({events} of {trials})", rate(events, trials))?,
+            Unit::Difference => write!(
+                f,
+                "{} ({events} of {trials}) against {} ({other_events} of {other_trials})",
+                rate(events, trials),
+                rate(other_events, other_trials)
+            )?,
+            Unit::Ratio | Unit::Metric => match finding.estimate {
+                Some(estimate) => {
+                    write!(
+                        f,
+                        "{estimate:.2} times, {trials} requests against {other_trials}"
+                    )?;
+                }
+                None => f.write_str("nothing to compare yet")?,
+            },
+            Unit::Spans => write!(f, "{events} of {trials} spans of 10 s beyond it")?,
+        }
+        self.write_interval(f)
+    }
+}
+
+impl Figures<'_> {
+    /// What is proven: `; at least 1.1 %, at most 4 %`.
+    fn write_interval(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(unit, finding) = self;
+        let figure = |end: f64| match unit {
+            Unit::Ratio | Unit::Metric => format!("{end}"),
+            _ => super::gates::percent(end),
+        };
+        let what = match unit {
+            Unit::Difference => "difference ",
+            _ => "",
+        };
+        match (finding.low, finding.high) {
+            (None, None) => Ok(()),
+            (Some(low), None) => write!(f, "; {what}at least {}", figure(low)),
+            (None, Some(high)) => write!(f, "; {what}at most {}", figure(high)),
+            (Some(low), Some(high)) => {
+                write!(f, "; {what}{} to {}", figure(low), figure(high))
+            }
+        }
+    }
+}
+
+fn rate(events: u64, trials: u64) -> String {
+    if trials == 0 {
+        return "nothing".to_owned();
+    }
+    format!("{:.2} %", 100.0 * events as f64 / trials as f64)
+}
