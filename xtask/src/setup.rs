@@ -22,8 +22,9 @@ pub(crate) enum Need {
     Lints,
     /// What modelmirror is measured against.
     Bench,
-    /// Prometheus's own opinion of our metrics. Its package may start a server, so nobody gets it
-    /// without asking: the test that needs it is skipped where it is not, except under CI.
+    /// Prometheus's own opinion of our metrics, and a real one to ask. Its package may start a server,
+    /// so nobody gets it without asking: tests that need it are skipped where it is not, except under
+    /// CI.
     Promtool,
 }
 

@@ -22,6 +22,7 @@ mod milestones;
 mod network;
 mod numbers;
 mod place;
+mod rollout;
 mod rules;
 mod servers;
 mod services;
