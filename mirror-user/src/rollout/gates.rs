@@ -54,8 +54,20 @@ pub struct Gate {
     /// What should be known of it, such as why there is no value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Whether the rollout waits until it is within its limit, where proof is asked for.
-    pub needed: bool,
+    /// What follows from its verdict.
+    pub role: Role,
+}
+
+/// What follows from a gate's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It takes a version back, and where proof is asked for, it is waited for.
+    Proof,
+    /// It takes a version back.
+    Watch,
+    /// It takes a version back at once, unless stable fails as well.
+    Severe,
 }
 
 impl Gate {
@@ -68,13 +80,12 @@ impl Gate {
             finding: Some(finding),
             value: None,
             note: None,
-            needed: true,
+            role: Role::Proof,
         }
     }
 
-    /// Nobody waits for it: it can only speak against a version.
-    fn optional(mut self) -> Self {
-        self.needed = false;
+    fn with(mut self, role: Role) -> Self {
+        self.role = role;
         self
     }
 }

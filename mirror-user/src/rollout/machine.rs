@@ -18,7 +18,7 @@ use jiff::Timestamp;
 pub use orders::Refused;
 use serde::{Deserialize, Serialize};
 
-use super::gates::{Evidence, Gate, elapsed};
+use super::gates::{Evidence, Gate, Role, elapsed};
 use super::plan::{OnTimeout, Plan};
 use super::record::{By, Decision, Entry, Event, Line, Moved, Started, Window};
 use super::severe::Recent;
@@ -276,7 +276,7 @@ impl Rollout {
         } else if let Some(worse) = self
             .gates
             .iter()
-            .find(|gate| gate.verdict == Verdict::Worse)
+            .find(|gate| gate.verdict == Verdict::Worse && gate.role != Role::Severe)
         {
             let why = worse.to_string();
             self.roll_back(why, false, now, decisions);
@@ -332,7 +332,9 @@ impl Rollout {
         }
         gates.extend(self.evidence.of_shadow().into_iter().map(|mut gate| {
             // What the shadow has shown once counts; what it shows later can only speak against it.
-            gate.needed &= step == Step::Shadowing;
+            if step != Step::Shadowing {
+                gate.role = Role::Watch;
+            }
             gate
         }));
         for gate in &gates {
@@ -504,3 +506,6 @@ impl Rollout {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::gates::elapsed;
+use super::gates::{Role, elapsed};
 use super::machine::{Rollout, Step};
 use super::statistics::Verdict;
 use crate::config::Share;
@@ -194,7 +194,7 @@ impl Rollout {
 
     fn wait_for_gates(&self, step: Step, waits: &mut Vec<Held>) {
         let proof = self.is_proof_needed(step);
-        for gate in self.gates.iter().filter(|gate| gate.needed) {
+        for gate in self.gates.iter().filter(|gate| gate.role == Role::Proof) {
             let is_metric = gate.finding.is_none();
             if gate.verdict == Verdict::Within || !proof && !is_metric {
                 continue;

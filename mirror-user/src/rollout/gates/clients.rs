@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::resources::Resources;
-use super::{Events, Gate, Unit, percent};
+use super::{Events, Gate, Role, Unit, percent};
 use crate::rollout::plan::{Baseline, Canary, Plan};
 use crate::rollout::record::Arm;
 use crate::rollout::statistics::{Counts, QuantileRatio, Rate, Verdict};
@@ -122,15 +122,17 @@ impl Clients {
         if let Some(test) = &self.alone {
             let limit = percent(limits.max_error_delta);
             let limit = format!("at most {limit} more than stable had before");
-            gates.push(Gate::of("errors alone", Unit::Share, limit, test.finding()).optional());
+            gates.push(
+                Gate::of("errors alone", Unit::Share, limit, test.finding()).with(Role::Watch),
+            );
         }
         let limit = format!("at most {}", percent(limits.hard_error_rate));
         let hard = Gate::of("hard errors", Unit::Share, limit, self.hard.finding());
-        gates.push(hard.optional());
+        gates.push(hard.with(Role::Severe));
         gates.push(
             self.resets
                 .gate("resets", limits.hard_reset_delta)
-                .optional(),
+                .with(Role::Severe),
         );
         gates.extend(self.resources.gates(""));
         gates

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Gate, Unit, elapsed};
+use super::{Gate, Role, Unit, elapsed};
 use crate::rollout::plan::MetricGate;
 use crate::rollout::record::Reading;
 use crate::rollout::statistics::Verdict;
@@ -69,7 +69,7 @@ impl Metric {
             finding: None,
             value,
             note,
-            needed: true,
+            role: Role::Proof,
         }
     }
 }

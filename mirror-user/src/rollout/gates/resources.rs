@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Gate, Unit, elapsed};
+use super::{Gate, Role, Unit, elapsed};
 use crate::rollout::statistics::{Counts, Rate};
 
 /// How long figures are gathered before they are held against each other.
@@ -96,7 +96,7 @@ impl Resources {
                 finding: Some(finding),
                 value: ratio,
                 note: None,
-                needed: true,
+                role: Role::Proof,
             })
         };
         parts.into_iter().filter_map(gate).collect()

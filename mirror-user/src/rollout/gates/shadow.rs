@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::resources::Resources;
-use super::{Gate, Unit, counts, percent};
+use super::{Gate, Role, Unit, counts, percent};
 use crate::rollout::plan::{Baseline, Shadow as Limits};
 use crate::rollout::record::{Arm, Shadow};
 use crate::rollout::statistics::{PairedDifference, PairedQuantileRatio, Rate};
@@ -160,7 +160,7 @@ impl Compared {
         if let Against::Production { slices, .. } = &self.against {
             gates.extend(slices.iter().map(|(name, test)| {
                 let (name, limit) = (format!("slice:{name}"), agreement_limit.clone());
-                Gate::of(name, Unit::Share, limit, test.finding()).optional()
+                Gate::of(name, Unit::Share, limit, test.finding()).with(Role::Watch)
             }));
         }
         gates
