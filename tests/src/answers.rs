@@ -24,6 +24,8 @@ pub struct Answers {
     pub version: String,
     /// One label in so many is another than the other servers' (1 = every one).
     pub other_label_in: Option<u8>,
+    /// Requests whose path and query contain this are answered with a 500.
+    pub fails_on: Option<String>,
 }
 
 /// One answer.
@@ -45,11 +47,14 @@ impl Answers {
         Self {
             version: version.to_owned(),
             other_label_in: None,
+            fails_on: None,
         }
     }
 
     /// The answer to a request.
     pub fn to(&self, path: &str, body: &[u8]) -> Answer {
+        let fails = |word: &String| path.contains(word.as_str());
+        let fails = self.fails_on.as_ref().is_some_and(fails);
         let path = path.split('?').next().unwrap_or_default();
         let mut parts = path.trim_start_matches('/').split('/');
         let kind = parts.next().unwrap_or_default();
@@ -64,6 +69,7 @@ impl Answers {
             delay: Duration::ZERO,
         };
         match kind {
+            _ if fails => answer(500, b"out of order".to_vec()),
             "echo" => answer(200, body.to_vec()),
             "bytes" => answer(200, pattern(number, 1)),
             "chunked" => Answer {

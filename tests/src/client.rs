@@ -466,13 +466,19 @@ fn next_id() -> String {
 
 /// One GET without expectations, inside a namespace: status and body.
 pub(crate) fn get(namespace: &Namespace, server: SocketAddr, path: &str) -> Result<(u16, String)> {
+    ask(namespace, server, Request::get(path))
+}
+
+/// One request without expectations, on a connection of its own: status and body of the answer.
+pub(crate) fn ask(
+    namespace: &Namespace,
+    server: SocketAddr,
+    request: Request,
+) -> Result<(u16, String)> {
     let mut stream = namespace.run(|| TcpStream::connect_timeout(&server, PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(
-        &Request::get(path)
-            .header("connection", "close")
-            .head(server, "get"),
-    )?;
+    let request = request.header("connection", "close");
+    stream.write_all(&request.head(server, "get"))?;
     let response = read_response(&mut BufReader::new(stream), false)?;
     Ok((
         response.status,

@@ -1,7 +1,8 @@
 //! The real `modelmirror`, as daemon and as agent.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::client::get;
+use crate::client::{Request, ask, get};
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::Process;
@@ -21,6 +22,12 @@ const NODE_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9469);
 
 /// Where the agent's /metrics is, inside its namespace.
 const SHADOW_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9470);
+
+/// Where the agent's summary is, inside its namespace, where it is asked for.
+const SHADOW_API: SocketAddr = SocketAddr::new(LOOPBACK, 9471);
+
+/// What the summary asks for.
+const TOKEN: &str = "a-token-of-the-tests";
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -135,6 +142,19 @@ impl Home {
         }
         .with("admin", SHADOW_ADMIN.to_string())
         .with("record_dir", self.record_dir())
+    }
+
+    /// Where the agent tells its summary, and the file of the token that it asks for: values of a
+    /// shadow host's config.
+    ///
+    /// # Errors
+    /// When the token cannot be written.
+    pub fn api(&self) -> Result<[(&'static str, String); 2]> {
+        let token = self.path().join("token");
+        fs::write(&token, TOKEN)?;
+        fs::set_permissions(&token, Permissions::from_mode(0o600))?;
+        let token = token.to_string_lossy().into_owned();
+        Ok([("api", SHADOW_API.to_string()), ("token_file", token)])
     }
 
     /// Runs `modelmirror ARGUMENTS --control SOCKET` inside a namespace and returns what it printed.
@@ -315,6 +335,22 @@ impl Agent {
     /// When the agent does not answer.
     pub fn scrape(&self) -> Result<String> {
         scrape(&self.namespace, SHADOW_ADMIN)
+    }
+
+    /// What it tells the node: its summary of the service. The config is to have
+    /// [`Home::api`]'s values.
+    ///
+    /// # Errors
+    /// When it does not answer, or does not know the service.
+    pub fn summary(&self) -> Result<Value> {
+        let authorization = format!("Bearer {TOKEN}");
+        let request = Request::get("/v1/summary").header("authorization", &authorization);
+        let (status, body) = ask(&self.namespace, SHADOW_API, request)?;
+        ensure!(status == 200, "/v1/summary says {status}: {body}");
+        let summary: Value = serde_json::from_str(&body)?;
+        let services = summary["services"].as_array().into_iter().flatten();
+        let mut services = services.filter(|service| service["name"] == SERVICE);
+        services.next().cloned().with_context(|| body.clone())
     }
 
     /// How many of the service's requests ended so: `compared`, or the reason of a drop.

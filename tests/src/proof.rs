@@ -230,9 +230,13 @@ fn expected(exchange: &Exchange, production: &Answers) -> Value {
 
 /// What it says of the shadow's answer, where there was one. Versions differ, and need not agree.
 fn expected_of_both(exchange: &Exchange, production: &Answers, shadow: &Answers) -> Value {
-    let label = |answers: &Answers| answers.label(&exchange.request.body);
-    let classified = exchange.request.path.starts_with("/label");
-    let agree = !classified || label(production) == label(shadow);
+    let request = &exchange.request;
+    let [was, now] = [production, shadow].map(|answers| {
+        let classified = request.path.starts_with("/label");
+        let label = classified.then(|| answers.label(&request.body));
+        (answers.to(&request.path, &request.body).status, label)
+    });
+    let agree = was == now;
     let verdict = if agree { "match" } else { "different" };
     json!({ "shadow": answer(shadow, exchange), "verdict": verdict })
 }

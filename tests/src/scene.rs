@@ -116,6 +116,23 @@ impl Scene {
         self.shadow_config.insert(key.into(), value.into());
     }
 
+    /// Has the agent tell its summary: [`Agent::summary`].
+    #[track_caller]
+    pub fn set_api(&mut self) {
+        let values = self.home.api().expect("a token can be written");
+        for (key, value) in values {
+            self.set_shadow(key, value);
+        }
+    }
+
+    /// Sets a value of a section of the agent's `[[service]]`: `("compare", "slice", "/tenant")`.
+    pub fn set_shadow_section(&mut self, section: &str, key: &str, value: impl Into<Value>) {
+        let sections = service(&mut self.shadow_config);
+        let section = sections.entry(section).or_insert(Table::new().into());
+        let table = section.as_table_mut().expect("a section is a table");
+        table.insert(key.into(), value.into());
+    }
+
     /// Sets a value of the agent's `[[service]]`.
     pub fn set_shadow_service(&mut self, key: &str, value: impl Into<Value>) {
         service(&mut self.shadow_config).insert(key.into(), value.into());

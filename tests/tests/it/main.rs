@@ -9,6 +9,7 @@ mod alone;
 mod bodies;
 mod budget;
 mod connections;
+mod evidence;
 mod faults;
 mod heartbeat;
 mod kernel;
