@@ -219,6 +219,15 @@ struct ReportArgs {
     /// Write it as a page too, readable by its owner alone
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Labels that came later, CSV with a header or JSON lines: say how right both versions were
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Where labels name the request [default: request_id, trace_id or id]
+    #[arg(long, value_name = "NAME", requires = "labels")]
+    id_field: Option<String>,
+    /// Where labels say what was right [default: label]
+    #[arg(long, value_name = "NAME", requires = "labels")]
+    label_field: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -433,6 +442,11 @@ mod tests {
         check("report --config shadow.toml", Ok(()));
         check("report --records /var/log/modelmirror --service a", Ok(()));
         check("report", Ok(()));
+        check(
+            "report --labels l.csv --id-field order --label-field fraud",
+            Ok(()),
+        );
+        check("report --id-field order", Err("--labels"));
         check("report --config a --records b", Err("cannot be used with"));
         check("config default --for shadow", Ok(()));
         check("config check --config node.toml", Ok(()));

@@ -434,6 +434,28 @@ pub struct ShadowService {
     pub compare: Compare,
     /// What is written down.
     pub record: Record,
+    /// What turns out to be right later.
+    pub labels: Option<Labels>,
+}
+
+/// What turns out to be right later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// The file that labels are appended to, or that is replaced by a newer one.
+    pub file: PathBuf,
+    /// What its columns, or members of its JSON objects, are called.
+    pub columns: Columns,
+    /// How often it is looked at.
+    pub interval: Duration,
+}
+
+/// What the columns of labels, or the members of JSON objects, are called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// The correlation id; else the first there is of `request_id`, `trace_id` and `id`.
+    pub id: Option<String>,
+    /// The label; else `label`.
+    pub label: Option<String>,
 }
 
 /// Which Host header the shadow sees.

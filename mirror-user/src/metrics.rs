@@ -19,7 +19,7 @@ use crate::shadow::capture::{Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
-use crate::shadow::summary::{Latency, SliceSummary};
+use crate::shadow::summary::{LabelSummary, Latency, SliceSummary};
 
 /// Something that is made of a name, a help text and label names.
 trait Metric: Collector + Clone + Sized + 'static {
@@ -130,6 +130,8 @@ metrics! {
         comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "arm", "verdict"],
         /// Comparisons of stable's answers by the request's slice and by verdict.
         slice_comparisons: IntCounterVec = "modelmirror_shadow_slice_comparisons_total" ["service", "slice", "verdict"],
+        /// Labels by what became of them: joined to both versions' predictions, or why not.
+        labels: IntCounterVec = "modelmirror_shadow_labels_total" ["service", "outcome"],
         /// Answers the shadow failed to give, by what happened.
         errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
         /// Compared (of requests mirrored alone: replayed) requests as a part of those with an outcome.
@@ -322,6 +324,15 @@ impl Agent {
         }
     }
 
+    /// Shows what became of labels.
+    pub fn labels(&self, service: &str, summary: &LabelSummary) {
+        let labels = |outcome: &str| self.labels.with_label_values(&[service, outcome]);
+        advance(&labels("joined"), summary.labelled);
+        for (why, &count) in &summary.unused {
+            advance(&labels(why), count);
+        }
+    }
+
     /// Shows the memory account.
     pub fn memory(&self, used: usize, limit: usize) {
         self.memory_used.set(gauge(used));
@@ -449,6 +460,7 @@ mod documentation {
     use mirror_common::verdict::Reason;
 
     use super::*;
+    use crate::shadow::labels::Unused;
 
     /// docs/metrics.md names whatever a scrape can show.
     #[test]
@@ -463,8 +475,14 @@ mod documentation {
         let names = names.filter(named);
         let reasons = Reason::ALL.iter().map(|reason| reason.label());
         let outcomes = DropReason::ALL.iter().map(|reason| reason.label());
+        let unused = Unused::ALL.iter().map(|reason| reason.label());
         let choices = Choice::ALL.iter().map(|choice| choice.label());
-        for word in names.chain(reasons).chain(outcomes).chain(choices) {
+        for word in names
+            .chain(reasons)
+            .chain(outcomes)
+            .chain(choices)
+            .chain(unused)
+        {
             let word = word.trim_end_matches("_bucket");
             assert!(
                 page.contains(&format!("`{word}`")),

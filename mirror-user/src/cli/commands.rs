@@ -1,5 +1,6 @@
 //! The short commands: ask, print, done.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -18,7 +19,7 @@ use crate::check;
 use crate::config::{self, File};
 use crate::control::{CanaryChange, Change, Client, ClientError, Done, Rest};
 use crate::dataplane;
-use crate::shadow::report::summarize;
+use crate::shadow::report::{Labelled, summarize};
 use crate::state::{Overrides, State};
 
 impl fmt::Display for Done {
@@ -241,12 +242,26 @@ pub(super) fn check(printer: &Printer, path: &Path, probe_tls: bool) -> anyhow::
 }
 
 pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result<ExitCode> {
+    let mut tolerances = BTreeMap::new();
     let records = match (arguments.records, arguments.config) {
         (Some(records), _) => records,
-        (None, Some(file)) => config::read_shadow(&file)?.record_dir,
+        (None, Some(file)) => {
+            let config = config::read_shadow(&file)?;
+            let services = config.services.into_iter();
+            tolerances = services.map(|s| (s.name, (&s.compare).into())).collect();
+            config.record_dir
+        }
         (None, None) => config::RECORD_DIR.into(),
     };
-    let report = summarize(&records, arguments.service.as_deref())?;
+    let labelled = arguments.labels.map(|file| Labelled {
+        file,
+        columns: config::Columns {
+            id: arguments.id_field,
+            label: arguments.label_field,
+        },
+        tolerances,
+    });
+    let report = summarize(&records, arguments.service.as_deref(), labelled.as_ref())?;
     if let Some(page) = arguments.html {
         // It quotes traffic, as the records do.
         let mut options = OpenOptions::new();

@@ -10,7 +10,8 @@ use toml::Spanned;
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::{
-    Api, Compare, HostHeader, Payloads, Record, Secret, Shadow, ShadowService, Token, values,
+    Api, Columns, Compare, HostHeader, Labels, Payloads, Record, Secret, Shadow, ShadowService,
+    Token, values,
 };
 
 const MIB: u64 = 1 << 20;
@@ -55,6 +56,7 @@ struct TypedService {
     max_body: Spanned<u64>,
     compare: Compare,
     record: Record,
+    labels: Option<Spanned<Labels>>,
 }
 
 const HOSTS: &[(&str, HostHeader)] = &[("keep", HostHeader::Keep), ("target", HostHeader::Target)];
@@ -122,6 +124,7 @@ impl Typed {
         self.check_listeners(problems);
         self.check_memory(problems);
         self.check_vxlan(problems);
+        self.check_labels(problems);
     }
 
     fn check_listeners(&self, problems: &Problems) {
@@ -171,6 +174,17 @@ impl Typed {
                 );
                 let cure = "raise `memory` to at least three times `max_body`, or lower `max_body`";
                 problems.add(service.max_body.span(), Fault::new(what, cure));
+            }
+        }
+    }
+
+    /// Labels are held against predictions.
+    fn check_labels(&self, problems: &Problems) {
+        for service in &self.services {
+            if let (Some(labels), None) = (&service.labels, &service.compare.prediction) {
+                let what = "labels say which prediction was right, and no prediction is recorded";
+                let cure = "say in [service.compare] where it is: prediction = \"/outputs/0/data\"";
+                problems.add(labels.span(), Fault::new(what, cure));
             }
         }
     }
@@ -232,6 +246,7 @@ impl TypedService {
             max_body: section.or("max_body", 64 * MIB, values::size),
             compare: compare(section.section("compare")),
             record: record(section.section("record")),
+            labels: labels(section.section("labels")),
         };
         section.finish();
         typed
@@ -255,6 +270,7 @@ impl TypedService {
             max_body: usize::try_from(self.max_body.into_inner()).unwrap_or(usize::MAX),
             compare: self.compare,
             record: self.record,
+            labels: self.labels.map(Spanned::into_inner),
         })
     }
 }
@@ -299,6 +315,31 @@ fn record(section: Option<Section<'_>>) -> Record {
         plain(section.list("redact_fields", values::pointer)).unwrap_or_default();
     section.finish();
     record
+}
+
+fn labels(section: Option<Section<'_>>) -> Option<Spanned<Labels>> {
+    let mut section = section?;
+    let example = "file = \"/var/lib/modelmirror/labels.jsonl\"";
+    let file = section.required("file", example, values::path);
+    let columns = Columns {
+        id: section
+            .optional("id_field", values::field)
+            .map(Spanned::into_inner),
+        label: section
+            .optional("label_field", values::field)
+            .map(Spanned::into_inner),
+    };
+    let interval = section
+        .or("interval", Duration::from_secs(60), values::duration)
+        .into_inner();
+    let span = section.span();
+    section.finish();
+    let labels = Labels {
+        file: file?.into_inner(),
+        columns,
+        interval,
+    };
+    Some(Spanned::new(span, labels))
 }
 
 fn plain<T>(items: Option<Vec<Spanned<T>>>) -> Option<Vec<T>> {

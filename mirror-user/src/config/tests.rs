@@ -536,6 +536,14 @@ fn shadow_values_are_refused_by_name() {
             "file.toml:7:12: `absolute` in [service.compare]: inf is not a tolerance",
         ),
         (
+            "[service.labels]\nfile = \"/labels.csv\"",
+            "file.toml:6:1: labels say which prediction was right, and no prediction is recorded",
+        ),
+        (
+            "[service.compare]\nprediction = \"/y\"\n[service.labels]\nfile = \"/l\"\nid_field = \"\"",
+            "file.toml:10:12: `id_field` in [service.labels]: a field has a name",
+        ),
+        (
             "[service.record]\npayloads = \"some\"",
             "file.toml:7:12: `payloads` in [service.record]: \"some\" is not known",
         ),

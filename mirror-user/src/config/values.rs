@@ -399,6 +399,16 @@ pub(super) fn choice<T: Copy + fmt::Debug>(
     }
 }
 
+/// The name of a column, or of a member of JSON objects.
+pub(super) fn field(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write the name as it stands in the file";
+    let typed = text(value, cure)?;
+    if typed.is_empty() {
+        return Err(Fault::new("a field has a name", cure));
+    }
+    Ok(typed.to_owned())
+}
+
 /// A JSON pointer (RFC 6901); `*` stands for every member of one level.
 pub(super) fn pointer(value: &DeValue<'_>) -> Result<String, Fault> {
     let cure = "write a JSON pointer (RFC 6901) such as \"/outputs/0/data\", `~1` for a slash and `~0` for a tilde in a name, \"\" for the whole document";

@@ -23,6 +23,7 @@ use self::dispatch::Dispatcher;
 pub use self::doors::Doors;
 use self::intake::Intake;
 use self::judge::Judge;
+use self::labels::Follower;
 use super::capture::Capture;
 use super::memory::Memory;
 use super::replay::{Load, Replay};
@@ -36,6 +37,7 @@ mod dispatch;
 mod doors;
 mod intake;
 mod judge;
+mod labels;
 
 /// How long the agent goes on with what it has begun when it is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -153,6 +155,23 @@ impl Agent {
         let mut served = JoinSet::new();
         served.spawn(serve_admin(admin, &judge, Arc::clone(&figures), &intake));
         let shown = tokio::spawn(show(Arc::clone(&judge), Arc::clone(&figures)));
+        for (index, service) in config.services.iter().enumerate() {
+            let Some(labels) = &service.labels else {
+                continue;
+            };
+            let follower = Follower::new(&config, service, labels, judge.since(), &memory);
+            let judge = Arc::downgrade(&judge);
+            let tell = move |summary| {
+                if let Some(judge) = judge.upgrade() {
+                    judge.labelled(index, summary);
+                }
+            };
+            let interval = labels.interval;
+            served.spawn(async move {
+                labels::follow(follower, interval, tell).await;
+                Ok(())
+            });
+        }
         if let (Some(listener), Some(api)) = (api, config.api) {
             let (token, figures) = (api.token.value, Arc::clone(&figures));
             served.spawn(serve_api(listener, token, Arc::clone(&judge), figures));

@@ -34,6 +34,7 @@ use crate::config;
 
 pub use self::prediction::Summary;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
+pub use self::walk::Tolerance;
 pub(crate) use self::words::short;
 
 /// What the comparison of one exchange came to. Label `verdict`.
@@ -114,6 +115,15 @@ enum Slice {
     Redacted,
 }
 
+impl From<&config::Compare> for Tolerance {
+    fn from(compare: &config::Compare) -> Self {
+        Self {
+            absolute: compare.absolute,
+            relative: compare.relative,
+        }
+    }
+}
+
 impl Comparer {
     /// The rules of a service.
     pub fn new(compare: &config::Compare, record: &config::Record) -> Self {
@@ -129,8 +139,7 @@ impl Comparer {
         Self {
             rules: Rules {
                 ignore: Pointers::new(&compare.ignore),
-                absolute: compare.absolute,
-                relative: compare.relative,
+                tolerance: compare.into(),
                 prediction: compare
                     .prediction
                     .as_ref()

@@ -53,6 +53,7 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
             redact_headers: Vec::new(),
             redact_fields: Vec::new(),
         },
+        labels: None,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod evidence;
 pub mod exchange;
 pub mod http;
 pub mod join;
+pub mod labels;
 pub mod ledger;
 pub mod memory;
 pub mod message;

@@ -7,6 +7,7 @@
 mod folder;
 mod form;
 pub mod line;
+pub mod read;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,6 @@ use super::memory::Lease;
 use super::message::Exchange;
 use super::report::LedgerFile;
 use crate::config;
-
-pub(crate) use self::store::is_records;
 
 /// Records that wait to be written.
 const QUEUE: usize = 4096;

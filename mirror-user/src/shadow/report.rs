@@ -3,6 +3,7 @@
 mod differences;
 mod figures;
 mod html;
+mod labels;
 mod prediction;
 mod sections;
 mod service;
@@ -12,19 +13,21 @@ mod tests;
 mod text;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
+use self::labels::Labels;
 use self::service::Tally;
+use super::labels::Join;
 use super::message::DropReason;
-use super::record::is_records;
-use super::record::line::Record;
+use super::record::read::{NoRecord, read};
 
 pub use self::differences::{Difference, Example};
+pub use self::labels::{Accuracy, Labelled, LabelsRead, Right, RightSlice};
 pub use self::prediction::{
     Bar, Change, LabelCount, Meaning, Numbers, Predictions, Spread, Unusual,
 };
@@ -65,16 +68,38 @@ pub struct Report {
     pub record_dir: PathBuf,
     /// The services, by name.
     pub services: Vec<Service>,
+    /// The file of labels, where one was given.
+    pub labels: Option<LabelsRead>,
 }
 
-/// Reads all records under `record_dir`, of one service or of all.
+/// Reads all records under `record_dir`, of one service or of all, and holds them against labels
+/// where there are any.
 ///
 /// Lines that are no records, half a line at the end of a file included, are counted and left out;
 /// files that are deleted meanwhile are left out too.
 ///
 /// # Errors
-/// The folder, or a file in it, cannot be read; there is no such service.
-pub fn summarize(record_dir: &Path, service: Option<&str>) -> anyhow::Result<Report> {
+/// The folder, or a file in it, cannot be read; there is no such service; the labels cannot be read.
+pub fn summarize(
+    record_dir: &Path,
+    service: Option<&str>,
+    labelled: Option<&Labelled>,
+) -> anyhow::Result<Report> {
+    let names = names(record_dir, service)?;
+    let mut labels = labelled.map(Labels::read).transpose()?;
+    let services = names
+        .into_iter()
+        .map(|name| read_service(record_dir, name, labels.as_mut()))
+        .collect::<anyhow::Result<Vec<Service>>>()?;
+    Ok(Report {
+        record_dir: record_dir.to_owned(),
+        services,
+        labels: labels.map(Labels::finish),
+    })
+}
+
+/// The services that have records, or the one that is asked for.
+fn names(record_dir: &Path, service: Option<&str>) -> anyhow::Result<Vec<String>> {
     let shown = record_dir.display();
     let entries = fs::read_dir(record_dir).with_context(|| {
         format!(
@@ -95,47 +120,31 @@ pub fn summarize(record_dir: &Path, service: Option<&str>) -> anyhow::Result<Rep
         }
         names.retain(|name| name == service);
     }
-    let services = names
-        .into_iter()
-        .map(|name| read_service(record_dir, name))
-        .collect::<anyhow::Result<Vec<Service>>>()?;
-    Ok(Report {
-        record_dir: record_dir.to_owned(),
-        services,
-    })
+    Ok(names)
 }
 
-fn read_service(record_dir: &Path, name: String) -> anyhow::Result<Service> {
+fn read_service(
+    record_dir: &Path,
+    name: String,
+    labels: Option<&mut Labels>,
+) -> anyhow::Result<Service> {
     let folder = record_dir.join(&name);
-    let mut tally = Tally::default();
-    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
-        .with_context(|| format!("cannot list {}", folder.display()))?
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_records))
-        .map(|entry| entry.path())
-        .collect();
-    files.sort_unstable();
-    for file in files {
-        read_file(&file, &mut tally).with_context(|| format!("cannot read {}", file.display()))?;
-    }
+    let (mut tally, mut join) = (Tally::default(), Join::default());
+    read(&folder, None, |record| {
+        match record {
+            Ok(record) => {
+                tally.add(&record);
+                if let Some(labels) = &labels {
+                    labels.add(&mut join, &name, &record);
+                }
+            }
+            Err(NoRecord) => tally.unreadable(),
+        }
+        ControlFlow::Continue(())
+    })?;
     let ledger = fs::read(folder.join(LEDGER)).ok();
     let ledger = ledger.and_then(|json| serde_json::from_slice(&json).ok());
-    Ok(tally.finish(name, ledger))
-}
-
-fn read_file(path: &Path, tally: &mut Tally) -> std::io::Result<()> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
-    let mut reader = BufReader::with_capacity(1 << 18, file);
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        match serde_json::from_slice::<Record<'_>>(&line) {
-            Ok(record) => tally.add(&record),
-            Err(_) => tally.unreadable(),
-        }
-        line.clear();
-    }
-    Ok(())
+    let mut service = tally.finish(name, ledger);
+    service.labels = labels.map(|labels| labels.take(join));
+    Ok(service)
 }

@@ -128,8 +128,11 @@ pub struct LabelSummary {
     pub labelled: u64,
     /// By who was right.
     pub pairs: RightPairs,
-    /// The same by label; a thousand labels at most, those that come first in the file.
+    /// The same by label, a thousand labels at most: those that came first.
     pub by_label: BTreeMap<String, RightPairs>,
+    /// Labels that say nothing, by reason.
+    #[serde(default)]
+    pub unused: BTreeMap<String, u64>,
     /// When the labels were last joined to the records.
     pub time: jiff::Timestamp,
     /// Why the figures are older than they should be, where they are.

@@ -13,6 +13,7 @@ mod evidence;
 mod faults;
 mod heartbeat;
 mod kernel;
+mod labels;
 mod mirrored;
 mod paths;
 mod plain;

@@ -19,7 +19,7 @@ use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
-use crate::shadow::summary::{ServerSummary, ServiceSummary, Summary};
+use crate::shadow::summary::{LabelSummary, ServerSummary, ServiceSummary, Summary};
 
 /// Answers of more bytes than this, together, are compared on a thread of their own: others wait
 /// for the runtime meanwhile, and their latency is measured there.
@@ -48,6 +48,7 @@ struct Service {
     comparer: Comparer,
     slices: Mutex<Slices>,
     evidence: Mutex<Evidence>,
+    labels: Mutex<Option<LabelSummary>>,
     ledger: RequestLedger,
     metrics: ServiceMetrics,
 }
@@ -61,6 +62,7 @@ impl Judge {
             comparer: Comparer::new(&service.compare, &service.record),
             slices: Mutex::default(),
             evidence: Mutex::default(),
+            labels: Mutex::default(),
             ledger: RequestLedger::default(),
             metrics: metrics.service(&service.name),
         });
@@ -179,6 +181,18 @@ impl Judge {
         }
     }
 
+    /// When it began.
+    pub(super) fn since(&self) -> jiff::Timestamp {
+        self.since
+    }
+
+    /// Labels have been joined to a service's records.
+    pub(super) fn labelled(&self, service: usize, summary: LabelSummary) {
+        if let Some(service) = self.services.get(service) {
+            *lock(&service.labels) = Some(summary);
+        }
+    }
+
     /// Shows the figures.
     pub(super) fn show(&self, figures: &Figures) {
         let memory = &figures.memory;
@@ -191,6 +205,9 @@ impl Judge {
             }
             for slice in lock(&service.evidence).slices() {
                 self.metrics.slice(&service.name, &slice);
+            }
+            if let Some(labels) = &*lock(&service.labels) {
+                self.metrics.labels(&service.name, labels);
             }
             service.metrics.show(&ServiceFigures {
                 in_flight: balance.in_flight(),
@@ -285,6 +302,7 @@ impl Service {
             pairs: evidence.pairs(),
             latency_pairs: evidence.latency_pairs(),
             slices: evidence.slices(),
+            labels: lock(&self.labels).clone(),
             ..ServiceSummary::default()
         }
     }

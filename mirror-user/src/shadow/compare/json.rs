@@ -131,6 +131,15 @@ impl Number {
         u64::try_from(value).map_or(Self::Negative(value), Self::Natural)
     }
 
+    /// A number as people write it; neither an infinity nor what is no number.
+    pub fn parse(text: &str) -> Option<Self> {
+        let natural = text.parse().map(Self::Natural);
+        let negative = || text.parse().map(Self::of);
+        let float = || text.parse().ok().filter(|number: &f64| number.is_finite());
+        let whole = natural.or_else(|_| negative()).ok();
+        whole.or_else(|| float().map(Self::Float))
+    }
+
     /// The nearest double.
     pub fn as_f64(self) -> f64 {
         match self {

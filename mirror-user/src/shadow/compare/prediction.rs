@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::distribution::{Label, is_one};
 use super::json::{Node, Redacted};
 use super::pointer::Pointers;
 
@@ -32,6 +33,15 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// The label, where the numbers are one class distribution.
+    pub(crate) fn class(&self) -> Option<Label> {
+        let sum = self.mean * self.length as f64;
+        (self.min >= 0.0 && is_one(sum)).then_some(Label {
+            index: self.argmax,
+            probability: self.max,
+        })
+    }
+
     fn of(numbers: &[f64]) -> Option<Self> {
         let mut summary = Self {
             length: numbers.len(),

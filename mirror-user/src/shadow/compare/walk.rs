@@ -12,22 +12,30 @@ use super::words::{excerpts, number_pair, short};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
     pub(super) ignore: Pointers,
-    pub(super) absolute: f64,
-    pub(super) relative: f64,
+    pub(super) tolerance: Tolerance,
     /// Where the prediction is; empty when none is named.
     pub(super) prediction: Pointers,
     /// What must not be quoted.
     pub(super) redact: Pointers,
 }
 
-impl Rules {
+/// How far numbers may be from each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tolerance {
+    /// By so much,
+    pub absolute: f64,
+    /// or by this part of the larger one.
+    pub relative: f64,
+}
+
+impl Tolerance {
     /// Whether two numbers are equal.
     ///
     /// Two integers are subtracted exactly, and only the absolute tolerance counts: they are
     /// identifiers and counts more often than measurements. Otherwise both tolerances count, the
     /// relative one as a part of the larger magnitude. What is not a number (tensors may hold such)
     /// is equal to its like, and an infinity to itself alone.
-    pub(super) fn equal(&self, a: Number, b: Number) -> bool {
+    pub fn equal(self, a: Number, b: Number) -> bool {
         if a == b || (a.as_f64().is_nan() && b.as_f64().is_nan()) {
             return true;
         }
@@ -166,7 +174,9 @@ impl<'n> Walk<'n> {
             (Node::Object(a), Node::Object(b)) if !(a.is_empty() && b.is_empty()) => {
                 self.objects(a, b, ignore, prediction);
             }
-            (Node::Number(a), Node::Number(b)) if self.rules.equal(*a, *b) => self.agree(),
+            (Node::Number(a), Node::Number(b)) if self.rules.tolerance.equal(*a, *b) => {
+                self.agree()
+            }
             (a, b) if a == b => self.agree(),
             (a, b) => {
                 self.compared += a.leaves().max(b.leaves());
@@ -227,7 +237,7 @@ impl<'n> Walk<'n> {
                     continue;
                 }
                 self.compared += 1;
-                if self.rules.equal(*p, *s) {
+                if self.rules.tolerance.equal(*p, *s) {
                     self.agreeing += 1;
                 } else {
                     numbers.add(index, *p, *s);

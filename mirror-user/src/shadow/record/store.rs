@@ -54,7 +54,7 @@ struct Open {
 }
 
 /// Whether a file's name is that of a file of records.
-pub(crate) fn is_records(name: &str) -> bool {
+pub(super) fn is_records(name: &str) -> bool {
     name.starts_with("comparisons-") && name.ends_with(".jsonl")
 }
 

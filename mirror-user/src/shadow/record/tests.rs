@@ -40,6 +40,7 @@ fn config(record_dir: &Path, record: config::Record) -> Shadow {
                 ..compare_config()
             },
             record,
+            labels: None,
         }],
     }
 }

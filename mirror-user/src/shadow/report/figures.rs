@@ -26,6 +26,13 @@ pub(super) fn percent(share: f64) -> String {
     }
 }
 
+/// A difference of shares in percentage points.
+pub(super) fn points(difference: f64) -> String {
+    // Rounded before it is printed: there is no -0.00.
+    let points = (difference * 1e4).round() / 100.0 + 0.0;
+    format!("{points:+.2}")
+}
+
 pub(super) fn milliseconds(value: f64) -> String {
     let decimals = match value {
         v if v < 10.0 => 2,

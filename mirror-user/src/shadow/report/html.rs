@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Report;
-use super::sections::{Cell, Section, heading, sections};
+use super::sections::{Cell, Section, heading, labels_read, sections};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
@@ -44,6 +44,9 @@ impl Report {
             for table in sections(service) {
                 section(&mut page, &table);
             }
+        }
+        if let Some(read) = &self.labels {
+            section(&mut page, &labels_read(read));
         }
         page.push_str("</body></html>\n");
         page

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::statistics::{Sample, quantile};
 use crate::shadow::compare::Summary;
-use crate::shadow::compare::distribution::{Label, is_one, labels};
+use crate::shadow::compare::distribution::{Label, labels};
 
 /// Labels that are told apart.
 const MAX_LABELS: usize = 1000;
@@ -178,15 +178,8 @@ fn read(prediction: &Value, said: &mut Vec<Said>) {
         }
         Value::Object(_) => {
             if let Ok(summary) = Summary::deserialize(prediction) {
-                let sum = summary.mean * summary.length as f64;
-                said.push(if summary.min >= 0.0 && is_one(sum) {
-                    Said::Class(Label {
-                        index: summary.argmax,
-                        probability: summary.max,
-                    })
-                } else {
-                    Said::Number(summary.mean)
-                });
+                let class = summary.class().map(Said::Class);
+                said.push(class.unwrap_or(Said::Number(summary.mean)));
             }
         }
         Value::Null => {}

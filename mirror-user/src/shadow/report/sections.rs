@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Service;
-use super::figures::{count, cut, figure, milliseconds, percent, second, span};
+use super::figures::{count, cut, figure, milliseconds, percent, points, second, span};
+use super::labels::{Accuracy, LabelsRead, Right, RightSlice};
 use super::prediction::{Bar, Meaning, Numbers, Predictions, Spread};
 use super::service::{Canary, Fidelity, LegLatency};
 use super::statistics::{Quantiles, Share};
@@ -103,7 +104,101 @@ pub(super) fn sections(service: &Service) -> Vec<Section> {
         }
     }
     sections.extend(slices(service));
+    if let Some(accuracy) = &service.labels {
+        sections.push(right(accuracy));
+        sections.extend(right_slices(accuracy));
+    }
     sections
+}
+
+/// What became of the file of labels.
+pub(super) fn labels_read(read: &LabelsRead) -> Section {
+    let mut table = Section::new("Labels", &[], [1]);
+    let file = read.file.display().to_string();
+    table.row(["ids".into(), count(read.labels).into(), file.into()]);
+    not_used(&mut table, &read.unused);
+    for bad in &read.bad_lines {
+        table.row(["".into(), "".into(), bad.as_str().into()]);
+    }
+    table
+}
+
+fn not_used(table: &mut Section, unused: &BTreeMap<&'static str, u64>) {
+    let number = unused.values().sum();
+    if number > 0 {
+        let reasons: BTreeMap<String, u64> = unused
+            .iter()
+            .map(|(why, &count)| ((*why).to_owned(), count))
+            .collect();
+        let number = count(number);
+        table.row(["not used".into(), number.into(), by_reason(&reasons).into()]);
+    }
+}
+
+fn right(accuracy: &Accuracy) -> Section {
+    let title = "By the labels that came later: how often each version was right";
+    let mut table = Section::new(title, &[], [1]);
+    let Right {
+        labelled,
+        pairs,
+        production,
+        shadow,
+        difference,
+    } = accuracy.all;
+    let words = "requests with a label and both predictions";
+    table.row(["labelled".into(), count(labelled).into(), words.into()]);
+    for (name, share) in [("production", production), ("shadow", shadow)] {
+        if let Some(Share { share, low, high }) = share {
+            let interval = format!("95 % interval {} to {}", percent(low), percent(high));
+            table.row([name.into(), percent(share).into(), interval.into()]);
+        }
+    }
+    if let Some(found) = difference {
+        let [low, high] = [found.low, found.high].map(points);
+        let interval = format!("points, 95 % interval {low} to {high}; of the same requests");
+        let found = points(found.difference);
+        table.row(["difference".into(), found.into(), interval.into()]);
+    }
+    for (name, number) in [
+        ("both right", pairs.both_right),
+        ("production only", pairs.production_only),
+        ("shadow only", pairs.shadow_only),
+        ("neither", pairs.neither),
+    ] {
+        table.row([name.into(), count(number).into(), "".into()]);
+    }
+    not_used(&mut table, &accuracy.unused);
+    table
+}
+
+fn right_slices(accuracy: &Accuracy) -> Option<Section> {
+    let head = [
+        "slice",
+        "labelled",
+        "production",
+        "shadow",
+        "points",
+        "95 % interval",
+    ];
+    let title = "Slices by their labels, the shadow's greatest loss first";
+    let mut table = Section::new(title, &head, 1..5);
+    for RightSlice { slice, right } in accuracy.slices.iter().take(ROWS) {
+        let share = |share: Option<Share>| share.map_or_else(|| "-".into(), |s| percent(s.share));
+        let (lost, interval) = right.difference.map_or_else(Default::default, |found| {
+            let [low, high] = [found.low, found.high].map(points);
+            (points(found.difference), format!("{low} to {high}"))
+        });
+        table.row([
+            cut(slice).into(),
+            count(right.labelled).into(),
+            share(right.production).into(),
+            share(right.shadow).into(),
+            lost.into(),
+            interval.into(),
+        ]);
+    }
+    let slices = accuracy.slices.len();
+    (slices > 0).then(|| table.rest(slices, "slices"))
 }
 
 fn overview(service: &Service) -> Section {
@@ -327,15 +422,13 @@ fn labels(predictions: &Predictions) -> Option<Section> {
     let mut table = Section::new("Prediction: share of each label", &head, [1, 3, 5]);
     for label in predictions.labels.iter().take(ROWS) {
         let (p, s) = (share(label.production, 0), share(label.shadow, 1));
-        // Rounded before it is printed: there is no -0.00.
-        let points = ((s - p) * 1e4).round() / 100.0 + 0.0;
         table.row([
             cut(&label.label).into(),
             percent(p).into(),
             Cell::Bar(p / most),
             percent(s).into(),
             Cell::Bar(s / most),
-            format!("{points:+.2}").into(),
+            points(s - p).into(),
         ]);
     }
     let labels = predictions.labels.len();

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::LedgerFile;
 use super::differences::{Difference, Differences};
+use super::labels::Accuracy;
 use super::prediction::{Gathered, Predictions};
 use super::statistics::{Durations, Quantiles, Share};
 use crate::shadow::compare::{OTHER, Verdict};
@@ -58,6 +59,8 @@ pub struct Service {
     /// Agreement by slice, worst first: by the upper end of the interval, so that a slice of few
     /// requests is not taken for a bad one.
     pub slices: Vec<Slice>,
+    /// How right both versions were, where there are labels.
+    pub labels: Option<Accuracy>,
     /// What the canary answered in production; all else is of stable's answers.
     pub canary: Option<Canary>,
     /// Lines that are no records.
@@ -288,6 +291,7 @@ impl Tally {
             other_differences,
             predictions: self.predictions.finish(),
             slices: slices(self.slices),
+            labels: None,
             canary: self.canary.map(|canary| canary.into_canary()),
             unreadable_lines: self.unreadable,
         }

@@ -3,6 +3,8 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::shadow::summary::RightPairs;
+
 /// A share with its 95 % interval (Wilson, 1927), all from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Share {
@@ -30,6 +32,62 @@ impl Share {
             share,
             low: (middle - half).max(0.0),
             high: (middle + half).min(1.0),
+        })
+    }
+}
+
+/// The difference of two shares of the same requests with its 95 % interval, all from -1 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// The difference that was observed.
+    pub difference: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
+}
+
+impl Difference {
+    /// How much more often the shadow was right than production; nothing of no pairs.
+    ///
+    /// Both versions were asked the same, so their shares are not independent: the interval is
+    /// Newcombe's for paired proportions (Statistics in Medicine 17, 1998, pages 2635 to 2650,
+    /// method 10), which combines both Wilson intervals by the correlation of the pairs.
+    pub fn of(pairs: &RightPairs) -> Option<Self> {
+        let figures = [
+            pairs.both_right,
+            pairs.shadow_only,
+            pairs.production_only,
+            pairs.neither,
+        ];
+        let [a, b, c, d] = figures.map(|count| count as f64);
+        let n = pairs.count();
+        let shadow = Share::of(pairs.both_right + pairs.shadow_only, n)?;
+        let production = Share::of(pairs.both_right + pairs.production_only, n)?;
+        let margins = (a + b) * (c + d) * (a + c) * (b + d);
+        let association = match a * d - b * c {
+            positive if positive > 0.0 => (positive - n as f64 / 2.0).max(0.0),
+            negative => negative,
+        };
+        let correlation = if margins > 0.0 {
+            association / margins.sqrt()
+        } else {
+            0.0
+        };
+        let half = |x: f64, y: f64| (x * x - 2.0 * correlation * x * y + y * y).max(0.0).sqrt();
+        let difference = (b - c) / n as f64;
+        let below = half(
+            shadow.share - shadow.low,
+            production.high - production.share,
+        );
+        let above = half(
+            shadow.high - shadow.share,
+            production.share - production.low,
+        );
+        Some(Self {
+            difference,
+            low: (difference - below).max(-1.0),
+            high: (difference + above).min(1.0),
         })
     }
 }
@@ -162,6 +220,30 @@ mod tests {
         check(10, 10, (0.7225, 1.0));
         check(81, 263, (0.2553, 0.3662));
         assert_eq!(Share::of(0, 0), None);
+    }
+
+    #[test]
+    fn a_difference_of_pairs_has_newcombe_s_interval() {
+        let check = |[a, b, c, d]: [u64; 4], (low, high): (f64, f64)| {
+            let pairs = RightPairs {
+                both_right: a,
+                shadow_only: b,
+                production_only: c,
+                neither: d,
+            };
+            let found = Difference::of(&pairs).unwrap();
+            assert!(
+                (found.low - low).abs() < 5e-4 && (found.high - high).abs() < 5e-4,
+                "{pairs:?}: {found:?}"
+            );
+        };
+        // Newcombe's own example, and that of Fagerland, Lydersen and Laake (Statistics in Medicine
+        // 33, 2014).
+        check([20, 12, 2, 16], (0.0562, 0.3292));
+        check([1, 1, 7, 12], (-0.507, -0.0256));
+        check([36, 0, 0, 14], (-0.0491, 0.0491));
+        check([0, 0, 0, 5], (-0.4345, 0.4345));
+        assert_eq!(Difference::of(&RightPairs::default()), None);
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn the_canary_is_counted_apart() {
     };
     let lines = [line(1, |_| {}), canary(2), line(3, |_| {}), canary(4)];
     fs::write(service.join("comparisons-1.jsonl"), lines.concat()).unwrap();
-    let report = summarize(folder.path(), None).unwrap();
+    let report = summarize(folder.path(), None, None).unwrap();
     let service = &report.services[0];
     let found = service.canary.as_ref().unwrap();
     assert_eq!((service.compared, found.compared), (2, 2));
@@ -118,7 +118,7 @@ fn the_canary_is_counted_apart() {
 #[test]
 fn records_are_added_up() {
     let folder = records();
-    let report = summarize(folder.path(), None).unwrap();
+    let report = summarize(folder.path(), None, None).unwrap();
     let service = &report.services[0];
     assert_eq!(service.compared, 300);
     let verdicts = Verdicts {
@@ -162,7 +162,7 @@ fn records_are_added_up() {
 #[test]
 fn the_report_is_read_by_people() {
     let folder = records();
-    let text = summarize(folder.path(), None).unwrap().to_string();
+    let text = summarize(folder.path(), None, None).unwrap().to_string();
     println!("{text}");
     for line in text.lines() {
         assert!(line.chars().count() <= 100, "{line}");
@@ -181,21 +181,21 @@ fn the_report_is_read_by_people() {
 #[test]
 fn an_unknown_service_is_said_so() {
     let folder = records();
-    let error = summarize(folder.path(), Some("none")).unwrap_err();
+    let error = summarize(folder.path(), Some("none"), None).unwrap_err();
     assert!(
         error.to_string().contains("there are: sentiment"),
         "{error}"
     );
-    assert!(summarize(&folder.path().join("none"), None).is_err());
+    assert!(summarize(&folder.path().join("none"), None, None).is_err());
 }
 
 #[test]
 fn nothing_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
-    let report = summarize(folder.path(), None).unwrap();
+    let report = summarize(folder.path(), None, None).unwrap();
     assert!(report.to_string().contains("nothing was compared yet"));
     fs::create_dir(folder.path().join("new")).unwrap();
-    let report = summarize(folder.path(), None).unwrap();
+    let report = summarize(folder.path(), None, None).unwrap();
     assert_eq!(report.services[0].compared, 0);
     assert!(report.to_string().contains("nothing yet"));
 }
@@ -215,7 +215,7 @@ fn what_comes_from_traffic_is_escaped() {
         record["shadow"]["version"] = evil.into();
     });
     fs::write(service.join("comparisons-1.jsonl"), text).unwrap();
-    let report = summarize(folder.path(), None).unwrap();
+    let report = summarize(folder.path(), None, None).unwrap();
     assert!(!report.to_string().contains('\u{1b}'));
     let page = report.to_html();
     assert!(!page.contains("<script"), "{page}");

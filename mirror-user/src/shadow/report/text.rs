@@ -4,7 +4,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use super::sections::{Cell, Section, heading, sections};
+use super::sections::{Cell, Section, heading, labels_read, sections};
 use super::{Report, Service};
 
 const WIDTH: u16 = 96;
@@ -24,7 +24,10 @@ impl fmt::Display for Report {
             }
             write!(f, "{service}")?;
         }
-        Ok(())
+        match &self.labels {
+            Some(read) => write!(f, "{}", labels_read(read)),
+            None => Ok(()),
+        }
     }
 }
 
