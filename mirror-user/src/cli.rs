@@ -3,6 +3,7 @@
 mod commands;
 mod daemons;
 mod logging;
+mod rollout;
 mod signals;
 
 use std::io::{self, Write};
@@ -37,7 +38,8 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
   modelmirror shadow --config FILE                      on the shadow host, or
   modelmirror run --config FILE                         on the inference node
 
-Exit codes: 0 done, 1 failed, 2 bad arguments or config."
+Exit codes: 0 done, 1 failed, 2 bad arguments or config; `rollout start --wait`: 0 promoted, 3 rolled
+back or aborted, 4 held or timed out."
 )]
 struct Cli {
     #[command(flatten)]
@@ -116,6 +118,11 @@ enum Command {
     Canary {
         #[command(subcommand)]
         change: CanaryCommand,
+    },
+    /// Bring a new version from the shadow to all clients, or take it back
+    Rollout {
+        #[command(subcommand)]
+        command: rollout::RolloutCommand,
     },
     /// Take everything away, with or without a living daemon, and stay off
     Off {
@@ -360,6 +367,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { service } => commands::status(&printer, socket(global), service),
         Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
         Command::Canary { change } => commands::canary(&printer, socket(global), change),
+        Command::Rollout { command } => rollout::run(&printer, socket(global), command),
         Command::Off { config } => commands::off(&printer, global, config),
         Command::Report(arguments) => commands::report(&printer, arguments),
         Command::Config { command } => commands::config(&printer, command),
@@ -438,6 +446,25 @@ mod tests {
         );
         check("canary off --service a --drain soon", Err("drain"));
         check("canary clear --service a", Ok(()));
+        check("rollout start --service a", Ok(()));
+        let whole = "rollout start --service a --canary-version v13 --canary-address 10.0.0.5:8001 --plan p.toml --again --reason nightly --wait --timeout 2h";
+        check(whole, Ok(()));
+        check("rollout start", Err("--service"));
+        check("rollout start --service a --timeout 2h", Err("--wait"));
+        check(
+            "rollout start --service a --canary-address model:8001",
+            Err("--canary-address"),
+        );
+        check("rollout status", Ok(()));
+        check("rollout pause --service a --reason lunch", Ok(()));
+        check("rollout resume --service a", Ok(()));
+        check("rollout promote --service a --all", Ok(()));
+        check("rollout abort --service a", Ok(()));
+        check("rollout abort", Err("--service"));
+        check("rollout finish --service a --force", Ok(()));
+        check("rollout explain --service a --rollout a-1", Ok(()));
+        check("rollout explain --service a --rollout a/1", Err("history"));
+        check("rollout history --service a", Ok(()));
         check("off", Ok(()));
         check("report --config shadow.toml", Ok(()));
         check("report --records /var/log/modelmirror --service a", Ok(()));

@@ -5,6 +5,9 @@
 //! | `GET /v1/status`, `GET /v1/status?service=NAME` | | [`Status`] |
 //! | `POST /v1/services/NAME/mirror` | [`Change`]: `"on"`, `"off"`, `"clear"`, `{"sample": 0.25}` | [`Done`] |
 //! | `POST /v1/services/NAME/canary` | [`CanaryChange`]: `{"share": 0.05}`, `{"off": "finish"}`, `{"off": "reset"}`, `{"off": {"drain": 30000}}`, `"clear"` | [`Done`] |
+//! | `POST /v1/services/NAME/rollout` | [`RolloutOrder`]: `{"start": {"version", "address", "plan", "again", "who", "reason"}}`, `{"pause": {"who", "reason"}}`, `resume`, `abort`, `{"promote": {"all", "who", "reason"}}`, `{"finish": {"force", "who", "reason"}}` | [`Done`] |
+//! | `GET /v1/services/NAME/rollout/record`, `?id=ID` | | the record of that rollout, or of the last one: a list of [`Line`], without what was seen each second |
+//! | `GET /v1/rollouts`, `?service=NAME` | | a list of [`RolloutSummary`], the last one first |
 //! | `POST /v1/off` | | [`Done`] |
 //!
 //! What is refused is answered with 4xx or 5xx and `{"error": "..."}`.
@@ -12,16 +15,22 @@
 mod canary;
 mod client;
 mod render;
+mod rollout;
 mod server;
 mod status;
 
 pub use crate::dataplane::Mechanism;
+pub use crate::rollout::record::{By, Line};
 pub use crate::state::{Change, Source};
 pub use canary::{
     Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Concentration, Quantiles, Rest,
     ServerUse, ShareState,
 };
 pub use client::{Client, ClientError};
+pub use rollout::{
+    Finish, Promote, RolloutHistory, RolloutOrder, RolloutOutcome, RolloutState, RolloutStates,
+    RolloutSummary, ServiceRollout, Start, StepName,
+};
 pub use server::{bind, serve};
 pub use status::{
     Agent, Interface, MirrorState, Mirrored, PacketCount, RunTimes, Sample, Service, Status,
@@ -52,6 +61,25 @@ pub enum Command {
         /// How.
         change: CanaryChange,
     },
+    /// Begin, change or end one service's rollout.
+    Rollout {
+        /// The service's name.
+        service: String,
+        /// What is wanted.
+        order: RolloutOrder,
+    },
+    /// Tell one rollout's record.
+    RolloutRecord {
+        /// The service's name.
+        service: String,
+        /// Which one; nothing = the last.
+        id: Option<String>,
+    },
+    /// Tell the rollouts that there were, of one service or of all.
+    Rollouts {
+        /// The service's name.
+        service: Option<String>,
+    },
     /// Detach everything, and stay so.
     Off,
 }
@@ -72,6 +100,10 @@ pub enum Reply {
     Status(Box<Status>),
     /// To a command that changed something.
     Done(Done),
+    /// To [`Command::RolloutRecord`]: every line but those of [`Seen`](crate::rollout::record::Event::Seen).
+    Record(Vec<Line>),
+    /// To [`Command::Rollouts`], the last one first.
+    Rollouts(Vec<RolloutSummary>),
 }
 
 /// A command that was carried out.

@@ -5,11 +5,14 @@
 //! socket or a file: the daemon's `rollout` brings what happened as events, writes them down as a
 //! [`record`], and does what follows.
 
+pub mod explain;
 pub mod gates;
 pub mod machine;
 pub mod plan;
 pub mod record;
 mod severe;
 pub mod statistics;
+#[cfg(test)]
+pub(crate) mod stories;
 pub mod waits;
 pub mod words;

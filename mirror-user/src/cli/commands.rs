@@ -81,7 +81,7 @@ pub(super) fn canary(
     print_done(printer, &done)
 }
 
-fn print_done(printer: &Printer, done: &Done) -> anyhow::Result<ExitCode> {
+pub(super) fn print_done(printer: &Printer, done: &Done) -> anyhow::Result<ExitCode> {
     if printer.0 == Output::Text {
         for warning in &done.warnings {
             complain(&format!("warning: {warning}"));

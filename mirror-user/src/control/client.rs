@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{CanaryChange, Change, Done, ErrorBody, Status};
+use super::{CanaryChange, Change, Done, ErrorBody, Line, RolloutOrder, RolloutSummary, Status};
 use crate::http_client;
 
 /// Longer than the daemon waits for its own loop, so that its words arrive.
@@ -95,6 +95,43 @@ impl Client {
         let body = serde_json::to_vec(&change).map_err(|error| self.broken(&error))?;
         let path = format!("/v1/services/{service}/canary");
         self.ask(Method::POST, &path, body.into()).await
+    }
+
+    /// Begins, changes or ends a service's rollout.
+    ///
+    /// # Errors
+    /// When no daemon answers, or it refuses.
+    pub async fn rollout(&self, service: &str, order: &RolloutOrder) -> Result<Done, ClientError> {
+        let body = serde_json::to_vec(order).map_err(|error| self.broken(&error))?;
+        let path = format!("/v1/services/{service}/rollout");
+        self.ask(Method::POST, &path, body.into()).await
+    }
+
+    /// The record of one rollout, or of the service's last one, without what was seen each second.
+    ///
+    /// # Errors
+    /// When no daemon answers, or there is no such rollout.
+    pub async fn record(&self, service: &str, id: Option<&str>) -> Result<Vec<Line>, ClientError> {
+        let path = match id {
+            Some(id) => format!("/v1/services/{service}/rollout/record?id={id}"),
+            None => format!("/v1/services/{service}/rollout/record"),
+        };
+        self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// The rollouts that there were, of one service or of all, the last one first.
+    ///
+    /// # Errors
+    /// When no daemon answers, or there is no such service.
+    pub async fn rollouts(
+        &self,
+        service: Option<&str>,
+    ) -> Result<Vec<RolloutSummary>, ClientError> {
+        let path = match service {
+            Some(name) => format!("/v1/rollouts?service={name}"),
+            None => "/v1/rollouts".to_owned(),
+        };
+        self.ask(Method::GET, &path, Bytes::new()).await
     }
 
     /// Detaches everything.

@@ -1,6 +1,7 @@
 //! A status as people read it, 80 to 100 columns wide.
 
 mod canary;
+mod rollout;
 
 use std::fmt;
 use std::time::Duration;
@@ -130,6 +131,9 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
     if let Some(canary) = &service.canary {
         canary::write(f, canary)?;
     }
+    if let Some(rollout) = &service.rollout {
+        rollout::write(f, name, rollout)?;
+    }
     write!(f, "  connections  {}", service.connections)?;
     match service.over_budget_connections {
         0 => writeln!(f)?,
@@ -206,6 +210,10 @@ fn rate(bytes_per_second: u64) -> String {
 
 fn bytes(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
+}
+
+fn percent(part: Option<f64>) -> String {
+    part.map_or_else(dash, |part| format!("{:.2} %", part * 100.0))
 }
 
 fn dash() -> String {

@@ -17,10 +17,13 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Change, Command, ErrorBody, Refusal, Reply, Request};
+use super::{Change, Command, ErrorBody, Refusal, Reply, Request, RolloutOrder};
 
 /// How long the daemon's loop may take for one command.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A plan may hold a whole answer of a model.
+const LARGEST_ORDER: usize = 4 << 20;
 
 /// Opens the control socket with mode 0600. What a dead daemon left is replaced.
 ///
@@ -76,6 +79,12 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/services/{name}/mirror", post(mirror))
         .route("/v1/services/{name}/canary", post(canary))
+        .route(
+            "/v1/services/{name}/rollout",
+            post(rollout).layer(DefaultBodyLimit::max(LARGEST_ORDER)),
+        )
+        .route("/v1/services/{name}/rollout/record", get(rollout_record))
+        .route("/v1/rollouts", get(rollouts))
         .route("/v1/off", post(off))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such path; see docs/commands.md") })
         .layer(DefaultBodyLimit::max(4096))
@@ -136,6 +145,58 @@ async fn canary(
     }
 }
 
+async fn rollout(
+    State(requests): State<mpsc::Sender<Request>>,
+    Segment(service): Segment<String>,
+    body: Bytes,
+) -> Response {
+    let order: RolloutOrder = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => {
+            let known =
+                "{\"start\": {\"who\": NAME}}, or pause, resume, promote, abort, finish likewise";
+            let said = format!("the body is not an order ({error}): send {known}");
+            return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
+        }
+    };
+    if let RolloutOrder::Start(start) = &order
+        && let Some(unsound) = start.plan.as_ref().and_then(|plan| plan.unsound().pop())
+    {
+        let said = format!("the plan cannot be carried out: {unsound}");
+        return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
+    }
+    ask(&requests, Command::Rollout { service, order }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordQuery {
+    id: Option<String>,
+}
+
+async fn rollout_record(
+    State(requests): State<mpsc::Sender<Request>>,
+    Segment(service): Segment<String>,
+    query: Result<Query<RecordQuery>, QueryRejection>,
+) -> Response {
+    let id = match query {
+        Ok(Query(query)) => query.id,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
+    };
+    ask(&requests, Command::RolloutRecord { service, id }).await
+}
+
+async fn rollouts(
+    State(requests): State<mpsc::Sender<Request>>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+) -> Response {
+    let service = match query {
+        Ok(Query(query)) => query.service,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
+    };
+    ask(&requests, Command::Rollouts { service }).await
+}
+
 async fn off(State(requests): State<mpsc::Sender<Request>>) -> Response {
     ask(&requests, Command::Off).await
 }
@@ -149,6 +210,8 @@ async fn ask(requests: &mpsc::Sender<Request>, command: Command) -> Response {
     match tokio::time::timeout(PATIENCE, asked).await {
         Ok(Some(Ok(Reply::Status(status)))) => Json(status).into_response(),
         Ok(Some(Ok(Reply::Done(done)))) => Json(done).into_response(),
+        Ok(Some(Ok(Reply::Record(lines)))) => Json(lines).into_response(),
+        Ok(Some(Ok(Reply::Rollouts(rollouts)))) => Json(rollouts).into_response(),
         Ok(Some(Err(refusal))) => failure(refusal.status(), refusal.to_string()),
         Ok(None) => failure(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
         Err(_) => failure(

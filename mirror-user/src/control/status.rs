@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use mirror_common::histogram::{Latency, RunTime};
 use serde::{Deserialize, Serialize};
 
-use super::{CanaryState, Quantiles};
+use super::{CanaryState, Quantiles, RolloutState};
 use crate::config::XdpHook;
 use crate::dataplane::Mechanism;
 use crate::state::Source;
@@ -88,6 +88,9 @@ pub struct Service {
     pub mirror: Option<MirrorState>,
     /// Its canary; nothing when the file has none.
     pub canary: Option<CanaryState>,
+    /// Its rollout, or the last one; nothing before the first.
+    #[serde(default)]
+    pub rollout: Option<RolloutState>,
     /// Connections opened since the counters began.
     pub connections: u64,
     /// Those of them that the budget shut out.

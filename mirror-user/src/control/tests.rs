@@ -6,6 +6,10 @@ use tokio::sync::mpsc;
 use crate::config::{Affinity, Share};
 
 use super::*;
+use crate::rollout::gates::{Gate, Role, Unit};
+use crate::rollout::record::Event;
+use crate::rollout::statistics::{Finding, Verdict};
+use crate::rollout::stories::Story;
 
 fn status() -> Status {
     Status {
@@ -50,6 +54,7 @@ fn status() -> Status {
             addresses: vec!["*:8000".to_owned()],
             version: "v12".to_owned(),
             canary: None,
+            rollout: None,
             mirror: Some(MirrorState {
                 on: true,
                 from: Source::File,
@@ -259,12 +264,15 @@ fn daemon(socket: &Path) -> mpsc::UnboundedReceiver<Command> {
                         known: vec!["sentiment".to_owned()],
                     })
                 }
-                Command::Mirror { .. } | Command::Canary { .. } | Command::Off => {
-                    Ok(Reply::Done(Done {
-                        done: vec!["done".to_owned()],
-                        warnings: Vec::new(),
-                    }))
-                }
+                Command::RolloutRecord { .. } => Ok(Reply::Record(story().lines)),
+                Command::Rollouts { .. } => Ok(Reply::Rollouts(history())),
+                Command::Mirror { .. }
+                | Command::Canary { .. }
+                | Command::Rollout { .. }
+                | Command::Off => Ok(Reply::Done(Done {
+                    done: vec!["done".to_owned()],
+                    warnings: Vec::new(),
+                })),
             };
             reply.send(answer).unwrap();
         }
@@ -344,4 +352,249 @@ async fn a_daemon_that_stops_says_so() {
     tokio::spawn(serve(bind(&socket).unwrap(), requests));
     let stopped = Client::new(&socket).off().await.unwrap_err();
     assert_eq!(stopped.to_string(), "the daemon is stopping");
+}
+
+const PLAN: &str = "stages = [0.1, 1.0]\n[canary]\nmin_duration = \"3s\"\nmin_requests = 20";
+
+/// Three seconds of a rollout.
+fn story() -> Story {
+    let mut story = Story::begin(PLAN);
+    story.pass(2, [90, 1], [10, 0]);
+    story
+}
+
+fn state(story: &Story) -> RolloutState {
+    RolloutState::of(&story.rollout, story.now)
+}
+
+fn history() -> Vec<RolloutSummary> {
+    let Story { rollout, now, .. } = story();
+    let (started, reason) = (rollout.started().clone(), "p99 is beyond its limit");
+    let last = RolloutSummary {
+        id: started.id,
+        service: started.service,
+        stable_version: started.stable,
+        canary: started.canary,
+        started: rollout.began(),
+        ended: None,
+        outcome: None,
+        reason: None,
+    };
+    let first = RolloutSummary {
+        id: "sentiment-0".to_owned(),
+        ended: Some(now),
+        outcome: Some(RolloutOutcome::RolledBack),
+        reason: Some(reason.to_owned()),
+        ..last.clone()
+    };
+    vec![last, first]
+}
+
+#[test]
+fn a_rollout_s_status_says_why_it_waits_and_what_comes_next() {
+    let mut rollout = state(&story());
+    rollout.gates = gates();
+    let rollout = Some(rollout);
+    let service = "sentiment".to_owned();
+    let said = RolloutStates(vec![ServiceRollout { service, rollout }]).to_string();
+    let expected = "\
+ROLLOUT sentiment-1  sentiment: v13 at 10.0.0.5:8001 instead of v12
+  state        stage 1 of 2, 10 % of new connections, for 2s
+  waits        2s of 3s are over
+  next         stage 2 of 2 at 100 %, once nothing holds it
+  answers      180 by v12, 20 by v13 (10.00 % at this stage)
+  started      2026-11-22 12:04:31, 2s ago
+  GATE        VERDICT        FIGURE  PROVEN              LIMIT                           COUNTED
+  errors      WORSE          4.00 %  1.00 % to 7.50 %    at most 0.5 % more than stable  12 of 300 against 0 of 2700
+  conversion  not known           -  -                   at least 0.02                   -
+  p99         within     1.05 times  at most 1.15 times  at most 1.2 times stable's      300 against 2700
+  resets      not worse           -  -                   at most 20 % more than stable   0 of 0 against 0 of 0
+  conversion: the value is NaN
+";
+    assert_eq!(said, expected);
+    let service = "sentiment".to_owned();
+    let none = RolloutStates(vec![ServiceRollout {
+        service,
+        rollout: None,
+    }]);
+    let words =
+        "sentiment: no rollout yet; `modelmirror rollout start --service sentiment` begins one\n";
+    assert_eq!(none.to_string(), words);
+}
+
+/// One of each kind, in no order.
+fn gates() -> Vec<Gate> {
+    let unknown = Finding {
+        verdict: Verdict::Unknown,
+        estimate: None,
+        low: None,
+        high: None,
+        limit: 0.2,
+        worse: 0.0,
+        within: 0.0,
+        needed: 6.0,
+        events: [0, 0],
+        trials: [0, 0],
+    };
+    let gate = |name: &str, unit, limit: &str, finding: Option<Finding>| Gate {
+        name: name.to_owned(),
+        verdict: finding
+            .as_ref()
+            .map_or(Verdict::Unknown, |finding| finding.verdict),
+        limit: limit.to_owned(),
+        unit,
+        finding,
+        value: None,
+        note: None,
+        role: Role::Proof,
+    };
+    let slow = Finding {
+        verdict: Verdict::Within,
+        estimate: Some(1.05),
+        high: Some(1.15),
+        trials: [2_700, 300],
+        ..unknown.clone()
+    };
+    let errors = Finding {
+        verdict: Verdict::Worse,
+        estimate: Some(0.04),
+        low: Some(0.01),
+        high: Some(0.075),
+        events: [0, 12],
+        trials: [2_700, 300],
+        ..unknown.clone()
+    };
+    let more = "at most 0.5 % more than stable";
+    let mut resets = gate(
+        "resets",
+        Unit::Difference,
+        "at most 20 % more than stable",
+        Some(unknown),
+    );
+    resets.role = Role::Watch;
+    let mut metric = gate("conversion", Unit::Metric, "at least 0.02", None);
+    metric.note = Some("the value is NaN".to_owned());
+    vec![
+        gate("p99", Unit::Ratio, "at most 1.2 times stable's", Some(slow)),
+        resets,
+        metric,
+        gate("errors", Unit::Difference, more, Some(errors)),
+    ]
+}
+
+#[test]
+fn a_rollout_that_needs_a_person_is_loud() {
+    let mut story = story();
+    story.pass(2, [90, 0], [10, 10]);
+    story.tell(Event::TakenBack);
+    let mut status = status();
+    status.services[0].rollout = Some(state(&story));
+    let said = status.to_string();
+    let expected = "
+  rollout      v13: ROLLED BACK, for 0s
+               10 of the canary's last 20 answers failed
+";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_history_lists_the_last_first() {
+    let expected = "\
+STARTED              SERVICE    FROM  TO   OUTCOME      AFTER  ID
+2026-11-22 12:04:31  sentiment  v12   v13  running      -      sentiment-1
+2026-11-22 12:04:31  sentiment  v12   v13  rolled back  2s     sentiment-0
+
+sentiment-0: p99 is beyond its limit";
+    assert_eq!(RolloutHistory(history()).to_string(), expected);
+    let none = RolloutHistory(Vec::new()).to_string();
+    assert_eq!(none, "no rollout yet");
+}
+
+#[test]
+fn orders_are_written_as_documented() {
+    let by = || By {
+        who: "anna".to_owned(),
+        reason: None,
+    };
+    let start = Start {
+        version: Some("v13".to_owned()),
+        address: Some(([10, 0, 0, 5], 8001).into()),
+        by: by(),
+        ..Start::default()
+    };
+    let written = [
+        (
+            RolloutOrder::Start(Box::new(start)),
+            r#"{"start":{"version":"v13","address":"10.0.0.5:8001","plan":null,"again":false,"who":"anna"}}"#,
+        ),
+        (RolloutOrder::Pause(by()), r#"{"pause":{"who":"anna"}}"#),
+        (
+            RolloutOrder::Promote(Promote {
+                all: true,
+                by: by(),
+            }),
+            r#"{"promote":{"all":true,"who":"anna"}}"#,
+        ),
+        (
+            RolloutOrder::Finish(Finish {
+                force: false,
+                by: by(),
+            }),
+            r#"{"finish":{"force":false,"who":"anna"}}"#,
+        ),
+    ];
+    for (order, json) in written {
+        assert_eq!(serde_json::to_string(&order).unwrap(), json);
+        assert_eq!(serde_json::from_str::<RolloutOrder>(json).unwrap(), order);
+    }
+    let short = serde_json::from_str(r#"{"start":{"who":"anna"}}"#).unwrap();
+    let start = Start {
+        by: by(),
+        ..Start::default()
+    };
+    assert_eq!(RolloutOrder::Start(Box::new(start)), short);
+}
+
+#[tokio::test]
+async fn a_rollout_s_commands_reach_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control.sock");
+    let mut commands = daemon(&socket);
+    let client = Client::new(&socket);
+    let mut plan = crate::config::plan(PLAN).unwrap();
+    let start = |plan| {
+        RolloutOrder::Start(Box::new(Start {
+            plan: Some(plan),
+            ..Start::default()
+        }))
+    };
+
+    let order = start(plan.clone());
+    client.rollout("sentiment", &order).await.unwrap();
+    let service = "sentiment".to_owned();
+    let told = commands.recv().await;
+    assert_eq!(told, Some(Command::Rollout { service, order }));
+
+    // A plan of any origin is held to the same.
+    plan.canary.confidence = 2.0;
+    let refused = client.rollout("sentiment", &start(plan)).await.unwrap_err();
+    let expected =
+        "the plan cannot be carried out: canary.confidence: 2 is not from 0.5 to 0.99999";
+    assert!(refused.to_string().starts_with(expected), "{refused}");
+
+    let lines = client
+        .record("sentiment", Some("sentiment-1"))
+        .await
+        .unwrap();
+    assert_eq!(lines, story().lines);
+    let id = Some("sentiment-1".to_owned());
+    let service = "sentiment".to_owned();
+    let told = commands.recv().await;
+    assert_eq!(told, Some(Command::RolloutRecord { service, id }));
+
+    assert_eq!(client.rollouts(None).await.unwrap(), history());
+    assert_eq!(
+        commands.recv().await,
+        Some(Command::Rollouts { service: None })
+    );
 }

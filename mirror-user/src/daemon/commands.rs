@@ -14,6 +14,11 @@ impl Daemon {
             Command::Status { service } => self.status(service),
             Command::Mirror { service, change } => self.change(&service, change),
             Command::Canary { service, change } => self.change_canary(&service, change),
+            Command::Rollout { .. } | Command::RolloutRecord { .. } | Command::Rollouts { .. } => {
+                Err(Refusal::Failed(
+                    "this version has no rollout yet".to_owned(),
+                ))
+            }
             Command::Off => self.off(),
         };
         let _ = reply.send(answer);

@@ -212,6 +212,7 @@ impl Daemon {
                 budget_bytes_per_second: service.budget(&self.agents),
                 bytes_per_second: service.bytes_per_second,
             }),
+            rollout: None,
             canary: service.config.canary.as_ref().and_then(|canary| {
                 let addresses = &service.config.addresses;
                 let view = self.view.as_deref();

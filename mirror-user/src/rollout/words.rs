@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use super::gates::{Gate, Unit};
+use super::gates::{Gate, Role, Unit, percent};
 use super::machine::{State, Step};
 use super::record::By;
 use super::statistics::{Finding, Verdict};
+use crate::config::Share;
 
 impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +43,13 @@ impl fmt::Display for State {
             Self::RetireDue => f.write_str("retire due"),
             Self::Finished => f.write_str("finished"),
         }
+    }
+}
+
+impl Gate {
+    /// Whether it is worth a line: one that nobody waits for is, when it speaks against a version.
+    pub fn tells(&self) -> bool {
+        self.role == Role::Proof || self.verdict == Verdict::Worse
     }
 }
 
@@ -105,7 +113,7 @@ impl Figures<'_> {
         let Self(unit, finding) = self;
         let figure = |end: f64| match unit {
             Unit::Ratio | Unit::Metric => format!("{end}"),
-            _ => super::gates::percent(end),
+            _ => percent(end),
         };
         let what = match unit {
             Unit::Difference => "difference ",
@@ -120,6 +128,11 @@ impl Figures<'_> {
             }
         }
     }
+}
+
+/// A share as people say it: `5 %`.
+pub fn share(share: Share) -> String {
+    percent(share.into())
 }
 
 fn rate(events: u64, trials: u64) -> String {

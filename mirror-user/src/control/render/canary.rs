@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::CellAlignment;
 
-use super::{bytes, dash, table, trimmed};
+use super::{bytes, dash, percent, table, trimmed};
 use crate::config::Affinity;
 use crate::control::{Arm, CanaryState, ServerUse};
 
@@ -168,8 +168,4 @@ fn reasons(arms: &[Arm]) -> Vec<(String, Vec<u64>)> {
 
 fn milliseconds(seconds: Option<f64>) -> String {
     seconds.map_or_else(dash, |seconds| format!("{:.2} ms", seconds * 1e3))
-}
-
-fn percent(part: Option<f64>) -> String {
-    part.map_or_else(dash, |part| format!("{:.2} %", part * 100.0))
 }
