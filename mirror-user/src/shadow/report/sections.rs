@@ -261,6 +261,14 @@ fn overview(service: &Service) -> Section {
             words.into(),
         ]);
     }
+    let worse = service.slices.iter().filter(|slice| slice.worse);
+    let worse: Vec<String> = worse.map(|slice| cut(&slice.slice)).collect();
+    if !worse.is_empty() {
+        let number = count(worse.len() as u64);
+        let names = worse[..worse.len().min(ROWS)].join(", ");
+        let words = format!("slices that agree less than the rest, by more than chance: {names}");
+        table.row(["worse in".into(), number.into(), words.into()]);
+    }
     if service.unreadable_lines > 0 {
         let words = "lines that are no records, left out";
         table.row([

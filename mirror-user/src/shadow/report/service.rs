@@ -130,6 +130,8 @@ pub struct Slice {
     pub compared: u64,
     /// Share of them that matched.
     pub agreement: Share,
+    /// Whether that is less than in the rest, by more than chance.
+    pub worse: bool,
 }
 
 /// Records as they come.
@@ -290,7 +292,7 @@ impl Tally {
             differences,
             other_differences,
             predictions: self.predictions.finish(),
-            slices: slices(self.slices),
+            slices: slices(self.slices, [self.verdicts.r#match, self.compared]),
             labels: None,
             canary: self.canary.map(|canary| canary.into_canary()),
             unreadable_lines: self.unreadable,
@@ -298,7 +300,8 @@ impl Tally {
     }
 }
 
-fn slices(counts: HashMap<String, (u64, u64)>) -> Vec<Slice> {
+/// Slices of so many requests, and how many of them matched; `all` are those that matched, and all.
+fn slices(counts: HashMap<String, (u64, u64)>, all: [u64; 2]) -> Vec<Slice> {
     let mut slices: Vec<Slice> = counts
         .into_iter()
         .filter_map(|(slice, (compared, matched))| {
@@ -307,6 +310,7 @@ fn slices(counts: HashMap<String, (u64, u64)>) -> Vec<Slice> {
                 slice,
                 compared,
                 agreement,
+                worse: Share::is_below([matched, compared], [all[0] - matched, all[1] - compared]),
             })
         })
         .collect();

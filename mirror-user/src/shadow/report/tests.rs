@@ -136,6 +136,8 @@ fn records_are_added_up() {
     let production = service.latency.production.first_byte_ms.unwrap();
     assert!((production.p50 - 4.4).abs() < 0.1, "{production:?}");
     assert_eq!(service.slices[0].slice, "tenant-1");
+    let worse: Vec<bool> = service.slices.iter().map(|slice| slice.worse).collect();
+    assert_eq!(worse, [true, false, false]);
     let kinds: Vec<(&str, u64)> = service
         .differences
         .iter()
@@ -173,6 +175,7 @@ fn the_report_is_read_by_people() {
         "92.00 %",
         "99.01 %",
         "timeout 4",
+        "by more than chance: tenant-1",
     ] {
         assert!(text.contains(words), "{words} in\n{text}");
     }
