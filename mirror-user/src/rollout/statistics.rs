@@ -17,6 +17,8 @@ mod paired;
 mod quantile;
 mod rate;
 mod rates;
+#[cfg(test)]
+mod simulation;
 
 pub use latencies::Latencies;
 pub use paired::{PairedDifference, PairedQuantileRatio};

@@ -46,22 +46,19 @@ impl Contest {
         }
     }
 
-    /// Looks at one window: `gain` is ln of its e-value at a limit, on a side, for a bet.
-    pub(super) fn observe(&mut self, gain: impl Fn(f64, Side, Bet) -> f64) {
-        let bets = self
-            .fixed
-            .iter()
-            .map(|&by| Bet::Fixed(by))
-            .chain([Bet::Expected]);
+    /// Looks at one window: `game` gives, for a limit and a side, ln of its e-value for each bet.
+    pub(super) fn observe<G: Fn(Bet) -> f64>(&mut self, game: impl Fn(f64, Side) -> G) {
         for (side, capital) in [
             (Side::Above, &mut self.above),
             (Side::Below, &mut self.below),
         ] {
-            capital.multiply(bets.clone().map(|bet| gain(self.limit, side, bet)));
+            let gain = game(self.limit, side);
+            let fixed = self.fixed.iter().map(|&by| Bet::Fixed(by));
+            capital.multiply(fixed.chain([Bet::Expected]).map(gain));
         }
         for other in &mut self.elsewhere {
-            other.above += gain(other.limit, Side::Above, Bet::Expected);
-            other.below += gain(other.limit, Side::Below, Bet::Expected);
+            other.above += game(other.limit, Side::Above)(Bet::Expected);
+            other.below += game(other.limit, Side::Below)(Bet::Expected);
         }
     }
 

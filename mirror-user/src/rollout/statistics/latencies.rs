@@ -4,6 +4,7 @@ use mirror_common::histogram::Latency;
 use serde::{Deserialize, Serialize};
 
 use super::Counts;
+use super::bet::Side;
 
 pub(super) const BUCKETS: usize = Latency {
     buckets: [0; _],
@@ -188,21 +189,21 @@ const REACH: usize = 3;
 const NEAR: f64 = 3.0;
 
 impl Thresholds {
-    /// A threshold near stable's quantile, and `ratio` times as much for the canary, rounded up to a
-    /// bucket's bound. Of those that are near enough the one that loses least by rounding.
-    pub(super) fn above(stable: &Tails, quantile: f64, ratio: f64) -> Option<Self> {
+    /// A threshold near stable's quantile, and `ratio` times as much for the canary, rounded to a
+    /// bucket's bound: up where "above" is to be proven, down where "below" is. Of those that are near
+    /// enough the one that loses least by rounding.
+    pub(super) fn of(side: Side, stable: &Tails, quantile: f64, ratio: f64) -> Option<Self> {
         let own = stable.bucket(quantile);
-        Self::best(stable, quantile, ratio, own, |target| {
-            Some(Latency::bucket((target * (1.0 - 1e-9)).ceil() as u64 - 1))
-        })
-    }
-
-    /// The same with the canary's rounded down.
-    pub(super) fn below(stable: &Tails, quantile: f64, ratio: f64) -> Option<Self> {
-        let own = stable.bucket(quantile).saturating_sub(1);
-        Self::best(stable, quantile, ratio, own, |target| {
-            Latency::bucket((target * (1.0 + 1e-9)) as u64).checked_sub(1)
-        })
+        match side {
+            Side::Above => Self::best(stable, quantile, ratio, own, |target| {
+                Some(Latency::bucket(
+                    ((target * (1.0 - 1e-9)).ceil() as u64).saturating_sub(1),
+                ))
+            }),
+            Side::Below => Self::best(stable, quantile, ratio, own.saturating_sub(1), |target| {
+                Latency::bucket((target * (1.0 + 1e-9)) as u64).checked_sub(1)
+            }),
+        }
     }
 
     fn best(
@@ -342,7 +343,7 @@ mod tests {
             for ratio in [0.5, 1.0, 1.07, 1.2, 3.0] {
                 for quantile in [0.5, 0.99] {
                     if let Some(Thresholds { stable, canary }) =
-                        Thresholds::above(&tails, quantile, ratio)
+                        Thresholds::of(Side::Above, &tails, quantile, ratio)
                     {
                         assert!(
                             canary == LAST || bound(canary) >= bound(stable) * ratio * (1.0 - 1e-8)
@@ -350,7 +351,7 @@ mod tests {
                         assert!(stable.abs_diff(tails.bucket(quantile)) <= REACH);
                     }
                     if let Some(Thresholds { stable, canary }) =
-                        Thresholds::below(&tails, quantile, ratio)
+                        Thresholds::of(Side::Below, &tails, quantile, ratio)
                     {
                         assert!(bound(canary) <= bound(stable) * ratio * (1.0 + 1e-8));
                         assert!(canary < LAST && stable < LAST);
@@ -367,8 +368,8 @@ mod tests {
             let window: Vec<_> = (0..60).map(|bucket| (from + bucket, 100)).collect();
             let tails = tails(&window);
             for at in [
-                Thresholds::above(&tails, 0.5, 1.2),
-                Thresholds::below(&tails, 0.5, 1.2),
+                Thresholds::of(Side::Above, &tails, 0.5, 1.2),
+                Thresholds::of(Side::Below, &tails, 0.5, 1.2),
             ] {
                 let Thresholds { stable, canary } = at.unwrap();
                 let bounds = [stable, canary].map(Latency::upper_bound_ns);

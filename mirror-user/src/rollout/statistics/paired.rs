@@ -42,13 +42,15 @@ impl PairedDifference {
         let count = self.total.count() as f64 + DOUBT;
         let mean = excess(self.total) / count;
         let square = (self.total.different() as f64 + 1.0) / count;
-        self.contest.observe(|limit, side, bet| {
+        self.contest.observe(|limit, side| {
             let limit = limit.clamp(-0.999, 0.999);
-            let stake = match bet {
-                Bet::Fixed(stake) => stake,
-                Bet::Expected => bet::best_stake(side, limit, mean, square),
-            };
-            bet::paired(side, limit, stake, window)
+            move |bet| {
+                let stake = match bet {
+                    Bet::Fixed(stake) => stake,
+                    Bet::Expected => bet::best_stake(side, limit, mean, square),
+                };
+                bet::paired(side, limit, stake, window)
+            }
         });
         self.total.add(window);
     }
@@ -123,12 +125,18 @@ impl PairedQuantileRatio {
         }
         if self.recent.count() > 0.0 {
             let (recent, total, quantile) = (&self.recent, &self.total, self.quantile);
-            self.contest.observe(|ratio, side, bet| {
-                gain(recent, total, quantile, window, ratio, side, bet).unwrap_or(0.0)
+            self.contest.observe(|ratio, side| {
+                let game = Game::new(recent, total, quantile, window, ratio, side);
+                move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });
         }
         let arms = [&production, &shadow];
-        let at = Thresholds::above(&self.recent, self.quantile, self.contest.limit());
+        let at = Thresholds::of(
+            Side::Above,
+            &self.recent,
+            self.quantile,
+            self.contest.limit(),
+        );
         let at = at
             .filter(|_| self.recent.count() > 0.0)
             .map(|at| [at.stable, at.canary]);
@@ -162,7 +170,7 @@ impl PairedQuantileRatio {
     /// latencies are these and the shadow's do not depend on them; nothing where it never is.
     pub fn needed_for_within(&self, production: &Latencies) -> Option<u64> {
         let tails = Tails::of(production.iter());
-        let at = Thresholds::below(&tails, self.quantile, self.contest.limit())?;
+        let at = Thresholds::of(Side::Below, &tails, self.quantile, self.contest.limit())?;
         let [slow, slower] =
             [at.stable, at.canary].map(|at| plausible(tails.above(at) / tails.count().max(1.0)));
         let only = [slow * (1.0 - slower), slower * (1.0 - slow)];
@@ -173,39 +181,41 @@ impl PairedQuantileRatio {
     }
 }
 
-/// ln of a window's e-value for one bet; nothing where there is no threshold to bet at.
-fn gain(
-    recent: &Tails,
-    total: &[Tails; 2],
-    quantile: f64,
-    window: &[(u16, u16, u64)],
-    ratio: f64,
-    side: Side,
-    bet: Bet,
-) -> Option<f64> {
-    let at = match side {
-        Side::Above => Thresholds::above(recent, quantile, ratio),
-        Side::Below => Thresholds::below(recent, quantile, ratio),
-    }?;
-    let stake = match bet {
-        Bet::Fixed(stake) => stake,
-        Bet::Expected => {
-            let [production, shadow] = total;
-            let (slow, slower) = (production.above(at.stable), shadow.above(at.canary));
-            // How often they are slow together is not known here: as if never.
-            let count = production.count() + DOUBT;
-            bet::best_stake(
-                side,
-                0.0,
-                (slower - slow) / count,
-                (slower + slow + 1.0) / count,
-            )
-        }
-    };
-    if stake == 0.0 {
-        return None;
+/// A window at the thresholds of one limit and side.
+struct Game {
+    /// Of the stakes, the one that earlier windows let expect to grow fastest.
+    expected: f64,
+    pairs: Pairs,
+}
+
+impl Game {
+    /// Nothing where there is no threshold to bet at.
+    fn new(
+        recent: &Tails,
+        [production, shadow]: &[Tails; 2],
+        quantile: f64,
+        window: &[(u16, u16, u64)],
+        ratio: f64,
+        side: Side,
+    ) -> Option<Self> {
+        let at = Thresholds::of(side, recent, quantile, ratio)?;
+        let (slow, slower) = (production.above(at.stable), shadow.above(at.canary));
+        // How often they are slow together is not known here: as if never.
+        let count = production.count() + DOUBT;
+        let (mean, square) = ((slower - slow) / count, (slower + slow + 1.0) / count);
+        Some(Self {
+            expected: bet::best_stake(side, 0.0, mean, square),
+            pairs: split(window, at),
+        })
     }
-    Some(bet::paired(side, 0.0, stake, split(window, at)))
+
+    fn gain(&self, side: Side, bet: Bet) -> f64 {
+        let stake = match bet {
+            Bet::Fixed(stake) => stake,
+            Bet::Expected => self.expected,
+        };
+        bet::paired(side, 0.0, stake, self.pairs)
+    }
 }
 
 /// Who was beyond their threshold.

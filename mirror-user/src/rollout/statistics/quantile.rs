@@ -42,8 +42,9 @@ impl QuantileRatio {
         let window = [stable, canary].map(|arm| Tails::of(arm.iter()));
         if self.recent.count() > 0.0 && window.iter().all(|arm| arm.count() > 0.0) {
             let (recent, matched, quantile) = (&self.recent, &self.matched, self.quantile);
-            self.contest.observe(|limit, side, bet| {
-                gain(recent, matched, quantile, &window, limit, side, bet).unwrap_or(0.0)
+            self.contest.observe(|ratio, side| {
+                let game = Game::new(recent, matched, quantile, &window, ratio, side);
+                move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });
         }
         self.count(&window);
@@ -52,7 +53,12 @@ impl QuantileRatio {
 
     /// Counts what lies beyond the thresholds at the limit; before there are any, all are within.
     fn count(&mut self, window: &[Tails; 2]) {
-        let at = Thresholds::above(&self.recent, self.quantile, self.contest.limit());
+        let at = Thresholds::of(
+            Side::Above,
+            &self.recent,
+            self.quantile,
+            self.contest.limit(),
+        );
         let at = at.filter(|_| self.recent.count() > 0.0);
         let events = |arm: usize, tails: &Tails| match at {
             Some(at) => tails.counts([at.stable, at.canary][arm]),
@@ -99,7 +105,7 @@ impl QuantileRatio {
     /// never is.
     pub fn needed_for_within(&self, stable: &Latencies, ratio: f64) -> Option<u64> {
         let tails = Tails::of(stable.iter());
-        let at = Thresholds::below(&tails, self.quantile, self.contest.limit())?;
+        let at = Thresholds::of(Side::Below, &tails, self.quantile, self.contest.limit())?;
         let rates =
             [at.stable, at.canary].map(|at| plausible(tails.above(at) / tails.count().max(1.0)));
         let growth = bet::growth_of_two(Side::Below, 0.0, rates, [ratio, 1.0])?;
@@ -107,31 +113,41 @@ impl QuantileRatio {
     }
 }
 
-/// ln of a window's e-value for one bet; nothing where there is no threshold to bet at.
-fn gain(
-    recent: &Tails,
-    matched: &[Tails; 2],
-    quantile: f64,
-    window: &[Tails; 2],
-    ratio: f64,
-    side: Side,
-    bet: Bet,
-) -> Option<f64> {
-    let at = match side {
-        Side::Above => Thresholds::above(recent, quantile, ratio),
-        Side::Below => Thresholds::below(recent, quantile, ratio),
-    }?;
-    let base = plausible((recent.above(at.stable) + 0.5) / (recent.count() + 1.0));
-    let believed = match bet {
-        Bet::Fixed(odds) => bet::beyond(side, base, odds),
-        Bet::Expected => {
-            let [stable, canary] = matched;
-            let gap = canary.above(at.canary) - stable.above(at.stable);
-            plausible(base + gap / (canary.count() + doubt(base)))
-        }
-    };
-    let counts = [window[0].counts(at.stable), window[1].counts(at.canary)];
-    Some(bet::two_arms(side, 0.0, [base, believed], counts))
+/// A window at the thresholds of one limit and side.
+struct Game {
+    base: f64,
+    /// The canary's rate, as earlier windows let expect.
+    expected: f64,
+    counts: [Counts; 2],
+}
+
+impl Game {
+    /// Nothing where there is no threshold to bet at.
+    fn new(
+        recent: &Tails,
+        [stable, canary]: &[Tails; 2],
+        quantile: f64,
+        window: &[Tails; 2],
+        ratio: f64,
+        side: Side,
+    ) -> Option<Self> {
+        let at = Thresholds::of(side, recent, quantile, ratio)?;
+        let base = plausible((recent.above(at.stable) + 0.5) / (recent.count() + 1.0));
+        let gap = canary.above(at.canary) - stable.above(at.stable);
+        Some(Self {
+            base,
+            expected: plausible(base + gap / (canary.count() + doubt(base))),
+            counts: [window[0].counts(at.stable), window[1].counts(at.canary)],
+        })
+    }
+
+    fn gain(&self, side: Side, bet: Bet) -> f64 {
+        let believed = match bet {
+            Bet::Fixed(odds) => bet::beyond(side, self.base, odds),
+            Bet::Expected => self.expected,
+        };
+        bet::two_arms(side, 0.0, [self.base, believed], self.counts)
+    }
 }
 
 #[cfg(test)]

@@ -62,12 +62,14 @@ impl Rate {
             return;
         }
         let expected = self.recent.rate();
-        self.contest.observe(|limit, side, bet| {
-            let believed = match bet {
-                Bet::Fixed(odds) => bet::beyond(side, limit, odds),
-                Bet::Expected => expected.unwrap_or(limit),
-            };
-            bet::one_sample(side, limit, believed, window)
+        self.contest.observe(|limit, side| {
+            move |bet| {
+                let believed = match bet {
+                    Bet::Fixed(odds) => bet::beyond(side, limit, odds),
+                    Bet::Expected => expected.unwrap_or(limit),
+                };
+                bet::one_sample(side, limit, believed, window)
+            }
         });
         self.recent.learn(window);
     }

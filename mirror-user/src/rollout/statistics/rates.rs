@@ -40,12 +40,14 @@ impl RateDifference {
             .filter(|_| window.iter().all(|arm| arm.trials > 0))
         {
             let gap = self.gap.expected(base);
-            self.contest.observe(|limit, side, bet| {
-                let believed = match bet {
-                    Bet::Fixed(odds) => bet::beyond(side, base + limit, odds),
-                    Bet::Expected => plausible(base + gap),
-                };
-                bet::two_arms(side, limit, [base, believed], window)
+            self.contest.observe(|limit, side| {
+                move |bet| {
+                    let believed = match bet {
+                        Bet::Fixed(odds) => bet::beyond(side, base + limit, odds),
+                        Bet::Expected => plausible(base + gap),
+                    };
+                    bet::two_arms(side, limit, [base, believed], window)
+                }
             });
         }
         if stable.trials > 0 {
