@@ -291,7 +291,7 @@ fn cost_of_a_window() {
 /// An hour of good service at every share, then more errors.
 #[test]
 #[ignore = "prints a table of docs/decisions.md; minutes"]
-fn table_late() {
+fn table_change() {
     for more in [0.01, 0.02, 0.05, 0.1] {
         by_share_of(&format!("+{} %", more * 100.0), |share| {
             let good = || {
