@@ -12,12 +12,13 @@ use clap::{Args, Subcommand};
 use nix::unistd::{User, getuid};
 use serde::Serialize;
 
+use self::wait::Watch;
 use super::commands::print_done;
 use super::{Printer, ServiceName, block_on, complain, service_name};
 use crate::config;
 use crate::control::{
-    self, By, Client, Finish, Line, Promote, RolloutHistory, RolloutOrder, RolloutStates,
-    ServiceRollout, Start,
+    self, By, Client, ClientError, Finish, Line, Promote, RolloutHistory, RolloutOrder,
+    RolloutState, RolloutStates, ServiceRollout, Start,
 };
 use crate::rollout::explain;
 
@@ -160,15 +161,29 @@ fn start(printer: &Printer, client: &Client, arguments: StartArgs) -> anyhow::Re
             by,
         }))
     });
-    let done = block_on(async { Ok(client.rollout(&service, &order).await?) })?;
     if !arguments.wait {
+        let done = block_on(async { Ok(client.rollout(&service, &order).await?) })?;
         return print_done(printer, &done);
     }
-    for line in done.done.iter().chain(&done.warnings) {
+    block_on(async {
+        // What came of an earlier one must not be taken for what comes of this one.
+        let earlier = rollout_of(client, &service).await?;
+        let earlier = earlier.filter(|rollout| rollout.outcome.is_some());
+        let done = client.rollout(&service, &order).await?;
         // What happens goes to stdout, an object a line where programs read it.
-        complain(line);
-    }
-    block_on(wait::wait(printer, client, &service, arguments.timeout))
+        for line in done.done.iter().chain(&done.warnings) {
+            complain(line);
+        }
+        let watch = Watch::new(earlier.map(|rollout| rollout.id));
+        wait::wait(printer, client, &service, arguments.timeout, watch).await
+    })
+}
+
+/// The service's rollout, or the last one.
+async fn rollout_of(client: &Client, service: &str) -> Result<Option<RolloutState>, ClientError> {
+    let status = client.status(Some(service)).await?;
+    let mut services = status.services.into_iter();
+    Ok(services.next().and_then(|service| service.rollout))
 }
 
 fn status(printer: &Printer, client: &Client, service: Option<String>) -> anyhow::Result<ExitCode> {

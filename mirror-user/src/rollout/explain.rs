@@ -101,7 +101,10 @@ impl Tale {
             HookPoint::Promotion => "on the promotion",
         };
         match &called.answer {
-            Answer::Approved => format!("{url}, called {when}: 200"),
+            Answer::Approved if hook.is_some_and(|hook| hook.approve) => {
+                format!("{url}, asked {when}, approves")
+            }
+            Answer::Approved => format!("{url} was told {when}"),
             Answer::Refused(said) => format!("{url}, called {when}, refuses: {said}"),
             Answer::Failed(why) => format!("{url}, called {when}, fails: {why}"),
         }

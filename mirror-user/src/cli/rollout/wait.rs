@@ -30,16 +30,12 @@ pub(super) async fn wait(
     client: &Client,
     service: &str,
     timeout: Option<Duration>,
+    mut watch: Watch,
 ) -> anyhow::Result<ExitCode> {
-    let mut watch = Watch::default();
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let asked = async {
-            let status = client.status(Some(service)).await;
-            let seen = watch.see(status.map(|status| {
-                let mut services = status.services.into_iter();
-                services.next().and_then(|service| service.rollout)
-            }));
+            let seen = watch.see(super::rollout_of(client, service).await);
             let over = say(printer, seen)?;
             if over.is_none() {
                 tokio::time::sleep(BETWEEN_QUESTIONS).await;
@@ -88,7 +84,9 @@ fn say(printer: &Printer, seen: Result<Seen, Lost>) -> anyhow::Result<Option<u8>
 
 /// What was said last.
 #[derive(Debug, Default)]
-struct Watch {
+pub(super) struct Watch {
+    /// A rollout that had ended before.
+    earlier: Option<String>,
     said: Option<RolloutState>,
     /// Whether no daemon answered last.
     away: bool,
@@ -122,10 +120,18 @@ enum Lost {
 }
 
 impl Watch {
+    /// Of the rollout that comes after this one, if there was one.
+    pub(super) fn new(earlier: Option<String>) -> Self {
+        Self {
+            earlier,
+            ..Self::default()
+        }
+    }
+
     fn see(&mut self, answer: Result<Option<RolloutState>, ClientError>) -> Result<Seen, Lost> {
         let state = match answer {
-            Ok(Some(state)) => state,
-            Ok(None) => {
+            Ok(Some(state)) if self.earlier.as_ref() != Some(&state.id) => state,
+            Ok(_) => {
                 let since = *self.unknown.get_or_insert_with(Instant::now);
                 let gone = since.elapsed() > READING;
                 return if gone {
@@ -314,6 +320,18 @@ mod tests {
         // It has not read its records yet.
         assert_eq!(watch.see(Ok(None)).unwrap(), Seen::Same);
         assert_eq!(watch.see(Ok(Some(state(&story)))).unwrap(), Seen::Same);
+    }
+
+    #[test]
+    fn what_came_of_an_earlier_one_is_not_what_comes_of_this_one() {
+        let mut story = Story::begin(PLAN);
+        story.order(Want::Abort);
+        let mut watch = Watch::new(Some("sentiment-1".to_owned()));
+        assert_eq!(watch.see(Ok(Some(state(&story)))).unwrap(), Seen::Same);
+        let mut now = state(&Story::begin(PLAN));
+        now.id = "sentiment-2".to_owned();
+        let seen = watch.see(Ok(Some(now))).unwrap();
+        assert!(matches!(seen, Seen::New { .. }), "{seen:?}");
     }
 
     #[test]
