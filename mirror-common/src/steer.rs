@@ -23,6 +23,9 @@ pub mod flag {
     pub const AWAY: u32 = 16;
     /// Packets of a canary on another host may go at XDP already.
     pub const XDP: u32 = 32;
+    /// A rollout took the canary back, and its record may not have that yet: for the next daemon, the
+    /// programs do not look at it.
+    pub const TAKEN_BACK: u32 = 64;
 }
 
 /// A canary that has left a SYN unanswered for this long is not chosen, in nanoseconds.

@@ -6,6 +6,7 @@
 //! [`record`], and does what follows.
 
 pub mod explain;
+pub mod forecast;
 pub mod gates;
 pub mod machine;
 pub mod plan;

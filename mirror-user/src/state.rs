@@ -79,6 +79,19 @@ pub struct Overrides {
     services: BTreeMap<String, Override>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     salts: BTreeMap<String, Salt>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    swaps: BTreeMap<String, Swap>,
+}
+
+/// A version that a rollout has put into the place of another: it listens at the service's own
+/// address, whatever the file still calls it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    /// What the file calls stable.
+    pub was: String,
+    /// What is stable.
+    pub now: String,
 }
 
 impl Default for Overrides {
@@ -88,6 +101,7 @@ impl Default for Overrides {
             off: false,
             services: BTreeMap::new(),
             salts: BTreeMap::new(),
+            swaps: BTreeMap::new(),
         }
     }
 }
@@ -151,6 +165,16 @@ impl Overrides {
     pub fn set_salt(&mut self, service: &str, version: &str, key: [u64; 2]) {
         let version = version.to_owned();
         self.salts.insert(service.to_owned(), Salt { version, key });
+    }
+
+    /// Which version of a service is stable, though the file may say otherwise.
+    pub fn swap(&self, service: &str) -> Option<&Swap> {
+        self.swaps.get(service)
+    }
+
+    /// A version has taken the other's place.
+    pub fn set_swap(&mut self, service: &str, swap: Swap) {
+        self.swaps.insert(service.to_owned(), swap);
     }
 
     /// Changes one service.

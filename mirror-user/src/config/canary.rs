@@ -114,6 +114,27 @@ impl fmt::Display for Share {
     }
 }
 
+impl Canary {
+    /// One that the file says nothing of.
+    pub fn at(version: String, address: SocketAddr) -> Self {
+        Self {
+            version,
+            address,
+            share: Share::NONE,
+            affinity: Affinity::default(),
+            steer_stale: STEER_STALE,
+            max_new_connections_per_second: MAX_NEW_CONNECTIONS,
+            xdp: None,
+        }
+    }
+}
+
+/// How long new connections are steered without a daemon unless the file says otherwise.
+const STEER_STALE: Duration = Duration::from_secs(60);
+
+/// How many new connections the canary takes in a second unless the file says otherwise.
+const MAX_NEW_CONNECTIONS: u32 = 20_000;
+
 const AFFINITIES: &[(&str, Affinity)] = &[
     ("client", Affinity::Client),
     ("connection", Affinity::Connection),
@@ -151,12 +172,12 @@ impl TypedCanary {
                 .or("affinity", Affinity::default(), values::choice(AFFINITIES))
                 .into_inner(),
             steer_stale: section
-                .or("steer_stale", Duration::from_secs(60), values::duration)
+                .or("steer_stale", STEER_STALE, values::duration)
                 .into_inner(),
             max_new_connections_per_second: section
                 .or(
                     "max_new_connections_per_second",
-                    20_000,
+                    MAX_NEW_CONNECTIONS.into(),
                     values::integer(1, most),
                 )
                 .into_inner() as u32,

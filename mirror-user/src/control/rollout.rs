@@ -236,6 +236,44 @@ fn reason(state: &State) -> Option<String> {
 }
 
 impl StepName {
+    /// Every step, in the order of the way.
+    pub const ALL: &'static [Self] = &[
+        Self::Before,
+        Self::Shadow,
+        Self::ShadowPassed,
+        Self::Stage,
+        Self::StagePassed,
+        Self::Baking,
+        Self::Held,
+        Self::Paused,
+        Self::RollingBack,
+        Self::RolledBack,
+        Self::Aborted,
+        Self::Promoted,
+        Self::RetireDue,
+        Self::Finished,
+    ];
+
+    /// The value of the metric's `state`, and the word in JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::Shadow => "shadow",
+            Self::ShadowPassed => "shadow_passed",
+            Self::Stage => "stage",
+            Self::StagePassed => "stage_passed",
+            Self::Baking => "baking",
+            Self::Held => "held",
+            Self::Paused => "paused",
+            Self::RollingBack => "rolling_back",
+            Self::RolledBack => "rolled_back",
+            Self::Aborted => "aborted",
+            Self::Promoted => "promoted",
+            Self::RetireDue => "retire_due",
+            Self::Finished => "finished",
+        }
+    }
+
     /// What a state is called.
     pub const fn of(state: &State) -> Self {
         match state {

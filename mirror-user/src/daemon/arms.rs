@@ -10,7 +10,7 @@ use super::Shared;
 use super::place::{Obstacle, Place};
 use super::servers::Versioned;
 use super::services::Service;
-use super::steering::share;
+use crate::config::Share;
 use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
 use crate::dataplane::{self, DataPlane};
 use crate::state::Overrides;
@@ -20,6 +20,7 @@ use crate::state::Overrides;
 pub(super) fn describe(
     service: &Service,
     overrides: &Overrides,
+    effective: Share,
     place: Option<Result<Place<'_>, Obstacle>>,
     answers: Option<Result<(), &str>>,
 ) -> Option<CanaryState> {
@@ -32,7 +33,7 @@ pub(super) fn describe(
         share: ShareState {
             configured: canary.share,
             set: overrides.canary_share(&config.name),
-            effective: share(service, overrides),
+            effective,
             achieved: Achieved::default(),
         },
         arms: Vec::new(),

@@ -14,9 +14,10 @@ use super::attachments::Away;
 use super::health::Attempt;
 use super::network::View;
 use super::place::{Obstacle, Place};
-use super::steering::{share, steering};
+use super::services::Service;
+use super::steering::{Wanted, share, steering};
 use super::{Daemon, place};
-use crate::config::{Node, Share};
+use crate::config::{Canary, Node, Share};
 use crate::control::{CanaryChange, Done, Refusal, Reply, Rest};
 use crate::dataplane;
 use crate::reset::{Resetter, Side};
@@ -45,6 +46,12 @@ impl Daemon {
                 self.options.config.display()
             )));
         };
+        if let Some(why) = self.taken_by_rollout(name) {
+            if !matches!(change, CanaryChange::Off(_)) {
+                return Err(Refusal::Invalid(format!("{name}: {why}")));
+            }
+            self.abort_rollout(name, "its canary was switched off");
+        }
         let share = match change {
             CanaryChange::Share(share) => Some(share),
             CanaryChange::Off(_) => Some(Share::NONE),
@@ -84,11 +91,7 @@ impl Daemon {
             },
             CanaryChange::Off(Rest::Drain(milliseconds)) => {
                 let time = Duration::from_millis(milliseconds);
-                self.drains.push(Drain {
-                    row,
-                    service: name.to_owned(),
-                    at: Instant::now() + time,
-                });
+                self.drain(row, name, time);
                 let time = humantime::format_duration(time);
                 done.done
                     .push(format!("those that are open are reset in {time}"));
@@ -96,6 +99,16 @@ impl Daemon {
             _ => {}
         }
         Ok(Reply::Done(done))
+    }
+
+    /// The canary's connections of a service may finish for so long.
+    pub(super) fn drain(&mut self, row: u32, service: &str, time: Duration) {
+        self.drains.retain(|drain| drain.row != row);
+        self.drains.push(Drain {
+            row,
+            service: service.to_owned(),
+            at: Instant::now() + time,
+        });
     }
 
     /// Ends connections whose time to finish is over.
@@ -152,21 +165,14 @@ impl Daemon {
             let config = &service.config;
             let wanted = match &config.canary {
                 Some(canary) => {
-                    let overrides = self.state.overrides();
                     let place = place::find(canary, &config.addresses, view).ok();
-                    let share = share(service, overrides);
-                    let salt = overrides.salt(&config.name, &canary.version);
-                    steering(
-                        config,
-                        canary,
-                        share,
-                        salt.unwrap_or_default(),
-                        place,
-                        &before,
-                    )
+                    steering(config, canary, self.wanted(service, canary), place, &before)
                 }
                 None => Steering::default(),
             };
+            if self.rollouts.is_unreadable(&config.name) {
+                continue;
+            }
             // One that fails, since the kernel has no room for so many histograms at once, keeps no
             // other waiting, and is tried again.
             if wanted != before {
@@ -174,6 +180,28 @@ impl Daemon {
             }
         }
         failed
+    }
+
+    fn wanted(&self, service: &Service, canary: &Canary) -> Wanted {
+        let name = &service.config.name;
+        let share = self.share(service);
+        let salt = self.state.overrides().salt(name, &canary.version);
+        let by_share = share == Share::ALL;
+        Wanted {
+            share,
+            salt: salt.unwrap_or_default(),
+            for_good: self.rollouts.is_for_good(name).unwrap_or(by_share),
+            taken_back: self.rollouts.is_remembered(name),
+        }
+    }
+
+    /// The canary's share: a rollout's, or what file and command line want.
+    pub(super) fn share(&self, service: &Service) -> Share {
+        let overrides = self.state.overrides();
+        let rollout = self.rollouts.share(&service.config.name);
+        rollout
+            .filter(|_| !overrides.is_off())
+            .unwrap_or_else(|| share(service, overrides))
     }
 
     /// Where canaries on other hosts listen: those that the programs may translate to, too.
@@ -247,13 +275,10 @@ impl Daemon {
             if self.state.overrides().salt(name, &canary.version).is_some() {
                 continue;
             }
-            let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
-            let (c, d) = uuid::Uuid::new_v4().as_u64_pair();
-            let key = [a ^ d.rotate_left(32), b ^ c.rotate_left(32)];
-            if let Err(error) = self
+            let written = self
                 .state
-                .update(|set| set.set_salt(name, &canary.version, key))
-            {
+                .update(|set| set.set_salt(name, &canary.version, fresh_key()));
+            if let Err(error) = written {
                 tracing::warn!(
                     service = name,
                     "after a restart other clients go to the canary: {error:#}"
@@ -261,6 +286,13 @@ impl Daemon {
             }
         }
     }
+}
+
+/// What connections are chosen by, another for each version on trial.
+pub(super) fn fresh_key() -> [u64; 2] {
+    let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
+    let (c, d) = uuid::Uuid::new_v4().as_u64_pair();
+    [a ^ d.rotate_left(32), b ^ c.rotate_left(32)]
 }
 
 /// The ports that canaries on other hosts see.

@@ -14,11 +14,9 @@ impl Daemon {
             Command::Status { service } => self.status(service),
             Command::Mirror { service, change } => self.change(&service, change),
             Command::Canary { service, change } => self.change_canary(&service, change),
-            Command::Rollout { .. } | Command::RolloutRecord { .. } | Command::Rollouts { .. } => {
-                Err(Refusal::Failed(
-                    "this version has no rollout yet".to_owned(),
-                ))
-            }
+            Command::Rollout { service, order } => self.order(&service, order),
+            Command::RolloutRecord { service, id } => self.told(&service, id.as_deref()),
+            Command::Rollouts { service } => self.history(service.as_deref()),
             Command::Off => self.off(),
         };
         let _ = reply.send(answer);
@@ -57,6 +55,9 @@ impl Daemon {
     }
 
     fn off(&mut self) -> Result<Reply, Refusal> {
+        for service in self.names() {
+            self.abort_rollout(&service, "everything was switched off");
+        }
         let written = self.state.update(|set| set.switch_off());
         let before: Vec<String> = self.attachments.names().cloned().collect();
         self.settle();
@@ -75,7 +76,7 @@ impl Daemon {
         let path = self.options.config.display().to_string();
         let read = config::read_node(&self.options.config).map_err(|error| error.to_string());
         let checked = read.and_then(|new| {
-            let changes = config::changes(&self.config, &new).map_err(|error| error.to_string())?;
+            let changes = config::changes(&self.file, &new).map_err(|error| error.to_string())?;
             Ok((new, changes))
         });
         let (new, changes) = match checked {
@@ -88,7 +89,8 @@ impl Daemon {
             }
         };
         tracing::info!("{path} read again: {changes}");
-        self.config = new;
+        self.file = new;
+        self.overlay();
         self.refused_config = None;
         if let Err(error) = self.take_over() {
             tracing::error!("{error}");

@@ -51,6 +51,7 @@ use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
 use self::milestones::Milestones;
 use self::network::{Interest, Look, View};
+use self::rollout::Rollouts;
 use self::servers::Versioned;
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
@@ -117,6 +118,8 @@ pub async fn run(
 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut look = tokio::time::interval(rollout::LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
@@ -134,6 +137,9 @@ pub async fn run(
             }
             Some(echo) = daemon.echoed.recv() => daemon.echoed(&echo),
             Some(attempt) = daemon.attempted.recv() => daemon.tried(attempt),
+            _ = look.tick() => daemon.watch_rollouts(),
+            Some(written) = daemon.rollouts.written.recv() => daemon.landed(written),
+            Some(heard) = daemon.rollouts.heard.recv() => daemon.heard(heard),
             Some(request) = commands.recv() => daemon.obey(request),
             Some(()) = reload.recv() => daemon.reload(),
         }
@@ -175,7 +181,13 @@ pub struct Shared {
 }
 
 struct Daemon {
+    /// What the file says.
+    file: Node,
+    /// The same as rollouts change it.
     config: Node,
+    rollouts: Rollouts,
+    /// When anything was told to a rollout last.
+    clock: jiff::Timestamp,
     options: Options,
     state: State,
     shared: Arc<Mutex<Shared>>,
@@ -234,6 +246,9 @@ impl Daemon {
         let census = Census::start(plane.connection_reader()?)?;
         let (echoes, echoed) = mpsc::channel(64);
         let (attempts, attempted) = mpsc::channel(64);
+        let file = config;
+        let rollouts = Rollouts::open(&file).context("the rollouts' records")?;
+        let config = rollouts.effective(&file, state.overrides());
         let shared = Shared {
             plane,
             status: status::empty(),
@@ -265,10 +280,14 @@ impl Daemon {
             refused_config: None,
             blind: None,
             unwritten: None,
+            clock: jiff::Timestamp::now(),
+            rollouts,
+            file,
             config,
             options,
         };
         daemon.take_over()?;
+        daemon.resume_rollouts();
         daemon.say_interest();
         daemon.publish();
         Ok(daemon)

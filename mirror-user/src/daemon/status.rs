@@ -107,6 +107,7 @@ impl Daemon {
         status
             .warnings
             .extend(troubles.into_iter().flatten().cloned());
+        status.warnings.extend(self.rollouts.warnings());
         for stranger in self.state.overrides().strangers(&self.config) {
             status.warnings.push(format!(
                 "something is set for {stranger}, which the config does not know"
@@ -212,14 +213,19 @@ impl Daemon {
                 budget_bytes_per_second: service.budget(&self.agents),
                 bytes_per_second: service.bytes_per_second,
             }),
-            rollout: None,
+            rollout: self.rollouts.state(&service.config.name),
             canary: service.config.canary.as_ref().and_then(|canary| {
                 let addresses = &service.config.addresses;
                 let view = self.view.as_deref();
                 let place = view.map(|view| place::find(canary, addresses, view));
                 let answers = self.health.of(canary.address);
-                let mut described =
-                    arms::describe(service, self.state.overrides(), place, answers)?;
+                let mut described = arms::describe(
+                    service,
+                    self.state.overrides(),
+                    self.share(service),
+                    place,
+                    answers,
+                )?;
                 (described.xdp, described.xdp_error) = self.xdp(service, &described);
                 Some(described)
             }),

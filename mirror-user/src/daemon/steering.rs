@@ -25,6 +25,19 @@ pub(super) fn share(service: &Service, overrides: &Overrides) -> Share {
     }
 }
 
+/// How a service's new connections should be shared out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// The canary's part.
+    pub(super) share: Share,
+    /// What they are chosen by.
+    pub(super) salt: [u64; 2],
+    /// Whether that holds without a daemon, for good.
+    pub(super) for_good: bool,
+    /// Whether a rollout has taken the canary back, and no record has that yet.
+    pub(super) taken_back: bool,
+}
+
 /// What the programs should do with a service's new connections. `before` is what they do now.
 ///
 /// While a canary's place is not known nobody is steered there anew, but for one whose place was
@@ -32,13 +45,13 @@ pub(super) fn share(service: &Service, overrides: &Overrides) -> Share {
 pub(super) fn steering(
     config: &config::Service,
     canary: &Canary,
-    share: Share,
-    salt: [u64; 2],
+    wanted: Wanted,
     place: Option<Place<'_>>,
     before: &Steering,
 ) -> Steering {
     let canary_end = Endpoint::from(canary.address);
     let known = before.is_away() && before.canary == canary_end;
+    let Wanted { share, salt, .. } = wanted;
     let share = match place {
         None if !known => Share::NONE,
         _ => share,
@@ -48,8 +61,11 @@ pub(super) fn steering(
     if canary.affinity == Affinity::Client {
         flags |= flag::BY_CLIENT;
     }
-    if share == Share::ALL {
+    if wanted.for_good && share == Share::ALL {
         flags |= flag::FOR_GOOD;
+    }
+    if wanted.taken_back {
+        flags |= flag::TAKEN_BACK;
     }
     if config.protocol == Protocol::Http {
         flags |= flag::HTTP;
@@ -105,10 +121,18 @@ mod tests {
     use super::super::fixtures::{canary, service, way};
     use super::*;
 
+    fn wanted(share: Share, salt: u64) -> Wanted {
+        Wanted {
+            share,
+            salt: [salt, 0],
+            for_good: true,
+            taken_back: false,
+        }
+    }
+
     fn at(share: f64, salt: u64, before: &Steering) -> Steering {
-        let share = Share::try_from(share).unwrap();
-        let place = Some(Place::Here);
-        steering(&service(), &canary(), share, [salt, 0], place, before)
+        let wanted = wanted(Share::try_from(share).unwrap(), salt);
+        steering(&service(), &canary(), wanted, Some(Place::Here), before)
     }
 
     #[test]
@@ -138,7 +162,7 @@ mod tests {
             ..service()
         };
         let place = Some(Place::Here);
-        let all = steering(&http, &by_client, Share::ALL, [0; 2], place, &begun);
+        let all = steering(&http, &by_client, wanted(Share::ALL, 0), place, &begun);
         let flags = flag::PRESENT | flag::BY_CLIENT | flag::FOR_GOOD | flag::HTTP;
         assert_eq!(all.flags, flags);
     }
@@ -148,7 +172,7 @@ mod tests {
         let share = Share::try_from(0.5).unwrap();
         let (service, canary, way) = (service(), canary(), way());
         let at =
-            |place, before: &Steering| steering(&service, &canary, share, [1, 0], place, before);
+            |place, before: &Steering| steering(&service, &canary, wanted(share, 1), place, before);
         let unknown = at(None, &Steering::default());
         assert_eq!((unknown.threshold, unknown.is_away()), (0, false));
         let known = at(Some(Place::Away(&way)), &unknown);

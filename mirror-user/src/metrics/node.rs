@@ -2,6 +2,7 @@
 //! true as the kernel's own counters.
 
 mod canary;
+mod rollout;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,6 +77,18 @@ families! {
     CONCENTRATION = GAUGE "modelmirror_client_concentration_ratio",
     /// Affinity keys that there are to share out, weighted by how busy they are, of late.
     AFFINITY_KEYS = GAUGE "modelmirror_affinity_keys",
+    /// 1 = the service's last rollout is there.
+    ROLLOUT_STATE = GAUGE "modelmirror_rollout_state",
+    /// Since when the rollout is where it is, in seconds.
+    ROLLOUT_SECONDS = GAUGE "modelmirror_rollout_state_seconds",
+    /// The stage with clients that the rollout is at, from 1.
+    ROLLOUT_STAGE = GAUGE "modelmirror_rollout_stage",
+    /// 1 = the rollout does not go on for this reason.
+    ROLLOUT_WAITING = GAUGE "modelmirror_rollout_waiting",
+    /// What a gate says: 1 = within its limit, -1 = beyond it, 0 = not yet known.
+    ROLLOUT_GATE = GAUGE "modelmirror_rollout_gate_verdict",
+    /// How much of the evidence for a verdict is there, on a logarithmic scale: 1 = it is proven.
+    ROLLOUT_EVIDENCE = GAUGE "modelmirror_rollout_gate_evidence_ratio",
     /// CPU time of the processes that serve a version on this host, since they were found first.
     SERVER_CPU = COUNTER "modelmirror_server_cpu_seconds_total",
     /// Memory in RAM of the processes that serve a version on this host.
@@ -244,6 +257,9 @@ impl Scrape {
                     ("version", &service.version),
                 ];
                 self.counter(&CONNECTIONS, &labels, connections);
+            }
+            if let Some(rollout) = &service.rollout {
+                self.rollout(name, rollout);
             }
             self.counter(&OVER_BUDGET, &[("service", name)], over_budget);
             let Some(mirror) = &service.mirror else {

@@ -216,7 +216,7 @@ pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> std::time::Duration {
 
 impl Arm {
     /// Answers, and those that say that the server failed.
-    pub(super) fn failed(&self) -> Counts {
+    pub fn failed(&self) -> Counts {
         counts(self.errors, self.responses)
     }
 

@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 5;
 
 /// Requests have to come in at least so many windows of a silence.
-const ASKED: u32 = 5;
+const ASKED: u32 = 3;
 
 /// The last answers of both versions.
 #[derive(Clone, Debug, Default, PartialEq)]

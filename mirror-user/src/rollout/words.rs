@@ -57,6 +57,10 @@ impl fmt::Display for Gate {
     /// One sentence: `p99 is beyond its limit, at most 1.2 times stable's: 1.61 times, at least 1.35,
     /// at most 2 (5,210 and 512 requests)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_unseen = |finding: &Finding| finding.trials == [0, 0];
+        if self.finding.as_ref().is_some_and(is_unseen) {
+            return write!(f, "{} has nothing to go by yet", self.name);
+        }
         let said = match self.verdict {
             Verdict::Within => "is within its limit",
             Verdict::Worse => "is beyond its limit",

@@ -27,7 +27,7 @@ pub(super) struct Notice<'a> {
     /// The stage that has ended; nothing before the first.
     pub stage: Option<Stage>,
     /// Why, on a rollback.
-    pub reason: Option<&'a str>,
+    pub reason: Option<String>,
     /// When.
     pub time: Timestamp,
 }

@@ -1,7 +1,468 @@
-//! Drives rollouts: asks, writes down what happened, and does what follows.
+//! Rollouts as the daemon drives them: what happens is brought to them, written down, and what they
+//! decide is done.
+//!
+//! The state machine is [`crate::rollout::machine`]; its record, an event a line, is what brings it
+//! back after a restart. Going forward waits until the record has it on the disk; taking a canary
+//! back waits for nothing: the map is written first.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "nobody drives a rollout yet"))]
-
+mod asks;
+mod counted;
 mod hooks;
 mod http;
+mod journal;
+mod orders;
+mod overlay;
 mod prometheus;
+mod records;
+mod traffic;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use mirror_common::steer::{Steering, flag};
+use tokio::sync::mpsc;
+
+use self::asks::{Heard, Heeded};
+use self::counted::Counted;
+use self::journal::{Journal, Written};
+use self::records::Records;
+use self::traffic::Samples;
+pub(super) use self::watch::LOOK;
+use super::Daemon;
+use crate::config::{Node, Share};
+use crate::control::RolloutState;
+use crate::rollout::machine::{Rollout, State};
+use crate::rollout::plan::Target;
+use crate::rollout::record::{Decision, Entry, Event, Line};
+use crate::state::Overrides;
+
+/// The rollouts of all services: the last one of each.
+#[derive(Debug)]
+pub(super) struct Rollouts {
+    records: Records,
+    journal: Journal,
+    /// What became of lines.
+    pub(super) written: mpsc::UnboundedReceiver<Written>,
+    /// What somebody who was asked says.
+    pub(super) heard: mpsc::UnboundedReceiver<Heard>,
+    heeded: Heeded,
+    running: BTreeMap<String, Running>,
+    /// What stable has done of late, of services that are measured.
+    traffic: BTreeMap<String, Samples>,
+    /// Services whose record cannot be understood: their steering stays as the kernel has it.
+    unreadable: BTreeMap<String, String>,
+}
+
+/// One rollout, and what is known beside it.
+#[derive(Debug)]
+struct Running {
+    rollout: Rollout,
+    path: PathBuf,
+    /// The last entry that was handed to the journal ...
+    number: u64,
+    /// ... and the last that is on the disk, ...
+    durable: u64,
+    /// ... with the share that it allows.
+    durable_share: Share,
+    shares: VecDeque<(u64, Share)>,
+    /// Why the record cannot be written.
+    trouble: Option<String>,
+    /// When it was told what happened.
+    told: Timestamp,
+    /// What both versions had done then.
+    counted: Option<[Counted; 2]>,
+    asked: asks::Asked,
+    warnings: BTreeSet<String>,
+}
+
+impl Running {
+    fn new(rollout: Rollout, path: PathBuf, now: Timestamp) -> Self {
+        Self {
+            durable_share: rollout.share(),
+            rollout,
+            path,
+            number: 0,
+            durable: 0,
+            shares: VecDeque::new(),
+            trouble: None,
+            told: now,
+            counted: None,
+            asked: asks::Asked::default(),
+            warnings: BTreeSet::new(),
+        }
+    }
+
+    /// The share that is safe: never more than the record has.
+    fn share(&self) -> Share {
+        self.rollout.share().min(self.durable_share)
+    }
+
+    /// Whether what was decided is on the disk.
+    fn is_durable(&self) -> bool {
+        self.durable == self.number
+    }
+}
+
+impl Rollouts {
+    /// Takes up what the records say.
+    pub(super) fn open(config: &Node) -> io::Result<Self> {
+        let (sender, written) = mpsc::unbounded_channel();
+        let (heeded, heard) = Heeded::new().map_err(io::Error::other)?;
+        let mut rollouts = Self {
+            records: Records::new(&config.state_dir),
+            journal: Journal::start(sender)?,
+            written,
+            heard,
+            heeded,
+            running: BTreeMap::new(),
+            traffic: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+        };
+        for service in &config.services {
+            rollouts.take_up(&service.name);
+        }
+        Ok(rollouts)
+    }
+
+    fn take_up(&mut self, service: &str) {
+        let taken_up = self.last_of(service);
+        match taken_up {
+            Ok(None) => {}
+            Ok(Some((rollout, path))) => {
+                let running = Running::new(rollout, path, Timestamp::now());
+                self.running.insert(service.to_owned(), running);
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                tracing::error!(service, "its steering stays as it is: {why}");
+                self.unreadable.insert(service.to_owned(), why);
+            }
+        }
+    }
+
+    fn last_of(&self, service: &str) -> anyhow::Result<Option<(Rollout, PathBuf)>> {
+        let Some(path) = self.records.of(service)?.pop() else {
+            return Ok(None);
+        };
+        let lines = records::read(&path)?;
+        if lines.is_empty() {
+            // The daemon was ended before it could write how this began: nothing did.
+            std::fs::remove_file(&path)?;
+            return self.last_of(service);
+        }
+        let rollout =
+            Rollout::replay(&lines).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+        Ok(Some((rollout, path)))
+    }
+
+    /// The config as rollouts change it.
+    pub(super) fn effective(&self, file: &Node, overrides: &Overrides) -> Node {
+        overlay::effective(file, overrides, |service| self.target(service))
+    }
+
+    /// The version on trial, or promoted and still steered to.
+    fn target(&self, service: &str) -> Option<&Target> {
+        let running = self.running.get(service)?;
+        running
+            .rollout
+            .is_on()
+            .then_some(&running.rollout.started().canary)
+    }
+
+    /// The share of a service's canary; nothing = no rollout has a say in it.
+    pub(super) fn share(&self, service: &str) -> Option<Share> {
+        let running = self.running.get(service)?;
+        running.rollout.is_on().then(|| running.share())
+    }
+
+    /// Whether steering goes on without a daemon: nothing = by the share.
+    pub(super) fn is_for_good(&self, service: &str) -> Option<bool> {
+        let running = self.running.get(service)?;
+        running
+            .rollout
+            .is_on()
+            .then(|| running.rollout.is_for_good() && running.is_durable())
+    }
+
+    /// Whether the kernel's steering must stay as it is.
+    pub(super) fn is_unreadable(&self, service: &str) -> bool {
+        self.unreadable.contains_key(service)
+    }
+
+    /// Whether the kernel has to remember that a canary was taken back, since the disk does not yet.
+    pub(super) fn is_remembered(&self, service: &str) -> bool {
+        let running = self.running.get(service);
+        running.is_some_and(|running| !running.is_durable() && !running.rollout.is_on())
+    }
+
+    /// Where the last rollout of a service is.
+    pub(super) fn state(&self, service: &str) -> Option<RolloutState> {
+        let running = self.running.get(service)?;
+        let mut state = RolloutState::of(&running.rollout, Timestamp::now());
+        state.warnings = running.warnings.iter().cloned().collect();
+        state.warnings.extend(running.trouble.clone());
+        Some(state)
+    }
+
+    /// Why things are not as they should be.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        let unreadable = self.unreadable.iter().map(|(service, why)| {
+            format!("{service}: its last rollout cannot be read, and its steering stays as it is ({why}): mend or move that file, and restart")
+        });
+        let unwritten = self.running.iter().filter_map(|(service, running)| {
+            let why = running.trouble.as_ref()?;
+            Some(format!(
+                "{service}: the rollout's record cannot be written, so it does not go on: {why}"
+            ))
+        });
+        unreadable.chain(unwritten)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.running.keys().cloned().collect()
+    }
+
+    /// Hands lines to the journal.
+    fn append(&mut self, service: &str, lines: &[Line]) {
+        let Some(running) = self.running.get_mut(service) else {
+            return;
+        };
+        if lines.is_empty() {
+            return;
+        }
+        let mut text = String::new();
+        for line in lines {
+            // Strings and numbers only: there is nothing that could fail.
+            text += &serde_json::to_string(line).unwrap_or_default();
+            text.push('\n');
+        }
+        let sync = lines.iter().any(|line| line.matters());
+        running.number += 1;
+        let share = running.rollout.share();
+        running.shares.push_back((running.number, share));
+        self.journal
+            .append(&running.path, text, sync, running.number);
+    }
+
+    /// Lines are on the disk, or not yet. Says whether something follows from that.
+    fn landed(&mut self, written: Written) -> bool {
+        let path = &written.path;
+        let Some(running) = self
+            .running
+            .values_mut()
+            .find(|running| running.path == *path)
+        else {
+            return false;
+        };
+        if let Some(why) = written.failure {
+            if running.trouble.replace(why.clone()).is_none() {
+                tracing::error!("a rollout's record cannot be written: {why}");
+            }
+            return true;
+        }
+        running.trouble = None;
+        running.durable = written.number;
+        let before = running.durable_share;
+        while let Some(&(number, share)) = running.shares.front() {
+            if number > written.number {
+                break;
+            }
+            running.durable_share = share;
+            running.shares.pop_front();
+        }
+        before != running.durable_share || running.is_durable()
+    }
+}
+
+impl Line {
+    /// Whether it must be on the disk before anything follows from it.
+    fn matters(&self) -> bool {
+        match &self.entry {
+            Entry::Event(event) => !matches!(event, Event::Seen(_)),
+            Entry::Decision(decision) => matches!(decision, Decision::Moved(_)),
+        }
+    }
+}
+
+impl Daemon {
+    /// What the file says, as rollouts change it.
+    pub(super) fn overlay(&mut self) {
+        self.config = self.rollouts.effective(&self.file, self.state.overrides());
+    }
+
+    /// After another version has come on trial, or has left it.
+    pub(super) fn take_over_again(&mut self) {
+        self.overlay();
+        if let Err(error) = self.take_over() {
+            tracing::error!("{error}");
+        }
+        self.say_interest();
+        self.settle();
+    }
+
+    /// Takes up the rollouts that an earlier daemon has left, once it is known which row of the maps
+    /// is whose.
+    pub(super) fn resume_rollouts(&mut self) {
+        for service in self.rollouts.names() {
+            let Some(row) = self.row(&service) else {
+                continue;
+            };
+            let steering = self.lock().plane.steering(row);
+            let was_taken_back =
+                steering.is_ok_and(|steering| steering.flags & flag::TAKEN_BACK != 0);
+            let is_watched = self
+                .rollouts
+                .running
+                .get(&service)
+                .is_some_and(|running| running.rollout.is_watched());
+            if is_watched && was_taken_back {
+                self.tell(&service, Event::TakenBack);
+            }
+        }
+    }
+
+    fn row(&self, service: &str) -> Option<u32> {
+        let mut services = self.services.iter();
+        let found = services.find(|known| known.config.name == service)?;
+        Some(found.row)
+    }
+
+    /// Tells a rollout something, does what cannot wait, and writes it down.
+    pub(super) fn tell(&mut self, service: &str, event: Event) {
+        let now = self.now();
+        let Some(running) = self.rollouts.running.get_mut(service) else {
+            return;
+        };
+        let was_on = running.rollout.is_on();
+        let (is_idle, decisions) = {
+            let idle = matches!(&event, Event::Seen(window) if window.is_idle());
+            (idle, running.rollout.tell(&event, now))
+        };
+        let mut lines = Vec::new();
+        if !is_idle || !decisions.is_empty() {
+            lines.push(line(now, Entry::Event(event)));
+        }
+        say(service, &decisions);
+        let entries = decisions.into_iter().map(Entry::Decision);
+        lines.extend(entries.map(|entry| line(now, entry)));
+        lines.extend(self.take_back(service, was_on, now));
+        self.rollouts.append(service, &lines);
+        self.end_canary(service, was_on);
+    }
+
+    /// One map write, before anything else.
+    fn take_back(&mut self, service: &str, was_on: bool, now: Timestamp) -> Vec<Line> {
+        let Some(running) = self.rollouts.running.get(service) else {
+            return Vec::new();
+        };
+        let is_due = match running.rollout.state() {
+            State::RollingBack { .. } => true,
+            State::Aborted { .. } => was_on,
+            _ => false,
+        };
+        let (true, Some(row)) = (is_due, self.row(service)) else {
+            return Vec::new();
+        };
+        if let Err(error) = self.write_taken_back(row) {
+            tracing::error!(
+                service,
+                "the canary cannot be taken back, and is tried again: {error}"
+            );
+            return Vec::new();
+        }
+        let Some(running) = self.rollouts.running.get_mut(service) else {
+            return Vec::new();
+        };
+        if !matches!(running.rollout.state(), State::RollingBack { .. }) {
+            return Vec::new();
+        }
+        let decisions = running.rollout.tell(&Event::TakenBack, now);
+        say(service, &decisions);
+        let entries = decisions.into_iter().map(Entry::Decision);
+        let mut lines = vec![line(now, Entry::Event(Event::TakenBack))];
+        lines.extend(entries.map(|entry| line(now, entry)));
+        lines
+    }
+
+    fn write_taken_back(&mut self, row: u32) -> Result<(), crate::dataplane::Error> {
+        let mut shared = self.lock();
+        let before = shared.plane.steering(row)?;
+        if before.threshold == 0 && before.flags & flag::TAKEN_BACK != 0 {
+            return Ok(());
+        }
+        let taken_back = Steering {
+            threshold: 0,
+            previous: before.threshold,
+            flags: (before.flags | flag::TAKEN_BACK) & !flag::FOR_GOOD,
+            ..before
+        };
+        shared.plane.set_steering(row, taken_back)
+    }
+
+    /// What becomes of the canary's open connections when it was taken back: those of one that fails
+    /// badly end at once, so that clients come back to stable; others may finish.
+    fn end_canary(&mut self, service: &str, was_on: bool) {
+        let Some(running) = self.rollouts.running.get(service) else {
+            return;
+        };
+        if !was_on || running.rollout.is_on() {
+            return;
+        }
+        let rest = running.rollout.started().plan.canary.drain;
+        let at = match running.rollout.state() {
+            State::RolledBack { severe: true, .. } => std::time::Duration::ZERO,
+            State::RolledBack { .. } | State::Aborted { .. } => rest,
+            _ => return,
+        };
+        if let Some(row) = self.row(service) {
+            self.drain(row, service, at);
+        }
+        self.take_over_again();
+    }
+
+    /// Lines of records are on the disk, or not.
+    pub(super) fn landed(&mut self, written: Written) {
+        if self.rollouts.landed(written) {
+            self.settle();
+            self.call_hooks();
+        }
+    }
+
+    /// The time, which never goes back.
+    fn now(&mut self) -> Timestamp {
+        self.clock = self.clock.max(Timestamp::now());
+        self.clock
+    }
+}
+
+fn line(time: Timestamp, entry: Entry) -> Line {
+    Line { time, entry }
+}
+
+/// What was decided, in the log.
+fn say(service: &str, decisions: &[Decision]) {
+    for decision in decisions {
+        match decision {
+            Decision::Moved(moved) => {
+                let (from, to) = (&moved.from, &moved.to);
+                tracing::info!(service, reason = moved.reason, "rollout: {from} -> {to}");
+            }
+            Decision::Judged(gate) => tracing::info!(service, "rollout: {gate}"),
+            Decision::Waits(_) => {}
+            Decision::Noted(note) => tracing::warn!(service, "rollout: {note}"),
+        }
+    }
+}
+
+/// Where a new rollout's record would be, by its time and version.
+fn id(now: Timestamp, version: &str) -> String {
+    format!("{}-{version}", now.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// Whether a file of this name can be there.
+fn is_file_name(id: &str) -> bool {
+    Path::new(id).file_name().is_some_and(|name| name == id)
+}

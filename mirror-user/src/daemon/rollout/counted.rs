@@ -1,0 +1,171 @@
+//! From what the kernel and the agent have counted so far to what happened since the last look.
+//! Pure.
+
+use std::collections::BTreeMap;
+
+use mirror_common::histogram::Latency;
+use mirror_common::measure::ArmCounters;
+use mirror_common::steer::Choice;
+
+use crate::control::ServerUse;
+use crate::rollout::plan::Baseline;
+use crate::rollout::record::{Arm, Shadow, Slice};
+use crate::rollout::statistics::{Latencies, Pairs};
+use crate::shadow::summary::{ErrorPairs, LabelSummary, RightPairs, ServiceSummary};
+
+/// What one version has done so far.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    pub(super) counters: ArmCounters,
+    pub(super) first_byte: Latency,
+    pub(super) server: Option<ServerUse>,
+}
+
+/// What it did since.
+pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
+    let since =
+        |of: &dyn Fn(&ArmCounters) -> u64| of(&now.counters).saturating_sub(of(&then.counters));
+    Arm {
+        connections: since(&|counters| counters.choices.iter().sum()),
+        // What only announces an answer (1xx) is none.
+        responses: since(&|counters| {
+            let [other, _, rest @ ..] = counters.classes;
+            other + rest.iter().sum::<u64>()
+        }),
+        errors: since(&|counters| counters.classes[5]),
+        resets: since(&|counters| counters.resets[1]),
+        request_bytes: since(&|counters| counters.bytes[0]),
+        first_byte: Latencies::between(&then.first_byte, &now.first_byte),
+        cpu_seconds: now
+            .server
+            .zip(then.server)
+            .map(|(now, then)| (now.cpu_seconds - then.cpu_seconds).max(0.0)),
+        resident_bytes: now.server.map(|server| server.resident_bytes),
+    }
+}
+
+/// Connections that were the canary's and went to stable, since it could not be reached.
+pub(super) fn turned_away(now: &ArmCounters, then: &ArmCounters) -> u64 {
+    let reasons = [Choice::NoCanary, Choice::NoAnswer];
+    let since = |choice: Choice| {
+        let [now, then] = [now, then].map(|counters| counters.choices[choice as usize]);
+        now.saturating_sub(then)
+    };
+    reasons.into_iter().map(since).sum()
+}
+
+/// What the agent compared since.
+pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Baseline) -> Shadow {
+    let since = |now: u64, then: u64| now.saturating_sub(then);
+    let (compared, matching) = {
+        let [(all, matches), (before, matched)] = [now, then].map(|said| verdicts(&said.verdicts));
+        (since(all, before), since(matches, matched))
+    };
+    let failures = |pairs: &ErrorPairs| {
+        [
+            pairs.both,
+            pairs.production_only,
+            pairs.shadow_only,
+            pairs.neither,
+        ]
+    };
+    let before: BTreeMap<(u16, u16), u64> = then
+        .latency_pairs
+        .iter()
+        .map(|&(production, shadow, count)| ((production, shadow), count))
+        .collect();
+    let latencies = now
+        .latency_pairs
+        .iter()
+        .filter_map(|&(production, shadow, count)| {
+            let counted = before
+                .get(&(production, shadow))
+                .copied()
+                .unwrap_or_default();
+            let count = since(count, counted);
+            (count > 0).then_some((production, shadow, count))
+        });
+    let slices = now.slices.iter().filter_map(|slice| {
+        let before = then.slices.iter().find(|then| then.slice == slice.slice);
+        let (all, matches) = verdicts(&slice.verdicts);
+        let (counted, matched) = before.map_or((0, 0), |then| verdicts(&then.verdicts));
+        let slice_since = Slice {
+            compared: since(all, counted),
+            matching: since(matches, matched),
+        };
+        (slice_since.compared > 0).then(|| (slice.slice.clone(), slice_since))
+    });
+    let labels = now.labels.as_ref().map(|labels| {
+        let before = then.labels.as_ref();
+        let counted = before.map_or([0; 4], |labels| wrong(labels, baseline));
+        difference(wrong(labels, baseline), counted)
+    });
+    Shadow {
+        compared,
+        matching,
+        failures: difference(failures(&now.pairs), failures(&then.pairs)),
+        latencies: latencies.collect(),
+        slices: slices.collect(),
+        wrong: labels.filter(|pairs| *pairs != Pairs::default()),
+        cpu_seconds: now
+            .server
+            .zip(then.server)
+            .map(|(now, then)| (now.cpu_seconds - then.cpu_seconds).max(0.0)),
+        resident_bytes: now.server.map(|server| server.resident_bytes),
+        answered: since(now.answered, then.answered),
+    }
+}
+
+/// All verdicts, and those that match.
+fn verdicts(verdicts: &BTreeMap<String, u64>) -> (u64, u64) {
+    let matching = verdicts.get("match").copied().unwrap_or_default();
+    (verdicts.values().sum(), matching)
+}
+
+/// Who was wrong: both, the one that is held against, the shadow, neither.
+fn wrong(labels: &LabelSummary, baseline: &Baseline) -> [u64; 4] {
+    let Baseline::Constant(answer) = baseline else {
+        let pairs = &labels.pairs;
+        return [
+            pairs.neither,
+            pairs.shadow_only,
+            pairs.production_only,
+            pairs.both_right,
+        ];
+    };
+    let mut sums = [0; 4];
+    for (label, pairs) in &labels.by_label {
+        let RightPairs {
+            both_right,
+            production_only,
+            shadow_only,
+            neither,
+        } = *pairs;
+        let [right, wrong] = [both_right + shadow_only, production_only + neither];
+        // The constant answer is right for this label, or for none of its requests.
+        let [both, baseline_only, shadow_only, none] = if label.trim() == answer.trim() {
+            [0, 0, wrong, right]
+        } else {
+            [wrong, right, 0, 0]
+        };
+        let parts = [both, baseline_only, shadow_only, none];
+        sums.iter_mut()
+            .zip(parts)
+            .for_each(|(sum, part)| *sum += part);
+    }
+    sums
+}
+
+fn difference(now: [u64; 4], then: [u64; 4]) -> Pairs {
+    let mut since = [0; 4];
+    for ((since, now), then) in since.iter_mut().zip(now).zip(then) {
+        *since = now.saturating_sub(then);
+    }
+    let [both, production_only, shadow_only, neither] = since;
+    Pairs {
+        both,
+        production_only,
+        shadow_only,
+        neither,
+    }
+}

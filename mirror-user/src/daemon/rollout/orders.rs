@@ -1,0 +1,375 @@
+//! What people and pipelines want of a rollout.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use mirror_common::tunnel::Arm;
+
+use super::records::{self, Records};
+use super::{Running, id, line};
+use crate::config::Share;
+use crate::control::{
+    Done, Finish, Promote, Refusal, Reply, RolloutOrder, RolloutOutcome, RolloutSummary, Start,
+};
+use crate::daemon::canary::fresh_key;
+use crate::daemon::place::{self, Obstacle};
+use crate::daemon::servers::Versioned;
+use crate::daemon::{Daemon, rollout::overlay};
+use crate::rollout::machine::{Rollout, State};
+use crate::rollout::plan::{Plan, Target};
+use crate::rollout::record::{By, Entry, Event, Order, Started, Want};
+use crate::state::Swap;
+
+impl Daemon {
+    /// Carries out an order.
+    pub(in crate::daemon) fn order(
+        &mut self,
+        service: &str,
+        order: RolloutOrder,
+    ) -> Result<Reply, Refusal> {
+        self.find(service)?;
+        let (want, by) = match order {
+            RolloutOrder::Start(start) => return self.start_rollout(service, *start),
+            RolloutOrder::Finish(Finish { by, force }) => {
+                return self.finish_rollout(service, by, force);
+            }
+            RolloutOrder::Pause(by) => (Want::Pause, by),
+            RolloutOrder::Resume(by) => (Want::Resume, by),
+            RolloutOrder::Promote(Promote { all: false, by }) => (Want::Promote, by),
+            RolloutOrder::Promote(Promote { all: true, by }) => (Want::PromoteAll, by),
+            RolloutOrder::Abort(by) => (Want::Abort, by),
+        };
+        self.command(service, want, by)
+    }
+
+    fn command(&mut self, service: &str, want: Want, by: By) -> Result<Reply, Refusal> {
+        let running = self.running(service)?;
+        running
+            .rollout
+            .can(want)
+            .map_err(|why| Refusal::Invalid(format!("{service}: {why}")))?;
+        let before = running.rollout.state().clone();
+        self.tell(service, Event::Ordered(Order { want, by }));
+        self.settle();
+        self.call_hooks();
+        let after = self.running(service)?.rollout.state();
+        let said = if *after == before {
+            format!("{service}: the rollout is {after} already")
+        } else {
+            format!("{service}: the rollout is {after}")
+        };
+        Ok(done(vec![said], Vec::new()))
+    }
+
+    fn running(&self, service: &str) -> Result<&Running, Refusal> {
+        self.rollouts.running.get(service).ok_or_else(|| {
+            let start = format!("`modelmirror rollout start --service {service}` begins one");
+            Refusal::Invalid(format!("{service} has no rollout: {start}"))
+        })
+    }
+
+    /// Takes the canary of a running rollout back, since the command line said so in other words.
+    pub(in crate::daemon) fn abort_rollout(&mut self, service: &str, reason: &str) {
+        let running = self.rollouts.running.get(service);
+        if running.is_some_and(|running| running.rollout.is_on()) {
+            let by = By {
+                who: "modelmirror".to_owned(),
+                reason: Some(reason.to_owned()),
+            };
+            let want = Want::Abort;
+            self.tell(service, Event::Ordered(Order { want, by }));
+        }
+    }
+
+    /// Why nobody else may set a canary's share now.
+    pub(in crate::daemon) fn taken_by_rollout(&self, service: &str) -> Option<String> {
+        let running = self.rollouts.running.get(service)?;
+        let rollout = &running.rollout;
+        rollout.is_on().then(|| {
+            format!(
+                "a rollout of {} has the canary's share ({}): `modelmirror rollout abort --service {service}`, or `canary off`, takes the canary back",
+                rollout.started().canary.version,
+                rollout.state()
+            )
+        })
+    }
+
+    fn start_rollout(&mut self, service: &str, start: Start) -> Result<Reply, Refusal> {
+        let invalid = |why: String| Refusal::Invalid(format!("{service}: {why}"));
+        if let Some(why) = self.taken_by_rollout(service) {
+            return Err(Refusal::Invalid(why));
+        }
+        if let Some(why) = self.rollouts.unreadable.get(service) {
+            let cure = "move that file away, and restart the daemon";
+            return Err(invalid(format!(
+                "its last rollout cannot be read ({why}): {cure}"
+            )));
+        }
+        if self.state.overrides().is_off() {
+            return Err(invalid(
+                "everything is off: `modelmirror mirror on` lifts it".to_owned(),
+            ));
+        }
+        let config = self.find(service)?.config.clone();
+        let target = target(&config, &start).map_err(invalid)?;
+        let plan = start.plan.clone().or(config.rollout.clone());
+        let plan = plan.ok_or_else(|| {
+            invalid(
+                "there is no plan: write a [service.rollout], or name a file with --plan"
+                    .to_owned(),
+            )
+        })?;
+        let is_asked = config
+            .mirror
+            .as_ref()
+            .is_some_and(|mirror| mirror.api.is_some());
+        if plan.shadow.is_some() && !is_asked {
+            let cure = "add `api` and `token_file` to [service.mirror], or leave [shadow] out";
+            return Err(invalid(format!("a shadow stage asks the agent: {cure}")));
+        }
+        let canary = overlay::on_trial(&config, &target);
+        if let Some(view) = &self.view
+            && let Err(Obstacle::Lasting(why)) = place::find(&canary, &config.addresses, view)
+        {
+            return Err(invalid(format!("{}: {why}", target.address)));
+        }
+        let stable = config.stable_version.clone();
+        let failed = failures(&self.rollouts.records, service, [&stable, &target.version])
+            .map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+        if let Some(failed) = failed.last()
+            && !start.again
+        {
+            let reason = failed.reason.as_deref().unwrap_or("no reason is known");
+            return Err(invalid(format!(
+                "{} was taken back from beside {stable} at {} ({reason}): --again tries it once more",
+                target.version, failed.started
+            )));
+        }
+        self.begin(service, plan, target, stable, start.by)
+    }
+
+    fn begin(
+        &mut self,
+        service: &str,
+        plan: Plan,
+        canary: Target,
+        stable: String,
+        by: By,
+    ) -> Result<Reply, Refusal> {
+        let now = self.now();
+        let version = canary.version.clone();
+        let (id, path) = self.free_id(service, &version, now);
+        let made = self.rollouts.records.make_room(service);
+        let mut warnings: Vec<String> = made
+            .err()
+            .map(|error| error.to_string())
+            .into_iter()
+            .collect();
+        // A share that somebody set earlier must not come back when the rollout ends.
+        let known = self.names();
+        let key = fresh_key();
+        let written = self.state.update(|set| {
+            set.set_canary(service, Some(Share::NONE), known.iter().map(String::as_str));
+            set.set_salt(service, &version, key);
+        });
+        warnings.extend(written.err().map(|error| format!("{error:#}")));
+        let started = Started {
+            id: id.clone(),
+            service: service.to_owned(),
+            stable,
+            canary,
+            plan,
+            by,
+        };
+        warnings.extend(self.forecast(service, &started.plan));
+        let rollout = Rollout::start(started.clone(), now);
+        let mut running = Running::new(rollout, path, now);
+        running.durable_share = Share::NONE;
+        running.warnings = self.forecast(service, &started.plan).into_iter().collect();
+        self.rollouts.running.insert(service.to_owned(), running);
+        let begins = line(now, Entry::Event(Event::Started(Box::new(started))));
+        self.rollouts.append(service, &[begins]);
+        self.take_over_again();
+        self.call_hooks();
+        let done_ = vec![
+            format!("{service}: the rollout of {version} has begun ({id})"),
+            format!("`modelmirror rollout status --service {service}` says how it goes"),
+        ];
+        Ok(done(done_, warnings))
+    }
+
+    /// Two rollouts of a second have different names.
+    fn free_id(
+        &self,
+        service: &str,
+        version: &str,
+        now: Timestamp,
+    ) -> (String, std::path::PathBuf) {
+        let first = id(now, version);
+        let others = (2..).map(|number| format!("{first}-{number}"));
+        let ids = std::iter::once(first.clone()).chain(others);
+        let with_path = ids.map(|id| {
+            let path = self.rollouts.records.path(service, &id);
+            (id, path)
+        });
+        let mut free = with_path.filter(|(_, path)| !path.exists());
+        free.next().unwrap_or_default()
+    }
+
+    /// The new version listens at the service's own address: steering ends, and it is stable.
+    fn finish_rollout(&mut self, service: &str, by: By, force: bool) -> Result<Reply, Refusal> {
+        let running = self.running(service)?;
+        let want = Want::Finish;
+        running
+            .rollout
+            .can(want)
+            .map_err(|why| Refusal::Invalid(format!("{service}: {why}")))?;
+        if *running.rollout.state() == State::Finished {
+            return Ok(done(
+                vec![format!("{service}: the rollout is finished already")],
+                Vec::new(),
+            ));
+        }
+        let started = running.rollout.started();
+        let (was, now) = (started.stable.clone(), started.canary.version.clone());
+        if let (Some(why), false) = (self.still_old(service), force) {
+            return Err(Refusal::Invalid(format!(
+                "{service}: {why}: start {now} at the service's own address first (--force if it is there)"
+            )));
+        }
+        let swap = Swap {
+            was: was.clone(),
+            now: now.clone(),
+        };
+        let written = self.state.update(|set| set.set_swap(service, swap));
+        let warnings = written.err().map(|error| format!("{error:#}"));
+        self.tell(service, Event::Ordered(Order { want, by }));
+        self.take_over_again();
+        let said = vec![
+            format!("{service}: {now} is stable now, and nothing is steered any more"),
+            format!(
+                "write version = \"{now}\" under [service.stable] in {}",
+                self.options.config.display()
+            ),
+        ];
+        Ok(done(said, warnings.into_iter().collect()))
+    }
+
+    /// Why the version in production is still the old one, as far as can be seen from here.
+    fn still_old(&self, service: &str) -> Option<&'static str> {
+        let rollout = &self.rollouts.running.get(service)?.rollout;
+        let server = Versioned {
+            service: service.to_owned(),
+            arm: Arm::Stable,
+            version: rollout.started().stable.clone(),
+        };
+        let usage = *self.lock().servers.usage().get(&server)?;
+        let Some(youngest) = usage.youngest else {
+            return Some("nobody listens at the service's own address");
+        };
+        let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+        let age = Duration::from(since_boot.ok()?).checked_sub(youngest)?;
+        let lasts = Duration::try_from(Timestamp::now().duration_since(rollout.began())).ok()?;
+        (age > lasts).then_some(
+            "who listens at the service's own address was started before the rollout was",
+        )
+    }
+
+    /// The rollouts of a service, or of all; the last one first.
+    pub(in crate::daemon) fn history(&self, service: Option<&str>) -> Result<Reply, Refusal> {
+        if let Some(service) = service {
+            self.find(service)?;
+        }
+        let names = self.names();
+        let wanted = names
+            .iter()
+            .filter(|name| service.is_none_or(|wanted| wanted == *name));
+        let mut rollouts = Vec::new();
+        for name in wanted {
+            let found = summaries(&self.rollouts.records, name);
+            rollouts.extend(found.map_err(|error| Refusal::Failed(format!("{error:#}")))?);
+        }
+        rollouts.sort_by_key(|rollout| std::cmp::Reverse(rollout.started));
+        Ok(Reply::Rollouts(rollouts))
+    }
+
+    /// A rollout's record, for people: the last one's unless another is named.
+    pub(in crate::daemon) fn told(
+        &self,
+        service: &str,
+        id: Option<&str>,
+    ) -> Result<Reply, Refusal> {
+        self.find(service)?;
+        let path = match id {
+            Some(id) if super::is_file_name(id) => self.rollouts.records.path(service, id),
+            Some(id) => return Err(Refusal::Invalid(format!("{id:?} is no rollout's id"))),
+            None => self.running(service)?.path.clone(),
+        };
+        if !path.exists() {
+            let id = id.unwrap_or_default();
+            let cure = format!("`modelmirror rollout history --service {service}` lists them");
+            return Err(Refusal::Invalid(format!(
+                "{service} has no rollout {id}: {cure}"
+            )));
+        }
+        let lines = records::told(&path);
+        lines
+            .map(Reply::Record)
+            .map_err(|error| Refusal::Failed(format!("{error:#}")))
+    }
+}
+
+/// The version on trial: what was asked for, or what the config says.
+fn target(config: &crate::config::Service, start: &Start) -> Result<Target, String> {
+    let configured = config.canary.as_ref();
+    let version = start
+        .version
+        .clone()
+        .or_else(|| configured.map(|canary| canary.version.clone()))
+        .ok_or("name the new version with --canary-version, or in [service.canary]")?;
+    let address = start
+        .address
+        .or_else(|| configured.map(|canary| canary.address))
+        .ok_or("say where it listens with --canary-address, or in [service.canary]")?;
+    if version == config.stable_version {
+        return Err(format!("{version} is the version in production"));
+    }
+    let own = crate::config::ServiceAddress::of_listener(address);
+    if let Some(taken) = config.addresses.iter().find(|taken| taken.overlaps(own)) {
+        return Err(format!(
+            "{address} is the service's own address, {taken}: say where the canary listens"
+        ));
+    }
+    Ok(Target { version, address })
+}
+
+fn summaries(records: &Records, service: &str) -> anyhow::Result<Vec<RolloutSummary>> {
+    let paths = records.of(service).context("the rollouts' records")?;
+    // One that cannot be understood is no reason to hide the others.
+    let read = paths.iter().filter_map(|path| {
+        let said = records::summary(path);
+        said.inspect_err(|error| tracing::warn!(service, "{error:#}"))
+            .ok()
+    });
+    Ok(read.collect())
+}
+
+/// Rollouts of these two versions that were taken back.
+fn failures(
+    records: &Records,
+    service: &str,
+    [stable, canary]: [&str; 2],
+) -> anyhow::Result<Vec<RolloutSummary>> {
+    let mut of_pair = summaries(records, service)?;
+    of_pair.retain(|rollout| {
+        rollout.stable_version == stable
+            && rollout.canary.version == canary
+            && rollout.outcome == Some(RolloutOutcome::RolledBack)
+    });
+    Ok(of_pair)
+}
+
+fn done(done: Vec<String>, warnings: Vec<String>) -> Reply {
+    Reply::Done(Done { done, warnings })
+}

@@ -1,0 +1,139 @@
+//! The records on the disk: `state_dir/rollouts/SERVICE/ID.jsonl`.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::control::{RolloutSummary, StepName};
+use crate::rollout::record::{Decision, Entry, Event, Line, Started};
+
+/// So many rollouts of a service are remembered.
+const KEPT: usize = 50;
+
+/// The last move of a rollout stands in so many bytes at its record's end.
+const TAIL: u64 = 256 << 10;
+
+/// How what was seen every second is written.
+const SEEN: &str = r#""event":{"seen":"#;
+
+/// All records of a daemon.
+#[derive(Debug)]
+pub(super) struct Records(PathBuf);
+
+impl Records {
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self(state_dir.join("rollouts"))
+    }
+
+    /// Where a rollout's record is.
+    pub(super) fn path(&self, service: &str, id: &str) -> PathBuf {
+        self.0.join(service).join(format!("{id}.jsonl"))
+    }
+
+    /// The records of a service, the oldest first: ids begin with the time.
+    pub(super) fn of(&self, service: &str) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(self.0.join(service)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+        paths.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Removes the oldest records of a service, so that there is room for one more.
+    pub(super) fn make_room(&self, service: &str) -> io::Result<()> {
+        let paths = self.of(service)?;
+        let surplus = (paths.len() + 1).saturating_sub(KEPT);
+        paths.iter().take(surplus).try_for_each(fs::remove_file)
+    }
+}
+
+/// Reads a record. A last line that is not whole was being written when somebody pulled the plug: it
+/// is cut off.
+pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| shown.to_string())?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    if whole < text.len() {
+        let file = File::options().write(true).open(path)?;
+        file.set_len(whole as u64)
+            .with_context(|| shown.to_string())?;
+    }
+    let lines = text[..whole].lines().zip(1..).map(|(line, number)| {
+        serde_json::from_str(line).with_context(|| format!("{shown}, line {number}"))
+    });
+    lines.collect()
+}
+
+/// The record without what was seen every second, for people.
+pub(super) fn told(path: &Path) -> Result<Vec<Line>> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| shown.to_string())?;
+    let whole = text.rfind('\n').unwrap_or_default();
+    let lines = text[..whole].lines().zip(1..);
+    let told = lines.filter(|(line, _)| !line.contains(SEEN));
+    let read = told.map(|(line, number)| {
+        serde_json::from_str(line).with_context(|| format!("{shown}, line {number}"))
+    });
+    read.collect()
+}
+
+/// How a rollout began and ended, from the ends of its record.
+pub(super) fn summary(path: &Path) -> Result<RolloutSummary> {
+    let shown = path.display();
+    let mut file = File::open(path).with_context(|| shown.to_string())?;
+    let length = file.metadata()?.len();
+    let mut head = String::new();
+    (&file).take(TAIL).read_to_string(&mut head).ok();
+    let first: Option<Line> = head
+        .lines()
+        .next()
+        .and_then(|line| serde_json::from_str(line).ok());
+    let Some(Line {
+        time,
+        entry: Entry::Event(Event::Started(started)),
+    }) = first
+    else {
+        bail!("{shown} does not begin as a record does");
+    };
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let tail = String::from_utf8_lossy(&tail);
+    let last = tail.lines().rev().find_map(|line| {
+        let line: Line = serde_json::from_str(line).ok()?;
+        match line.entry {
+            Entry::Decision(Decision::Moved(moved)) => Some((line.time, moved)),
+            _ => None,
+        }
+    });
+    let Started {
+        id,
+        service,
+        stable,
+        canary,
+        ..
+    } = *started;
+    let mut summary = RolloutSummary {
+        id,
+        service,
+        stable_version: stable,
+        canary,
+        started: time,
+        ended: None,
+        outcome: None,
+        reason: None,
+    };
+    if let Some((at, moved)) = last {
+        summary.outcome = StepName::of(&moved.to).outcome();
+        summary.ended = summary.outcome.map(|_| at);
+        summary.reason = Some(moved.reason);
+    }
+    Ok(summary)
+}

@@ -1,0 +1,93 @@
+//! What stable does of late, to say at the start how long a rollout would take.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use mirror_common::tunnel::Arm;
+
+use super::counted::{self, Counted};
+use super::watch::count_arm;
+use crate::daemon::Daemon;
+use crate::rollout::forecast::{self, Traffic};
+use crate::rollout::plan::Plan;
+
+/// How often a sample is taken, ...
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// ... and how many are kept: a minute's.
+const KEPT: usize = 13;
+
+/// What stable had done at some moments.
+#[derive(Debug, Default)]
+pub(super) struct Samples(VecDeque<(Instant, Counted)>);
+
+impl Samples {
+    fn is_due(&self, now: Instant) -> bool {
+        let last = self.0.back();
+        last.is_none_or(|(at, _)| now.duration_since(*at) >= INTERVAL)
+    }
+
+    fn add(&mut self, now: Instant, counted: Counted) {
+        self.0.push_back((now, counted));
+        while self.0.len() > KEPT {
+            self.0.pop_front();
+        }
+    }
+
+    fn traffic(&self, mirrored: f64) -> Traffic {
+        let (Some((from, then)), Some((to, now))) = (self.0.front(), self.0.back()) else {
+            return Traffic::default();
+        };
+        let arm = counted::arm(now, then);
+        Traffic {
+            time: to.duration_since(*from),
+            answers: arm.failed(),
+            latencies: arm.first_byte,
+            mirrored,
+        }
+    }
+}
+
+impl Daemon {
+    /// Remembers what stable has done, of services whose versions are measured.
+    pub(super) fn sample_traffic(&mut self) {
+        let now = Instant::now();
+        let measured = self.services.iter().filter(|service| {
+            let samples = self.rollouts.traffic.get(&service.config.name);
+            service.config.canary.is_some() && samples.is_none_or(|samples| samples.is_due(now))
+        });
+        let due: Vec<_> = measured
+            .map(|service| {
+                let config = &service.config;
+                (
+                    service.row,
+                    config.name.clone(),
+                    config.stable_version.clone(),
+                )
+            })
+            .collect();
+        for (row, name, version) in due {
+            let counted = count_arm(&self.lock(), row, &name, Arm::Stable, version);
+            if let Ok(counted) = counted {
+                self.rollouts
+                    .traffic
+                    .entry(name)
+                    .or_default()
+                    .add(now, counted);
+            }
+        }
+    }
+
+    /// What somebody should know who starts this plan now.
+    pub(super) fn forecast(&self, service: &str, plan: &Plan) -> Vec<String> {
+        let Some(samples) = self.rollouts.traffic.get(service) else {
+            return Vec::new();
+        };
+        let config = self
+            .services
+            .iter()
+            .find(|known| known.config.name == service);
+        let sample = config.map_or(1.0, |config| config.sample);
+        forecast::warnings(plan, &samples.traffic(sample))
+    }
+}

@@ -1,0 +1,201 @@
+//! What happens is looked at, four times a second, and told to rollouts once a tick; what cannot
+//! wait at once.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mirror_common::measure::Phase;
+use mirror_common::tunnel::Arm;
+
+use super::counted::{self, Counted};
+use crate::config::Affinity;
+use crate::daemon::servers::Versioned;
+use crate::daemon::{Daemon, Shared, place};
+use crate::dataplane;
+
+use crate::rollout::record::{Event, Window};
+use crate::rollout::waits::{Held, Kind};
+
+/// How often: severe failures are to be answered within a second.
+pub(in crate::daemon) const LOOK: Duration = Duration::from_millis(250);
+
+/// Of fewer evenly busy clients, or connections, no share can be formed.
+const FEWEST_KEYS: f64 = 1.5;
+
+impl Daemon {
+    /// One look at every rollout.
+    pub(in crate::daemon) fn watch_rollouts(&mut self) {
+        self.sample_traffic();
+        for service in self.rollouts.names() {
+            self.watch_rollout(&service);
+        }
+        self.call_hooks();
+    }
+
+    fn watch_rollout(&mut self, service: &str) {
+        let now = self.now();
+        let Some(running) = self.rollouts.running.get(service) else {
+            return;
+        };
+        if !running.rollout.is_on() {
+            return;
+        }
+        let tick = running.rollout.started().plan.tick;
+        let passed = Duration::try_from(now.duration_since(running.told)).unwrap_or_default();
+        let is_due = passed >= tick;
+        let counted = self.count(service);
+        let window = self.window(service, counted.as_ref(), now);
+        let Some(running) = self.rollouts.running.get_mut(service) else {
+            return;
+        };
+        let is_severe = running.rollout.is_severe(&window, now);
+        if !is_severe && (!is_due || running.trouble.is_some()) {
+            return;
+        }
+        running.told = now;
+        running.counted = counted.ok().or(running.counted.take());
+        running.asked.told();
+        self.tell(service, Event::Seen(Box::new(window)));
+        self.ask_for(service);
+    }
+
+    /// What both versions have done so far.
+    fn count(&self, service: &str) -> Result<[Counted; 2], String> {
+        let row = self.row(service).ok_or("it is not served here")?;
+        let versions = self
+            .rollouts
+            .running
+            .get(service)
+            .map(|running| running.rollout.started())
+            .map(|started| [started.stable.clone(), started.canary.version.clone()])
+            .unwrap_or_default();
+        let shared = self.lock();
+        let [stable, canary] = versions;
+        let counted = || -> Result<_, dataplane::Error> {
+            Ok([
+                count_arm(&shared, row, service, Arm::Stable, stable)?,
+                count_arm(&shared, row, service, Arm::Canary, canary)?,
+            ])
+        };
+        counted().map_err(|error| error.to_string())
+    }
+
+    /// What happened since it was told last.
+    fn window(
+        &self,
+        service: &str,
+        counted: Result<&[Counted; 2], &String>,
+        now: Timestamp,
+    ) -> Window {
+        let mut window = Window::default();
+        let Some(running) = self.rollouts.running.get(service) else {
+            return window;
+        };
+        let rollout = &running.rollout;
+        match (counted, &running.counted) {
+            (Ok([stable, canary]), Some([stable_then, canary_then])) => {
+                window.stable = counted::arm(stable, stable_then);
+                window.canary = counted::arm(canary, canary_then);
+                if rollout.step().is_some_and(|step| step.has_clients()) {
+                    let turned_away = counted::turned_away(&stable.counters, &stable_then.counters);
+                    window.unreachable = self.unreachable(service, turned_away, canary);
+                }
+            }
+            (Ok(_), None) => {}
+            (Err(why), _) => window.held.push(Held {
+                kind: Kind::Counters,
+                why: format!("the kernel's counters cannot be read: {why}"),
+            }),
+        }
+        running.asked.fill(&mut window, rollout, now);
+        window.held.extend(self.obstacles(service));
+        window
+    }
+
+    fn unreachable(&self, service: &str, turned_away: u64, canary: &Counted) -> Option<String> {
+        let address = self.canary_of(service)?.address;
+        if let Some(Err(why)) = self.health.of(address) {
+            return Some(format!("{address}: {why}"));
+        }
+        if turned_away > 0 {
+            return Some(format!(
+                "{turned_away} connections went to stable instead, since {address} did not take them"
+            ));
+        }
+        let is_gone = canary.server.is_some_and(|server| server.processes == 0);
+        is_gone.then(|| format!("nobody listens at {address}"))
+    }
+
+    fn canary_of(&self, service: &str) -> Option<&crate::config::Canary> {
+        let mut services = self.services.iter();
+        let found = services.find(|known| known.config.name == service)?;
+        found.config.canary.as_ref()
+    }
+
+    /// What keeps the canary from its share.
+    fn obstacles(&self, service: &str) -> Vec<Held> {
+        let mut held = Vec::new();
+        let Some(found) = self
+            .services
+            .iter()
+            .find(|known| known.config.name == service)
+        else {
+            return held;
+        };
+        let Some(canary) = &found.config.canary else {
+            return held;
+        };
+        let not_steered = |why: String| Held {
+            kind: Kind::NotSteered,
+            why,
+        };
+        if let Some(view) = &self.view
+            && let Err(why) = place::find(canary, &found.config.addresses, view)
+        {
+            held.push(not_steered(format!("{}: {why}", canary.address)));
+        }
+        held.extend(self.unwritten.clone().map(not_steered));
+        let spread = self.census.found().get(&found.row).copied();
+        if let Some(spread) = spread
+            && spread.keys(canary.affinity) < FEWEST_KEYS
+        {
+            let (who, cure) = match canary.affinity {
+                Affinity::Client => (
+                    format!("{} sends nearly everything", spread.busiest),
+                    "where that is a gateway, set affinity = \"connection\" in [service.canary]",
+                ),
+                Affinity::Connection => (
+                    format!(
+                        "one connection of {} carries nearly everything",
+                        spread.busiest
+                    ),
+                    "let clients open more connections (nginx: keepalive_requests; Envoy: max_requests_per_connection)",
+                ),
+            };
+            held.push(Held {
+                kind: Kind::OneClient,
+                why: format!("{who}: {cure}"),
+            });
+        }
+        held
+    }
+}
+
+pub(super) fn count_arm(
+    shared: &Shared,
+    row: u32,
+    service: &str,
+    arm: Arm,
+    version: String,
+) -> Result<Counted, dataplane::Error> {
+    let server = Versioned {
+        service: service.to_owned(),
+        arm,
+        version,
+    };
+    Ok(Counted {
+        counters: shared.plane.arm_counters(row, arm)?,
+        first_byte: shared.plane.latencies(row, arm, Phase::FirstByte)?,
+        server: shared.servers.usage().get(&server).map(Into::into),
+    })
+}
