@@ -24,6 +24,8 @@ pub struct Answers {
     pub version: String,
     /// One label in so many is another than the other servers' (1 = every one).
     pub other_label_in: Option<u8>,
+    /// All labels of bodies that begin with this byte are others.
+    pub other_label_of: Option<u8>,
     /// Requests whose path and query contain this are answered with a 500.
     pub fails_on: Option<String>,
 }
@@ -47,6 +49,7 @@ impl Answers {
         Self {
             version: version.to_owned(),
             other_label_in: None,
+            other_label_of: None,
             fails_on: None,
         }
     }
@@ -89,7 +92,8 @@ impl Answers {
     /// The label in the answer to `/label`, 0..=9: made from the body's hash.
     pub fn label(&self, body: &[u8]) -> u8 {
         let hash = Sha256::digest(body);
-        let other = self.other_label_in.is_some_and(|n| hash[1] % n.max(1) == 0);
+        let other = self.other_label_in.is_some_and(|n| hash[1] % n.max(1) == 0)
+            || self.other_label_of.is_some() && self.other_label_of == body.first().copied();
         (hash[0] % 10 + u8::from(other)) % 10
     }
 

@@ -24,7 +24,7 @@ const NODE_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9469);
 const SHADOW_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9470);
 
 /// Where the agent's summary is, inside its namespace, where it is asked for.
-const SHADOW_API: SocketAddr = SocketAddr::new(LOOPBACK, 9471);
+const SHADOW_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 9)), 9471);
 
 /// What the summary asks for.
 const TOKEN: &str = "a-token-of-the-tests";

@@ -36,6 +36,8 @@ pub enum Mood {
     Answer,
     /// It answers so much later.
     Late(Duration),
+    /// One request in so many gets a 500.
+    Fails(u64),
     /// It takes requests and never answers.
     Silent,
     /// It resets every connection, old ones at their next request.
@@ -88,6 +90,7 @@ struct State {
     mood: Mutex<Mood>,
     received: Mutex<Vec<Received>>,
     connections: AtomicU64,
+    failing: AtomicU64,
 }
 
 /// A server on a thread of its own, stopped when dropped.
@@ -195,6 +198,7 @@ impl State {
             mood: Mutex::new(Mood::Answer),
             received: Mutex::default(),
             connections: AtomicU64::new(0),
+            failing: AtomicU64::new(0),
         })
     }
 }
@@ -275,7 +279,7 @@ async fn respond(
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
-    let answer = state.answers.to(&path, &body);
+    let mut answer = state.answers.to(&path, &body);
     lock(&state.received).push(Received {
         connection,
         peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
@@ -296,6 +300,15 @@ async fn respond(
     match mood {
         Mood::Answer => {}
         Mood::Late(delay) => tokio::time::sleep(delay).await,
+        Mood::Fails(one_in) => {
+            if state
+                .failing
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(one_in)
+            {
+                answer.status = 500;
+            }
+        }
         Mood::Silent => std::future::pending().await,
         Mood::Reset => anyhow::bail!("reset, as told"),
     }

@@ -21,6 +21,7 @@ mod protocol;
 mod reload;
 mod report;
 mod requests_only;
+mod rollout;
 mod servers;
 mod steering;
 mod takeover;

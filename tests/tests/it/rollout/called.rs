@@ -1,0 +1,103 @@
+//! Who is asked from outside: hooks, and a real Prometheus.
+
+use std::net::TcpListener;
+
+use tests::{Mood, Traffic, eventually};
+use toml::Table;
+
+use super::Pilot;
+
+/// Somebody on the node who is called, and what they were told.
+struct Called {
+    server: tests::Server,
+}
+
+/// A plan with a hook at a port of the node.
+fn hook(plan: &mut Table, on: &str, path: &str, approve: bool) {
+    let mut hook = Table::new();
+    hook.insert("on".into(), on.into());
+    hook.insert("url".into(), format!("http://127.0.0.1:9000{path}").into());
+    hook.insert("approve".into(), approve.into());
+    hook.insert("timeout".into(), "1s".into());
+    let hooks = plan
+        .entry("hook")
+        .or_insert_with(|| Vec::<Table>::new().into());
+    hooks.as_array_mut().unwrap().push(hook.into());
+}
+
+impl Called {
+    fn start(pilot: &Pilot) -> Self {
+        let node = &pilot.trial.scene.net.node;
+        let listener = node.run(|| TcpListener::bind("127.0.0.1:9000")).unwrap();
+        let answers = tests::Answers::of("hook");
+        Self {
+            server: tests::Server::on(node, listener, &answers).unwrap(),
+        }
+    }
+
+    /// What it was told, by the path that was called.
+    fn told(&self, path: &str) -> Vec<serde_json::Value> {
+        let received = self.server.received();
+        let of_path = received.iter().filter(|request| request.path == path);
+        of_path
+            .map(|request| serde_json::from_slice(&request.body).unwrap())
+            .collect()
+    }
+}
+
+#[test]
+fn hooks_are_asked_and_told() {
+    let Some(pilot) = Pilot::new(|plan| {
+        hook(plan, "before", "/echo", true);
+        hook(plan, "stage", "/status/403", true);
+        hook(plan, "rollback", "/bytes/1", false);
+    }) else {
+        return;
+    };
+    let called = Called::start(&pilot);
+    let traffic = pilot.traffic();
+    pilot.order(&["start"]);
+    let why = pilot.wait_until_held_by("hook");
+    assert!(why.contains("403"), "{why}");
+    let before = called.told("/echo");
+    assert_eq!(before[0]["event"], "before", "{before:?}");
+    let stage = called.told("/status/403");
+    assert_eq!(
+        (&stage[0]["event"], &stage[0]["stage"]),
+        (&"stage".into(), &0.2.into())
+    );
+    // Rollback works while somebody is waited for.
+    pilot.trial.canary[0].set_mood(Mood::Fails(1));
+    let state = pilot.wait_for("rolled_back");
+    eventually("the hook on rollbacks is told why", || {
+        let told = called.told("/bytes/1");
+        anyhow::ensure!(
+            told.len() == 1 && told[0]["reason"] == state["reason"],
+            "{told:?}"
+        );
+        Ok(())
+    });
+    drop::<Traffic>(traffic);
+}
+
+#[test]
+fn a_hook_that_hangs_or_is_gone_holds() {
+    let Some(pilot) = Pilot::new(|plan| hook(plan, "before", "/echo", true)) else {
+        return;
+    };
+    pilot.order(&["start"]);
+    let why = pilot.wait_until_held_by("hook");
+    assert!(
+        why.contains("cannot be asked") || why.contains("has not answered"),
+        "{why}"
+    );
+    let called = Called::start(&pilot);
+    called.server.set_mood(Mood::Silent);
+    eventually("it is called", || {
+        anyhow::ensure!(!called.told("/echo").is_empty());
+        Ok(())
+    });
+    assert_eq!(pilot.state().unwrap()["step"], "before");
+    called.server.set_mood(Mood::Answer);
+    pilot.wait_for("stage");
+}

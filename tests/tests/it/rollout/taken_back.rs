@@ -1,0 +1,84 @@
+//! A bad version is taken back, for the right reason.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use tests::{Mood, eventually, eventually_within};
+
+use super::{LONG, Pilot};
+
+/// The canary becomes bad while it serves; the rollout ends with exit code 3 and these words.
+#[track_caller]
+fn check(change: impl FnOnce(&mut Pilot), words: &str) {
+    let Some(mut pilot) = Pilot::new(|plan| {
+        plan["canary"]
+            .as_table_mut()
+            .unwrap()
+            .insert("min_duration".into(), "30s".into());
+    }) else {
+        return;
+    };
+    let traffic = pilot.traffic();
+    pilot.order(&["start"]);
+    pilot.wait_for("stage");
+    eventually("the canary has answered", || {
+        let got = traffic.got();
+        let answered = got.iter().filter(|got| got.is_of("v13")).count();
+        ensure!(answered > 20, "{answered}");
+        Ok(())
+    });
+    change(&mut pilot);
+    let state = pilot.wait_for("rolled_back");
+    let reason = state["reason"].as_str().unwrap();
+    assert!(reason.contains(words), "{reason}");
+    assert_eq!(pilot.share(), 0.0);
+    let since = Instant::now();
+    eventually_within(LONG, "clients are all back on stable", || {
+        let got = traffic.got();
+        let after: Vec<_> = got.iter().filter(|got| got.sent > since).collect();
+        let last = after.rchunks(100).next().context("nothing was sent")?;
+        let others: Vec<_> = last.iter().filter(|got| !got.is_of("v12")).collect();
+        ensure!(last.len() == 100 && others.is_empty(), "{others:?}");
+        Ok(())
+    });
+    let explained = pilot.order(&["explain"]);
+    assert!(explained.contains(words), "{explained}");
+    let again = pilot.rollout(&["start"]);
+    assert_eq!(again.code, Some(1), "{again}");
+    assert!(again.text.contains("--again"), "{again}");
+}
+
+fn mood(mood: Mood) -> impl FnOnce(&mut Pilot) {
+    move |pilot| pilot.trial.canary[0].set_mood(mood)
+}
+
+#[test]
+fn more_errors() {
+    check(mood(Mood::Fails(3)), "errors is beyond its limit");
+}
+
+#[test]
+fn nearly_only_errors() {
+    check(mood(Mood::Fails(1)), "answers failed");
+}
+
+#[test]
+fn slower() {
+    let late = Mood::Late(Duration::from_millis(150));
+    check(mood(late), "is beyond its limit, at most 3 times stable's");
+}
+
+#[test]
+fn hanging() {
+    check(mood(Mood::Silent), "has answered nobody");
+}
+
+#[test]
+fn crashing() {
+    check(|pilot| pilot.trial.stop_canary(), "cannot be reached");
+}
+
+#[test]
+fn resetting() {
+    check(mood(Mood::Reset), "the canary");
+}
