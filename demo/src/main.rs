@@ -11,6 +11,7 @@ mod figures;
 mod interrupt;
 mod latency;
 mod load;
+mod rollout;
 mod screen;
 mod stage;
 mod steer;
@@ -65,7 +66,7 @@ fn show(options: &Options) -> Result<()> {
 }
 
 fn acts(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let stage = Stage::build(interrupt)?;
+    let mut stage = Stage::build(interrupt)?;
     let load = Load {
         clients: options.clients.max(1),
         rate: options.rate.max(1),
@@ -89,7 +90,11 @@ fn acts(options: &Options, interrupt: &Interrupt) -> Result<()> {
     println!("\n{steered}");
     println!("{}", stage.kernel_cost()?);
 
+    println!("\ndemo: now versions come and go by themselves");
+    let rolled_out = rollout::run(&mut stage, load, &mut screen, interrupt)?;
+
     let failures: Vec<_> = costs.failures().chain(steered.failures()).collect();
+    let failures: Vec<_> = failures.into_iter().chain(&rolled_out).collect();
     if let Some(first) = failures.first() {
         bail!("{} requests failed, the first one: {first}", failures.len());
     }

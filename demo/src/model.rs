@@ -82,14 +82,17 @@ impl Model {
         Ok(model)
     }
 
-    /// A version that comes with the program: `v12` or `v13`.
+    /// A version that comes with the program: `v12`, `v13`, or `v14`, which is `v13` by another
+    /// name.
     pub fn bundled(version: &str) -> Option<Self> {
         let json = match version {
             "v12" => include_str!("../weights/v12.json"),
-            "v13" => include_str!("../weights/v13.json"),
+            "v13" | "v14" => include_str!("../weights/v13.json"),
             _ => return None,
         };
-        Self::from_json(json).ok()
+        let mut model = Self::from_json(json).ok()?;
+        version.clone_into(&mut model.version);
+        Some(model)
     }
 
     /// The version's name.

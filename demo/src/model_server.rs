@@ -18,7 +18,7 @@ struct Options {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
-    /// A version that comes with the program: v12 or v13.
+    /// A version that comes with the program: v12, v13 or v14.
     #[arg(long, default_value = "v12", conflicts_with = "weights")]
     version: String,
     /// Weights that train.py wrote, instead.
@@ -27,6 +27,9 @@ struct Options {
     /// Milliseconds that each inference takes longer than necessary.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
+    /// Read the digits of one tenant (`x-tenant`) upside down.
+    #[arg(long, value_name = "TENANT")]
+    upside_down_for: Option<String>,
 }
 
 #[tokio::main]
@@ -34,7 +37,7 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let model = match &options.weights {
         None => Model::bundled(&options.version)
-            .with_context(|| format!("no version `{}`: try v12 or v13", options.version))?,
+            .with_context(|| format!("no version `{}`: try v12, v13 or v14", options.version))?,
         Some(path) => {
             let json = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
@@ -53,6 +56,7 @@ async fn main() -> Result<()> {
     let server = Server {
         model: Arc::new(model),
         delay,
+        upside_down_for: options.upside_down_for,
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let shutdown = async move {

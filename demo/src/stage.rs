@@ -1,14 +1,18 @@
 //! Everything that the demo builds: three hosts, three model servers, the daemon and the agent.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{Agent, Client, Daemon, Home, Metrics, Namespace, Process, Topology};
 use tests::{Request, binary, try_within};
 
 use crate::interrupt::Interrupt;
+use crate::rollout;
 
 /// The service's name.
 pub(crate) const SERVICE: &str = "digits";
@@ -21,7 +25,8 @@ pub(crate) const NEXT: &str = "v13";
 pub(crate) struct Stage {
     daemon: Daemon,
     agent: Agent,
-    _servers: [Process; 3],
+    /// Stable's, the canary's, the shadow's.
+    servers: [Process; 3],
     home: Home,
     net: Topology,
 }
@@ -45,20 +50,20 @@ impl Stage {
             "demo: model server `{SERVICE}` {STABLE} and {NEXT} on the node, {NEXT} on the shadow host"
         );
         let servers = [
-            model_server(&net.node, 8000, STABLE)?,
-            model_server(&net.node, 8001, NEXT)?,
-            model_server(&net.shadow, 8000, NEXT)?,
+            model_server(&net.node, 8000, STABLE, &[])?,
+            model_server(&net.node, 8001, NEXT, &[])?,
+            model_server(&net.shadow, 8000, NEXT, &[])?,
         ];
         interrupt.check()?;
         println!("demo: the agent on the shadow host, the daemon on the node");
-        let agent = Agent::start(&net.shadow, &home, &shadow_config(&home))?;
-        let daemon = Daemon::start(&net.node, &home, &node_config(&home))?;
+        let agent = Agent::start(&net.shadow, &home, &shadow_config(&home, NEXT)?)?;
+        let daemon = Daemon::start(&net.node, &home, &node_config(&home)?)?;
         daemon.wait_for_agent()?;
         interrupt.check()?;
         Ok(Self {
             daemon,
             agent,
-            _servers: servers,
+            servers,
             home,
             net,
         })
@@ -73,6 +78,52 @@ impl Stage {
     pub(crate) fn command(&self, arguments: &[&str]) -> Result<()> {
         let command = [arguments, &["--service", SERVICE]].concat();
         self.home.modelmirror(&self.net.node, &command).map(drop)
+    }
+
+    /// Starts `modelmirror rollout ARGUMENTS --service digits`, which says how it goes.
+    pub(crate) fn rollout(&self, arguments: &[&str]) -> Result<Child> {
+        let mut command = self.net.node.command(binary("modelmirror")?);
+        command.arg("rollout").args(arguments);
+        command.args(["--service", SERVICE, "--control"]);
+        Ok(command.arg(self.home.control()).spawn()?)
+    }
+
+    /// What `modelmirror rollout explain` says of the last one.
+    pub(crate) fn explain(&self) -> Result<String> {
+        let command = ["rollout", "explain", "--service", SERVICE];
+        self.home.modelmirror(&self.net.node, &command)
+    }
+
+    /// Starts another version at the service's own address, where nobody is served any more.
+    pub(crate) fn replace_stable(&mut self, version: &str) -> Result<()> {
+        end(&mut self.servers[0])?;
+        self.servers[0] = model_server(&self.net.node, 8000, version, &[])?;
+        Ok(())
+    }
+
+    /// Puts a bad version into the canary's place and into the shadow's.
+    pub(crate) fn put_on_trial(&mut self, version: &str) -> Result<()> {
+        let faults = ["--delay-ms", "25", "--upside-down-for", "school"];
+        end(&mut self.servers[1])?;
+        self.servers[1] = model_server(&self.net.node, 8001, version, &faults)?;
+        end(&mut self.servers[2])?;
+        self.servers[2] = model_server(&self.net.shadow, 8000, version, &faults)?;
+        end(&mut self.agent.process)?;
+        self.agent = Agent::start(
+            &self.net.shadow,
+            &self.home,
+            &shadow_config(&self.home, version)?,
+        )?;
+        self.daemon.wait_for_agent()
+    }
+
+    /// A plan file that says the same, without a shadow stage.
+    pub(crate) fn plan_without_shadow(&self, plan: &toml::Table) -> Result<PathBuf> {
+        let mut plan = plan.clone();
+        plan.remove("shadow");
+        let path = self.home.path().join("straight.toml");
+        std::fs::write(&path, plan.to_string())?;
+        Ok(path)
     }
 
     /// What the daemon measures.
@@ -169,18 +220,22 @@ impl From<&Metrics> for Counted {
 }
 
 /// The agent's config: probabilities may move a little, and answers are grouped by tenant.
-fn shadow_config(home: &Home) -> toml::Table {
+fn shadow_config(home: &Home, version: &str) -> Result<toml::Table> {
     let mut config = home.shadow_config();
+    for (key, value) in home.api()? {
+        config.insert(key.into(), value.into());
+    }
+    config["service"][0]["version"] = version.into();
     let compare = &mut config["service"][0]["compare"];
     if let Some(compare) = compare.as_table_mut() {
         compare.insert("absolute".into(), 0.1.into());
         compare.insert("slice".into(), "header:x-tenant".into());
     }
-    config
+    Ok(config)
 }
 
 /// The node's config: every connection is steered by itself, since all come from one address.
-fn node_config(home: &Home) -> toml::Table {
+fn node_config(home: &Home) -> Result<toml::Table> {
     let mut config = home.node_config();
     let canary = toml::toml! {
         version = "v13"
@@ -189,15 +244,22 @@ fn node_config(home: &Home) -> toml::Table {
     };
     if let Some(service) = config["service"][0].as_table_mut() {
         service.insert("canary".into(), canary.into());
+        service.insert("rollout".into(), rollout::plan().into());
     }
-    config
+    if let Some(mirror) = config["service"][0]["mirror"].as_table_mut() {
+        let [(_, api), (_, token)] = home.api()?;
+        mirror.insert("api".into(), format!("http://{api}").into());
+        mirror.insert("token_file".into(), token.into());
+    }
+    Ok(config)
 }
 
 /// Starts a model server at all addresses of a host, and waits until it is ready.
-fn model_server(host: &Namespace, port: u16, version: &str) -> Result<Process> {
+fn model_server(host: &Namespace, port: u16, version: &str, faults: &[&str]) -> Result<Process> {
     let mut command = host.command(binary("model-server")?);
     let listen = format!("0.0.0.0:{port}");
     command.args(["--listen", &listen, "--version", version]);
+    command.args(faults);
     let mut process = host.spawn("model-server", command)?;
     let client = Client::of_any(host, ([127, 0, 0, 1], port).into());
     try_within(Duration::from_secs(10), "the model server is ready", || {
@@ -209,4 +271,9 @@ fn model_server(host: &Namespace, port: u16, version: &str) -> Result<Process> {
         Ok(())
     })?;
     Ok(process)
+}
+
+fn end(process: &mut Process) -> Result<()> {
+    process.signal(Signal::SIGKILL)?;
+    process.wait(Duration::from_secs(10)).map(drop)
 }

@@ -8,6 +8,7 @@ fn server() -> Router {
     Server {
         model: Arc::new(Model::bundled("v12").unwrap()),
         delay: Duration::ZERO,
+        upside_down_for: None,
     }
     .router()
 }
