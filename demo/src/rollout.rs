@@ -59,7 +59,7 @@ pub(crate) fn run(
     go(stage, &["start"], PROMOTED)?;
     println!("\ndemo: {NEXT} is started in the place of {STABLE}, and steering ends");
     stage.replace_stable(NEXT)?;
-    stage.command(&["rollout", "finish"])?;
+    stage.finish()?;
 
     println!(
         "\ndemo: a rollout of {BAD}, which takes longer and reads one tenant's digits upside down\n"

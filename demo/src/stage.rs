@@ -94,6 +94,12 @@ impl Stage {
         self.home.modelmirror(&self.net.node, &command)
     }
 
+    /// Ends a rollout, as soon as the daemon has found who listens at the service's own address.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let finish = || self.command(&["rollout", "finish"]);
+        try_within(Duration::from_secs(15), "the rollout is finished", finish)
+    }
+
     /// Starts another version at the service's own address, where nobody is served any more.
     pub(crate) fn replace_stable(&mut self, version: &str) -> Result<()> {
         end(&mut self.servers[0])?;

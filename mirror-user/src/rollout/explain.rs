@@ -263,15 +263,21 @@ fn outline(plan: &Plan) -> String {
         Baseline::None => "against nothing: limits are absolute",
         Baseline::Constant(_) => "against a constant answer",
     };
+    let outside = [
+        (plan.gates.len(), "asked of Prometheus"),
+        (plan.hooks.len(), "called as hooks"),
+    ];
+    let outside = outside.into_iter().filter(|(count, _)| *count > 0);
+    let outside: String = outside
+        .map(|(count, what)| format!(" {count} {what}."))
+        .collect();
     format!(
-        "{shadow}. Then {} of the connections, each for {} to {} and {} answers, proven from {} on; {baseline}. {} gates ask Prometheus, {} hooks are called. An equal version gets through with a chance of {}.",
+        "{shadow}. Then {} of the connections, each for {} to {} and {} answers, proven from {} on; {baseline}.{outside} An equal version gets through with a chance of {}.",
         stages.join(", "),
         humantime::format_duration(canary.min_duration),
         humantime::format_duration(canary.max_duration),
         canary.min_requests,
         percent(canary.proven_from),
-        plan.gates.len(),
-        plan.hooks.len(),
         percent(canary.confidence)
     )
 }

@@ -50,9 +50,8 @@ pub fn warnings(plan: &Plan, traffic: &Traffic) -> Vec<String> {
     for (stage, share) in (1..).zip(&plan.stages) {
         let share = f64::from(*share);
         let of_canary = per_second * share;
-        let (name, needed) = of_stage(plan, traffic, share);
-        let left = needed.map(|needed| (needed as f64 - earlier).max(0.0));
-        let time = left.map(|left| left / of_canary);
+        let (name, needed) = of_stage(plan, traffic, share, earlier as u64);
+        let time = needed.map(|needed| needed as f64 / of_canary);
         let at = format!("stage {stage} ({} %): {name}", share * 100.0);
         let limit = plan.canary.max_duration;
         warnings.extend(warning(&at, needed, time, limit));
@@ -92,10 +91,15 @@ fn of_shadow(plan: &Plan, traffic: &Traffic) -> (&'static str, Option<u64>) {
     longest(needs)
 }
 
-/// The same of a stage, in requests of the canary.
-fn of_stage(plan: &Plan, traffic: &Traffic, share: f64) -> (&'static str, Option<u64>) {
+/// The same of a stage, in requests of the canary; so many have been evidence before.
+fn of_stage(
+    plan: &Plan,
+    traffic: &Traffic,
+    share: f64,
+    earlier: u64,
+) -> (&'static str, Option<u64>) {
     let limits = &plan.canary;
-    let mut needs = vec![("min_requests", Some(limits.min_requests))];
+    let mut needs = Vec::new();
     if share >= limits.proven_from && share < 1.0 {
         let alpha = alpha(plan);
         let of_stable = (1.0 - share) / share;
@@ -112,6 +116,10 @@ fn of_stage(plan: &Plan, traffic: &Traffic, share: f64) -> (&'static str, Option
             needs.push(("errors", errors.needed_for_within(0.0)));
         }
     }
+    for (_, needed) in &mut needs {
+        *needed = needed.map(|needed| needed.saturating_sub(earlier));
+    }
+    needs.push(("min_requests", Some(limits.min_requests)));
     longest(needs)
 }
 

@@ -173,10 +173,11 @@ impl Rollout {
     fn share_not_reached(&self, step: Step) -> Option<Held> {
         let [stable, canary] = self.requests;
         let all = stable + canary;
-        if all < self.plan().canary.min_requests {
+        let wanted = f64::from(self.share_at(step));
+        // Of few requests a small share may well be none.
+        if wanted * (all as f64) < self.plan().canary.min_requests as f64 {
             return None;
         }
-        let wanted = f64::from(self.share_at(step));
         let achieved = canary as f64 / all as f64;
         let (least, most) = (wanted / 2.0, wanted * 2.0 + 0.02);
         if (least..=most).contains(&achieved) {

@@ -235,7 +235,7 @@ impl Daemon {
         let (was, now) = (started.stable.clone(), started.canary.version.clone());
         if let (Some(why), false) = (self.still_old(service), force) {
             return Err(Refusal::Invalid(format!(
-                "{service}: {why}: start {now} at the service's own address first (--force if it is there)"
+                "{service}: {why}: start {now} there first; it is seen within 5 s (--force if it is there)"
             )));
         }
         let swap = Swap {
