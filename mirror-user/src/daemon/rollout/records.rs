@@ -58,25 +58,31 @@ impl Records {
 /// is cut off.
 pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| shown.to_string())?;
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    if whole < text.len() {
+    let bytes = fs::read(path).with_context(|| shown.to_string())?;
+    let text = whole_lines(&bytes).with_context(|| shown.to_string())?;
+    if text.len() < bytes.len() {
         let file = File::options().write(true).open(path)?;
-        file.set_len(whole as u64)
+        file.set_len(text.len() as u64)
             .with_context(|| shown.to_string())?;
     }
-    let lines = text[..whole].lines().zip(1..).map(|(line, number)| {
+    let lines = text.lines().zip(1..).map(|(line, number)| {
         serde_json::from_str(line).with_context(|| format!("{shown}, line {number}"))
     });
     lines.collect()
 }
 
+/// The text before a last line that is not whole, which may end within a letter.
+fn whole_lines(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    let last = bytes.iter().rposition(|byte| *byte == b'\n');
+    std::str::from_utf8(&bytes[..last.map_or(0, |last| last + 1)])
+}
+
 /// The record without what was seen every second, for people.
 pub(super) fn told(path: &Path) -> Result<Vec<Line>> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| shown.to_string())?;
-    let whole = text.rfind('\n').unwrap_or_default();
-    let lines = text[..whole].lines().zip(1..);
+    let bytes = fs::read(path).with_context(|| shown.to_string())?;
+    let text = whole_lines(&bytes).with_context(|| shown.to_string())?;
+    let lines = text.lines().zip(1..);
     let told = lines.filter(|(line, _)| !line.contains(SEEN));
     let read = told.map(|(line, number)| {
         serde_json::from_str(line).with_context(|| format!("{shown}, line {number}"))
