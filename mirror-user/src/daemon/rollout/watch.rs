@@ -48,8 +48,12 @@ impl Daemon {
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
-        let is_severe = running.rollout.is_severe(&window, now);
-        if !is_severe && (!is_due || running.trouble.is_some()) {
+        if running.trouble.is_some() {
+            // What cannot be written down must not lead on, but back it may.
+            if !running.rollout.takes_back(&window, now) {
+                return self.ask_for(service);
+            }
+        } else if !is_due && !running.rollout.is_severe(&window, now) {
             return;
         }
         running.told = now;
