@@ -49,12 +49,22 @@ impl Traffic {
         clients: usize,
         make: impl Fn(usize) -> Request + Send + Sync + 'static,
     ) -> Self {
+        Self::over(client, clients, LIFETIME, make)
+    }
+
+    /// The same over connections that carry so many requests.
+    pub fn over(
+        client: &Client,
+        clients: usize,
+        lifetime: usize,
+        make: impl Fn(usize) -> Request + Send + Sync + 'static,
+    ) -> Self {
         let (over, got) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let make = Arc::new(make);
         let spawn = |number: usize| {
             let (client, make) = (client.clone(), Arc::clone(&make));
             let (over, got) = (Arc::clone(&over), Arc::clone(&got));
-            std::thread::spawn(move || send(&client, number, &*make, &over, &got))
+            std::thread::spawn(move || send(&client, number, lifetime, &*make, &over, &got))
         };
         let threads = (0..clients).map(spawn).collect();
         Self { over, got, threads }
@@ -91,6 +101,7 @@ impl Drop for Traffic {
 fn send(
     client: &Client,
     number: usize,
+    lifetime: usize,
     make: &dyn Fn(usize) -> Request,
     over: &AtomicBool,
     got: &Mutex<Vec<Got>>,
@@ -101,7 +112,7 @@ fn send(
     while !over.load(Ordering::Relaxed) {
         index = index.wrapping_add(1_000);
         let sent = Instant::now();
-        let asked = match connection.take().filter(|_| sent_over_it < LIFETIME) {
+        let asked = match connection.take().filter(|_| sent_over_it < lifetime) {
             Some(open) => Ok(open),
             None => {
                 sent_over_it = 0;

@@ -1,7 +1,7 @@
 //! Everything that goes wrong, end to end: production never notices, and every loss is counted.
 
 mod agents;
-mod disk;
+pub(crate) mod disk;
 mod interfaces;
 mod loops;
 mod loss;

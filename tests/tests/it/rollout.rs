@@ -3,7 +3,10 @@
 mod called;
 mod held;
 mod killed;
+mod metrics;
+mod orders;
 mod promoted;
+mod recorded;
 mod shadowed;
 mod taken_back;
 
@@ -55,14 +58,18 @@ impl Pilot {
     /// namespaces.
     #[track_caller]
     fn new(change: impl FnOnce(&mut Table)) -> Option<Self> {
-        let mut pilot = Self {
-            trial: Trial::quiet(|_| {})?,
-        };
+        Some(Self::of(Trial::quiet(|_| {})?, change))
+    }
+
+    /// The same of a trial that a test has made.
+    #[track_caller]
+    fn of(trial: Trial, change: impl FnOnce(&mut Table)) -> Self {
+        let mut pilot = Self { trial };
         let mut plan = plan();
         change(&mut plan);
         pilot.trial.service().insert("rollout".into(), plan.into());
         pilot.trial.start_daemon();
-        Some(pilot)
+        pilot
     }
 
     /// The same with a shadow stage: the agent and the shadow model run, and requests are mirrored.
@@ -151,6 +158,16 @@ impl Pilot {
         })
     }
 
+    /// Waits until this stage, counted from 0.
+    #[track_caller]
+    fn wait_for_stage(&self, stage: usize) {
+        eventually_within(LONG, &format!("the rollout is at stage {stage}"), || {
+            let state = self.state()?;
+            ensure!(state["stage"] == stage, "{state:#}");
+            Ok(())
+        });
+    }
+
     /// Clients that send small requests all the time.
     fn traffic(&self) -> Traffic {
         Traffic::start(&self.trial.scene.client, 8, request)
@@ -163,6 +180,18 @@ impl Pilot {
         let metrics = self.trial.scene.node_metrics();
         metrics.sum("modelmirror_canary_share", &labels)
     }
+}
+
+/// Changes a value of a plan's `[canary]`.
+fn set(plan: &mut Table, key: &str, value: impl Into<toml::Value>) {
+    let canary = plan["canary"].as_table_mut();
+    canary.unwrap().insert(key.into(), value.into());
+}
+
+/// Nothing goes on by itself for longer than a test lasts.
+fn by_hand(plan: &mut Table) {
+    set(plan, "min_duration", "10m");
+    set(plan, "max_duration", "20m");
 }
 
 /// What the blue tenant's requests begin with.

@@ -9,10 +9,10 @@ use tests::{Scene, eventually};
 use crate::traffic::small;
 
 /// A file system of its own in a folder, gone when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(folder: &Path, bytes: usize) -> Result<Self> {
+    pub(crate) fn mount(folder: &Path, bytes: usize) -> Result<Self> {
         std::fs::create_dir(folder)?;
         let options = format!("size={bytes},mode=0700");
         let (kind, flags) = (Some("tmpfs"), MsFlags::empty());

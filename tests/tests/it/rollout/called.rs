@@ -7,16 +7,28 @@ use toml::Table;
 
 use super::Pilot;
 
+/// Where hooks are called, unless a test has several.
+const CALLED: &str = "127.0.0.1:9000";
+
 /// Somebody on the node who is called, and what they were told.
-struct Called {
+pub(super) struct Called {
     server: tests::Server,
 }
 
-/// A plan with a hook at a port of the node.
+/// A plan with a hook at that place.
 fn hook(plan: &mut Table, on: &str, path: &str, approve: bool) {
+    add(plan, on, &format!("{CALLED}{path}"), approve);
+}
+
+/// A plan with a hook there that has to approve.
+pub(super) fn hook_at(plan: &mut Table, on: &str, place: &str) {
+    add(plan, on, place, true);
+}
+
+fn add(plan: &mut Table, on: &str, place: &str, approve: bool) {
     let mut hook = Table::new();
     hook.insert("on".into(), on.into());
-    hook.insert("url".into(), format!("http://127.0.0.1:9000{path}").into());
+    hook.insert("url".into(), format!("http://{place}").into());
     hook.insert("approve".into(), approve.into());
     hook.insert("timeout".into(), "1s".into());
     let hooks = plan
@@ -27,8 +39,12 @@ fn hook(plan: &mut Table, on: &str, path: &str, approve: bool) {
 
 impl Called {
     fn start(pilot: &Pilot) -> Self {
+        Self::at(pilot, CALLED)
+    }
+
+    pub(super) fn at(pilot: &Pilot, listen: &str) -> Self {
         let node = &pilot.trial.scene.net.node;
-        let listener = node.run(|| TcpListener::bind("127.0.0.1:9000")).unwrap();
+        let listener = node.run(|| TcpListener::bind(listen)).unwrap();
         let answers = tests::Answers::of("hook");
         Self {
             server: tests::Server::on(node, listener, &answers).unwrap(),

@@ -1,15 +1,12 @@
 //! No data means hold, with the reason named.
 
-use super::Pilot;
+use tests::{Traffic, Trial};
+
+use super::{Pilot, request, set};
 
 #[test]
 fn without_traffic_nothing_goes_on() {
-    let Some(pilot) = Pilot::new(|plan| {
-        plan["canary"]
-            .as_table_mut()
-            .unwrap()
-            .insert("max_duration".into(), "8s".into());
-    }) else {
+    let Some(pilot) = Pilot::new(|plan| set(plan, "max_duration", "8s")) else {
         return;
     };
     let said = pilot.rollout(&["start", "--wait", "--timeout", "60s"]);
@@ -34,12 +31,7 @@ fn without_traffic_nothing_goes_on() {
 
 #[test]
 fn traffic_that_stops_holds() {
-    let Some(pilot) = Pilot::new(|plan| {
-        plan["canary"]
-            .as_table_mut()
-            .unwrap()
-            .insert("min_duration".into(), "35s".into());
-    }) else {
+    let Some(pilot) = Pilot::new(|plan| set(plan, "min_duration", "35s")) else {
         return;
     };
     let traffic = pilot.traffic();
@@ -47,4 +39,42 @@ fn traffic_that_stops_holds() {
     pilot.wait_for("stage");
     drop(traffic);
     pilot.wait_until_held_by("no_traffic");
+}
+
+/// Whose address decides for all connections can have no share of them.
+#[test]
+fn one_client_alone_holds() {
+    let by_client = Trial::quiet(|canary| {
+        canary.insert("affinity".into(), "client".into());
+    });
+    let Some(trial) = by_client else { return };
+    let pilot = Pilot::of(trial, |_| {});
+    let _traffic = pilot.traffic();
+    pilot.order(&["start"]);
+    let why = pilot.wait_until_held_by("one_client");
+    assert!(why.contains("10.0.0.2 sends nearly everything"), "{why}");
+    assert!(why.contains("set affinity = \"connection\""), "{why}");
+    assert_eq!(pilot.state().unwrap()["stage"], 0);
+}
+
+/// Connections that were there before keep their version for as long as they live.
+#[test]
+fn connections_that_never_end_hold() {
+    let Some(pilot) = Pilot::new(|_| {}) else {
+        return;
+    };
+    let client = &pilot.trial.scene.client;
+    let traffic = Traffic::over(client, 8, usize::MAX, request);
+    tests::eventually("all clients are connected", || {
+        let open = pilot.trial.metrics("modelmirror_connections_open", &[]);
+        anyhow::ensure!(open == [8, 0], "{open:?}");
+        Ok(())
+    });
+    pilot.order(&["start"]);
+    let why = pilot.wait_until_held_by("share_not_reached");
+    for words in ["0.00 %", "20.00 %", "nginx: keepalive_requests"] {
+        assert!(why.contains(words), "{words} is not in {why}");
+    }
+    assert_eq!(pilot.state().unwrap()["stage"], 0);
+    drop(traffic);
 }

@@ -1,5 +1,7 @@
 //! A good version goes all the way.
 
+use tests::Trial;
+
 use super::Pilot;
 
 #[test]
@@ -35,4 +37,25 @@ fn a_good_version_goes_all_the_way() {
     assert_eq!(pilot.share(), 0.0);
     let status = pilot.trial.scene.modelmirror(&["status"]);
     assert!(status.contains("version v13"), "{status}");
+}
+
+/// The same of one on another host, to which connections are translated.
+#[test]
+fn a_good_version_elsewhere_goes_all_the_way() {
+    let Some(mut trial) = Trial::quiet(|_| {}) else {
+        return;
+    };
+    let far = trial.scene.net.shadow.clone();
+    trial.place_canary(&far, "[::]:8001", "10.1.0.9:8001");
+    let pilot = Pilot::of(trial, |_| {});
+    pilot.trial.wait_for_canary(1.0);
+    let traffic = pilot.traffic();
+    let said = pilot.rollout(&["start", "--wait", "--timeout", "100s"]);
+    assert_eq!(said.code, Some(0), "{said}");
+    let got = traffic.stop();
+    let failed: Vec<_> = got.iter().filter(|got| got.answer.is_err()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(got.last().unwrap().is_of("v13"), "{:?}", got.last());
+    pilot.order(&["abort"]);
+    assert_eq!(pilot.share(), 0.0);
 }

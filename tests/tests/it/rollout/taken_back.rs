@@ -5,17 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use tests::{Mood, eventually, eventually_within};
 
-use super::{LONG, Pilot};
+use super::{LONG, Pilot, set};
 
 /// The canary becomes bad while it serves; the rollout ends with exit code 3 and these words.
 #[track_caller]
 fn check(change: impl FnOnce(&mut Pilot), words: &str) {
-    let Some(mut pilot) = Pilot::new(|plan| {
-        plan["canary"]
-            .as_table_mut()
-            .unwrap()
-            .insert("min_duration".into(), "30s".into());
-    }) else {
+    let Some(mut pilot) = Pilot::new(|plan| set(plan, "min_duration", "30s")) else {
         return;
     };
     let traffic = pilot.traffic();
@@ -76,6 +71,27 @@ fn hanging() {
 #[test]
 fn crashing() {
     check(|pilot| pilot.trial.stop_canary(), "cannot be reached");
+}
+
+/// It comes back every time, for half a second.
+#[test]
+fn flapping() {
+    let flap = |pilot: &mut Pilot| {
+        eventually_within(LONG, "it is taken back", || {
+            for come in [false, true] {
+                if come {
+                    pilot.trial.start_canary();
+                } else {
+                    pilot.trial.stop_canary();
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            let state = pilot.state()?;
+            ensure!(state["step"] == "rolled_back", "{state:#}");
+            Ok(())
+        });
+    };
+    check(flap, "cannot be reached");
 }
 
 #[test]
