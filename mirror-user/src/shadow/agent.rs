@@ -186,6 +186,8 @@ impl Agent {
         let replays = dispatched.await.context("the dispatcher panicked")?;
         drain(replays, &judge).await;
         shown.abort();
+        // It holds the judge too: whoever drops that last writes the records.
+        let _ = shown.await;
         finish(judge).await;
         ended.and(stopped)
     }
