@@ -30,6 +30,7 @@ pub use node::{node, read_secret};
 pub use reload::{Changes, NeedsRestart, changes};
 pub use rollout::{plan, read_plan};
 pub use shadow::shadow;
+pub use values::is_name;
 
 /// Where the daemon is controlled unless the config says otherwise.
 pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";

@@ -36,13 +36,19 @@ fn text<'v>(value: &'v DeValue<'_>, cure: &str) -> Result<&'v str, Fault> {
 pub(super) fn name(value: &DeValue<'_>) -> Result<String, Fault> {
     let cure = "write 1 to 63 letters, digits, `.`, `_` or `-`, beginning with a letter or digit";
     let name = text(value, cure)?;
-    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if begins && name.len() <= 63 && name.chars().all(fit) {
+    if is_name(name) {
         return Ok(name.to_owned());
     }
     let what = format!("{name:?} is not fit for a path or a label");
     Err(Fault::new(what, cure))
+}
+
+/// Whether a text is fit for a path and a label: 1 to 63 letters, digits, `.`, `_` or `-`, beginning
+/// with a letter or digit.
+pub fn is_name(text: &str) -> bool {
+    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    begins && text.len() <= 63 && text.chars().all(fit)
 }
 
 /// A service's name: `none` is the label of packets that belong to no service.

@@ -64,8 +64,11 @@ pub struct CanaryState {
 pub struct ShareState {
     /// In the file.
     pub configured: Share,
-    /// By the command line.
+    /// By the command line; nothing while a rollout has it.
     pub set: Option<Share>,
+    /// Whether a rollout has it.
+    #[serde(default)]
+    pub by_rollout: bool,
     /// What holds.
     pub effective: Share,
     /// What was reached since it holds.

@@ -140,6 +140,7 @@ fn both_versions_stand_side_by_side() {
         share: ShareState {
             configured: Share::NONE,
             set: Some(Share::try_from(0.05).unwrap()),
+            by_rollout: false,
             effective: Share::try_from(0.05).unwrap(),
             achieved: Achieved {
                 seconds: Some(187.4),

@@ -20,7 +20,7 @@ use crate::state::Overrides;
 pub(super) fn describe(
     service: &Service,
     overrides: &Overrides,
-    effective: Share,
+    (effective, by_rollout): (Share, bool),
     place: Option<Result<Place<'_>, Obstacle>>,
     answers: Option<Result<(), &str>>,
 ) -> Option<CanaryState> {
@@ -32,7 +32,8 @@ pub(super) fn describe(
         affinity: canary.affinity,
         share: ShareState {
             configured: canary.share,
-            set: overrides.canary_share(&config.name),
+            set: overrides.canary_share(&config.name).filter(|_| !by_rollout),
+            by_rollout,
             effective,
             achieved: Achieved::default(),
         },

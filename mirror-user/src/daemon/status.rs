@@ -219,13 +219,10 @@ impl Daemon {
                 let view = self.view.as_deref();
                 let place = view.map(|view| place::find(canary, addresses, view));
                 let answers = self.health.of(canary.address);
-                let mut described = arms::describe(
-                    service,
-                    self.state.overrides(),
-                    self.share(service),
-                    place,
-                    answers,
-                )?;
+                let by_rollout = self.rollouts.share(&service.config.name).is_some();
+                let share = (self.share(service), by_rollout);
+                let overrides = self.state.overrides();
+                let mut described = arms::describe(service, overrides, share, place, answers)?;
                 (described.xdp, described.xdp_error) = self.xdp(service, &described);
                 Some(described)
             }),

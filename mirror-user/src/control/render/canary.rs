@@ -44,6 +44,7 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
         share.effective, share.configured
     )?;
     match share.set {
+        _ if share.by_rollout => writeln!(f, "; a rollout has it")?,
         Some(set) => writeln!(f, ", {set} by cli")?,
         None => writeln!(f)?,
     }

@@ -32,7 +32,7 @@ use self::records::Records;
 use self::traffic::Samples;
 pub(super) use self::watch::LOOK;
 use super::Daemon;
-use crate::config::{Node, Share};
+use crate::config::{Node, Service, Share};
 use crate::control::RolloutState;
 use crate::rollout::machine::{Rollout, State};
 use crate::rollout::plan::Target;
@@ -121,10 +121,17 @@ impl Rollouts {
             traffic: BTreeMap::new(),
             unreadable: BTreeMap::new(),
         };
-        for service in &config.services {
-            rollouts.take_up(&service.name);
-        }
+        rollouts.take_up_all(config);
         Ok(rollouts)
+    }
+
+    /// Services that the config names anew may have been here before.
+    fn take_up_all(&mut self, config: &Node) {
+        for Service { name, .. } in &config.services {
+            if !self.running.contains_key(name) && !self.unreadable.contains_key(name) {
+                self.take_up(name);
+            }
+        }
     }
 
     fn take_up(&mut self, service: &str) {
@@ -163,13 +170,16 @@ impl Rollouts {
         overlay::effective(file, overrides, |service| self.target(service))
     }
 
-    /// The version on trial, or promoted and still steered to.
-    fn target(&self, service: &str) -> Option<&Target> {
-        let running = self.running.get(service)?;
-        running
-            .rollout
-            .is_on()
-            .then_some(&running.rollout.started().canary)
+    /// The version on trial, or promoted and still steered to. One that was taken back stays where the
+    /// file has no other: its last connections have to find their way.
+    fn target(&self, service: &Service) -> Option<&Target> {
+        let rollout = &self.running.get(&service.name)?.rollout;
+        let taken_back = matches!(
+            rollout.state(),
+            State::RolledBack { .. } | State::Aborted { .. }
+        );
+        let is_canary = rollout.is_on() || taken_back && service.canary.is_none();
+        is_canary.then_some(&rollout.started().canary)
     }
 
     /// The share of a service's canary; nothing = no rollout has a say in it.
@@ -290,6 +300,7 @@ impl Line {
 impl Daemon {
     /// What the file says, as rollouts change it.
     pub(super) fn overlay(&mut self) {
+        self.rollouts.take_up_all(&self.file);
         self.config = self.rollouts.effective(&self.file, self.state.overrides());
     }
 
@@ -307,6 +318,11 @@ impl Daemon {
     /// is whose.
     pub(super) fn resume_rollouts(&mut self) {
         for service in self.rollouts.names() {
+            // By the command line, while there was no daemon.
+            if self.state.overrides().is_off() {
+                self.abort_rollout(&service, "everything was switched off");
+                continue;
+            }
             let Some(row) = self.row(&service) else {
                 continue;
             };
@@ -337,10 +353,8 @@ impl Daemon {
             return;
         };
         let was_on = running.rollout.is_on();
-        let (is_idle, decisions) = {
-            let idle = matches!(&event, Event::Seen(window) if window.is_idle());
-            (idle, running.rollout.tell(&event, now))
-        };
+        let is_idle = matches!(&event, Event::Seen(window) if window.is_idle());
+        let decisions = running.rollout.tell(&event, now);
         let mut lines = Vec::new();
         if !is_idle || !decisions.is_empty() {
             lines.push(line(now, Entry::Event(event)));
@@ -457,7 +471,7 @@ fn say(service: &str, decisions: &[Decision]) {
     }
 }
 
-/// Where a new rollout's record would be, by its time and version.
+/// What a new rollout is called, and its record: by its time and version.
 fn id(now: Timestamp, version: &str) -> String {
     format!("{}-{version}", now.strftime("%Y%m%dT%H%M%SZ"))
 }

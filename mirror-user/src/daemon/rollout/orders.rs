@@ -332,6 +332,11 @@ fn target(config: &crate::config::Service, start: &Start) -> Result<Target, Stri
         .address
         .or_else(|| configured.map(|canary| canary.address))
         .ok_or("say where it listens with --canary-address, or in [service.canary]")?;
+    if !crate::config::is_name(&version) {
+        return Err(format!(
+            "{version:?} is no version's name: write 1 to 63 letters, digits, `.`, `_` or `-`, beginning with a letter or digit"
+        ));
+    }
     if version == config.stable_version {
         return Err(format!("{version} is the version in production"));
     }

@@ -9,12 +9,12 @@ use crate::state::Overrides;
 pub(super) fn effective<'a>(
     file: &Node,
     overrides: &Overrides,
-    target: impl Fn(&str) -> Option<&'a Target>,
+    target: impl Fn(&Service) -> Option<&'a Target>,
 ) -> Node {
     let mut node = file.clone();
     for service in &mut node.services {
         swap(service, overrides);
-        if let Some(target) = target(&service.name) {
+        if let Some(target) = target(service) {
             service.canary = Some(on_trial(service, target));
         }
     }

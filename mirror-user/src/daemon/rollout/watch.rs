@@ -34,7 +34,7 @@ impl Daemon {
 
     fn watch_rollout(&mut self, service: &str) {
         let now = self.now();
-        let Some(running) = self.rollouts.running.get(service) else {
+        let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
         if !running.rollout.is_on() {
@@ -43,6 +43,14 @@ impl Daemon {
         let tick = running.rollout.started().plan.tick;
         let passed = Duration::try_from(now.duration_since(running.told)).unwrap_or_default();
         let is_due = passed >= tick;
+        if !running.rollout.is_watched() {
+            // Promoted: nothing is judged any more, only time passes.
+            if is_due {
+                running.told = now;
+                self.tell(service, Event::Seen(Box::default()));
+            }
+            return;
+        }
         let counted = self.count(service);
         let window = self.window(service, counted.as_ref(), now);
         let Some(running) = self.rollouts.running.get_mut(service) else {
