@@ -101,11 +101,10 @@ async fn status(
     State(requests): State<mpsc::Sender<Request>>,
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Response {
-    let service = match query {
-        Ok(Query(query)) => query.service,
-        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
-    };
-    ask(&requests, Command::Status { service }).await
+    ask_with(&requests, query, |query| Command::Status {
+        service: query.service,
+    })
+    .await
 }
 
 async fn mirror(
@@ -179,26 +178,37 @@ async fn rollout_record(
     Segment(service): Segment<String>,
     query: Result<Query<RecordQuery>, QueryRejection>,
 ) -> Response {
-    let id = match query {
-        Ok(Query(query)) => query.id,
-        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
-    };
-    ask(&requests, Command::RolloutRecord { service, id }).await
+    ask_with(&requests, query, |query| Command::RolloutRecord {
+        service,
+        id: query.id,
+    })
+    .await
 }
 
 async fn rollouts(
     State(requests): State<mpsc::Sender<Request>>,
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Response {
-    let service = match query {
-        Ok(Query(query)) => query.service,
-        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
-    };
-    ask(&requests, Command::Rollouts { service }).await
+    ask_with(&requests, query, |query| Command::Rollouts {
+        service: query.service,
+    })
+    .await
 }
 
 async fn off(State(requests): State<mpsc::Sender<Request>>) -> Response {
     ask(&requests, Command::Off).await
+}
+
+/// Asks what a query string says.
+async fn ask_with<Q>(
+    requests: &mpsc::Sender<Request>,
+    query: Result<Query<Q>, QueryRejection>,
+    command: impl FnOnce(Q) -> Command,
+) -> Response {
+    match query {
+        Ok(Query(query)) => ask(requests, command(query)).await,
+        Err(error) => failure(StatusCode::BAD_REQUEST, error.body_text()),
+    }
 }
 
 async fn ask(requests: &mpsc::Sender<Request>, command: Command) -> Response {

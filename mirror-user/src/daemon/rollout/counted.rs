@@ -169,3 +169,94 @@ fn difference(now: [u64; 4], then: [u64; 4]) -> Pairs {
         neither,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(both: u64, production_only: u64, shadow_only: u64, neither: u64) -> Pairs {
+        Pairs {
+            both,
+            production_only,
+            shadow_only,
+            neither,
+        }
+    }
+
+    #[test]
+    fn an_arm_did_what_was_counted_since() {
+        let mut then = Counted {
+            counters: ArmCounters::default(),
+            first_byte: Latency::default(),
+            server: None,
+        };
+        then.counters.classes = [0, 7, 100, 0, 0, 3];
+        let mut now = then.clone();
+        now.counters.classes = [1, 9, 150, 0, 4, 13];
+        now.counters.choices[Choice::Canary as usize] = 6;
+        (now.counters.resets, now.counters.bytes) = ([5, 2], [900, 1]);
+        now.first_byte.count_in(1_000_000);
+        let arm = arm(&now, &then);
+        assert_eq!((arm.connections, arm.responses, arm.errors), (6, 65, 10));
+        assert_eq!((arm.resets, arm.request_bytes), (2, 900));
+        assert_eq!(arm.first_byte.count(), 1);
+        assert_eq!(super::arm(&then, &then), Arm::default());
+        now.counters.choices[Choice::NoCanary as usize] = 2;
+        now.counters.choices[Choice::NoAnswer as usize] = 1;
+        assert_eq!(turned_away(&now.counters, &then.counters), 3);
+    }
+
+    #[test]
+    fn a_shadow_was_compared_as_the_agent_said_since() {
+        let verdicts = |matching, different| {
+            let verdicts = [("match", matching), ("different", different)];
+            verdicts
+                .map(|(name, count)| (name.to_owned(), count))
+                .into()
+        };
+        let said = |factor: u64| ServiceSummary {
+            verdicts: verdicts(10 * factor, factor),
+            pairs: ErrorPairs {
+                shadow_only: factor,
+                neither: 10 * factor,
+                ..ErrorPairs::default()
+            },
+            latency_pairs: vec![(100, 101, 2 * factor)],
+            ..ServiceSummary::default()
+        };
+        let seen = shadow(&said(3), &said(1), &Baseline::Stable);
+        assert_eq!((seen.compared, seen.matching), (22, 20));
+        assert_eq!(seen.failures, pairs(0, 0, 2, 20));
+        assert_eq!(seen.latencies, [(100, 101, 4)]);
+        assert_eq!(
+            shadow(&said(3), &said(3), &Baseline::Stable),
+            Shadow::default()
+        );
+    }
+
+    /// Who always says 7 is right for sevens alone.
+    #[test]
+    fn a_constant_answer_is_right_for_its_own_label() {
+        let right = |both_right, production_only, shadow_only, neither| RightPairs {
+            both_right,
+            production_only,
+            shadow_only,
+            neither,
+        };
+        let labels = LabelSummary {
+            pairs: right(50, 4, 3, 2),
+            by_label: [("7", right(5, 1, 1, 1)), ("8", right(45, 3, 2, 1))]
+                .map(|(label, pairs)| (label.to_owned(), pairs))
+                .into(),
+            ..LabelSummary::default()
+        };
+        let summary = ServiceSummary {
+            labels: Some(labels),
+            ..ServiceSummary::default()
+        };
+        let wrong = |baseline| shadow(&summary, &ServiceSummary::default(), &baseline).wrong;
+        assert_eq!(wrong(Baseline::Stable), Some(pairs(2, 3, 4, 50)));
+        let seven = Baseline::Constant("7\n".to_owned());
+        assert_eq!(wrong(seven), Some(pairs(4, 47, 2, 6)));
+    }
+}
