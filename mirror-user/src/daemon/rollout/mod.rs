@@ -20,6 +20,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use mirror_common::steer::{Steering, flag};
@@ -202,10 +203,16 @@ impl Rollouts {
         self.unreadable.contains_key(service)
     }
 
-    /// Whether the kernel has to remember that a canary was taken back, since the disk does not yet.
+    /// Whether the kernel has to remember that a canary was taken back, since the disk does not yet:
+    /// this rollout's, or that of the one before.
     pub(super) fn is_remembered(&self, service: &str) -> bool {
         let running = self.running.get(service);
-        running.is_some_and(|running| !running.is_durable() && !running.rollout.is_on())
+        running.is_some_and(|running| {
+            let rollout = &running.rollout;
+            let has_clients = rollout.step().is_some_and(|step| step.has_clients());
+            let has_begun = running.durable > 0 || has_clients;
+            !running.is_durable() && (!rollout.is_on() || !has_begun)
+        })
     }
 
     /// Where the last rollout of a service is.
@@ -380,6 +387,7 @@ impl Daemon {
         let (true, Some(row)) = (is_due, self.row(service)) else {
             return Vec::new();
         };
+        let begun = Instant::now();
         if let Err(error) = self.write_taken_back(row) {
             tracing::error!(
                 service,
@@ -387,6 +395,12 @@ impl Daemon {
             );
             return Vec::new();
         }
+        let written_us = begun.elapsed().as_micros();
+        tracing::info!(
+            service,
+            written_us,
+            "rollout: no new connections go to the canary"
+        );
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return Vec::new();
         };

@@ -157,13 +157,17 @@ fn a_full_disk_holds_and_goes_on_when_there_is_room() {
 }
 
 /// Whether it fails at once or is proven to be slow; and the next daemon knows, with the disk full
-/// as it is.
+/// as it is, also when another rollout was begun meanwhile.
 #[track_caller]
-fn check_taken_back(mood: Mood) {
+fn check_taken_back(mood: Mood, again: bool) {
     let Some(mut stuck) = stuck() else { return };
     stuck.pilot.trial.canary[0].set_mood(mood);
     stuck.pilot.wait_for("rolled_back");
     assert_eq!(stuck.pilot.kernel_share(), 0.0);
+    if again {
+        stuck.pilot.order(&["start", "--again"]);
+        assert_eq!(stuck.pilot.kernel_share(), 0.0);
+    }
     stuck.pilot.kill();
     stuck.pilot.trial.scene.start_daemon(&[]);
     let state = stuck.pilot.state().unwrap();
@@ -173,10 +177,11 @@ fn check_taken_back(mood: Mood) {
 
 #[test]
 fn what_fails_is_taken_back_from_a_full_disk() {
-    check_taken_back(Mood::Fails(1));
+    check_taken_back(Mood::Fails(1), false);
+    check_taken_back(Mood::Fails(1), true);
 }
 
 #[test]
 fn what_is_slow_is_taken_back_from_a_full_disk() {
-    check_taken_back(Mood::Late(std::time::Duration::from_millis(150)));
+    check_taken_back(Mood::Late(std::time::Duration::from_millis(150)), false);
 }
