@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what mirroring and steering cost, against other ways of doing it, on one machine and in
-//! one run. Writes docs/benchmarks.md.
+//! `cargo xtask bench`: what mirroring and steering cost, against other ways of doing it, and how fast a bad canary is
+//! taken back, on one machine and in one run. Writes docs/benchmarks.md.
 
 #![expect(
     clippy::print_stdout,
@@ -15,6 +15,7 @@ mod machine;
 mod nginx;
 mod page;
 mod raw_clone;
+mod rollout;
 mod samples;
 mod single;
 mod sink;
@@ -34,6 +35,7 @@ use clap::Parser;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::page::{Kernel, Page};
+use crate::rollout::Rollbacks;
 use crate::samples::Samples;
 use crate::single::Single;
 use crate::stage::{Offloads, Stage};
@@ -48,6 +50,9 @@ const ROUNDS_OF_PACKETS: usize = 9;
 
 /// Times that a canary is switched off.
 const TIMES_OFF: usize = 30;
+
+/// Times that a canary goes bad in each way.
+const TIMES_BAD: usize = 20;
 
 /// Measures what mirroring and steering cost, in three network namespaces that are gone afterwards. Leave the
 /// machine alone meanwhile.
@@ -65,6 +70,9 @@ struct Options {
     /// Only steering, three minutes; only printed.
     #[arg(long)]
     steering: bool,
+    /// Only rollbacks, two minutes; only printed.
+    #[arg(long)]
+    rollout: bool,
     /// Rounds of all ways of mirroring.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -116,6 +124,10 @@ fn bench() -> Result<()> {
     }
     if options.steering {
         println!("\n{}", steering(&options)?);
+        return Ok(());
+    }
+    if options.rollout {
+        println!("\n{}", rollbacks(&options)?);
         return Ok(());
     }
     let start = Instant::now();
@@ -174,6 +186,7 @@ fn measure(options: &Options) -> Result<Page> {
     let agents = agents(&stage, options.seconds)?;
     drop(stage);
     let steering = steering(options)?;
+    let rollbacks = rollbacks(options)?;
     Ok(Page {
         machine,
         rounds: options.rounds,
@@ -183,6 +196,7 @@ fn measure(options: &Options) -> Result<Page> {
         singles,
         agents,
         steering,
+        rollbacks,
     })
 }
 
@@ -190,6 +204,12 @@ fn measure(options: &Options) -> Result<Page> {
 fn steering(options: &Options) -> Result<Steering> {
     let offs = if options.quick { 3 } else { TIMES_OFF };
     steering::measure(options.rounds, options.seconds, offs)
+}
+
+/// Canaries that go bad.
+fn rollbacks(options: &Options) -> Result<Rollbacks> {
+    println!("bench: canaries that go bad");
+    rollout::measure(if options.quick { 2 } else { TIMES_BAD })
 }
 
 /// The agent at rates that this machine can also replay, and at the highest.

@@ -6,6 +6,7 @@ use crate::agent::Run;
 use crate::kernel_time::{Pair, Times};
 use crate::load::{CONNECTIONS, Measured};
 use crate::machine::Machine;
+use crate::rollout::Rollbacks;
 use crate::samples::Samples;
 use crate::single::{Single, Singles};
 use crate::stage::Offloads;
@@ -42,6 +43,7 @@ pub(crate) struct Page {
     pub(crate) singles: Singles,
     pub(crate) agents: Vec<Run>,
     pub(crate) steering: Steering,
+    pub(crate) rollbacks: Rollbacks,
 }
 
 /// Kernel times of one load.
@@ -63,7 +65,8 @@ impl fmt::Display for Page {
         self.kernel(f)?;
         self.singles(f)?;
         self.agent(f)?;
-        self.steering.fmt(f)
+        writeln!(f, "{}", self.steering)?;
+        self.rollbacks.fmt(f)
     }
 }
 
