@@ -111,8 +111,10 @@ impl Evidence {
     }
 
     /// Takes in what the canary did before clients, beside stable, and what Prometheus says of it.
-    pub fn see_clients(&mut self, window: &Window, now: Timestamp) {
-        self.clients.see(&window.stable, &window.canary, now);
+    /// While stable fails as well, it says nothing of the canary that it fails.
+    pub fn see_clients(&mut self, window: &Window, stable_fails: bool, now: Timestamp) {
+        self.clients
+            .see(&window.stable, &window.canary, stable_fails, now);
         self.metrics.see(&window.metrics, now);
     }
 

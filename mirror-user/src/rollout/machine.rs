@@ -304,8 +304,10 @@ impl Rollout {
             }
         }
         if step.has_clients() {
-            self.evidence.see_clients(window, now);
             self.recent.see(window, now);
+            let limit = self.plan().canary.hard_error_rate;
+            let stable_fails = self.recent.stable_fails(limit, now);
+            self.evidence.see_clients(window, stable_fails, now);
         }
         if let Some(shadow) = &window.shadow {
             self.compared += shadow.compared;
@@ -325,7 +327,7 @@ impl Rollout {
             return Some(format!("the canary cannot be reached: {why}"));
         }
         let limit = self.plan().canary.hard_error_rate;
-        if self.recent.both_fail(limit) {
+        if self.recent.stable_fails(limit, now) {
             return None;
         }
         self.evidence.severe().or_else(|| self.recent.severe(now))

@@ -21,6 +21,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A canary may take this many times as long as stable's slowest answers, before it is silent.
 const PATIENCE: u32 = 5;
 
+/// What stable answered so long ago says nothing of now.
+const STALE: Duration = Duration::from_secs(60);
+
 /// Requests have to come in at least so many windows of a silence.
 const ASKED: u32 = 3;
 
@@ -28,6 +31,8 @@ const ASKED: u32 = 3;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Recent {
     last: [VecDeque<Counts>; 2],
+    /// When stable answered last.
+    stable_answered: Option<Timestamp>,
     /// The canary was asked first, since it answered last.
     asked_since: Option<Timestamp>,
     asked: u32,
@@ -55,6 +60,9 @@ impl Recent {
             }
         }
         let (stable, canary) = (&window.stable, &window.canary);
+        if stable.responses > 0 {
+            self.stable_answered = Some(now);
+        }
         if canary.responses > 0 {
             (self.asked_since, self.asked) = (None, 0);
             (self.stable_answers, self.stable_asked) = (false, false);
@@ -79,14 +87,20 @@ impl Recent {
     }
 
     /// Whether stable fails as well: then it is not the canary.
-    pub(super) fn both_fail(&self, limit: f64) -> bool {
-        let fails = |arm| {
-            self.failing(arm).is_some_and(|counts| {
-                counts.events as f64
-                    >= counts.trials as f64 * limit.min(FAILED as f64 / LAST as f64)
-            })
-        };
-        fails(0) && fails(1)
+    pub(super) fn stable_fails(&self, limit: f64, now: Timestamp) -> bool {
+        let stale = |answered| elapsed(answered, now) > STALE;
+        !self.stable_answered.is_none_or(stale) && self.fails(0, limit)
+    }
+
+    /// Whether both do.
+    pub(super) fn both_fail(&self, limit: f64, now: Timestamp) -> bool {
+        self.stable_fails(limit, now) && self.fails(1, limit)
+    }
+
+    fn fails(&self, arm: usize, limit: f64) -> bool {
+        let part = limit.min(FAILED as f64 / LAST as f64);
+        self.failing(arm)
+            .is_some_and(|counts| counts.events as f64 >= counts.trials as f64 * part)
     }
 
     /// Why the canary has to go at once, if it has to.

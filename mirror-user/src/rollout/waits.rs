@@ -160,7 +160,10 @@ impl Rollout {
                 waits.push(Held { kind, why });
             }
         }
-        if self.recent.both_fail(self.plan().canary.hard_error_rate) {
+        if self
+            .recent
+            .both_fail(self.plan().canary.hard_error_rate, now)
+        {
             waits.push(Held {
                 kind: Kind::BothFail,
                 why: "both versions fail alike: taking the canary back would not help".to_owned(),

@@ -56,12 +56,16 @@ impl Clients {
         }
     }
 
-    pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, now: Timestamp) {
+    pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, stable_fails: bool, now: Timestamp) {
         let [stable_failed, canary_failed] = [stable, canary].map(Arm::failed);
         self.errors.observe(stable_failed, canary_failed);
         self.resets
             .observe(stable.were_reset(), canary.were_reset());
-        self.hard.observe(canary_failed);
+        let limit = self.limits.hard_error_rate;
+        let fails_now = stable_failed.events as f64 > stable_failed.trials as f64 * limit;
+        if !stable_fails && !fails_now {
+            self.hard.observe(canary_failed);
+        }
         for test in [&mut self.p50, &mut self.p99].into_iter().flatten() {
             test.observe(&stable.first_byte, &canary.first_byte);
         }

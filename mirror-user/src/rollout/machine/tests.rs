@@ -392,8 +392,11 @@ fn no_data_means_hold() {
         ..Window::default()
     };
     let mut told = Told::new(quick);
+    told.see_for(10, &well(0.25));
     told.see_for(300, &outage);
     assert!(told.waits().contains(&BothFail), "{told}");
+    // It is no evidence afterwards.
+    told.reach("stage 2", &well(0.25));
 }
 
 #[test]
