@@ -258,11 +258,14 @@ impl Rollout {
         matches!(self.state, State::Promoted | State::RetireDue)
     }
 
-    /// Whether `window`, which has not been taken in yet, shows what cannot wait.
-    pub fn is_severe(&self, window: &Window, now: Timestamp) -> bool {
+    /// Whether the last of `windows`, which have not been taken in yet, shows what cannot wait.
+    pub fn is_severe(&self, windows: &[&Window], now: Timestamp) -> bool {
         let mut after = self.clone();
-        after.see_window(window, now);
-        after.why_severe(window, now).is_some()
+        for window in windows {
+            after.see_window(window, now);
+        }
+        let last = windows.last();
+        last.is_some_and(|last| after.why_severe(last, now).is_some())
     }
 
     /// Whether the canary is taken back with `window`, which has not been taken in yet.

@@ -75,6 +75,8 @@ struct Running {
     told: Timestamp,
     /// What both versions had done then.
     counted: Option<[Counted; 2]>,
+    /// What they had done at the last look, where it was not told of that.
+    looked: Option<[Counted; 2]>,
     asked: asks::Asked,
     warnings: BTreeSet<String>,
 }
@@ -91,6 +93,7 @@ impl Running {
             trouble: None,
             told: now,
             counted: None,
+            looked: None,
             asked: asks::Asked::default(),
             warnings: BTreeSet::new(),
         }

@@ -52,6 +52,9 @@ impl Daemon {
             return;
         }
         let counted = self.count(service);
+        if let Ok(counted) = &counted {
+            self.tell_rest(service, counted, now);
+        }
         let window = self.window(service, counted.as_ref(), now);
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
@@ -61,14 +64,34 @@ impl Daemon {
             if !running.rollout.takes_back(&window, now) {
                 return self.ask_for(service);
             }
-        } else if !is_due && !running.rollout.is_severe(&window, now) {
+        } else if !is_due && !running.rollout.is_severe(&[&window], now) {
+            running.looked = counted.ok();
             return;
         }
         running.told = now;
+        running.looked = None;
         running.counted = counted.ok().or(running.counted.take());
         running.asked.told();
         self.tell(service, Event::Seen(Box::new(window)));
         self.ask_for(service);
+    }
+
+    /// What happened since the last look may be severe where it is not beside what the tick began
+    /// with: then that is told first, by itself.
+    fn tell_rest(&mut self, service: &str, counted: &[Counted; 2], now: Timestamp) {
+        let Some(running) = self.rollouts.running.get_mut(service) else {
+            return;
+        };
+        let (Some(told), Some(looked), None) =
+            (&running.counted, &running.looked, &running.trouble)
+        else {
+            return;
+        };
+        let (rest, late) = (between(told, looked), between(looked, counted));
+        if running.rollout.is_severe(&[&rest, &late], now) {
+            running.counted = running.looked.take();
+            self.tell(service, Event::Seen(Box::new(rest)));
+        }
     }
 
     /// What both versions have done so far.
@@ -190,6 +213,15 @@ impl Daemon {
             });
         }
         held
+    }
+}
+
+/// What both versions did between two looks.
+fn between([stable_then, canary_then]: &[Counted; 2], [stable, canary]: &[Counted; 2]) -> Window {
+    Window {
+        stable: counted::arm(stable, stable_then),
+        canary: counted::arm(canary, canary_then),
+        ..Window::default()
     }
 }
 

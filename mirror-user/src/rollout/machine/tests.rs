@@ -712,3 +712,25 @@ proptest! {
         }
     }
 }
+
+/// A tick that begins well does not hide what its end shows.
+#[test]
+fn the_last_look_counts_by_itself() {
+    let mut told = Told::new(|_| {});
+    told.reach("stage 1", &Window::default());
+    let begins = well(0.1);
+    let ends = Window {
+        stable: arm(200, 0, FAST),
+        canary: arm(40, 40, FAST),
+        ..Window::default()
+    };
+    let all = Window {
+        stable: arm(1_100, 0, FAST),
+        canary: arm(140, 40, FAST),
+        ..Window::default()
+    };
+    let (rollout, now) = (&told.rollout, told.now);
+    assert!(!rollout.is_severe(&[&all], now));
+    assert!(rollout.is_severe(&[&begins, &ends], now));
+    assert!(!rollout.is_severe(&[&begins], now));
+}
