@@ -223,7 +223,7 @@ impl Arm {
     }
 
     /// Connections, and those that the server reset.
-    fn were_reset(&self) -> Counts {
+    pub(super) fn were_reset(&self) -> Counts {
         // One that is reset may have been opened in an earlier window.
         counts(self.resets, self.connections.max(self.resets))
     }

@@ -12,8 +12,8 @@ use super::statistics::Counts;
 /// Of the last so many answers ...
 const LAST: u64 = 20;
 
-/// ... so many failed.
-const FAILED: u64 = 10;
+/// ... this part failed: ten of twenty.
+const PART: f64 = 0.5;
 
 /// The shortest silence that says something.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -27,10 +27,42 @@ const STALE: Duration = Duration::from_secs(60);
 /// Requests have to come in at least so many windows of a silence.
 const ASKED: u32 = 3;
 
-/// The last answers of both versions.
+/// As few windows as have the last twenty.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Last(VecDeque<Counts>);
+
+impl Last {
+    fn add(&mut self, counts: Counts) {
+        if counts.trials > 0 {
+            self.0.push_back(counts);
+        }
+        let of_first = |last: &Self| last.0.front().map_or(0, |first| first.trials);
+        while !self.0.is_empty() && self.sum().trials - of_first(self) >= LAST {
+            self.0.pop_front();
+        }
+    }
+
+    fn sum(&self) -> Counts {
+        let mut sum = Counts::default();
+        for counts in &self.0 {
+            sum.add(*counts);
+        }
+        sum
+    }
+
+    /// So many of the last twenty at least, if this part of them failed.
+    fn failing(&self, part: f64) -> Option<Counts> {
+        let sum = self.sum();
+        let fails = sum.events as f64 >= sum.trials as f64 * part;
+        (sum.trials >= LAST && fails).then_some(sum)
+    }
+}
+
+/// The last answers and connections of both versions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Recent {
-    last: [VecDeque<Counts>; 2],
+    answers: [Last; 2],
+    connections: [Last; 2],
     /// When stable answered last.
     stable_answered: Option<Timestamp>,
     /// The canary was asked first, since it answered last.
@@ -44,20 +76,9 @@ pub(super) struct Recent {
 impl Recent {
     /// Takes in a window.
     pub(super) fn see(&mut self, window: &Window, now: Timestamp) {
-        for (last, arm) in self.last.iter_mut().zip([&window.stable, &window.canary]) {
-            let counts = arm.failed();
-            if counts.trials > 0 {
-                last.push_back(counts);
-            }
-            // As few windows as have the last answers.
-            let all =
-                |last: &VecDeque<Counts>| last.iter().map(|counts| counts.trials).sum::<u64>();
-            while last
-                .front()
-                .is_some_and(|first| all(last) - first.trials >= LAST)
-            {
-                last.pop_front();
-            }
+        for (arm, seen) in [&window.stable, &window.canary].into_iter().enumerate() {
+            self.answers[arm].add(seen.failed());
+            self.connections[arm].add(seen.were_reset());
         }
         let (stable, canary) = (&window.stable, &window.canary);
         if stable.responses > 0 {
@@ -77,15 +98,6 @@ impl Recent {
         }
     }
 
-    fn failing(&self, arm: usize) -> Option<Counts> {
-        let mut sum = Counts::default();
-        for counts in &self.last[arm] {
-            sum.events += counts.events;
-            sum.trials += counts.trials;
-        }
-        (sum.trials >= LAST).then_some(sum)
-    }
-
     /// Whether stable fails as well: then it is not the canary.
     pub(super) fn stable_fails(&self, limit: f64, now: Timestamp) -> bool {
         let stale = |answered| elapsed(answered, now) > STALE;
@@ -98,19 +110,23 @@ impl Recent {
     }
 
     fn fails(&self, arm: usize, limit: f64) -> bool {
-        let part = limit.min(FAILED as f64 / LAST as f64);
-        self.failing(arm)
-            .is_some_and(|counts| counts.events as f64 >= counts.trials as f64 * part)
+        self.answers[arm].failing(limit.min(PART)).is_some()
     }
 
     /// Why the canary has to go at once, if it has to.
     pub(super) fn severe(&self, now: Timestamp) -> Option<String> {
-        if let Some(counts) = self.failing(1)
-            && counts.events * LAST >= counts.trials * FAILED
-        {
-            let Counts { events, trials } = counts;
+        if let Some(Counts { events, trials }) = self.answers[1].failing(PART) {
             return Some(format!(
                 "{events} of the canary's last {trials} answers failed"
+            ));
+        }
+        // A server that ends its connections so does it in both versions.
+        if let (None, Some(Counts { events, trials })) = (
+            self.connections[0].failing(PART),
+            self.connections[1].failing(PART),
+        ) {
+            return Some(format!(
+                "the canary's server reset {events} of its last {trials} connections"
             ));
         }
         let silent = elapsed(self.asked_since?, now);

@@ -7,7 +7,7 @@
 //!   records ── id, predictions ────┘
 //! ```
 //!
-//! Pure but for [`file`].
+//! Pure but for [`mod@file`].
 
 pub mod decode;
 pub mod file;

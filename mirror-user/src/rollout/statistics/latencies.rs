@@ -16,7 +16,7 @@ pub(super) const BUCKETS: usize = Latency {
 const LAST: usize = BUCKETS - 1;
 
 /// The latencies of a window: how many lie in which bucket of
-/// [`Latency`](mirror_common::histogram::Latency), by rising bucket, without empty ones.
+/// [`Latency`], by rising bucket, without empty ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<(u16, u64)>", into = "Vec<(u16, u64)>")]
 pub struct Latencies(Vec<(u16, u64)>);
