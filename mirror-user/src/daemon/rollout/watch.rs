@@ -133,7 +133,8 @@ impl Daemon {
                 window.canary = counted::arm(canary, canary_then);
                 if rollout.step().is_some_and(|step| step.has_clients()) {
                     let turned_away = counted::turned_away(&stable.counters, &stable_then.counters);
-                    window.unreachable = self.unreachable(service, turned_away, canary);
+                    window.unreachable =
+                        self.unreachable(service, turned_away, [canary_then, canary]);
                 }
             }
             (Ok(_), None) => {}
@@ -147,7 +148,12 @@ impl Daemon {
         window
     }
 
-    fn unreachable(&self, service: &str, turned_away: u64, canary: &Counted) -> Option<String> {
+    fn unreachable(
+        &self,
+        service: &str,
+        turned_away: u64,
+        canary: [&Counted; 2],
+    ) -> Option<String> {
         let address = self.canary_of(service)?.address;
         if let Some(Err(why)) = self.health.of(address) {
             return Some(format!("{address}: {why}"));
@@ -157,7 +163,9 @@ impl Daemon {
                 "{turned_away} connections went to stable instead, since {address} did not take them"
             ));
         }
-        let is_gone = canary.server.is_some_and(|server| server.processes == 0);
+        // One that has only just started is not found yet: who was there must have gone.
+        let processes = canary.map(|then| then.server.map(|server| server.processes));
+        let is_gone = matches!(processes, [Some(1..), Some(0)]);
         is_gone.then(|| format!("nobody listens at {address}"))
     }
 
