@@ -312,7 +312,8 @@ impl Rollout {
             let stable_fails = self.recent.stable_fails(limit, now);
             self.evidence.see_clients(window, stable_fails, now);
         }
-        if let Some(shadow) = &window.shadow {
+        // Before it was allowed to begin nothing counts.
+        if let Some(shadow) = window.shadow.as_ref().filter(|_| step != Step::Before) {
             self.compared += shadow.compared;
             if shadow.compared > 0 {
                 self.last_compared = Some(now);

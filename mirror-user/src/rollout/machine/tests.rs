@@ -568,6 +568,25 @@ fn hooks_are_waited_for() {
     );
 }
 
+/// What is compared before the start is allowed is no evidence.
+#[test]
+fn nothing_counts_before_it_is_allowed() {
+    let mut told = Told::new(|plan| {
+        with_shadow(plan);
+        plan.hooks = vec![hook(HookPoint::Before, true)];
+    });
+    told.see_for(20, &compared(500, 100));
+    told.assert("before the start", 0.0);
+    told.tell(Event::Called(Called {
+        hook: 0,
+        point: HookPoint::Before,
+        answer: Answer::Approved,
+    }));
+    told.assert("shadowing", 0.0);
+    told.see(compared(500, 500));
+    assert!(told.waits().contains(&Kind::TooFew), "{told}");
+}
+
 /// Rollback works while somebody is waited for.
 #[test]
 fn a_rollback_waits_for_no_approval() {
