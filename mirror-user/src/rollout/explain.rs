@@ -56,7 +56,6 @@ impl Tale {
                 }
             }
             Entry::Decision(Decision::Waits(waits)) => self.waits(time, waits),
-            Entry::Decision(Decision::Noted(note)) => self.say(time, note),
         }
     }
 

@@ -226,9 +226,10 @@ impl Rollout {
 
     /// The share of new connections that the canary should have.
     pub fn share(&self) -> Share {
-        match &self.state {
-            State::Promoted | State::RetireDue => Share::ALL,
-            _ => self.step().map_or(Share::NONE, |step| self.share_at(step)),
+        match self.step() {
+            _ if self.is_for_good() => Share::ALL,
+            Some(step) => self.share_at(step),
+            None => Share::NONE,
         }
     }
 
@@ -250,7 +251,7 @@ impl Rollout {
 
     /// Whether it holds the service: nobody else sets the share, and no other rollout begins.
     pub fn is_on(&self) -> bool {
-        self.is_watched() || matches!(self.state, State::Promoted | State::RetireDue)
+        self.is_watched() || self.is_for_good()
     }
 
     /// Whether steering may go on without a daemon, for good.
@@ -260,6 +261,10 @@ impl Rollout {
 
     /// Whether the last of `windows`, which have not been taken in yet, shows what cannot wait.
     pub fn is_severe(&self, windows: &[&Window], now: Timestamp) -> bool {
+        // Nothing is, while no client is served: that need not be tried.
+        if !self.step().is_some_and(Step::has_clients) {
+            return false;
+        }
         let mut after = self.clone();
         for window in windows {
             after.see_window(window, now);

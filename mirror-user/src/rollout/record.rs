@@ -259,8 +259,6 @@ pub enum Decision {
     Judged(Box<Gate>),
     /// It waits, for other reasons than before; none = it could go on.
     Waits(Vec<Held>),
-    /// What should be known, and changes nothing.
-    Noted(String),
 }
 
 /// From one state to another.

@@ -75,7 +75,7 @@ impl Asked {
     }
 
     /// Puts what was said since into a window.
-    pub(super) fn fill(&self, window: &mut Window, rollout: &Rollout, _now: Timestamp) {
+    pub(super) fn fill(&self, window: &mut Window, rollout: &Rollout) {
         window.metrics.clone_from(&self.readings);
         let plan = &rollout.started().plan;
         if plan.shadow.is_none() {

@@ -483,7 +483,6 @@ fn say(service: &str, decisions: &[Decision]) {
             }
             Decision::Judged(gate) => tracing::info!(service, "rollout: {gate}"),
             Decision::Waits(_) => {}
-            Decision::Noted(note) => tracing::warn!(service, "rollout: {note}"),
         }
     }
 }

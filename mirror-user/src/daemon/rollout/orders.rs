@@ -182,21 +182,22 @@ impl Daemon {
             plan,
             by,
         };
-        warnings.extend(self.forecast(service, &started.plan));
+        let forecast = self.forecast(service, &started.plan);
         let rollout = Rollout::start(started.clone(), now);
         let mut running = Running::new(rollout, path, now);
         running.durable_share = Share::NONE;
-        running.warnings = self.forecast(service, &started.plan).into_iter().collect();
+        running.warnings = forecast.iter().cloned().collect();
+        warnings.extend(forecast);
         self.rollouts.running.insert(service.to_owned(), running);
         let begins = line(now, Entry::Event(Event::Started(Box::new(started))));
         self.rollouts.append(service, &[begins]);
         self.take_over_again();
         self.call_hooks();
-        let done_ = vec![
+        let said = vec![
             format!("{service}: the rollout of {version} has begun ({id})"),
             format!("`modelmirror rollout status --service {service}` says how it goes"),
         ];
-        Ok(done(done_, warnings))
+        Ok(done(said, warnings))
     }
 
     /// Two rollouts of a second have different names.

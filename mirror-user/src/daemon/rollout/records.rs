@@ -65,10 +65,17 @@ pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
         file.set_len(text.len() as u64)
             .with_context(|| shown.to_string())?;
     }
-    let lines = text.lines().zip(1..).map(|(line, number)| {
-        serde_json::from_str(line).with_context(|| format!("{shown}, line {number}"))
+    parse(path, text, |_| true)
+}
+
+/// The lines that are wanted.
+fn parse(path: &Path, text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Line>> {
+    let lines = text.lines().zip(1..).filter(|(line, _)| wanted(line));
+    let read = lines.map(|(line, number)| {
+        let at = || format!("{}, line {number}", path.display());
+        serde_json::from_str(line).with_context(at)
     });
-    lines.collect()
+    read.collect()
 }
 
 /// The text before a last line that is not whole, which may end within a letter.
@@ -82,12 +89,7 @@ pub(super) fn told(path: &Path) -> Result<Vec<Line>> {
     let shown = path.display();
     let bytes = fs::read(path).with_context(|| shown.to_string())?;
     let text = whole_lines(&bytes).with_context(|| shown.to_string())?;
-    let lines = text.lines().zip(1..);
-    let told = lines.filter(|(line, _)| !line.contains(SEEN));
-    let read = told.map(|(line, number)| {
-        serde_json::from_str(line).with_context(|| format!("{shown}, line {number}"))
-    });
-    read.collect()
+    parse(path, text, |line| !line.contains(SEEN))
 }
 
 /// How a rollout began and ended, from the ends of its record.
@@ -95,9 +97,10 @@ pub(super) fn summary(path: &Path) -> Result<RolloutSummary> {
     let shown = path.display();
     let mut file = File::open(path).with_context(|| shown.to_string())?;
     let length = file.metadata()?.len();
-    let mut head = String::new();
-    (&file).take(TAIL).read_to_string(&mut head).ok();
-    let first: Option<Line> = head
+    let mut head = Vec::new();
+    (&file).take(TAIL).read_to_end(&mut head)?;
+    // It may end within a letter.
+    let first: Option<Line> = String::from_utf8_lossy(&head)
         .lines()
         .next()
         .and_then(|line| serde_json::from_str(line).ok());

@@ -12,7 +12,6 @@ use crate::config::Affinity;
 use crate::daemon::servers::Versioned;
 use crate::daemon::{Daemon, Shared, place};
 use crate::dataplane;
-
 use crate::rollout::record::{Event, Window};
 use crate::rollout::waits::{Held, Kind};
 
@@ -55,7 +54,7 @@ impl Daemon {
         if let Ok(counted) = &counted {
             self.tell_rest(service, counted, now);
         }
-        let window = self.window(service, counted.as_ref(), now);
+        let window = self.window(service, counted.as_ref());
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
@@ -116,21 +115,15 @@ impl Daemon {
     }
 
     /// What happened since it was told last.
-    fn window(
-        &self,
-        service: &str,
-        counted: Result<&[Counted; 2], &String>,
-        now: Timestamp,
-    ) -> Window {
+    fn window(&self, service: &str, counted: Result<&[Counted; 2], &String>) -> Window {
         let mut window = Window::default();
         let Some(running) = self.rollouts.running.get(service) else {
             return window;
         };
         let rollout = &running.rollout;
         match (counted, &running.counted) {
-            (Ok([stable, canary]), Some([stable_then, canary_then])) => {
-                window.stable = counted::arm(stable, stable_then);
-                window.canary = counted::arm(canary, canary_then);
+            (Ok(now @ [stable, canary]), Some(then @ [stable_then, canary_then])) => {
+                window = between(then, now);
                 if rollout.step().is_some_and(|step| step.has_clients()) {
                     let turned_away = counted::turned_away(&stable.counters, &stable_then.counters);
                     window.unreachable =
@@ -143,7 +136,7 @@ impl Daemon {
                 why: format!("the kernel's counters cannot be read: {why}"),
             }),
         }
-        running.asked.fill(&mut window, rollout, now);
+        running.asked.fill(&mut window, rollout);
         window.held.extend(self.obstacles(service));
         window
     }
