@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod measure;
 pub mod packet;
 pub mod policy;
+pub mod record;
 pub mod steer;
 pub mod translate;
 pub mod tunnel;

@@ -21,3 +21,4 @@ pub mod shadow;
 mod sock_diag;
 pub mod state;
 pub mod tap_report;
+pub mod transport;
