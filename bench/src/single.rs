@@ -9,7 +9,7 @@ use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Agent, Service, Tap, WHOLE, agent_state, mirror};
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
 use mirror_common::tunnel::Arm;
-use mirror_user::dataplane::{DataPlane, Interface, Role};
+use mirror_user::dataplane::{DataPlane, Interface, Role, Sizes};
 use nix::net::if_::if_nametoindex;
 use tests::{Home, Namespace};
 
@@ -111,7 +111,7 @@ fn inside(times: usize) -> Result<Singles> {
 /// A service on port 8000 that is copied, one on port 8001 of which no connection is chosen, and the
 /// same on port 8002 with a canary: its connections are followed.
 fn plane(home: &Home, uplink: u32) -> Result<DataPlane> {
-    let mut plane = DataPlane::load(home.pins(), None, 65_536)?;
+    let mut plane = DataPlane::load(home.pins(), None, Sizes::small(65_536))?;
     let service = |index, threshold| Service {
         index,
         id: 100 + index,

@@ -104,13 +104,13 @@ mod tests {
             ("Translation", size_of::<Translation>()),
             ("choices", Choice::COUNT),
         ];
-        let version_3 = [
+        let version_4 = [
             ("Endpoint", 24),
             ("Service", 64),
-            ("Agent", 72),
+            ("Agent", 80),
             ("Budget", 16),
-            ("Tap", 32),
-            ("Counters", 216),
+            ("Tap", 40),
+            ("Counters", 256),
             ("Sent", 16),
             ("RunTime", 520),
             ("Latency", 3464),
@@ -118,12 +118,12 @@ mod tests {
             ("Connection", 88),
             ("ArmCounters", 264),
             ("Steering", 144),
-            ("reasons", 24),
+            ("reasons", 29),
             ("Health", 16),
             ("Ports", 8),
             ("Translation", 80),
             ("choices", 11),
         ];
-        assert_eq!((crate::ABI_VERSION, layouts), (3, version_3));
+        assert_eq!((crate::ABI_VERSION, layouts), (4, version_4));
     }
 }

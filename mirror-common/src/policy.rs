@@ -14,6 +14,12 @@ pub const MAX_SERVICES: u32 = 1024;
 /// The largest number of agents.
 pub const MAX_AGENTS: u32 = 64;
 
+/// Number of the ring that the daemon itself reads, behind the agents' rings.
+pub const LOOK_RING: u32 = MAX_AGENTS;
+
+/// The largest number of rings.
+pub const MAX_RINGS: u32 = MAX_AGENTS + 1;
+
 /// The largest number of addresses of all services together.
 pub const MAX_ENDPOINTS: u32 = 16384;
 
@@ -96,8 +102,18 @@ pub struct Agent {
     pub ethernet: u32,
     /// The next hop's MAC address, then the uplink's.
     pub macs: [u32; 3],
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
+    /// How copies travel: [`transport`].
+    pub transport: u32,
+    /// Tells agents apart: a restarted daemon finds by it whose number this is.
+    pub id: u64,
+}
+
+/// Values of [`Agent::transport`].
+pub mod transport {
+    /// The kernel sends each copy as a datagram.
+    pub const GENEVE: u32 = 0;
+    /// Copies lie in a ring until the sender ships them.
+    pub const STREAM: u32 = 1;
 }
 
 /// State of the whole tap.
@@ -111,6 +127,8 @@ pub struct Tap {
     /// Key of the connection hash: kept as long as the maps, so that a restarted daemon samples
     /// the same connections.
     pub key: [u64; 2],
+    /// Bytes of each CPU's ring.
+    pub ring: u64,
 }
 
 impl Tap {

@@ -34,6 +34,10 @@ pub const CONTROL: u32 = 512;
 /// The smallest ring of one CPU, in bytes.
 pub const SMALLEST_RING: u32 = 512 << 10;
 
+/// The largest ring of one CPU, in bytes: with what is around it, less than the verifier lets a program
+/// reach in one value.
+pub const LARGEST_RING: u32 = 256 << 20;
+
 /// Places of words in the ring's control block. Each side writes to cache lines of its own.
 pub mod place {
     /// Where the next record will begin. Written by the tap, last of all that it writes.
@@ -101,7 +105,8 @@ pub const fn value_size(ring: u32) -> u32 {
 /// The size of each CPU's ring, when all of a host's rings together may have `total` bytes: a power of
 /// two, at least [`SMALLEST_RING`].
 pub fn ring_size(total: u64, rings: u64) -> u32 {
-    let each = (total / rings.max(1)).clamp(u64::from(SMALLEST_RING), 1 << 30) as u32;
+    let each =
+        (total / rings.max(1)).clamp(u64::from(SMALLEST_RING), u64::from(LARGEST_RING)) as u32;
     1 << each.ilog2()
 }
 
@@ -244,7 +249,7 @@ mod tests {
         check(256 << 20, 96, 2 << 20);
         check(256 << 20, 1024, SMALLEST_RING);
         check(0, 0, SMALLEST_RING);
-        check(u64::MAX, 1, 1 << 30);
+        check(u64::MAX, 1, LARGEST_RING);
     }
 
     #[test]

@@ -77,7 +77,7 @@ reasons! {
     OverBudget = "over_budget",
 
     // Packets of a service that were to be copied.
-    /// The copy was handed to the uplink, whole.
+    /// The copy was handed to the uplink, or lies in the ring, whole.
     Mirrored = "mirrored",
     /// The kernel could not clone the packet, or the copy never reached the uplink's program.
     CloneFailed = "clone_failed",
@@ -89,6 +89,16 @@ reasons! {
     SplitFailed = "split_failed",
     /// The uplink's queue refused the copy.
     UplinkDropped = "uplink_dropped",
+    /// The ring has no room for the copy: the agent or the sender is too slow, or away.
+    RingFull = "ring_full",
+    /// A program that this one has interrupted was writing to the ring.
+    RingBusy = "ring_busy",
+    /// No ring is there for the service's agent.
+    NoRing = "no_ring",
+    /// The packet is longer than any that a record holds.
+    TooLong = "too_long",
+    /// The kernel could not read the packet.
+    CopyFailed = "copy_failed",
 }
 
 /// What the program does with a packet of the host. The packet itself always goes on.

@@ -228,6 +228,16 @@ pub fn add_shared(word: *mut u64, value: u64) {
     }
 }
 
+/// Swaps a word, with everything before it done before and everything after it done afterwards.
+#[inline(always)]
+pub fn exchange(word: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: as in `add_shared`.
+    unsafe {
+        core::arch::asm!("{value} = xchg_64({word} + 0, {value})", word = in(reg) word, value = inout(reg) value)
+    }
+    value
+}
+
 /// Adds what something costs to when all that was spent so far will have been earned, see
 /// [`mirror_common::policy::within`]. What lies in the past is forgotten first.
 #[inline(always)]

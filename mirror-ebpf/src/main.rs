@@ -16,6 +16,7 @@ mod hand;
 mod health;
 mod maps;
 mod mirror;
+mod ring;
 mod slot;
 mod sockets;
 mod split;

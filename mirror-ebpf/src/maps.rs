@@ -3,15 +3,16 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::histogram::{Latency, RunTime};
 use mirror_common::measure::{ArmCounters, Connection};
-use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_SERVICES, Service, Tap};
+use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_RINGS, MAX_SERVICES, Service, Tap};
 use mirror_common::steer::{Health, Steering};
 use mirror_common::translate::{Ports, Translation};
 
+use crate::ring::Rings;
 use crate::slot::Slot;
 use crate::split::Scratch;
 
@@ -46,9 +47,24 @@ pub static TAP: Array<Tap> = Array::pinned(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
 
-/// Number of an agent -> what this CPU has sent to it. Written by the uplink's program.
+/// Number of an agent -> what this CPU has sent to it. Written by the uplink's program, or by the tap
+/// for a ring.
 #[map]
-pub static SENT: PerCpuArray<Sent> = PerCpuArray::pinned(MAX_AGENTS, 0);
+pub static SENT: PerCpuArray<Sent> = PerCpuArray::pinned(MAX_RINGS, 0);
+
+/// Number of an agent -> its ring, of a value for each CPU. Made and emptied by the daemon, filled by
+/// the tap. [`mirror_common::policy::LOOK_RING`] is the local reader's.
+#[unsafe(link_section = "maps")]
+#[unsafe(export_name = "RINGS")]
+pub static RINGS: Rings = Rings::pinned(MAX_RINGS);
+
+/// Rung by the tap when it has filled a ring whose sender sleeps.
+#[map]
+pub static SENDER_BELL: RingBuf = RingBuf::pinned(4096, 0);
+
+/// The same for the local reader.
+#[map]
+pub static LOOK_BELL: RingBuf = RingBuf::pinned(4096, 0);
 
 /// Service index -> state of its budget. Written by the tap.
 #[map]

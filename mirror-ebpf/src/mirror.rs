@@ -5,11 +5,13 @@ use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::counters::Counters;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link, Packet, Transport};
-use mirror_common::policy::{self, Service};
+use mirror_common::policy::{self, Service, transport};
+use mirror_common::record::Reader;
 use mirror_common::tunnel::{self, Arm, Direction};
 use mirror_common::verdict::{Reason, Verdict};
 
 use crate::frame::{Skb, add_shared, now_ns, spend};
+use crate::ring::{self, Said};
 use crate::slot::{Slot, UNSEEN, state};
 use crate::steer::{self, Followed, Onward};
 use crate::{NEXT, away, maps};
@@ -204,7 +206,7 @@ fn serve(
 ) -> Reason {
     let mut hash = 0;
     let mut now = 0;
-    let mut ifindex = 0;
+    let (mut ifindex, mut by) = (0, 0);
     let tap = maps::TAP.get(0).copied().unwrap_or_default();
     let verdict = policy::decide(
         packet,
@@ -214,7 +216,7 @@ fn serve(
         || {
             // SAFETY: as in `look_up`.
             let agent = unsafe { maps::AGENTS.get(service.agent) }?;
-            ifindex = agent.ifindex;
+            (ifindex, by) = (agent.ifindex, agent.transport);
             Some(agent.state)
         },
         || {
@@ -231,6 +233,17 @@ fn serve(
         Verdict::Copy => {
             if let Err(reason) = pay(skb, packet, service, hash, now, counters) {
                 return reason;
+            }
+            if by == transport::STREAM {
+                let said = Said {
+                    service,
+                    packet,
+                    direction,
+                    arm,
+                    reader: Reader::Sender,
+                    time_ns: now,
+                };
+                return ring::copy(skb, service.agent, &said);
             }
             slot.service_id = service.id;
             slot.agent = service.agent;

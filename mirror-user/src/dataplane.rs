@@ -6,6 +6,8 @@ mod attach;
 mod connections;
 mod maps;
 mod pins;
+mod ring;
+mod rings;
 mod steering;
 mod test_run;
 mod xdp;
@@ -24,6 +26,8 @@ pub use attach::{foreign_programs, tcx_works};
 pub use connections::Connections;
 pub use maps::Pulse;
 pub use pins::detach_all;
+pub use ring::Ring;
+pub use rings::Bell;
 
 /// The programs, built from `mirror-ebpf` by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/modelmirror.bpf.o"));
@@ -167,12 +171,45 @@ const PROGRAMS: [&str; 8] = [
     "answers_ip",
 ];
 
+/// How large maps are made whose size the config says.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Entries of the tables of connections.
+    pub connections: u32,
+    /// Bytes of each CPU's ring: a power of two.
+    pub ring: u32,
+}
+
+impl Sizes {
+    /// Tables of so many connections, and the smallest rings.
+    #[doc(hidden)]
+    pub fn small(connections: u32) -> Self {
+        Self {
+            connections,
+            ring: mirror_common::record::SMALLEST_RING,
+        }
+    }
+}
+
+/// Whether programs of one CPU may interrupt each other: on kernels with PREEMPT_RT packets are handled
+/// in threads.
+pub fn is_realtime() -> bool {
+    std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+}
+
+/// CPUs that this machine may ever have.
+pub fn possible_cpus() -> u32 {
+    pins::possible_cpus()
+}
+
 /// The loaded programs and their maps.
 #[derive(Debug)]
 pub struct DataPlane {
     ebpf: Ebpf,
     links: PathBuf,
     mechanism: Mechanism,
+    /// Bytes of each CPU's ring.
+    ring_size: u32,
     /// Why the kernel has refused the program for XDP, which is loaded when it is first asked for.
     refused: Option<String>,
 }
@@ -181,17 +218,17 @@ impl DataPlane {
     /// Loads the programs over the pinned maps, which it creates where there are none. What is
     /// attached goes on unchanged until [`DataPlane::attach`].
     ///
-    /// `connections` is the size of the tables of connections, where they are made now.
-    pub fn load(
-        pin_dir: &Path,
-        mechanism: Option<Mechanism>,
-        connections: u32,
-    ) -> Result<Self, Error> {
+    /// `sizes` holds where the maps are made now.
+    pub fn load(pin_dir: &Path, mechanism: Option<Mechanism>, sizes: Sizes) -> Result<Self, Error> {
         let (maps, links) = pins::prepare(pin_dir)?;
-        pins::check_maps(&maps)?;
+        let ring_size = rings::prepare(&maps, sizes.ring)?;
+        pins::check_maps(&maps, ring_size)?;
         let cpus = pins::possible_cpus();
+        let connections = sizes.connections;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&maps)
+            .override_global("RING_SIZE", &ring_size, true)
+            .override_global("INTERRUPTIBLE", &u32::from(is_realtime()), true)
             .map_max_entries("SCRATCH", cpus)
             .map_max_entries("CONNECTIONS", connections)
             .map_max_entries("TRANSLATIONS", connections)
@@ -215,6 +252,7 @@ impl DataPlane {
             ebpf,
             links,
             mechanism,
+            ring_size,
             refused: None,
         })
     }

@@ -179,7 +179,8 @@ impl Agent {
             ipv6: u32::from(self.address.is_ipv6()),
             ethernet: u32::from(way.link.ethernet),
             macs: way.macs(),
-            pad: 0,
+            transport: policy::transport::GENEVE,
+            id: 0,
         })
     }
 

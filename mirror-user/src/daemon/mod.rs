@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mirror_common::record::ring_size;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, watch};
@@ -59,7 +60,7 @@ use self::way::Way;
 use crate::admin;
 use crate::config::Node;
 use crate::control;
-use crate::dataplane::{self, DataPlane, Mechanism};
+use crate::dataplane::{self, DataPlane, Mechanism, Sizes};
 use crate::metrics;
 use crate::state::State;
 
@@ -95,7 +96,11 @@ pub async fn run(
     let admin_listener = tokio::net::TcpListener::bind(config.admin)
         .await
         .with_context(|| format!("cannot listen at admin = \"{}\"", config.admin))?;
-    let mut plane = DataPlane::load(&config.pin_dir, options.mechanism, config.connections)?;
+    let sizes = Sizes {
+        connections: config.connections,
+        ring: ring_size(256 << 20, u64::from(dataplane::possible_cpus())),
+    };
+    let mut plane = DataPlane::load(&config.pin_dir, options.mechanism, sizes)?;
     let mut log = plane
         .log()
         .inspect_err(|error| tracing::warn!("no log of the programs: {error}"))
@@ -233,6 +238,7 @@ impl Daemon {
                 [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|uuid| uuid.as_u64_pair());
             tap.boot = a.0 | 1;
             tap.key = [a.1 ^ b.0.rotate_left(32), b.1];
+            tap.ring = plane.ring_size().into();
             plane.set_tap(tap)?;
         }
         let mut pulse = plane.pulse()?;

@@ -11,7 +11,7 @@ use mirror_common::ABI_VERSION;
 
 use super::attach::detach_clsact;
 use super::maps::map_error;
-use super::{Error, Hook, OBJECT};
+use super::{Error, Hook, OBJECT, rings};
 
 /// Removes every link and map under `pin_dir`, of whatever layout: mirroring and steering end with
 /// the next packet. Works without a daemon. Returns what was removed.
@@ -94,7 +94,7 @@ pub(super) fn prepare(pin_dir: &Path) -> Result<(PathBuf, PathBuf), Error> {
 }
 
 /// aya 0.14 reuses pinned maps unseen, and a larger value would overrun its buffers.
-pub(super) fn check_maps(maps: &Path) -> Result<(), Error> {
+pub(super) fn check_maps(maps: &Path, ring_size: u32) -> Result<(), Error> {
     let object = aya_obj::Object::parse(OBJECT)
         .map_err(|error| Error::Missing(format!("meaning: {error}")))?;
     let entries = fs::read_dir(maps).map_err(|source| Error::PinDir {
@@ -104,34 +104,40 @@ pub(super) fn check_maps(maps: &Path) -> Result<(), Error> {
     for entry in entries.flatten() {
         let path = entry.path();
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        let Some(wanted) = object.maps.get(name) else {
+        let is_ring = name.starts_with(rings::PREFIX);
+        let wanted = object.maps.get(name);
+        if wanted.is_none() && !is_ring {
             return Err(Error::UnknownLayout {
                 path: maps.to_owned(),
                 found: format!("map {name}"),
             });
-        };
+        }
         let info = MapData::from_pin(&path)
             .and_then(|map| map.info())
             .map_err(|source| map_error("pinned", source))?;
-        let entries = match name {
-            "SCRATCH" => possible_cpus(),
-            // As large as the config said when they were made.
-            "CONNECTIONS" | "TRANSLATIONS" => info.max_entries(),
-            _ => wanted.max_entries(),
+        let expected = match wanted {
+            None => rings::expected(ring_size),
+            Some(_) if name == "RINGS" => rings::EXPECTED_OF_ALL,
+            Some(wanted) => {
+                let entries = match name {
+                    "SCRATCH" => possible_cpus(),
+                    // As large as the config said when they were made.
+                    "CONNECTIONS" | "TRANSLATIONS" => info.max_entries(),
+                    _ => wanted.max_entries(),
+                };
+                let (map_type, key, value) =
+                    (wanted.map_type(), wanted.key_size(), wanted.value_size());
+                (map_type, key, value, entries)
+            }
         };
-        let expected = shape(
-            wanted.map_type(),
-            wanted.key_size(),
-            wanted.value_size(),
-            entries,
-        );
         let map_type = info.map_type().map(|map_type| map_type as u32).unwrap_or(0);
-        let found = shape(
+        let found = (
             map_type,
             info.key_size(),
             info.value_size(),
             info.max_entries(),
         );
+        let (found, expected) = (shape(found), shape(expected));
         if found != expected {
             return Err(Error::ForeignMap {
                 path,
@@ -143,7 +149,7 @@ pub(super) fn check_maps(maps: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn shape(map_type: u32, key: u32, value: u32, entries: u32) -> String {
+fn shape((map_type, key, value, entries): (u32, u32, u32, u32)) -> String {
     format!("type {map_type}, {key}-byte keys, {value}-byte values, {entries} entries")
 }
 

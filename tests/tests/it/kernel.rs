@@ -10,13 +10,16 @@ use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement, 
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link};
 use mirror_common::policy::{self, Agent, Service, Tap, WHOLE, agent_state};
+use mirror_common::record::SMALLEST_RING;
 use mirror_common::tunnel::{Arm, Datagram, Direction, Header, Inner, Meta, decode};
 use mirror_common::verdict::{Reason, Verdict};
-use mirror_user::dataplane::{DataPlane, Interface, Role};
+use mirror_user::dataplane::{DataPlane, Interface, Role, Sizes};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use tests::{Home, Namespace, privileged, veth};
+
+mod ring;
 
 const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40_000);
 const SERVER: ([u8; 4], u16) = ([10, 0, 0, 5], 8000);
@@ -39,7 +42,7 @@ impl Bench {
     /// A service at [`SERVER`], all of it mirrored to [`AGENT`], which is alive.
     fn new() -> Result<Self> {
         let home = Home::new()?;
-        let plane = DataPlane::load(home.pins(), None, 65_536)?;
+        let plane = DataPlane::load(home.pins(), None, Sizes::small(65_536))?;
         let service = Service {
             index: 1,
             id: 101,
@@ -65,6 +68,7 @@ impl Bench {
             heartbeat_ns: now_ns(),
             boot: 1,
             key: KEY,
+            ring: SMALLEST_RING.into(),
         };
         let mut bench = Self {
             plane,

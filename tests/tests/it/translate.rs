@@ -10,7 +10,7 @@ use mirror_common::policy::{Service, Tap, WHOLE};
 use mirror_common::steer::{Steering, flag};
 use mirror_common::translate::{Ports, Way};
 use mirror_user::config::XdpHook;
-use mirror_user::dataplane::{DataPlane, Interface};
+use mirror_user::dataplane::{DataPlane, Interface, Sizes};
 use tests::{Home, Namespace, privileged, veth};
 
 /// Verdicts by which a packet leaves for another host, or goes on.
@@ -69,7 +69,7 @@ impl Node {
     fn new(program: &'static str, ipv6: bool) -> Result<Self> {
         let home = Home::new()?;
         let hosts = hosts(ipv6);
-        let mut plane = DataPlane::load(home.pins(), None, 1_024)?;
+        let mut plane = DataPlane::load(home.pins(), None, Sizes::small(1_024))?;
         let service = Service {
             index: 1,
             id: 101,
@@ -82,6 +82,7 @@ impl Node {
             heartbeat_ns: u64::MAX / 2,
             boot: 1,
             key: [1, 2],
+            ..Tap::default()
         })?;
         plane.set_translated_ports(PORTS)?;
         let steering = Steering {

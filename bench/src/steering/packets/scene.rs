@@ -13,7 +13,7 @@ use mirror_common::policy::{Service, Tap};
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
 use mirror_common::translate::{self, Ports, Translation, Way};
 use mirror_common::tunnel::Arm;
-use mirror_user::dataplane::DataPlane;
+use mirror_user::dataplane::{DataPlane, Sizes};
 use tests::{Home, try_within};
 
 use crate::frames::{CLIENT, node};
@@ -96,7 +96,11 @@ impl Scene {
     /// Loads and fills it.
     pub(super) fn new(size: Size) -> Result<Self> {
         let home = Home::new()?;
-        let mut plane = DataPlane::load(home.pins(), None, TABLES[usize::from(size.full)])?;
+        let mut plane = DataPlane::load(
+            home.pins(),
+            None,
+            Sizes::small(TABLES[usize::from(size.full)]),
+        )?;
         let service = |index| Service {
             index,
             id: index,

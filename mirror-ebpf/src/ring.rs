@@ -1,0 +1,206 @@
+//! The tap's end of the `stream` transport: a record of the packet into this CPU's ring.
+//!
+//! One helper call copies the packet, and one store makes it known: no lock, no second packet, and no
+//! wake-up unless the reader sleeps. What a record looks like and where it lies: `mirror_common::record`.
+
+use core::cell::UnsafeCell;
+
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, bpf_map_def};
+use aya_ebpf::helpers::generated as helpers;
+use mirror_common::counters::Sent;
+use mirror_common::packet::Packet;
+use mirror_common::policy::Service;
+use mirror_common::record::{
+    CONTROL, HEADER_LENGTH, LONGEST_PACKET, Reader, Record, place, record_length,
+};
+use mirror_common::tunnel::{Arm, Direction};
+use mirror_common::verdict::Reason;
+
+use crate::frame::{Skb, cpu, exchange};
+use crate::maps;
+
+/// Bytes of each CPU's ring. The daemon sets it before it loads the programs, so that the verifier
+/// knows it too.
+#[unsafe(no_mangle)]
+static RING_SIZE: u32 = 0;
+
+/// 1 = programs of one CPU may interrupt each other here (PREEMPT_RT): the ring takes a lock.
+#[unsafe(no_mangle)]
+static INTERRUPTIBLE: u32 = 0;
+
+/// A map of the rings' maps, for which aya has no type. Key: number of an agent, value: its ring, an
+/// array with a value for each CPU, which the daemon maps into its memory.
+#[repr(transparent)]
+pub struct Rings(UnsafeCell<bpf_map_def>);
+
+// SAFETY: the kernel alone looks at it, when the program is loaded.
+unsafe impl Sync for Rings {}
+
+impl Rings {
+    /// Pinned by its name. The daemon makes it before the programs are loaded, since rings are as
+    /// large as the config says: what stands here is a plain array, for which aya asks no more, and
+    /// what lies at the pin is a map of maps.
+    pub const fn pinned(max_entries: u32) -> Self {
+        const BY_NAME: u32 = 1;
+        Self(UnsafeCell::new(bpf_map_def {
+            type_: BPF_MAP_TYPE_ARRAY,
+            key_size: 4,
+            value_size: 4,
+            max_entries,
+            map_flags: 0,
+            id: 0,
+            pinning: BY_NAME,
+        }))
+    }
+
+    /// This CPU's ring of `number`, from its control block on.
+    #[inline(always)]
+    fn get(&self, number: u32, cpu: u32) -> Option<*mut u8> {
+        // SAFETY: the keys outlive the calls; the verifier checks both maps.
+        unsafe {
+            let ring = helpers::bpf_map_lookup_elem(self.0.get().cast(), (&raw const number).cast());
+            if ring.is_null() {
+                return None;
+            }
+            let value = helpers::bpf_map_lookup_elem(ring, (&raw const cpu).cast());
+            (!value.is_null()).then_some(value.cast())
+        }
+    }
+}
+
+/// What a record says of a packet, its place and number apart.
+pub struct Said<'a> {
+    pub service: &'a Service,
+    pub packet: &'a Packet,
+    pub direction: Direction,
+    pub arm: Arm,
+    pub reader: Reader,
+    pub time_ns: u64,
+}
+
+/// Puts a copy of the packet into this CPU's ring of `number`.
+#[inline(always)]
+pub fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
+    let cpu = cpu();
+    let Some(ring) = maps::RINGS.get(number, cpu) else {
+        return Reason::NoRing;
+    };
+    let Some(sent) = maps::SENT.get_ptr_mut(number) else {
+        return Reason::NoRing;
+    };
+    // SAFETY: a per-CPU value, as in `mirror::tap`.
+    let sent = unsafe { &mut *sent };
+    if !lock(ring) {
+        return Reason::RingBusy;
+    }
+    let reason = write(skb, ring, cpu, sent, said);
+    unlock(ring);
+    if let Reason::Mirrored = reason {
+        wake(ring, said.reader);
+    }
+    reason
+}
+
+#[inline(always)]
+fn write(skb: &Skb, ring: *mut u8, cpu: u32, sent: &mut Sent, said: &Said<'_>) -> Reason {
+    let Said { packet, .. } = said;
+    let packet_length = packet.payload_offset + packet.payload_length - packet.network_offset;
+    // Shown to the verifier once more: the compiler knows, and would leave the test out. It learns more
+    // from "less than" than from "not 0", which kernels before 6.8 make nothing of.
+    let less = core::hint::black_box(packet_length.wrapping_sub(1));
+    if less >= LONGEST_PACKET {
+        return Reason::TooLong;
+    }
+    let packet_length = less + 1;
+    // SAFETY: the control block lies before the ring; only this CPU writes the head.
+    let (head, tail) = unsafe {
+        (
+            ring.add(place::HEAD).cast::<u64>().read(),
+            ring.add(place::TAIL).cast::<u64>().read_volatile(),
+        )
+    };
+    let length = u64::from(record_length(packet_length));
+    // SAFETY: a constant that the daemon has set.
+    let size = unsafe { (&raw const RING_SIZE).read_volatile() };
+    if (head + length).wrapping_sub(tail) > u64::from(size) {
+        return Reason::RingFull;
+    }
+    let offset = core::hint::black_box(head as u32) & (size - 1);
+    let record = Record {
+        direction: said.direction,
+        arm: said.arm,
+        reader: said.reader,
+        cpu: cpu as u16,
+        service: said.service.id,
+        packet_length,
+        sequence: sent.copies,
+        time_ns: said.time_ns,
+    };
+    // SAFETY: a record that begins within the ring ends before the slack does.
+    let to = unsafe { ring.add((CONTROL + offset) as usize) };
+    let [first, second, third, fourth] = record.encode();
+    // SAFETY: as above.
+    unsafe {
+        let header = to.cast::<u64>();
+        header.write(first);
+        header.add(1).write(second);
+        header.add(2).write(third);
+        header.add(3).write(fourth);
+        if !skb.load(packet.network_offset, to.add(HEADER_LENGTH), packet_length) {
+            return Reason::CopyFailed;
+        }
+    }
+    let end = head + length;
+    if u64::from(offset) + length > u64::from(size) {
+        // SAFETY: as for the head.
+        unsafe { ring.add(place::CROSSING).cast::<u64>().write(end) };
+    }
+    sent.copies += 1;
+    sent.bytes += u64::from(packet.payload_length);
+    // Orders what was written before, and what `wake` reads afterwards.
+    // SAFETY: as for the head.
+    exchange(unsafe { ring.add(place::HEAD).cast() }, end);
+    Reason::Mirrored
+}
+
+#[inline(always)]
+fn interruptible() -> bool {
+    // SAFETY: a constant that the daemon has set.
+    unsafe { (&raw const INTERRUPTIBLE).read_volatile() != 0 }
+}
+
+/// Whoever was interrupted while it wrote keeps the ring.
+#[inline(always)]
+fn lock(ring: *mut u8) -> bool {
+    // SAFETY: a word in the control block.
+    !interruptible() || exchange(unsafe { ring.add(place::BUSY).cast() }, 1) == 0
+}
+
+#[inline(always)]
+fn unlock(ring: *mut u8) {
+    if interruptible() {
+        // SAFETY: a word in the control block.
+        exchange(unsafe { ring.add(place::BUSY).cast() }, 0);
+    }
+}
+
+/// Wakes a reader that sleeps: it has set the word before it looked at the head for the last time.
+#[inline(always)]
+fn wake(ring: *mut u8, reader: Reader) {
+    // SAFETY: a word in the control block.
+    let asleep = unsafe { ring.add(place::ASLEEP).cast::<u64>() };
+    // SAFETY: as above.
+    unsafe {
+        if asleep.read_volatile() == 0 {
+            return;
+        }
+        asleep.write_volatile(0);
+    }
+    let bell = match reader {
+        Reader::Sender => &maps::SENDER_BELL,
+        Reader::Look => &maps::LOOK_BELL,
+    };
+    // One that is full has been rung.
+    let _ = bell.output::<u64>(1, u64::from(BPF_RB_FORCE_WAKEUP));
+}
