@@ -58,7 +58,6 @@ pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> 
 pub struct Agent {
     capture: Capture,
     admin: TcpListener,
-    api: Option<TcpListener>,
     doors: Arc<Doors>,
     metrics: metrics::Agent,
     memory: Memory,
@@ -83,13 +82,10 @@ impl Agent {
         let doors = Doors::open(&config, before)?;
         let capture = Capture::open(&config, doors.udp()?)?;
         let admin = doors.tcp(config.admin)?;
-        let api = config.api.as_ref().map(|api| doors.tcp(api.listen));
-        let api = api.transpose()?;
         record::prepare(&config)?;
         Ok(Self {
             capture,
             admin,
-            api,
             doors: Arc::new(doors),
             metrics: metrics::Agent::new(),
             memory: Memory::new(config.memory),
@@ -131,7 +127,6 @@ impl Agent {
         let Self {
             capture,
             admin,
-            api,
             doors: _doors,
             metrics,
             memory,
@@ -171,10 +166,6 @@ impl Agent {
                 labels::follow(follower, interval, tell).await;
                 Ok(())
             });
-        }
-        if let (Some(listener), Some(api)) = (api, config.api) {
-            let (token, figures) = (api.token.value, Arc::clone(&figures));
-            served.spawn(serve_api(listener, token, Arc::clone(&judge), figures));
         }
 
         let ended = tokio::select! {
@@ -252,13 +243,12 @@ fn serve_admin(
     admin::serve(listener, gather, ready)
 }
 
-async fn serve_api(
-    listener: TcpListener,
-    token: String,
-    judge: Arc<Judge>,
-    figures: Arc<Figures>,
-) -> std::io::Result<()> {
-    summary::serve(listener, &token, move || judge.summary(&figures)).await
+/// What connections are answered with that ask by HTTP. They do not keep the judge, and its records,
+/// from their end.
+#[expect(dead_code, reason = "for the listener at `listen`, which is to come")]
+fn api(judge: &Arc<Judge>, figures: Arc<Figures>) -> axum::Router {
+    let judge = Arc::downgrade(judge);
+    summary::router(move || Some(judge.upgrade()?.summary(&figures)))
 }
 
 /// Shows the figures and writes the ledgers, once a second.
