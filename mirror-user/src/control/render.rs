@@ -150,9 +150,13 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
 
 fn write_mirror(f: &mut fmt::Formatter<'_>, mirror: &MirrorState) -> fmt::Result {
     let on = if mirror.on { "on" } else { "OFF" };
+    let insecure = match mirror.insecure {
+        true => ", in CLEAR TEXT to whoever is there (`insecure`)",
+        false => "",
+    };
     writeln!(
         f,
-        "  mirror       {on} (by {}), to {}",
+        "  mirror       {on} (by {}), to {}{insecure}",
         mirror.from.label(),
         mirror.agent
     )?;

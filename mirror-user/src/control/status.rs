@@ -110,6 +110,9 @@ pub struct MirrorState {
     pub from: Source,
     /// Where the copies go.
     pub agent: AgentAddress,
+    /// Whether the agent is spoken to in clear text, and not known by a key.
+    #[serde(default)]
+    pub insecure: bool,
     /// The share of connections.
     pub sample: Sample,
     /// Hard limit, in bytes per second.

@@ -60,6 +60,7 @@ fn status() -> Status {
                 on: true,
                 from: Source::File,
                 agent: SocketAddr::from(([10, 0, 0, 9], 6181)).into(),
+                insecure: false,
                 sample: Sample {
                     configured: 1.0,
                     set: Some(0.5),
@@ -122,6 +123,15 @@ SERVICE sentiment  id 101, version v12, *:8000
 cost of our programs: p50 448 ns, p99 1024 ns a packet (one run in 1,024 timed: 39)
 ";
     assert_eq!(status().to_string(), expected);
+}
+
+#[test]
+fn clear_text_is_said() {
+    let mut status = status();
+    status.services[0].mirror.as_mut().unwrap().insecure = true;
+    let shown = status.to_string();
+    let line = "to 10.0.0.9:6181, in CLEAR TEXT to whoever is there (`insecure`)\n";
+    assert!(shown.contains(line), "{shown}");
 }
 
 #[test]

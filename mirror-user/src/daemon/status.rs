@@ -205,6 +205,7 @@ impl Daemon {
                 on: wanted.on,
                 from: wanted.from,
                 agent: mirror.agent.clone(),
+                insecure: mirror.insecure,
                 sample: Sample {
                     configured: mirror.sample,
                     set: wanted.sample_set,
