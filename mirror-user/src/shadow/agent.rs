@@ -4,6 +4,7 @@
 //!   capture thread:  datagrams -> segments -> exchanges ──events──┐
 //!   runtime:         dispatcher <─────────────────────────────────┘
 //!                        └─> replay, a task per connection ──> join ──> compare, record
+//!   workers:         the same for large exchanges <─────────────┘
 //! ```
 //!
 //! The capture never waits for the rest: what the rest cannot take is received, counted and
@@ -38,6 +39,7 @@ mod doors;
 mod intake;
 mod judge;
 mod labels;
+mod workers;
 
 /// How long the agent goes on with what it has begun when it is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -278,7 +280,7 @@ async fn drain(replays: Vec<Replay<Judge>>, judge: &Arc<Judge>) {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         replay.drain(left).await;
     }
-    // Comparisons that run elsewhere end by themselves.
+    // What the workers have not begun by then is dropped as well.
     let _ = tokio::time::timeout_at(deadline, judge.idle()).await;
 }
 
