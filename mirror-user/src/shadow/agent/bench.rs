@@ -26,7 +26,7 @@ const WINDOW: u64 = 512;
 const WARM_UP: u64 = 20_000;
 const REQUESTS: u64 = 200_000;
 /// Requests in a second, where they come at a steady rate.
-const RATES: [u64; 3] = [1_000, 4_000, 8_000];
+const RATES: [u64; 3] = [1_000, 4_000, 10_000];
 /// How long copies come together: not at all, as by default, and longer.
 const GATHERS: [Duration; 3] = [
     Duration::ZERO,
@@ -291,9 +291,10 @@ impl Flood {
         let families = self.metrics.registry().gather();
         let requests = families
             .iter()
-            .find(|family| family.name() == "modelmirror_shadow_requests_total")
-            .unwrap();
-        let chosen = requests.get_metric().iter().filter(|metric| {
+            .find(|family| family.name() == "modelmirror_shadow_requests_total");
+        // Before the first outcome there is no family.
+        let requests = requests.map(|family| family.get_metric());
+        let chosen = requests.unwrap_or_default().iter().filter(|metric| {
             let mut labels = metric.get_label().iter();
             outcome.is_none_or(|outcome| labels.any(|label| label.value() == outcome))
         });
