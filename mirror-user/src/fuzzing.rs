@@ -14,7 +14,7 @@ use mirror_common::tunnel::{self, Arm, Datagram, Direction};
 
 use crate::shadow::exchange::{Event, Exchanges, Limits};
 use crate::shadow::memory::Memory;
-use crate::shadow::message::{ExchangeId, Segment};
+use crate::shadow::message::{ExchangeId, Segment, TapId};
 use crate::shadow::stream::Stream;
 
 /// What is done with an input.
@@ -195,7 +195,7 @@ impl<'a> Input<'a> {
         let address = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
         Segment {
             service: 0,
-            tap: address(3),
+            tap: TapId(3),
             flow: Flow {
                 client: Endpoint::new(address(1).into(), (kind >> 1 & 3) as u16),
                 server: Endpoint::new(address(2).into(), 80),

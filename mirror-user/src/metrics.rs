@@ -2,7 +2,6 @@
 
 mod node;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
@@ -265,17 +264,16 @@ impl Agent {
     }
 
     /// Shows what is known of a tap.
-    pub fn tap(&self, address: IpAddr, tap: &Tap) {
-        let address = address.to_string();
-        let address = address.as_str();
-        let packets = |outcome| self.tunnel_packets.with_label_values(&[address, outcome]);
+    pub fn tap(&self, tap: &Tap) {
+        let name = &*tap.name;
+        let packets = |outcome| self.tunnel_packets.with_label_values(&[name, outcome]);
         let totals = tap.totals();
         for outcome in Outcome::ALL {
             let volume = totals.of(outcome);
             advance(&packets(outcome.label()), volume.copies);
             let bytes = self
                 .tunnel_bytes
-                .with_label_values(&[address, outcome.label()]);
+                .with_label_values(&[name, outcome.label()]);
             advance(&bytes, volume.bytes);
         }
         advance(&packets("late"), totals.late);
@@ -289,7 +287,7 @@ impl Agent {
             (&self.tunnel_sent_packets, totals.sent.copies),
             (&self.tunnel_sent_bytes, totals.sent.bytes),
         ] {
-            advance(&counters.with_label_values(&[address]), figure);
+            advance(&counters.with_label_values(&[name]), figure);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Runs on a thread of its own, so that nothing the shadow does delays the receive buffer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
@@ -12,23 +12,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::classify::Classifier;
 use self::notices::Notices;
+use self::roster::Roster;
 use self::socket::{Buffers, Received, Socket};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
-use super::message::Segment;
+use super::message::{Segment, TapId};
 use crate::config;
 use crate::tap_report::{ServiceReport, TapReport};
 
 mod classify;
 mod notices;
+mod roster;
 mod socket;
 
 pub(crate) use self::socket::bind;
 
 /// Receive calls in a row before the caller gets its turn.
 const BATCHES: usize = 8;
-
-/// Taps at once; datagrams of more are counted as not allowed.
-const MAX_TAPS: usize = 4096;
 
 /// Services of one tap that are remembered.
 const MAX_SERVICES: usize = 1024;
@@ -88,6 +87,8 @@ impl From<DecodeError> for Stray {
 /// What is known of one tap.
 #[derive(Debug, Default)]
 pub struct Tap {
+    /// What it is called.
+    pub name: String,
     /// Its numbered copies.
     pub ledger: TapLedger,
     /// Its VXLAN frames, which have no numbers: what was lost of them is not known.
@@ -122,7 +123,10 @@ pub struct Capture {
 struct Table {
     allow: Vec<ipnet::IpNet>,
     classifier: Classifier,
-    taps: HashMap<IpAddr, Tap>,
+    roster: Roster,
+    taps: BTreeMap<TapId, Tap>,
+    /// Taps that send datagrams, which are called by their address.
+    sources: HashMap<IpAddr, TapId>,
     not_allowed: u64,
     notices: Notices,
     changed: bool,
@@ -142,7 +146,9 @@ impl Capture {
             table: Table {
                 allow: config.allow.clone(),
                 classifier: Classifier::new(&config.services),
-                taps: HashMap::new(),
+                roster: Roster::default(),
+                taps: BTreeMap::new(),
+                sources: HashMap::new(),
                 not_allowed: 0,
                 notices: Notices::new(&config.services),
                 changed: false,
@@ -178,8 +184,8 @@ impl Capture {
     }
 
     /// The taps heard so far.
-    pub fn taps(&self) -> impl Iterator<Item = (IpAddr, &Tap)> {
-        self.table.taps.iter().map(|(&address, tap)| (address, tap))
+    pub fn taps(&self) -> impl Iterator<Item = (TapId, &Tap)> {
+        self.table.taps.iter().map(|(&id, tap)| (id, tap))
     }
 
     /// Whether what a tap says of a service, figures apart, has changed since this was last asked.
@@ -259,7 +265,8 @@ impl Table {
         sink: &mut impl FnMut(Segment),
     ) -> bool {
         let address = received.source.ip().to_canonical();
-        let Some(tap) = allowed_tap(&mut self.taps, &self.allow, address) else {
+        let found = self.source(address);
+        let Some((id, tap)) = found.and_then(|id| Some((id, self.taps.get_mut(&id)?))) else {
             self.not_allowed += 1;
             self.notices.not_allowed(address);
             return false;
@@ -269,14 +276,14 @@ impl Table {
                 Inner::Control => {
                     if tap.control(payload) {
                         self.changed = true;
-                        self.notices.services(address, tap.services.values());
+                        self.notices.services(&tap.name, tap.services.values());
                     }
                     // Whatever an allowed peer says is echoed, so that a newer daemon finds an
                     // older agent alive.
                     return true;
                 }
                 Inner::Packet => {
-                    let copy = self.classifier.geneve(address, &header, payload);
+                    let copy = self.classifier.geneve(id, &header, payload);
                     let outcome = copy.outcome(overloaded);
                     tap.ledger
                         .datagram(&header.meta, copy.sequence, copy.length, outcome);
@@ -285,7 +292,7 @@ impl Table {
             },
             Ok(Datagram::Vxlan { payload, .. }) => {
                 let time_ns = arrival_ns(received.timestamp);
-                let copy = self.classifier.vxlan(address, payload, time_ns);
+                let copy = self.classifier.vxlan(id, payload, time_ns);
                 let outcome = copy.outcome(overloaded);
                 tap.unnumbered[outcome as usize] += Volume {
                     copies: 1,
@@ -297,26 +304,32 @@ impl Table {
         }
         false
     }
-}
 
-/// The tap with this address, if it is listened to.
-fn allowed_tap<'a>(
-    taps: &'a mut HashMap<IpAddr, Tap>,
-    allow: &[ipnet::IpNet],
-    address: IpAddr,
-) -> Option<&'a mut Tap> {
-    // Known taps were allowed when they were first heard.
-    let may_join = taps.contains_key(&address)
-        || taps.len() < MAX_TAPS && allow.iter().any(|net| net.contains(&address));
-    may_join.then(|| {
-        taps.entry(address).or_insert_with(|| {
-            tracing::info!(tap = %address, "is heard");
-            Tap::default()
-        })
-    })
+    /// The number of the tap at this address, if it is listened to.
+    fn source(&mut self, address: IpAddr) -> Option<TapId> {
+        if let Some(&known) = self.sources.get(&address) {
+            return Some(known);
+        }
+        if !self.allow.iter().any(|net| net.contains(&address)) {
+            return None;
+        }
+        let name = address.to_string();
+        let id = self.roster.number(&name)?;
+        self.sources.insert(address, id);
+        self.taps.entry(id).or_insert_with(|| Tap::new(name));
+        Some(id)
+    }
 }
 
 impl Tap {
+    fn new(name: String) -> Self {
+        tracing::info!(tap = name, "is heard");
+        Self {
+            name,
+            ..Self::default()
+        }
+    }
+
     /// Takes a control packet in; says whether a service is not what it was, figures apart.
     fn control(&mut self, payload: &[u8]) -> bool {
         let Ok(report) = TapReport::parse(payload) else {

@@ -185,25 +185,25 @@ impl Work {
             self.capture.socket_drops(),
             self.capture.not_allowed(),
         );
-        for (address, tap) in self.capture.taps() {
-            metrics.tap(address, tap);
+        for (_, tap) in self.capture.taps() {
+            metrics.tap(tap);
         }
     }
 
     /// What taps say of their services has changed.
     fn take_reports(&mut self) {
-        for (address, tap) in self.capture.taps() {
-            for (index, id) in self.ids.iter().enumerate() {
-                if let Some(service) = tap.services.get(id) {
+        for (id, tap) in self.capture.taps() {
+            for (index, service) in self.ids.iter().enumerate() {
+                if let Some(service) = tap.services.get(service) {
                     let alone = service.requests_only;
-                    self.exchanges.copies_requests_only(address, index, alone);
+                    self.exchanges.copies_requests_only(id, index, alone);
                     let named = [
                         (Arm::Stable, Some(&service.stable_version)),
                         (Arm::Canary, service.canary_version.as_ref()),
                     ];
                     for (arm, version) in named {
                         if let Some(version) = version {
-                            self.judge.version((address, index, arm), version);
+                            self.judge.version((id, index, arm), version);
                         }
                     }
                 }

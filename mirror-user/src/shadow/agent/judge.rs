@@ -1,7 +1,6 @@
 //! Where the three parts of an exchange meet: joined, compared, recorded, counted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mirror_common::tunnel::Arm;
@@ -14,7 +13,7 @@ use crate::servers::Usage;
 use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
-use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError};
+use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError, TapId};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
@@ -33,7 +32,7 @@ pub(super) struct Judge {
     pending: Mutex<Pending>,
     services: Vec<Service>,
     /// What each tap calls production's versions, by service and arm.
-    versions: Mutex<HashMap<(IpAddr, usize, Arm), String>>,
+    versions: Mutex<HashMap<(TapId, usize, Arm), String>>,
     recorder: Recorder,
     metrics: metrics::Agent,
     since: jiff::Timestamp,
@@ -99,7 +98,7 @@ impl Judge {
     }
 
     /// A tap names a version of a service's that answers in production.
-    pub(super) fn version(&self, whose: (IpAddr, usize, Arm), version: &str) {
+    pub(super) fn version(&self, whose: (TapId, usize, Arm), version: &str) {
         let mut versions = lock(&self.versions);
         let known = versions.entry(whose).or_default();
         if known != version {

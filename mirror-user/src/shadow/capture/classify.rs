@@ -1,7 +1,6 @@
 //! From a copied packet to a segment of a service. Pure.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use mirror_common::flow::Endpoint;
@@ -12,7 +11,7 @@ use mirror_common::verdict::Reason;
 
 use crate::config::ShadowService;
 use crate::shadow::ledger::Outcome;
-use crate::shadow::message::Segment;
+use crate::shadow::message::{Segment, TapId};
 
 /// Whose a copy is.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(super) struct Copy<'a> {
 
 struct Found<'a> {
     service: usize,
-    tap: IpAddr,
+    tap: TapId,
     direction: Direction,
     arm: Arm,
     time_ns: u64,
@@ -57,7 +56,7 @@ impl Classifier {
     }
 
     /// A copy of our own tap: the header says whose it is.
-    pub(super) fn geneve<'a>(&self, tap: IpAddr, header: &Header, inner: &'a [u8]) -> Copy<'a> {
+    pub(super) fn geneve<'a>(&self, tap: TapId, header: &Header, inner: &'a [u8]) -> Copy<'a> {
         let meta = &header.meta;
         let (packet, payload) = match dissect(inner, Link::Ip) {
             Ok(dissected) => dissected,
@@ -80,7 +79,7 @@ impl Classifier {
     }
 
     /// A frame of a foreign tap: its addresses say whose it is.
-    pub(super) fn vxlan<'a>(&self, tap: IpAddr, inner: &'a [u8], time_ns: u64) -> Copy<'a> {
+    pub(super) fn vxlan<'a>(&self, tap: TapId, inner: &'a [u8], time_ns: u64) -> Copy<'a> {
         let (packet, payload) = match dissect(inner, Link::Ethernet) {
             Ok(dissected) => dissected,
             Err(outcome) => return Copy::dropped(0, outcome),

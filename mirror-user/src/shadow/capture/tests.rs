@@ -95,7 +95,8 @@ fn segments_arrive_as_they_were_copied() {
         (first.service, first.flags, first.arm),
         (1, SYN, Arm::Stable)
     );
-    assert_eq!(first.tap, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let (id, tap) = capture.taps().next().unwrap();
+    assert_eq!((first.tap, &*tap.name), (id, "127.0.0.1"));
     assert_eq!(SocketAddr::from(first.flow.client), connection.client());
     assert_eq!(first.time_ns, 1_000_010_000);
     assert_eq!(segments[1].flags, SYN | ACK);
@@ -158,8 +159,8 @@ fn one_end_hears_both_address_families() {
         let report = tap.report(&[]).remove(0);
         socket.send(&report).unwrap();
         receive(&mut capture, 1);
-        let heard: Vec<_> = capture.taps().map(|(address, _)| address).collect();
-        assert_eq!(heard, [socket.local_addr().unwrap().ip()]);
+        let heard: Vec<_> = capture.taps().map(|(_, tap)| tap.name.clone()).collect();
+        assert_eq!(heard, [socket.local_addr().unwrap().ip().to_string()]);
         assert_eq!(socket.recv(&mut [0; 2_000]).unwrap(), report.len());
     }
 }
