@@ -14,7 +14,7 @@ use prometheus::{
 pub use node::Node;
 
 use crate::servers::Usage;
-use crate::shadow::capture::{Stray, Tap};
+use crate::shadow::capture::{Refusals, Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
@@ -149,6 +149,8 @@ metrics! {
         server_processes: IntGaugeVec = "modelmirror_shadow_server_processes" ["service", "version"],
         /// Requests sent a second time because the kept connection had been closed.
         retries: IntCounterVec = "modelmirror_shadow_retries_total" ["service"],
+        /// Connections that the agent refused or closed, by why.
+        refused_connections: IntCounterVec = "modelmirror_shadow_refused_connections_total" ["reason"],
         /// Copies of a tap by what became of them, and other datagrams by what they were.
         tunnel_packets: IntCounterVec = "modelmirror_shadow_tunnel_packets_total" ["tap", "outcome"],
         /// Payload bytes of a tap's copies by what became of them.
@@ -288,6 +290,16 @@ impl Agent {
             (&self.tunnel_sent_bytes, totals.sent.bytes),
         ] {
             advance(&counters.with_label_values(&[name]), figure);
+        }
+    }
+
+    /// Shows why connections were refused.
+    pub fn refusals(&self, refusals: &Refusals) {
+        for (refusal, count) in refusals.counts() {
+            let counter = self
+                .refused_connections
+                .with_label_values(&[refusal.label()]);
+            advance(&counter, count);
         }
     }
 
@@ -458,6 +470,7 @@ mod documentation {
     use mirror_common::verdict::Reason;
 
     use super::*;
+    use crate::shadow::capture::Refusal;
     use crate::shadow::labels::Unused;
 
     /// docs/metrics.md names whatever a scrape can show.
@@ -475,11 +488,13 @@ mod documentation {
         let outcomes = DropReason::ALL.iter().map(|reason| reason.label());
         let unused = Unused::ALL.iter().map(|reason| reason.label());
         let choices = Choice::ALL.iter().map(|choice| choice.label());
+        let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
         for word in names
             .chain(reasons)
             .chain(outcomes)
             .chain(choices)
             .chain(unused)
+            .chain(refusals)
         {
             let word = word.trim_end_matches("_bucket");
             assert!(

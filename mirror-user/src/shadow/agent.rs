@@ -1,13 +1,14 @@
 //! The agent put together.
 //!
 //! ```text
+//!   streams thread:  connections -> records ──┐
 //!   capture thread:  datagrams -> segments -> exchanges ──events──┐
 //!   runtime:         dispatcher <─────────────────────────────────┘
 //!                        └─> replay, a task per connection ──> join ──> compare, record
 //! ```
 //!
-//! The capture never waits for the rest: what the rest cannot take is received, counted and
-//! dropped. The memory account bounds what is under way, the backlog bounds the events.
+//! The capture never waits for the rest: what the rest cannot take of datagrams is received, counted
+//! and dropped; streams wait, at the tap in the end. The memory account bounds what is under way, the backlog bounds the events.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -57,6 +58,7 @@ pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> 
 /// An agent that listens, but does not work yet.
 pub struct Agent {
     capture: Capture,
+    streams: std::net::TcpListener,
     admin: TcpListener,
     api: Option<TcpListener>,
     doors: Arc<Doors>,
@@ -82,12 +84,14 @@ impl Agent {
         raise_file_limit();
         let doors = Doors::open(&config, before)?;
         let capture = Capture::open(&config, doors.udp()?)?;
+        let streams = doors.streams()?;
         let admin = doors.tcp(config.admin)?;
         let api = config.api.as_ref().map(|api| doors.tcp(api.listen));
         let api = api.transpose()?;
         record::prepare(&config)?;
         Ok(Self {
             capture,
+            streams,
             admin,
             api,
             doors: Arc::new(doors),
@@ -130,6 +134,7 @@ impl Agent {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             capture,
+            streams,
             admin,
             api,
             doors: _doors,
@@ -149,6 +154,9 @@ impl Agent {
             loads: replays.iter().map(Replay::load).collect(),
             servers: servers(&config),
         });
+        let streams = capture
+            .listen(streams, capture.open_door(), &memory, None)
+            .context("cannot start the streams thread")?;
         let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
         let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
         let dispatched = tokio::spawn(dispatcher.run(events));
@@ -181,6 +189,8 @@ impl Agent {
             () = shutdown => Ok(()),
             ended = intake.ended() => ended,
         };
+        // What streams have brought is taken in before the capture ends.
+        streams.stop().await;
         let stopped = intake.stop().await;
         served.shutdown().await;
         let replays = dispatched.await.context("the dispatcher panicked")?;

@@ -3,8 +3,9 @@
 //! Runs on a thread of its own, so that nothing the shadow does delays the receive buffer.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mirror_common::tunnel::{Datagram, DecodeError, Inner, decode};
@@ -14,20 +15,29 @@ use self::classify::Classifier;
 use self::notices::Notices;
 use self::roster::Roster;
 use self::socket::{Buffers, Received, Socket};
+use self::streams::{Accept, Inlet, Item, OpenDoor, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
+use super::memory::Memory;
 use super::message::{Segment, TapId};
 use crate::config;
 use crate::tap_report::{ServiceReport, TapReport};
+use crate::transport::frame::Transport;
 
 mod classify;
 mod notices;
 mod roster;
 mod socket;
+pub(crate) mod streams;
 
 pub(crate) use self::socket::bind;
+pub(crate) use self::streams::Streams;
+pub use self::streams::{Refusal, Refusals};
 
 /// Receive calls in a row before the caller gets its turn.
 const BATCHES: usize = 8;
+
+/// How long it waits for datagrams while streams wait for it.
+const OVERLOADED: Duration = Duration::from_millis(2);
 
 /// Services of one tap that are remembered.
 const MAX_SERVICES: usize = 1024;
@@ -115,6 +125,9 @@ impl Tap {
 pub struct Capture {
     sockets: Vec<Socket>,
     buffers: Buffers,
+    inlet: Inlet,
+    outlet: Outlet,
+    refusals: Arc<Refusals>,
     table: Table,
 }
 
@@ -140,9 +153,13 @@ impl Capture {
     /// When the kernel does not say what it grants.
     pub(crate) fn open(config: &config::Shadow, sockets: Vec<UdpSocket>) -> std::io::Result<Self> {
         let sockets = sockets.into_iter().map(Socket::open);
+        let (outlet, inlet) = streams::pair()?;
         Ok(Self {
             sockets: sockets.collect::<Result<_, _>>()?,
             buffers: Buffers::new(),
+            inlet,
+            outlet,
+            refusals: Arc::default(),
             table: Table {
                 allow: config.allow.clone(),
                 classifier: Classifier::new(&config.services),
@@ -154,6 +171,37 @@ impl Capture {
                 changed: false,
             },
         })
+    }
+
+    /// Lets taps connect at `listener`, until [`Streams::stop`]. What they send is handed on as
+    /// what comes in datagrams is.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub(crate) fn listen(
+        &self,
+        listener: TcpListener,
+        door: impl Accept,
+        memory: &Memory,
+        api: Option<streams::Api>,
+    ) -> std::io::Result<Streams> {
+        let taps = streams::Taps::new(
+            self.table.roster.clone(),
+            self.outlet.clone(),
+            Arc::clone(&self.refusals),
+            memory,
+        );
+        Streams::start(listener, Arc::new(door), taps, api)
+    }
+
+    /// Who lets in those that are listened to without keys: by the addresses in `allow`.
+    pub(crate) fn open_door(&self) -> OpenDoor {
+        OpenDoor::new(self.table.allow.clone())
+    }
+
+    /// Connections that were refused, or closed.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Where the tunnel ends.
@@ -203,14 +251,14 @@ impl Capture {
     /// Closes the ledgers.
     pub fn close(&mut self) {
         for tap in self.table.taps.values_mut() {
-            tap.ledger.close();
+            tap.ledger.stop();
         }
     }
 
     /// Waits until something arrives, but no longer than `timeout`, and hands on what is there.
     ///
-    /// With `overloaded` it is received, counted as such, and forgotten. Returns the number of
-    /// datagrams.
+    /// With `overloaded`, datagrams are received, counted as such, and forgotten; streams wait.
+    /// Returns the number of copies, of datagrams and of reports in streams.
     ///
     /// # Errors
     /// When a socket fails; the tunnel cannot be received any more.
@@ -220,10 +268,16 @@ impl Capture {
         overloaded: bool,
         sink: &mut impl FnMut(Segment),
     ) -> std::io::Result<usize> {
-        if !self.wait(timeout)? {
+        if !self.wait(timeout, overloaded)? {
             return Ok(0);
         }
         let mut count = 0;
+        if !overloaded {
+            let table = &mut self.table;
+            count += self
+                .inlet
+                .receive(|id, name, item| table.item(id, name, item, sink));
+        }
         for socket in &self.sockets {
             for _ in 0..BATCHES {
                 let batch = socket.receive(&mut self.buffers)?;
@@ -241,12 +295,22 @@ impl Capture {
         Ok(count)
     }
 
-    fn wait(&self, timeout: Duration) -> std::io::Result<bool> {
+    fn wait(&self, timeout: Duration, overloaded: bool) -> std::io::Result<bool> {
         let mut polled: Vec<_> = self
             .sockets
             .iter()
             .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
             .collect();
+        // Nothing wakes this thread when the load is over: it looks again soon.
+        let timeout = if overloaded {
+            timeout.min(OVERLOADED)
+        } else {
+            polled.push(PollFd::new(self.inlet.event(), PollFlags::POLLIN));
+            if self.inlet.is_left() {
+                return Ok(true);
+            }
+            timeout
+        };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut polled, timeout) {
             Ok(ready) => Ok(ready > 0),
@@ -305,6 +369,38 @@ impl Table {
         false
     }
 
+    /// Takes in what a tap says in a stream. Returns how many copies that is, or 1.
+    fn item(&mut self, id: TapId, name: &str, item: Item, sink: &mut impl FnMut(Segment)) -> usize {
+        let tap = self
+            .taps
+            .entry(id)
+            .or_insert_with(|| Tap::new(name.to_owned()));
+        match item {
+            Item::Hello(hello) => {
+                let streamed = hello.transport == Transport::Stream;
+                tap.ledger.hello(hello.boot, streamed);
+            }
+            Item::Report(report) => {
+                if tap.report(report) {
+                    self.changed = true;
+                    self.notices.services(name, tap.services.values());
+                }
+            }
+            Item::Copies(copies) => {
+                for copied in &copies {
+                    let copy = self.classifier.record(id, copied);
+                    let outcome = copy.outcome(false);
+                    let record = &copied.record;
+                    tap.ledger
+                        .copy(record.cpu, record.sequence, copy.length, outcome);
+                    copy.hand_on(outcome, sink);
+                }
+                return copies.len();
+            }
+        }
+        1
+    }
+
     /// The number of the tap at this address, if it is listened to.
     fn source(&mut self, address: IpAddr) -> Option<TapId> {
         if let Some(&known) = self.sources.get(&address) {
@@ -337,6 +433,11 @@ impl Tap {
             return false;
         };
         self.strays[Stray::Control as usize] += 1;
+        self.report(report)
+    }
+
+    /// Takes a report in; says whether a service is not what it was, figures apart.
+    fn report(&mut self, report: TapReport) -> bool {
         self.ledger.report(report.boot, &report.cpus);
         let mut changed = false;
         for service in report.services {

@@ -185,6 +185,7 @@ impl Work {
             self.capture.socket_drops(),
             self.capture.not_allowed(),
         );
+        metrics.refusals(self.capture.refusals());
         for (_, tap) in self.capture.taps() {
             metrics.tap(tap);
         }

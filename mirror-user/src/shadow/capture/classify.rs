@@ -9,6 +9,7 @@ use mirror_common::policy::{flow, worth_copying};
 use mirror_common::tunnel::{Arm, Direction, Header};
 use mirror_common::verdict::Reason;
 
+use super::streams::Copied;
 use crate::config::ShadowService;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::{Segment, TapId};
@@ -72,6 +73,29 @@ impl Classifier {
                 direction: meta.direction,
                 arm: meta.arm,
                 time_ns: meta.time_ns,
+                packet,
+                payload,
+            }),
+        }
+    }
+
+    /// A copy out of a tap's ring: its record says whose it is.
+    pub(super) fn record<'a>(&self, tap: TapId, copied: &'a Copied) -> Copy<'a> {
+        let record = &copied.record;
+        let (packet, payload) = match dissect(&copied.packet, Link::Ip) {
+            Ok(dissected) => dissected,
+            Err(outcome) => return Copy::dropped(0, outcome),
+        };
+        let service = self.by_id.get(&record.service).copied();
+        Copy {
+            sequence: packet.sequence,
+            length: packet.payload_length,
+            found: service.ok_or(Outcome::UnknownService).map(|service| Found {
+                service,
+                tap,
+                direction: record.direction,
+                arm: record.arm,
+                time_ns: record.time_ns,
                 packet,
                 payload,
             }),
