@@ -23,8 +23,9 @@ const READ: usize = 64 << 10;
 /// The longest time that a tap is not told how far it has got.
 const TELL: Duration = Duration::from_millis(3);
 
-/// How long records are held back when nothing comes, which no well-behaved tap leaves them to.
-const HOLD: Duration = Duration::from_millis(200);
+/// How long records are held back when nothing comes. No tap leaves them to that, but a network that
+/// loses packets may for a while.
+const HOLD: Duration = Duration::from_secs(2);
 
 /// A tap reports once a second.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -156,9 +157,11 @@ impl<'a> Connection<'a> {
             let out = self.out.get(self.written..).unwrap_or_default();
             let stopping = self.stopping.is_some();
             tokio::select! {
-                read = self.reader.read_buf(&mut self.buffer), if may_read => match read {
-                    Ok(1..) => self.take()?,
-                    Ok(0) | Err(_) => return Ok(End::Closed),
+                // In this order: time has passed only when there is nothing to be read.
+                biased;
+                leave = quit.called(stopping) => match leave {
+                    Call::Replaced => return Ok(End::Replaced),
+                    Call::Stop => self.stop(),
                 },
                 () = self.keep.queue_has_room(), if self.keep.is_waiting() => self.keep.forward(),
                 () = self.keep.moved() => {}
@@ -167,11 +170,11 @@ impl<'a> Connection<'a> {
                     Ok(Written::All) => self.unflushed = false,
                     Ok(Written::Bytes(0)) | Err(_) => return Ok(End::Closed),
                 },
-                () = tokio::time::sleep_until(due) => self.on_time()?,
-                leave = quit.called(stopping) => match leave {
-                    Call::Replaced => return Ok(End::Replaced),
-                    Call::Stop => self.stop(),
+                read = self.reader.read_buf(&mut self.buffer), if may_read => match read {
+                    Ok(1..) => self.take()?,
+                    Ok(0) | Err(_) => return Ok(End::Closed),
                 },
+                () = tokio::time::sleep_until(due) => self.on_time()?,
             }
             if self.stopping.is_some_and(|since| since.elapsed() >= STOP) {
                 return Ok(End::Stopped);

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use mirror_common::record::{Reader, Record};
-use mirror_common::tunnel::{Arm, Direction};
+use mirror_common::tunnel::{Arm, Datagram, Direction, decode};
 
 use crate::tap_report::TapReport;
-use crate::transport::frame::{Header, Kind, Position};
+use crate::transport::frame::{
+    Header, Hello, Kind, PREFACE, Position, Transport, VERSION, message,
+};
 
 /// Rings that are never full. Time goes on with every record.
 #[derive(Default)]
@@ -65,8 +67,28 @@ impl Rings {
         ring.copies += 1;
     }
 
+    /// The copy in a datagram of the tunnel, as CPU 0 would have written it.
+    pub(crate) fn write_datagram(&mut self, datagram: &[u8]) {
+        let Ok(Datagram::Geneve { header, payload }) = decode(datagram) else {
+            panic!("no copy");
+        };
+        let kept = Kept {
+            service: header.vni,
+            direction: header.meta.direction,
+            arm: header.meta.arm,
+        };
+        let later = header.meta.time_ns.saturating_sub(self.time_ns);
+        self.write_of(kept, header.meta.cpu, later, payload);
+    }
+
     pub(crate) fn bytes(&self, cpu: u16) -> &[u8] {
         &self.rings[&cpu].bytes
+    }
+
+    /// Takes a ring's bytes out; positions are the caller's then.
+    pub(crate) fn take(&mut self, cpu: u16) -> Vec<u8> {
+        self.written.clear();
+        std::mem::take(&mut self.rings.entry(cpu).or_default().bytes)
     }
 
     pub(crate) fn copies(&self) -> impl Iterator<Item = (u16, u64)> {
@@ -117,6 +139,21 @@ impl Rings {
             ring.sent = known.map_or(0, |known| known.position as usize);
         }
     }
+}
+
+/// A tap's preface and hello.
+pub(crate) fn hello(boot: u64, cpus: Vec<Position>) -> Vec<u8> {
+    let hello = Hello {
+        version: VERSION,
+        program: "0.1.0".into(),
+        boot,
+        transport: Transport::Stream,
+        cpus,
+        mac_key: None,
+    };
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(message(Kind::Hello, &hello));
+    bytes
 }
 
 /// A frame of a ring's bytes.
