@@ -2,3 +2,5 @@
 //! which both sides know each other, and TLS by these keys.
 
 pub mod frame;
+pub mod keys;
+pub mod tls;

@@ -6,7 +6,7 @@ use mirror_common::histogram::{Latency, RunTime};
 use serde::{Deserialize, Serialize};
 
 use super::{CanaryState, Quantiles, RolloutState};
-use crate::config::XdpHook;
+use crate::config::{AgentAddress, XdpHook};
 use crate::dataplane::Mechanism;
 use crate::state::Source;
 
@@ -109,7 +109,7 @@ pub struct MirrorState {
     /// Who decided that.
     pub from: Source,
     /// Where the copies go.
-    pub agent: SocketAddr,
+    pub agent: AgentAddress,
     /// The share of connections.
     pub sample: Sample,
     /// Hard limit, in bytes per second.

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -58,7 +59,7 @@ fn status() -> Status {
             mirror: Some(MirrorState {
                 on: true,
                 from: Source::File,
-                agent: ([10, 0, 0, 9], 6181).into(),
+                agent: SocketAddr::from(([10, 0, 0, 9], 6181)).into(),
                 sample: Sample {
                     configured: 1.0,
                     set: Some(0.5),

@@ -56,9 +56,9 @@ impl Service {
         self
     }
 
-    /// Where its copies go.
+    /// Where its copies go, if that is an address: names are resolved by the sender.
     pub(super) fn agent(&self) -> Option<SocketAddr> {
-        self.config.mirror.as_ref().map(|mirror| mirror.agent)
+        self.config.mirror.as_ref()?.agent.socket()
     }
 
     /// What file and command line want, together.
@@ -77,7 +77,7 @@ impl Service {
         if mirror.max_bytes_per_second.is_some() {
             return mirror.max_bytes_per_second;
         }
-        let way = agents.get(&mirror.agent)?.way.as_ref().ok()?;
+        let way = agents.get(&mirror.agent.socket()?)?.way.as_ref().ok()?;
         Some(way.speed.map_or(UNKNOWN_SPEED_BUDGET, |speed| speed / 10))
     }
 

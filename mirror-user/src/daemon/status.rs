@@ -204,7 +204,7 @@ impl Daemon {
             mirror: service.config.mirror.as_ref().map(|mirror| MirrorState {
                 on: wanted.on,
                 from: wanted.from,
-                agent: mirror.agent,
+                agent: mirror.agent.clone(),
                 sample: Sample {
                     configured: mirror.sample,
                     set: wanted.sample_set,

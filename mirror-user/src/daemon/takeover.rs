@@ -22,9 +22,10 @@ impl Daemon {
 
     fn take_over_agents(&mut self) -> Result<(), Error> {
         let configs = &self.config.services;
+        // Names are resolved by the sender.
         let wanted: BTreeSet<SocketAddr> = configs
             .iter()
-            .filter_map(|service| Some(service.mirror.as_ref()?.agent))
+            .filter_map(|service| service.mirror.as_ref()?.agent.socket())
             .collect();
         let mut shared = self.lock();
         let mut known = numbers::numbers_in(&shared.plane.agents()?);

@@ -26,12 +26,14 @@ use self::intake::Intake;
 use self::judge::Judge;
 use self::labels::Follower;
 use super::capture::Capture;
+use super::capture::streams::{Accept, Api, KeyedDoor, OpenDoor};
 use super::memory::Memory;
 use super::replay::{Load, Replay};
 use super::{record, summary};
 use crate::admin::{self, Readiness};
 use crate::config::ServiceAddress;
 use crate::servers::{Usage, Watch};
+use crate::transport::keys::PrivateKey;
 use crate::{config, metrics};
 
 mod dispatch;
@@ -59,8 +61,8 @@ pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> 
 pub struct Agent {
     capture: Capture,
     streams: std::net::TcpListener,
+    door: Arc<dyn Accept>,
     admin: TcpListener,
-    api: Option<TcpListener>,
     doors: Arc<Doors>,
     metrics: metrics::Agent,
     memory: Memory,
@@ -85,15 +87,14 @@ impl Agent {
         let doors = Doors::open(&config, before)?;
         let capture = Capture::open(&config, doors.udp()?)?;
         let streams = doors.streams()?;
+        let door = door(&config)?;
         let admin = doors.tcp(config.admin)?;
-        let api = config.api.as_ref().map(|api| doors.tcp(api.listen));
-        let api = api.transpose()?;
         record::prepare(&config)?;
         Ok(Self {
             capture,
             streams,
+            door,
             admin,
-            api,
             doors: Arc::new(doors),
             metrics: metrics::Agent::new(),
             memory: Memory::new(config.memory),
@@ -135,8 +136,8 @@ impl Agent {
         let Self {
             capture,
             streams,
+            door,
             admin,
-            api,
             doors: _doors,
             metrics,
             memory,
@@ -155,7 +156,12 @@ impl Agent {
             servers: servers(&config),
         });
         let streams = capture
-            .listen(streams, capture.open_door(), &memory, None)
+            .listen(
+                streams,
+                door,
+                &memory,
+                Some(api(&judge, Arc::clone(&figures))),
+            )
             .context("cannot start the streams thread")?;
         let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
         let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
@@ -179,10 +185,6 @@ impl Agent {
                 labels::follow(follower, interval, tell).await;
                 Ok(())
             });
-        }
-        if let (Some(listener), Some(api)) = (api, config.api) {
-            let (token, figures) = (api.token.value, Arc::clone(&figures));
-            served.spawn(serve_api(listener, token, Arc::clone(&judge), figures));
         }
 
         let ended = tokio::select! {
@@ -262,13 +264,33 @@ fn serve_admin(
     admin::serve(listener, gather, ready)
 }
 
-async fn serve_api(
-    listener: TcpListener,
-    token: String,
-    judge: Arc<Judge>,
-    figures: Arc<Figures>,
-) -> std::io::Result<()> {
-    summary::serve(listener, &token, move || judge.summary(&figures)).await
+/// What connections are answered with that ask by HTTP. They do not keep the judge, and its records,
+/// from their end. To be called in a runtime, which answers.
+fn api(judge: &Arc<Judge>, figures: Arc<Figures>) -> Api {
+    let judge = Arc::downgrade(judge);
+    let router = summary::router(move || Some(judge.upgrade()?.summary(&figures)));
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move |stream| {
+        let served = summary::serve_connection(stream, router.clone());
+        runtime.spawn(async {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a caller of the api breaks off");
+            }
+        });
+    })
+}
+
+/// Lets in taps by their keys, and with `insecure` those in `allow` without.
+fn door(config: &config::Shadow) -> anyhow::Result<Arc<dyn Accept>> {
+    let open = config.insecure.then(|| OpenDoor::new(config.allow.clone()));
+    Ok(match open {
+        // Nobody would be known by a key: it does not take one.
+        Some(open) if config.taps.is_empty() => Arc::new(open),
+        open => {
+            let key = PrivateKey::read(&config.key_file)?;
+            Arc::new(KeyedDoor::new(&key, &config.taps, open)?)
+        }
+    })
 }
 
 /// Shows the figures and writes the ledgers, once a second.

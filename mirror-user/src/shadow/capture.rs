@@ -15,7 +15,7 @@ use self::classify::Classifier;
 use self::notices::Notices;
 use self::roster::Roster;
 use self::socket::{Buffers, Received, Socket};
-use self::streams::{Accept, Inlet, Item, OpenDoor, Outlet};
+use self::streams::{Accept, Inlet, Item, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
 use super::memory::Memory;
 use super::message::{Segment, TapId};
@@ -181,7 +181,7 @@ impl Capture {
     pub(crate) fn listen(
         &self,
         listener: TcpListener,
-        door: impl Accept,
+        door: Arc<dyn Accept>,
         memory: &Memory,
         api: Option<streams::Api>,
     ) -> std::io::Result<Streams> {
@@ -191,12 +191,7 @@ impl Capture {
             Arc::clone(&self.refusals),
             memory,
         );
-        Streams::start(listener, Arc::new(door), taps, api)
-    }
-
-    /// Who lets in those that are listened to without keys: by the addresses in `allow`.
-    pub(crate) fn open_door(&self) -> OpenDoor {
-        OpenDoor::new(self.table.allow.clone())
+        Streams::start(listener, door, taps, api)
     }
 
     /// Connections that were refused, or closed.

@@ -103,7 +103,7 @@ fn measure(gather: Duration, load: impl FnOnce(&mut Flood)) {
     let config = config::Shadow {
         record_dir: folder.path().join("records"),
         memory: 1 << 30,
-        gather,
+        batch_interval: gather,
         services: vec![config::ShadowService {
             queue: 4096,
             compare: config::Compare {

@@ -32,19 +32,16 @@ impl Doors {
             let socket = open_udp(address, before)?;
             doors.udp.push((address, socket));
         }
-        let api = config.api.as_ref().map(|api| api.listen);
-        for (key, address) in [("admin", Some(config.admin)), ("api", api)] {
-            let Some(address) = address else { continue };
-            let listener = open(
-                &before.tcp,
-                address,
-                TcpListener::try_clone,
-                TcpListener::bind,
-            )
-            .with_context(|| format!("cannot listen on TCP {address} for `{key}`"))?;
-            listener.set_nonblocking(true)?;
-            doors.tcp.push((address, listener));
-        }
+        let address = config.admin;
+        let listener = open(
+            &before.tcp,
+            address,
+            TcpListener::try_clone,
+            TcpListener::bind,
+        )
+        .with_context(|| format!("cannot listen on TCP {address} for `admin`"))?;
+        listener.set_nonblocking(true)?;
+        doors.tcp.push((address, listener));
         Ok(doors)
     }
 

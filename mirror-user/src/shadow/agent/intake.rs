@@ -65,7 +65,7 @@ impl Intake {
             batch: Vec::new(),
             judge: Arc::clone(judge),
             ids: config.services.iter().map(|service| service.id).collect(),
-            gather: config.gather,
+            batch_interval: config.batch_interval,
             stop: Arc::clone(&intake.stop),
             backlog: Arc::clone(&intake.backlog),
         };
@@ -121,7 +121,7 @@ struct Work {
     judge: Arc<Judge>,
     /// Ids of the services, by index.
     ids: Vec<u32>,
-    gather: Duration,
+    batch_interval: Duration,
     stop: Arc<AtomicBool>,
     backlog: Arc<AtomicUsize>,
 }
@@ -146,7 +146,7 @@ impl Work {
                 self.show();
             }
             match received {
-                Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.gather),
+                Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.batch_interval),
                 Ok(_) => {}
                 Err(error) => result = Err(error),
             }

@@ -17,6 +17,8 @@ use crate::shadow::memory::Memory;
 use crate::shadow::message::{Segment, TapId};
 use crate::tap_report::{CpuSent, TapReport};
 use crate::transport::frame::{PREFACE, Position, Positions, Welcome};
+use crate::transport::keys::PrivateKey;
+use crate::transport::tls;
 
 const WAIT: Duration = Duration::from_secs(20);
 const SERVICE: u32 = 7;
@@ -43,6 +45,17 @@ impl Scene {
     }
 
     fn with(change: impl FnOnce(&mut config::Shadow), api: Option<Api>) -> Self {
+        let open = |config: &config::Shadow| -> Arc<dyn Accept> {
+            Arc::new(OpenDoor::new(config.allow.clone()))
+        };
+        Self::through(open, change, api)
+    }
+
+    fn through(
+        door: impl FnOnce(&config::Shadow) -> Arc<dyn Accept>,
+        change: impl FnOnce(&mut config::Shadow),
+        api: Option<Api>,
+    ) -> Self {
         let target = "127.0.0.1:1".parse().unwrap();
         let mut config = config::Shadow {
             services: vec![crate::shadow::fixtures::service(SERVICE, target)],
@@ -53,8 +66,9 @@ impl Scene {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let memory = Memory::new(256 << 20);
-        let door = capture.open_door();
-        let streams = capture.listen(listener, door, &memory, api).unwrap();
+        let streams = capture
+            .listen(listener, door(&config), &memory, api)
+            .unwrap();
         let shared = Arc::<Shared>::default();
         let ours = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -488,6 +502,79 @@ fn callers_of_the_api_are_handed_over_from_their_first_byte() {
     stream.read_to_end(&mut said).unwrap();
     assert_eq!(said, b"GET / HTTP/1.1\r\n\r\n");
     scene.finish();
+}
+
+#[test]
+fn keys_say_who_a_tap_is() {
+    let (agent, known, unknown) = (
+        PrivateKey::of_test(),
+        PrivateKey::of_test(),
+        PrivateKey::of_test(),
+    );
+    let taps = [config::Tap {
+        name: "node-7".into(),
+        key: known.public(),
+    }];
+    let door = KeyedDoor::new(&agent, &taps, None).unwrap();
+    let api: Api = Arc::new(|mut stream| {
+        tokio::spawn(async move {
+            let mut request = [0; 4];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(&request).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+    });
+    let scene = Scene::through(|_| Arc::new(door), |_| {}, Some(api));
+    let dial = |key: &PrivateKey, alpn| {
+        let config = tls::client_config(key, agent.public(), alpn).unwrap();
+        let tls = rustls::ClientConnection::new(config, tls::server_name()).unwrap();
+        let stream = TcpStream::connect(scene.address).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        rustls::StreamOwned::new(tls, stream)
+    };
+    let mut rings = Rings::default();
+    rings.write(0, 1, b"no packet");
+    let mut tap = dial(&known, frame::ALPN_TAP);
+    tap.write_all(&fixtures::hello(1, rings.heads())).unwrap();
+    tap.write_all(&rings.rounds(1_000)).unwrap();
+    let mut said = Vec::new();
+    while frame::split(&said)
+        .unwrap()
+        .is_none_or(|(_, _, end)| frame::split(&said[end..]).unwrap().is_none())
+    {
+        let mut more = [0; 1_000];
+        let count = tap.read(&mut more).unwrap();
+        assert!(count > 0, "closed");
+        said.extend_from_slice(&more[..count]);
+    }
+    let (_, welcome, end) = frame::split(&said).unwrap().unwrap();
+    let welcome: Welcome = serde_json::from_slice(welcome).unwrap();
+    assert_eq!(welcome.name, "node-7");
+    let (header, positions, _) = frame::split(&said[end..]).unwrap().unwrap();
+    assert_eq!(header.kind, Kind::Ack);
+    assert!(Positions::decode(positions).eq(rings.heads()));
+
+    let mut caller = dial(&known, frame::ALPN_API);
+    caller.write_all(b"GET ").unwrap();
+    let mut answer = Vec::new();
+    caller.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"GET ");
+
+    let mut stranger = dial(&unknown, frame::ALPN_TAP);
+    let error = stranger
+        .write_all(b"x")
+        .and_then(|()| stranger.read(&mut [0]));
+    let refusal = tls::Refusal::of(&error.unwrap_err());
+    assert_eq!(refusal, Some(tls::Refusal::Unknown));
+    let mut clear = TcpStream::connect(scene.address).unwrap();
+    let _ = clear.write_all(&fixtures::hello(1, Vec::new()));
+    let _ = clear.read_to_end(&mut Vec::new());
+    drop((tap, clear));
+    let (_, capture) = scene.finish();
+    assert_eq!(refused(&capture, Refusal::UnknownKey), 1);
+    assert_eq!(refused(&capture, Refusal::BadTls), 1);
+    let names: Vec<_> = capture.taps().map(|(_, tap)| &*tap.name).collect();
+    assert_eq!(names, ["node-7"]);
 }
 
 /// What a tap can do to others.
