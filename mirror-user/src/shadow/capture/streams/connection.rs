@@ -202,7 +202,7 @@ impl<'a> Connection<'a> {
         }
         self.out.clear();
         self.written = 0;
-        let late = now - self.told >= TELL;
+        let late = now - self.told >= TELL || self.stopping.is_some();
         if self.keep.tell(late, &mut self.out) {
             self.told = now;
         }

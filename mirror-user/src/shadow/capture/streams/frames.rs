@@ -140,7 +140,10 @@ mod tests {
         Ok(parts)
     }
 
-    fn joined(parts: Vec<Part>) -> (Vec<(u16, u64, u8)>, Vec<(Header, Bytes)>) {
+    /// Every byte of records with its CPU and place, and the messages.
+    type Joined = (Vec<(u16, u64, u8)>, Vec<(Header, Bytes)>);
+
+    fn joined(parts: Vec<Part>) -> Joined {
         let (mut records, mut messages) = (Vec::new(), Vec::new());
         for part in parts {
             match part {

@@ -283,8 +283,8 @@ impl Keep {
         Ok(())
     }
 
-    /// What the tap is to be told now: everything when nothing is under way or so much is untold,
-    /// and `late`.
+    /// What the tap is to be told now: echoes, and how far it has got when it is `late` or when much
+    /// is untold. Says whether it is told that.
     pub(super) fn tell(&mut self, late: bool, out: &mut Vec<u8>) -> bool {
         const SOON: usize = 64 << 10;
         while let Some((number, sent_ns)) = self.echoes.pop_front() {
@@ -295,7 +295,7 @@ impl Keep {
             };
             out.extend_from_slice(&header.encode());
         }
-        if self.untold.is_empty() || !(late || self.is_idle() || self.untold_bytes >= SOON) {
+        if self.untold.is_empty() || !(late || self.untold_bytes >= SOON) {
             return false;
         }
         self.untold_bytes = 0;
