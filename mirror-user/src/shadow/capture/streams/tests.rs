@@ -30,6 +30,7 @@ struct Scene {
     shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<Capture>>,
     memory: Memory,
+    refusals: Arc<Refusals>,
 }
 
 #[derive(Default)]
@@ -69,6 +70,7 @@ impl Scene {
         let streams = capture
             .listen(listener, door(&config), &memory, api)
             .unwrap();
+        let refusals = Arc::clone(&capture.refusals);
         let shared = Arc::<Shared>::default();
         let ours = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -86,6 +88,7 @@ impl Scene {
             shared,
             thread: Some(thread),
             memory,
+            refusals,
         }
     }
 
@@ -668,6 +671,9 @@ fn a_hundred_taps_some_of_them_hostile_do_not_harm_each_other() {
             let (address, stop) = (scene.address, &stop);
             scope.spawn(move || harm(address, 200 + index as u8, how, stop));
         }
+        // They are at it.
+        let count = || scene.refusals.counts().map(|(_, count)| count).sum::<u64>();
+        eventually(|| count() > 0, || "nobody is refused".into());
         let good: Vec<_> = (1..=100_u8)
             .map(|last| {
                 let address = scene.address;
@@ -703,5 +709,4 @@ fn a_hundred_taps_some_of_them_hostile_do_not_harm_each_other() {
         assert_eq!(totals.of(Outcome::Received).copies, u64::from(COPIES));
         assert!(totals.closes() && totals.of(Outcome::Lost).copies == 0);
     }
-    assert!(refused(&capture, Refusal::BadFrame) + refused(&capture, Refusal::BadHello) > 0);
 }
