@@ -104,10 +104,10 @@ mod tests {
             ("Translation", size_of::<Translation>()),
             ("choices", Choice::COUNT),
         ];
-        let version_3 = [
+        let version_4 = [
             ("Endpoint", 24),
             ("Service", 64),
-            ("Agent", 72),
+            ("Agent", 88),
             ("Budget", 16),
             ("Tap", 32),
             ("Counters", 216),
@@ -124,6 +124,6 @@ mod tests {
             ("Translation", 80),
             ("choices", 11),
         ];
-        assert_eq!((crate::ABI_VERSION, layouts), (3, version_3));
+        assert_eq!((crate::ABI_VERSION, layouts), (4, version_4));
     }
 }

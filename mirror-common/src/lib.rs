@@ -13,6 +13,7 @@ pub mod measure;
 pub mod packet;
 pub mod policy;
 pub mod record;
+pub mod siphash;
 pub mod steer;
 pub mod translate;
 pub mod tunnel;
@@ -22,4 +23,4 @@ pub mod verdict;
 ///
 /// Pins live in a directory of this number, so two layouts never meet.
 /// `counters::tests::layouts_are_versioned` fails when a layout changes and this number does not.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

@@ -96,8 +96,10 @@ pub struct Agent {
     pub ethernet: u32,
     /// The next hop's MAC address, then the uplink's.
     pub macs: [u32; 3],
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
+    /// The number that the agent knows us by, in every copy's option.
+    pub tap: u32,
+    /// Key of the copies' MAC, see [`crate::tunnel::mac`]; zeros = copies are not signed.
+    pub mac_key: [u64; 2],
 }
 
 /// State of the whole tap.

@@ -1,7 +1,11 @@
 //! The tunnel: GENEVE (RFC 8926) in UDP, inner IP, one option of our own.
 
-use crate::flow::Address;
 use crate::policy::Agent;
+
+pub mod mac;
+mod outer;
+
+pub use self::outer::{outer_ipv4, outer_ipv6};
 
 /// Towards the service, or from it.
 #[repr(u32)]
@@ -45,7 +49,7 @@ impl Arm {
 
 /// GENEVE's fixed header and our option, in bytes.
 pub const HEADER_LENGTH: usize = 8 + OPTION_LENGTH;
-const OPTION_LENGTH: usize = 24;
+const OPTION_LENGTH: usize = 36;
 
 /// Outer IPv4, UDP and GENEVE, in bytes.
 pub const OVERHEAD_IPV4: u32 = 20 + 8 + HEADER_LENGTH as u32;
@@ -62,15 +66,10 @@ pub const fn overhead(agent: &Agent) -> u32 {
     }
 }
 
-/// Lower effort (RFC 8622) in the traffic class field: clones yield.
-const TRAFFIC_CLASS: u8 = 1 << 2;
-const TIME_TO_LIVE: u8 = 64;
-const PROTOCOL_UDP: u8 = 17;
-
 /// From the range for experiments (RFC 8926, section 7).
 const OPTION_CLASS: u16 = 0xff4d;
 const OPTION_TYPE: u8 = 1;
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 const FLAG_CONTROL: u8 = 0x80;
 const PROTOCOL_IPV4: u16 = 0x0800;
 const PROTOCOL_IPV6: u16 = 0x86dd;
@@ -99,6 +98,10 @@ pub struct Meta {
     pub sequence: u32,
     /// When the tap saw the packet, on its monotonic clock, in nanoseconds.
     pub time_ns: u64,
+    /// The number that the agent gave the tap; 0 = none yet.
+    pub tap: u32,
+    /// Who has the tap's key has written this, see [`mac`]; 0 = not signed.
+    pub mac: u64,
 }
 
 /// What the tunnel's payload is.
@@ -143,6 +146,8 @@ impl Header {
         let length = self.meta.length.to_be_bytes();
         let sequence = self.meta.sequence.to_be_bytes();
         let time = self.meta.time_ns.to_be_bytes();
+        let tap = self.meta.tap.to_be_bytes();
+        let mac = self.meta.mac.to_be_bytes();
         [
             (OPTION_LENGTH / 4) as u8,
             control,
@@ -176,6 +181,18 @@ impl Header {
             time[5],
             time[6],
             time[7],
+            tap[0],
+            tap[1],
+            tap[2],
+            tap[3],
+            mac[0],
+            mac[1],
+            mac[2],
+            mac[3],
+            mac[4],
+            mac[5],
+            mac[6],
+            mac[7],
         ]
     }
 }
@@ -280,7 +297,7 @@ fn find_option(mut options: &[u8]) -> Result<Meta, DecodeError> {
             .split_at_checked(length)
             .ok_or(DecodeError::Truncated)?;
         if u16::from_be_bytes([head[0], head[1]]) == OPTION_CLASS && head[2] & 0x7f == OPTION_TYPE {
-            let body = body.first_chunk::<20>().ok_or(DecodeError::Truncated)?;
+            let body = body.first_chunk().ok_or(DecodeError::UnknownOption)?;
             return parse_option(body);
         }
         options = next;
@@ -302,8 +319,9 @@ fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Result<Meta, DecodeError> {
         s1,
         s2,
         s3,
-        time @ ..,
+        rest @ ..,
     ] = *body;
+    let [t0, t1, t2, t3, t4, t5, t6, t7, n0, n1, n2, n3, mac @ ..] = rest;
     if version != FORMAT_VERSION {
         return Err(DecodeError::UnknownOption);
     }
@@ -323,7 +341,9 @@ fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Result<Meta, DecodeError> {
         cpu: u16::from_be_bytes([c0, c1]),
         length: u32::from_be_bytes([l0, l1, l2, l3]),
         sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-        time_ns: u64::from_be_bytes(time),
+        time_ns: u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
+        tap: u32::from_be_bytes([n0, n1, n2, n3]),
+        mac: u64::from_be_bytes(mac),
     })
 }
 
@@ -334,99 +354,6 @@ pub const fn source_port(hash: u64) -> u16 {
     0xc000 | (hash as u16 & 0x3fff)
 }
 
-/// Outer IPv4 and UDP headers for `length` bytes behind them. The UDP checksum is left out
-/// (RFC 768): the inner packet has its own.
-#[inline(always)]
-pub fn outer_ipv4(agent: &Agent, source_port: u16, length: u32) -> [u8; 28] {
-    let total = ((length + 28) as u16).to_be_bytes();
-    let udp = ((length + 8) as u16).to_be_bytes();
-    let [.., s0, s1, s2, s3] = agent.local.octets();
-    let [.., d0, d1, d2, d3] = agent.remote.octets();
-    let source = source_port.to_be_bytes();
-    let port = (agent.port as u16).to_be_bytes();
-    let words = [
-        u32::from(u16::from_be_bytes([0x45, TRAFFIC_CLASS])),
-        u32::from(u16::from_be_bytes(total)),
-        // Do not fragment (0x4000); the identification stays 0 (RFC 6864).
-        0x4000,
-        u32::from(u16::from_be_bytes([TIME_TO_LIVE, PROTOCOL_UDP])),
-        u32::from(u16::from_be_bytes([s0, s1])),
-        u32::from(u16::from_be_bytes([s2, s3])),
-        u32::from(u16::from_be_bytes([d0, d1])),
-        u32::from(u16::from_be_bytes([d2, d3])),
-    ];
-    let mut sum =
-        words[0] + words[1] + words[2] + words[3] + words[4] + words[5] + words[6] + words[7];
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    let checksum = (!(sum as u16)).to_be_bytes();
-    [
-        0x45,
-        TRAFFIC_CLASS,
-        total[0],
-        total[1],
-        0,
-        0,
-        0x40,
-        0,
-        TIME_TO_LIVE,
-        PROTOCOL_UDP,
-        checksum[0],
-        checksum[1],
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-        source[0],
-        source[1],
-        port[0],
-        port[1],
-        udp[0],
-        udp[1],
-        0,
-        0,
-    ]
-}
-
-/// Outer IPv6 and UDP headers for `length` bytes behind them, with the zero checksum that tunnels
-/// may use (RFC 6935).
-#[inline(always)]
-pub fn outer_ipv6(agent: &Agent, source_port: u16, length: u32) -> [u8; 48] {
-    let udp = ((length + 8) as u16).to_be_bytes();
-    let source = source_port.to_be_bytes();
-    let port = (agent.port as u16).to_be_bytes();
-    let mut header = [0; 48];
-    header[0] = 0x60 | (TRAFFIC_CLASS >> 4);
-    header[1] = TRAFFIC_CLASS << 4;
-    header[4] = udp[0];
-    header[5] = udp[1];
-    header[6] = PROTOCOL_UDP;
-    header[7] = TIME_TO_LIVE;
-    put_address(&mut header, 8, agent.local);
-    put_address(&mut header, 24, agent.remote);
-    header[40] = source[0];
-    header[41] = source[1];
-    header[42] = port[0];
-    header[43] = port[1];
-    header[44] = udp[0];
-    header[45] = udp[1];
-    header
-}
-
-#[inline(always)]
-fn put_address(header: &mut [u8; 48], offset: usize, address: Address) {
-    let octets = address.octets();
-    let mut i = 0;
-    while i < 16 {
-        header[offset + i] = octets[i];
-        i += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -435,9 +362,9 @@ mod tests {
 
     fn header() -> impl Strategy<Value = Header> {
         let flags = any::<[bool; 6]>();
-        let numbers = any::<(u16, u32, u32, u64)>();
+        let numbers = any::<(u16, u32, u32, u64, u32, u64)>();
         (0_u32..1 << 24, flags, numbers).prop_map(
-            |(vni, flags, (cpu, length, sequence, time_ns))| Header {
+            |(vni, flags, (cpu, length, sequence, time_ns, tap, mac))| Header {
                 vni,
                 inner: if flags[0] {
                     Inner::Control
@@ -458,6 +385,8 @@ mod tests {
                     length,
                     sequence,
                     time_ns,
+                    tap,
+                    mac,
                 },
             },
         )

@@ -4,7 +4,9 @@
 use mirror_common::flow::Flow;
 use mirror_common::measure::Connection;
 use mirror_common::packet::Packet;
+use mirror_common::policy::Agent;
 use mirror_common::translate::Translation;
+use mirror_common::tunnel::mac::NO_KEY;
 use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
 use mirror_common::verdict::Reason;
 
@@ -30,8 +32,8 @@ pub const UNSEEN: u32 = u32::MAX;
 /// The longest header that is read at once: IPv6's.
 pub const HEADER_BUFFER: usize = 40;
 
-/// The longest outer headers, Ethernet and IPv6 with ours: 94 bytes, and some to end on a word.
-pub const OUT_LENGTH: usize = 96;
+/// The longest outer headers, Ethernet and IPv6 with ours: 106 bytes, and some to end on a word.
+pub const OUT_LENGTH: usize = 112;
 
 /// One per CPU.
 #[repr(C)]
@@ -123,10 +125,10 @@ impl Slot {
         unsafe { &*core::hint::black_box(&raw const self.packet) }
     }
 
-    /// The tunnel header of the clone, or piece, at hand.
+    /// The tunnel header of the clone, or piece, at hand, signed.
     #[inline(always)]
-    pub fn header(&self, cpu: u32, piece: bool) -> Header {
-        Header {
+    pub fn header(&self, agent: &Agent, cpu: u32, piece: bool) -> Header {
+        let mut header = Header {
             vni: self.service_id,
             inner: Inner::Packet,
             ipv6: self.ipv6 != 0,
@@ -147,8 +149,14 @@ impl Slot {
                 length: self.payload_length,
                 sequence: self.sequence,
                 time_ns: self.time_ns,
+                tap: agent.tap,
+                mac: 0,
             },
+        };
+        if agent.mac_key != NO_KEY {
+            header.meta.mac = header.mac(agent.mac_key, self.packet());
         }
+        header
     }
 
     /// Tells the tap how it went.

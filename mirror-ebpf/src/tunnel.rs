@@ -131,7 +131,7 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
     if !skb.grow_head(overhead(agent), flags) {
         return false;
     }
-    let header = slot.header(cpu(), piece).encode();
+    let header = slot.header(agent, cpu(), piece).encode();
     let tunnel_length = inner_length + HEADER_LENGTH as u32;
     let port = slot.source_port as u16;
     // Written in a map's value, not on the stack, where the verifier wants every write aligned.
@@ -141,23 +141,23 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
             put(out, 0, &ethernet(agent));
             put(out, 14, &outer_ipv4(agent, port, tunnel_length));
             put(out, 42, &header);
-            skb.store(0, out.as_ptr(), 74)
+            skb.store(0, out.as_ptr(), 86)
         }
         (Link::Ethernet, _) => {
             put(out, 0, &ethernet(agent));
             put(out, 14, &outer_ipv6(agent, port, tunnel_length));
             put(out, 62, &header);
-            skb.store(0, out.as_ptr(), 94)
+            skb.store(0, out.as_ptr(), 106)
         }
         (Link::Ip, 0) => {
             put(out, 0, &outer_ipv4(agent, port, tunnel_length));
             put(out, 28, &header);
-            skb.store(0, out.as_ptr(), 60)
+            skb.store(0, out.as_ptr(), 72)
         }
         (Link::Ip, _) => {
             put(out, 0, &outer_ipv6(agent, port, tunnel_length));
             put(out, 48, &header);
-            skb.store(0, out.as_ptr(), 80)
+            skb.store(0, out.as_ptr(), 92)
         }
     }
 }

@@ -136,6 +136,8 @@ pub fn control_packet(number: u32, sent_at_ns: u64, payload: &[u8]) -> Vec<u8> {
             length: 0,
             sequence: number,
             time_ns: sent_at_ns,
+            tap: 0,
+            mac: 0,
         },
     };
     let mut datagram = header.encode().to_vec();

@@ -179,7 +179,8 @@ impl Agent {
             ipv6: u32::from(self.address.is_ipv6()),
             ethernet: u32::from(way.link.ethernet),
             macs: way.macs(),
-            pad: 0,
+            tap: 0,
+            mac_key: [0; 2],
         })
     }
 

@@ -96,6 +96,8 @@ impl Tap {
                 length: length as u32,
                 sequence: self.copies as u32,
                 time_ns: self.time_ns,
+                tap: 0,
+                mac: 0,
             },
         };
         self.copies += 1;

@@ -681,7 +681,9 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
         panic!("not GENEVE")
     };
     assert_eq!(inner, &frame[14..], "the packet, byte for byte");
-    let Meta { cpu, time_ns, .. } = header.meta;
+    let Meta {
+        cpu, time_ns, mac, ..
+    } = header.meta;
     assert!(now_ns() - time_ns < 10_000_000_000);
     let meta = Meta {
         direction: Direction::Request,
@@ -692,6 +694,8 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
         length: payload.len() as u32,
         sequence: 0,
         time_ns,
+        tap: 4,
+        mac,
     };
     assert_eq!(
         header,

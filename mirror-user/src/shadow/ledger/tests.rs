@@ -15,6 +15,8 @@ fn meta(sequence: u32, length: u32) -> Meta {
         length,
         sequence,
         time_ns: 0,
+        tap: 0,
+        mac: 0,
     }
 }
 
