@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
+use mirror_common::tunnel::mac::Key;
 use mirror_common::tunnel::{Datagram, DecodeError, Inner, decode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::classify::Classifier;
+use self::keys::Keys;
 use self::notices::Notices;
 use self::socket::{Buffers, Received, Socket};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
@@ -19,6 +21,7 @@ use crate::config;
 use crate::tap_report::{ServiceReport, TapReport};
 
 mod classify;
+mod keys;
 mod notices;
 mod socket;
 
@@ -48,17 +51,23 @@ pub enum Stray {
     UnknownOption,
     /// Its inner protocol is not IP.
     UnknownProtocol,
+    /// Of a tap number that no tap has.
+    UnknownTap,
+    /// Not written by the tap that it names, or not in front of this packet.
+    BadMac,
 }
 
 impl Stray {
     /// All of them, in the order of their index.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Control,
         Self::BadControl,
         Self::Truncated,
         Self::UnknownEncapsulation,
         Self::UnknownOption,
         Self::UnknownProtocol,
+        Self::UnknownTap,
+        Self::BadMac,
     ];
 
     /// The value of the `outcome` label.
@@ -70,6 +79,8 @@ impl Stray {
             Self::UnknownEncapsulation => "unknown_encapsulation",
             Self::UnknownOption => "unknown_option",
             Self::UnknownProtocol => "unknown_protocol",
+            Self::UnknownTap => "unknown_tap",
+            Self::BadMac => "bad_mac",
         }
     }
 }
@@ -122,6 +133,7 @@ pub struct Capture {
 struct Table {
     allow: Vec<ipnet::IpNet>,
     classifier: Classifier,
+    keys: Keys,
     taps: HashMap<IpAddr, Tap>,
     not_allowed: u64,
     notices: Notices,
@@ -142,6 +154,7 @@ impl Capture {
             table: Table {
                 allow: config.allow.clone(),
                 classifier: Classifier::new(&config.services),
+                keys: Keys::default(),
                 taps: HashMap::new(),
                 not_allowed: 0,
                 notices: Notices::new(&config.services),
@@ -185,6 +198,22 @@ impl Capture {
     /// Whether what a tap says of a service, figures apart, has changed since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.table.changed)
+    }
+
+    /// Believes GENEVE datagrams of the tap with this number when they are signed with `key`; from the
+    /// first key on, no others.
+    pub fn set_key(&mut self, tap: u32, key: Key) {
+        self.table.keys.set(tap, key);
+    }
+
+    /// Believes no more datagrams of the tap with this number.
+    pub fn forget_key(&mut self, tap: u32) {
+        self.table.keys.forget(tap);
+    }
+
+    /// Believes no GENEVE datagram that is not signed, already before the first key is known.
+    pub fn require_keys(&mut self) {
+        self.table.keys.require();
     }
 
     /// Moves the ledgers on: call it about once a second.
@@ -264,7 +293,10 @@ impl Table {
             self.notices.not_allowed(address);
             return false;
         };
-        match decode(received.payload) {
+        let believed = decode(received.payload)
+            .map_err(Stray::from)
+            .and_then(|datagram| self.keys.believe(datagram));
+        match believed {
             Ok(Datagram::Geneve { header, payload }) => match header.inner {
                 Inner::Control => {
                     if tap.control(payload) {
@@ -293,7 +325,7 @@ impl Table {
                 };
                 copy.hand_on(outcome, sink);
             }
-            Err(error) => tap.strays[Stray::from(error) as usize] += 1,
+            Err(stray) => tap.strays[stray as usize] += 1,
         }
         false
     }

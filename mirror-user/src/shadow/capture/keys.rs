@@ -1,0 +1,52 @@
+//! Whose datagrams are believed. Pure.
+
+use std::collections::HashMap;
+
+use mirror_common::packet::{Link, parse};
+use mirror_common::tunnel::Datagram;
+use mirror_common::tunnel::mac::Key;
+
+use super::Stray;
+
+/// The taps' keys by the number that the agent gave each.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    keys: HashMap<u32, Key>,
+    required: bool,
+}
+
+impl Keys {
+    /// From now on only what is signed is believed.
+    pub(super) fn require(&mut self) {
+        self.required = true;
+    }
+
+    pub(super) fn set(&mut self, tap: u32, key: Key) {
+        self.require();
+        self.keys.insert(tap, key);
+    }
+
+    /// Its datagrams are refused until it has a key again.
+    pub(super) fn forget(&mut self, tap: u32) {
+        self.keys.remove(&tap);
+    }
+
+    /// Passes on what the tap that it names has written. Where keys are required control packets never
+    /// pass: they come over the tap's connection. VXLAN has nothing to sign with.
+    pub(super) fn believe<'a>(&self, datagram: Datagram<'a>) -> Result<Datagram<'a>, Stray> {
+        let Datagram::Geneve { header, payload } = datagram else {
+            return Ok(datagram);
+        };
+        if !self.required {
+            return Ok(datagram);
+        }
+        let key = self.keys.get(&header.meta.tap).ok_or(Stray::UnknownTap)?;
+        // The parser that the segment is made with: two could be told different addresses.
+        let packet = parse(&payload, payload.len() as u32, Link::Ip).map_err(|_| Stray::BadMac)?;
+        if header.is_signed(*key, &packet) {
+            Ok(datagram)
+        } else {
+            Err(Stray::BadMac)
+        }
+    }
+}
