@@ -96,7 +96,7 @@ pub struct Agent {
     pub ethernet: u32,
     /// The next hop's MAC address, then the uplink's.
     pub macs: [u32; 3],
-    /// The number that the agent knows us by, in every copy's option.
+    /// The number that the agent knows us by, in every copy's option; below 65,536.
     pub tap: u32,
     /// Key of the copies' MAC, see [`crate::tunnel::mac`]; zeros = copies are not signed.
     pub mac_key: [u64; 2],

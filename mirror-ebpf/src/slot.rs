@@ -32,8 +32,8 @@ pub const UNSEEN: u32 = u32::MAX;
 /// The longest header that is read at once: IPv6's.
 pub const HEADER_BUFFER: usize = 40;
 
-/// The longest outer headers, Ethernet and IPv6 with ours: 106 bytes, and some to end on a word.
-pub const OUT_LENGTH: usize = 112;
+/// The longest outer headers, Ethernet and IPv6 with ours: 98 bytes, and some to end on a word.
+pub const OUT_LENGTH: usize = 104;
 
 /// One per CPU.
 #[repr(C)]
@@ -149,7 +149,7 @@ impl Slot {
                 length: self.payload_length,
                 sequence: self.sequence,
                 time_ns: self.time_ns,
-                tap: agent.tap,
+                tap: agent.tap as u16,
                 mac: 0,
             },
         };

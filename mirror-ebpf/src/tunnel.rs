@@ -141,23 +141,23 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
             put(out, 0, &ethernet(agent));
             put(out, 14, &outer_ipv4(agent, port, tunnel_length));
             put(out, 42, &header);
-            skb.store(0, out.as_ptr(), 86)
+            skb.store(0, out.as_ptr(), 78)
         }
         (Link::Ethernet, _) => {
             put(out, 0, &ethernet(agent));
             put(out, 14, &outer_ipv6(agent, port, tunnel_length));
             put(out, 62, &header);
-            skb.store(0, out.as_ptr(), 106)
+            skb.store(0, out.as_ptr(), 98)
         }
         (Link::Ip, 0) => {
             put(out, 0, &outer_ipv4(agent, port, tunnel_length));
             put(out, 28, &header);
-            skb.store(0, out.as_ptr(), 72)
+            skb.store(0, out.as_ptr(), 64)
         }
         (Link::Ip, _) => {
             put(out, 0, &outer_ipv6(agent, port, tunnel_length));
             put(out, 48, &header);
-            skb.store(0, out.as_ptr(), 92)
+            skb.store(0, out.as_ptr(), 84)
         }
     }
 }

@@ -202,12 +202,12 @@ impl Capture {
 
     /// Believes GENEVE datagrams of the tap with this number when they are signed with `key`; from the
     /// first key on, no others.
-    pub fn set_key(&mut self, tap: u32, key: Key) {
+    pub fn set_key(&mut self, tap: u16, key: Key) {
         self.table.keys.set(tap, key);
     }
 
     /// Believes no more datagrams of the tap with this number.
-    pub fn forget_key(&mut self, tap: u32) {
+    pub fn forget_key(&mut self, tap: u16) {
         self.table.keys.forget(tap);
     }
 

@@ -22,7 +22,7 @@ const SERVER: ([u8; 4], u16) = ([10, 0, 0, 5], 8000);
 const AGENT: ([u8; 4], u16) = ([10, 1, 0, 9], 6181);
 const KEY: [u64; 2] = [7, 11];
 /// The number and the key that the agent knows copies by.
-const TAP: u32 = 0x0102_0304;
+const TAP: u16 = 0x0102;
 const MAC_KEY: [u64; 2] = [0x1234_5678_9abc_def0, 19];
 /// TCX's "next": the only verdict that a packet of the host may get.
 const NEXT: i32 = -1;
@@ -61,7 +61,7 @@ impl Bench {
             mtu: 1500,
             ethernet: 1,
             macs: [0x0201_0002, 0x0403, 0x0605_0807],
-            tap: TAP,
+            tap: TAP.into(),
             mac_key: MAC_KEY,
             ..Agent::default()
         };
@@ -767,28 +767,23 @@ fn copies_are_signed() -> Result<()> {
     ];
     for (frame, pieces) in frames {
         for copy in cable.copies(&frame, pieces)? {
-            let (header, packet) = copy.split_at(44);
+            let (header, packet) = copy.split_at(36);
             let number = |at: usize, length: usize| {
                 let bytes = header[at..at + length].iter();
                 bytes.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
             };
-            assert_eq!(number(0, 1), 9, "36 bytes of options");
-            assert_eq!((number(8, 2), number(10, 1)), (0xff4d, 1));
-            assert_eq!((number(11, 1), number(12, 1)), (8, 2), "length, version");
-            assert_eq!(number(32, 4), u64::from(TAP), "tap");
+            assert_eq!(number(0, 1), 7, "28 bytes of options");
+            assert_eq!((number(8, 2), number(10, 1)), (0xff4d, 2));
+            assert_eq!(number(11, 1), 6, "24 bytes in ours");
+            assert_eq!(number(26, 2), u64::from(TAP), "tap");
             let inner = etherparse::SlicedPacket::from_ip(packet)?;
             let ipv6 = matches!(inner.net, Some(etherparse::NetSlice::Ipv6(_)));
             let Some(etherparse::TransportSlice::Tcp(segment)) = &inner.transport else {
                 panic!("no TCP")
             };
             let ports = [segment.source_port(), segment.destination_port()].map(u64::from);
-            let bits = number(13, 1) | if ipv6 { 0x80 } else { 0 };
-            let mut words = vec![
-                number(32, 4) << 32 | number(20, 4),
-                number(24, 8),
-                number(4, 3) << 40 | bits << 32 | number(16, 4),
-                number(14, 2) << 32 | ports[0] << 16 | ports[1],
-            ];
+            let whose = number(4, 3) << 40 | u64::from(ipv6) << 32 | ports[0] << 16 | ports[1];
+            let mut words = vec![number(12, 8), number(20, 8), whose];
             let addresses = if ipv6 {
                 &packet[8..40]
             } else {
@@ -802,7 +797,7 @@ fn copies_are_signed() -> Result<()> {
             for word in words {
                 hasher.write(&word.to_le_bytes());
             }
-            assert_eq!(number(36, 8), hasher.finish(), "the MAC of {copy:02x?}");
+            assert_eq!(number(28, 8), hasher.finish(), "the MAC of {copy:02x?}");
             let Ok(Datagram::Geneve { header, payload }) = decode(&copy) else {
                 panic!("no GENEVE")
             };
@@ -816,7 +811,7 @@ fn copies_are_signed() -> Result<()> {
     cable.bench.agent.mac_key = [0; 2];
     cable.bench.apply()?;
     let copies = cable.copies(&tcp(CLIENT, SERVER, "PA", b"no key"), 1)?;
-    assert_eq!(copies[0][36..44], [0; 8], "no key, no MAC");
+    assert_eq!(copies[0][28..36], [0; 8], "no key, no MAC");
     Ok(())
 }
 

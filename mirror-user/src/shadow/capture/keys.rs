@@ -11,7 +11,7 @@ use super::Stray;
 /// The taps' keys by the number that the agent gave each.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    keys: HashMap<u32, Key>,
+    keys: HashMap<u16, Key>,
     required: bool,
 }
 
@@ -21,13 +21,13 @@ impl Keys {
         self.required = true;
     }
 
-    pub(super) fn set(&mut self, tap: u32, key: Key) {
+    pub(super) fn set(&mut self, tap: u16, key: Key) {
         self.require();
         self.keys.insert(tap, key);
     }
 
     /// Its datagrams are refused until it has a key again.
-    pub(super) fn forget(&mut self, tap: u32) {
+    pub(super) fn forget(&mut self, tap: u16) {
         self.keys.remove(&tap);
     }
 
