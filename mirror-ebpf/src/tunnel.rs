@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO,
 };
 use mirror_common::packet::Link;
 use mirror_common::policy::Agent;
@@ -100,8 +101,15 @@ fn fits(skb: &Skb, slot: &Slot, agent: &Agent, link: Link) -> bool {
     if gso_size == 0 {
         return length <= agent.mtu && length <= LARGEST_PLAIN;
     }
-    // The kernel takes the overhead off each segment's payload.
-    gso_size >= SMALLEST_SEGMENT && slot.payload_offset + gso_size <= agent.mtu && length <= 65_535
+    // Without room the kernel takes the overhead off each segment's payload.
+    let shrinks = gso_size >= SMALLEST_SEGMENT && slot.payload_offset + gso_size <= agent.mtu;
+    (has_room(slot, agent, gso_size) || shrinks) && length <= 65_535
+}
+
+/// Whether each segment of a super-packet fits the path with the outer headers in front of it.
+#[inline(always)]
+fn has_room(slot: &Slot, agent: &Agent, gso_size: u32) -> bool {
+    slot.payload_offset + gso_size + overhead(agent) <= agent.mtu
 }
 
 /// Numbers the clone: from here on the agent knows of it, and misses it when it is lost.
@@ -127,7 +135,16 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
     } else {
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
     };
-    let flags = u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) | encap_l2(HEADER_LENGTH as u64);
+    let gso_size = skb.gso_size();
+    // To make segments smaller the kernel moves all of a super-packet that was received as a list
+    // (more than 17 segments, as a rule) to one place: up to 64 KB, allocated and copied.
+    let gso = if gso_size != 0 && has_room(slot, agent, gso_size) {
+        BPF_F_ADJ_ROOM_FIXED_GSO
+    } else {
+        0
+    };
+    let flags =
+        u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | gso) | encap_l2(HEADER_LENGTH as u64);
     if !skb.grow_head(overhead(agent), flags) {
         return false;
     }
