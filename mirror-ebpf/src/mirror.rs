@@ -204,7 +204,7 @@ fn serve(
 ) -> Reason {
     let mut hash = 0;
     let mut now = 0;
-    let mut ifindex = 0;
+    let mut way = None;
     let tap = maps::TAP.get(0).copied().unwrap_or_default();
     let verdict = policy::decide(
         packet,
@@ -214,7 +214,7 @@ fn serve(
         || {
             // SAFETY: as in `look_up`.
             let agent = unsafe { maps::AGENTS.get(service.agent) }?;
-            ifindex = agent.ifindex;
+            way = Some(agent);
             Some(agent.state)
         },
         || {
@@ -232,6 +232,10 @@ fn serve(
             if let Err(reason) = pay(skb, packet, service, hash, now, counters) {
                 return reason;
             }
+            let Some(way) = way else {
+                return Reason::NoTunnel;
+            };
+            slot.way = *way;
             slot.service_id = service.id;
             slot.agent = service.agent;
             slot.direction = direction as u32;
@@ -242,7 +246,7 @@ fn serve(
             slot.payload_length = packet.payload_length;
             slot.source_port = u32::from(tunnel::source_port(hash));
             slot.time_ns = now;
-            send(skb, slot, ifindex)
+            send(skb, slot, way.ifindex)
         }
     }
 }

@@ -91,6 +91,8 @@ pub struct Slot {
     pub tuple: [u32; 9],
     /// Keeps what follows on a multiple of 8.
     pub pad2: u32,
+    /// The way to the agent, as of when the tap decided: spares the uplink's program the look-up.
+    pub way: Agent,
     /// How far a packet that is sent in pieces has come.
     pub cut: Progress,
     /// The outer headers, while they are written.
@@ -123,6 +125,13 @@ impl Slot {
         // SAFETY: the slot is a map's value, which outlives the run, and the packet in it is not
         // replaced once somebody looks at it.
         unsafe { &*core::hint::black_box(&raw const self.packet) }
+    }
+
+    /// The way to the clone's agent.
+    #[inline(always)]
+    pub fn way(&self) -> &'static Agent {
+        // SAFETY: as in `packet`: the tap fills it before it sends the clone.
+        unsafe { &*core::hint::black_box(&raw const self.way) }
     }
 
     /// The tunnel header of the clone, or piece, at hand, signed.

@@ -32,33 +32,23 @@ pub fn fate(skb: &Skb, link: Link) -> Fate {
     let slot = unsafe { &mut *slot };
     match slot.state {
         state::CLONE => send_clone(skb, slot, link),
-        state::PIECE => match find_agent(slot) {
-            Some(agent) if encapsulate(skb, slot, agent, link, true) => {
-                slot.state = state::SENT;
-                Fate::Copy
-            }
-            _ => {
+        state::PIECE => {
+            let agent = slot.way();
+            if !encapsulate(skb, slot, agent, link, true) {
                 slot.report(Reason::SplitFailed);
-                Fate::SpentCopy
+                return Fate::SpentCopy;
             }
-        },
+            slot.state = state::SENT;
+            Fate::Copy
+        }
         state::SENT => Fate::Copy,
         _ => Fate::Production,
     }
 }
 
 #[inline(always)]
-fn find_agent(slot: &Slot) -> Option<&'static Agent> {
-    // SAFETY: the daemon replaces values as a whole, and a replaced one is kept until this run ends.
-    unsafe { maps::AGENTS.get(slot.agent) }
-}
-
-#[inline(always)]
 fn send_clone(skb: &Skb, slot: &mut Slot, link: Link) -> Fate {
-    let Some(agent) = find_agent(slot) else {
-        slot.report(Reason::NoTunnel);
-        return Fate::SpentCopy;
-    };
+    let agent = slot.way();
     if !strip_vlan(skb) {
         slot.report(Reason::EncapsulationFailed);
         return Fate::SpentCopy;
