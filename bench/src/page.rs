@@ -148,7 +148,7 @@ impl Page {
             "## Time in the kernel for a copied packet\n\n\
              By the kernel's own statistics (`kernel.bpf_stats_enabled`, on for this part only). A raw clone is a program of five \
              instructions that calls `bpf_clone_redirect` and nothing else: what leaves is the naked packet. Ours parses, decides, \
-             clones, writes 60 bytes of tunnel headers, numbers and counts; its time is that of all its runs, pure ACKs \
+             clones, writes 64 bytes of tunnel headers, numbers and counts; its time is that of all its runs, pure ACKs \
              included, shared among the copies. Both include sending.\n\n\
              | | raw clone ns | modelmirror ns | ratio | target |\n|---|---|---|---|---|"
         )?;
