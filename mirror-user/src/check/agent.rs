@@ -289,7 +289,7 @@ mod tests {
         check(
             &room(v6, &uplink(), 1500, 1500),
             Level::Ok,
-            "an MTU of 1580",
+            "an MTU of 1584",
         );
         check(
             &room(v4(), &uplink(), 600, 1500),
