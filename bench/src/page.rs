@@ -29,7 +29,7 @@ const KERNEL_CURE: &str = "What would get it there: of the time under `bpf_clone
     as words would save a part of the 9 %; the ratio of 1.5 takes a helper that clones with room in front.";
 
 const AGENT_CURE: &str = "What would get it there: CPU for a request falls with the rate, since at a low one every look finds few copies, and every answer of \
-    the shadow model's wakes the agent for itself. A longer `gather` lets more copies come together; answers could as well, were \
+    the shadow model's wakes the agent for itself. A longer `batch_interval` lets more copies come together; answers could as well, were \
     they timed by the kernel on arrival. Where requests are lost at the highest rate, production takes the CPU that the shadow model would need: a shadow \
     model on a host of its own has the queue to itself.";
 
@@ -148,7 +148,7 @@ impl Page {
             "## Time in the kernel for a copied packet\n\n\
              By the kernel's own statistics (`kernel.bpf_stats_enabled`, on for this part only). A raw clone is a program of five \
              instructions that calls `bpf_clone_redirect` and nothing else: what leaves is the naked packet. Ours parses, decides, \
-             clones, writes 60 bytes of tunnel headers, numbers and counts; its time is that of all its runs, pure ACKs \
+             clones, writes 64 bytes of tunnel headers, numbers and counts; its time is that of all its runs, pure ACKs \
              included, shared among the copies. Both include sending.\n\n\
              | | raw clone ns | modelmirror ns | ratio | target |\n|---|---|---|---|---|"
         )?;

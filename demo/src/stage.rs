@@ -56,8 +56,8 @@ impl Stage {
         ];
         interrupt.check()?;
         println!("demo: the agent on the shadow host, the daemon on the node");
-        let agent = Agent::start(&net.shadow, &home, &shadow_config(&home, NEXT)?)?;
-        let daemon = Daemon::start(&net.node, &home, &node_config(&home)?)?;
+        let agent = Agent::start(&net.shadow, &home, &shadow_config(&home, NEXT))?;
+        let daemon = Daemon::start(&net.node, &home, &node_config(&home))?;
         daemon.wait_for_agent()?;
         interrupt.check()?;
         Ok(Self {
@@ -118,7 +118,7 @@ impl Stage {
         self.agent = Agent::start(
             &self.net.shadow,
             &self.home,
-            &shadow_config(&self.home, version)?,
+            &shadow_config(&self.home, version),
         )?;
         self.daemon.wait_for_agent()
     }
@@ -226,22 +226,19 @@ impl From<&Metrics> for Counted {
 }
 
 /// The agent's config: probabilities may move a little, and answers are grouped by tenant.
-fn shadow_config(home: &Home, version: &str) -> Result<toml::Table> {
+fn shadow_config(home: &Home, version: &str) -> toml::Table {
     let mut config = home.shadow_config();
-    for (key, value) in home.api()? {
-        config.insert(key.into(), value.into());
-    }
     config["service"][0]["version"] = version.into();
     let compare = &mut config["service"][0]["compare"];
     if let Some(compare) = compare.as_table_mut() {
         compare.insert("absolute".into(), 0.1.into());
         compare.insert("slice".into(), "header:x-tenant".into());
     }
-    Ok(config)
+    config
 }
 
 /// The node's config: every connection is steered by itself, since all come from one address.
-fn node_config(home: &Home) -> Result<toml::Table> {
+fn node_config(home: &Home) -> toml::Table {
     let mut config = home.node_config();
     let canary = toml::toml! {
         version = "v13"
@@ -252,12 +249,7 @@ fn node_config(home: &Home) -> Result<toml::Table> {
         service.insert("canary".into(), canary.into());
         service.insert("rollout".into(), rollout::plan().into());
     }
-    if let Some(mirror) = config["service"][0]["mirror"].as_table_mut() {
-        let [(_, api), (_, token)] = home.api()?;
-        mirror.insert("api".into(), format!("http://{api}").into());
-        mirror.insert("token_file".into(), token.into());
-    }
-    Ok(config)
+    config
 }
 
 /// Starts a model server at all addresses of a host, and waits until it is ready.

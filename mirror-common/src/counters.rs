@@ -45,10 +45,12 @@ impl AddAssign<&Self> for Counters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Copies handed to the uplink = the next copy's sequence number, before it wraps at 2^32.
+    /// Copies handed to the uplink, or put into the ring = the next copy's sequence number, before it wraps at 2^32.
     pub copies: u64,
     /// Their payload bytes.
     pub bytes: u64,
+    /// Copies for which there was no room.
+    pub refused: u64,
 }
 
 #[cfg(feature = "user")]
@@ -106,12 +108,12 @@ mod tests {
         ];
         let version_4 = [
             ("Endpoint", 24),
-            ("Service", 64),
-            ("Agent", 80),
+            ("Service", 80),
+            ("Agent", 104),
             ("Budget", 16),
             ("Tap", 40),
             ("Counters", 256),
-            ("Sent", 16),
+            ("Sent", 24),
             ("RunTime", 520),
             ("Latency", 3464),
             ("Flow", 48),

@@ -2,6 +2,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::siphash::siphash;
+
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2).
 ///
 /// Two lanes in network byte order, so that the kernel hashes and compares 64 bits at a time.
@@ -43,6 +45,12 @@ impl Address {
             low as u32,
             (low >> 32) as u32,
         ]
+    }
+
+    /// Its sixteen bytes as two little-endian words.
+    #[inline(always)]
+    pub const fn lanes(self) -> [u64; 2] {
+        [self.0[0].to_le(), self.0[1].to_le()]
     }
 
     /// The sixteen bytes as they stand in an IPv6 header.
@@ -149,49 +157,8 @@ impl Flow {
             self.server.address.0[1],
             ports,
         ];
-        siphash_1_3(key, &words)
+        siphash::<1, 3, 5>(key, &words)
     }
-}
-
-/// SipHash-1-3 of whole little-endian words.
-#[inline(always)]
-fn siphash_1_3<const N: usize>(key: [u64; 2], words: &[u64; N]) -> u64 {
-    let mut v = [
-        key[0] ^ 0x736f_6d65_7073_6575,
-        key[1] ^ 0x646f_7261_6e64_6f6d,
-        key[0] ^ 0x6c79_6765_6e65_7261,
-        key[1] ^ 0x7465_6462_7974_6573,
-    ];
-    let mut i = 0;
-    while i < N {
-        v[3] ^= words[i];
-        sip_round(&mut v);
-        v[0] ^= words[i];
-        i += 1;
-    }
-    let length = ((N as u64 * 8) & 0xff) << 56;
-    v[3] ^= length;
-    sip_round(&mut v);
-    v[0] ^= length;
-    v[2] ^= 0xff;
-    sip_round(&mut v);
-    sip_round(&mut v);
-    sip_round(&mut v);
-    v[0] ^ v[1] ^ v[2] ^ v[3]
-}
-
-#[inline(always)]
-fn sip_round(v: &mut [u64; 4]) {
-    v[0] = v[0].wrapping_add(v[1]);
-    v[2] = v[2].wrapping_add(v[3]);
-    v[1] = v[1].rotate_left(13) ^ v[0];
-    v[3] = v[3].rotate_left(16) ^ v[2];
-    v[0] = v[0].rotate_left(32);
-    v[2] = v[2].wrapping_add(v[1]);
-    v[0] = v[0].wrapping_add(v[3]);
-    v[1] = v[1].rotate_left(17) ^ v[2];
-    v[3] = v[3].rotate_left(21) ^ v[0];
-    v[2] = v[2].rotate_left(32);
 }
 
 #[cfg(feature = "user")]
@@ -206,20 +173,9 @@ unsafe impl aya::Pod for Flow {}
 mod tests {
     extern crate std;
     use super::*;
-    use core::hash::Hasher as _;
     use proptest::prelude::*;
-    use siphasher::sip::SipHasher13;
 
     proptest! {
-        #[test]
-        fn hash_is_siphash_1_3(key in any::<[u64; 2]>(), words in any::<[u64; 5]>()) {
-            let mut reference = SipHasher13::new_with_keys(key[0], key[1]);
-            for word in words {
-                reference.write(&word.to_le_bytes());
-            }
-            prop_assert_eq!(siphash_1_3(key, &words), reference.finish());
-        }
-
         #[test]
         fn addresses_survive_the_round_trip(address in any::<IpAddr>()) {
             // A mapped IPv6 address is the IPv4 address: dual-stack listeners see both.

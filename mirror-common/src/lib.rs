@@ -13,6 +13,7 @@ pub mod measure;
 pub mod packet;
 pub mod policy;
 pub mod record;
+pub mod siphash;
 pub mod steer;
 pub mod translate;
 pub mod tunnel;

@@ -50,6 +50,27 @@ pub struct Service {
     /// 1 = the endpoint is an address of this host, so that the kernel knows whether somebody
     /// listens there.
     pub here: u64,
+    /// Which connections of stable, and of the canary, the daemon itself reads: those whose lower half
+    /// of the hash is below this. It has nothing to do with which ones are mirrored.
+    pub look: [u64; 2],
+}
+
+impl Service {
+    /// Whether the daemon itself reads the connection with this hash.
+    #[inline(always)]
+    pub const fn is_looked_at(&self, arm: Arm, hash: u64) -> bool {
+        let threshold = match arm {
+            Arm::Stable => self.look[0],
+            Arm::Canary => self.look[1],
+        };
+        chosen(hash << 32, threshold)
+    }
+
+    /// Whether the daemon itself reads any of its connections.
+    #[inline(always)]
+    pub const fn has_look(&self) -> bool {
+        self.look[0] | self.look[1] != 0
+    }
 }
 
 /// Bits of [`Service::mirror`].
@@ -106,6 +127,12 @@ pub struct Agent {
     pub transport: u32,
     /// Tells agents apart: a restarted daemon finds by it whose number this is.
     pub id: u64,
+    /// Key of the copies' MAC, see [`crate::tunnel::mac`]; zeros = copies are not signed.
+    pub mac_key: [u64; 2],
+    /// The number that the agent knows us by, in every copy's option; below 65,536.
+    pub tap: u32,
+    /// Keeps the size a multiple of 8.
+    pub pad: u32,
 }
 
 /// Values of [`Agent::transport`].

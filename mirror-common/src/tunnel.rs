@@ -1,7 +1,11 @@
 //! The tunnel: GENEVE (RFC 8926) in UDP, inner IP, one option of our own.
 
-use crate::flow::Address;
 use crate::policy::Agent;
+
+pub mod mac;
+mod outer;
+
+pub use self::outer::{outer_ipv4, outer_ipv6};
 
 /// Towards the service, or from it.
 #[repr(u32)]
@@ -43,9 +47,10 @@ impl Arm {
     }
 }
 
-/// GENEVE's fixed header and our option, in bytes.
+/// GENEVE's fixed header and our option, in bytes. Over IPv4 all of it with the outer headers is 64
+/// bytes: what drivers leave in front of a packet (NET_SKB_PAD), so that none has to be moved.
 pub const HEADER_LENGTH: usize = 8 + OPTION_LENGTH;
-const OPTION_LENGTH: usize = 24;
+const OPTION_LENGTH: usize = 28;
 
 /// Outer IPv4, UDP and GENEVE, in bytes.
 pub const OVERHEAD_IPV4: u32 = 20 + 8 + HEADER_LENGTH as u32;
@@ -62,15 +67,10 @@ pub const fn overhead(agent: &Agent) -> u32 {
     }
 }
 
-/// Lower effort (RFC 8622) in the traffic class field: clones yield.
-const TRAFFIC_CLASS: u8 = 1 << 2;
-const TIME_TO_LIVE: u8 = 64;
-const PROTOCOL_UDP: u8 = 17;
-
 /// From the range for experiments (RFC 8926, section 7).
 const OPTION_CLASS: u16 = 0xff4d;
-const OPTION_TYPE: u8 = 1;
-const FORMAT_VERSION: u8 = 1;
+/// The version of the option's format. Type 1 was not signed.
+const OPTION_TYPE: u8 = 2;
 const FLAG_CONTROL: u8 = 0x80;
 const PROTOCOL_IPV4: u16 = 0x0800;
 const PROTOCOL_IPV6: u16 = 0x86dd;
@@ -79,6 +79,11 @@ const FLAG_RESPONSE: u8 = 1;
 const FLAG_CANARY: u8 = 2;
 const FLAG_PIECE: u8 = 4;
 const FLAG_LAST_PIECE: u8 = 8;
+
+/// Times are counted in units of 2^10 ns: 48 bits of them last nine years.
+const TIME_SHIFT: u32 = 10;
+const TIME_BITS: u32 = 48;
+const CPU_BITS: u32 = 12;
 
 /// What our option says of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +96,20 @@ pub struct Meta {
     pub piece: bool,
     /// The last piece of it.
     pub last_piece: bool,
-    /// The CPU that copied it: numbers count per agent and CPU.
+    /// The CPU that copied it, below 4,096: numbers count per agent and CPU.
     pub cpu: u16,
-    /// Payload of the whole copy, in bytes, of which a datagram may carry a part.
+    /// Payload of the whole copy, in bytes, of which a datagram may carry a part; below 65,536, since
+    /// IP packets are.
     pub length: u32,
     /// The copy's number, from 0, wrapping. All pieces and segments of a copy have the same.
     pub sequence: u32,
-    /// When the tap saw the packet, on its monotonic clock, in nanoseconds.
+    /// When the tap saw the packet, on its monotonic clock, in nanoseconds; a multiple of 1,024 once
+    /// it was encoded.
     pub time_ns: u64,
+    /// The number that the agent gave the tap; 0 = none yet.
+    pub tap: u16,
+    /// Who has the tap's key has written this, see [`mac`]; 0 = not signed.
+    pub mac: u64,
 }
 
 /// What the tunnel's payload is.
@@ -139,10 +150,9 @@ impl Header {
         .to_be_bytes();
         let vni = self.vni.to_be_bytes();
         let class = OPTION_CLASS.to_be_bytes();
-        let cpu = self.meta.cpu.to_be_bytes();
-        let length = self.meta.length.to_be_bytes();
-        let sequence = self.meta.sequence.to_be_bytes();
-        let time = self.meta.time_ns.to_be_bytes();
+        let [origin, number] = self.meta.words();
+        let (origin, number) = (origin.to_be_bytes(), number.to_be_bytes());
+        let mac = self.meta.mac.to_be_bytes();
         [
             (OPTION_LENGTH / 4) as u8,
             control,
@@ -156,37 +166,49 @@ impl Header {
             class[1],
             OPTION_TYPE,
             ((OPTION_LENGTH - 4) / 4) as u8,
-            FORMAT_VERSION,
-            self.meta.flags(),
-            cpu[0],
-            cpu[1],
-            length[0],
-            length[1],
-            length[2],
-            length[3],
-            sequence[0],
-            sequence[1],
-            sequence[2],
-            sequence[3],
-            time[0],
-            time[1],
-            time[2],
-            time[3],
-            time[4],
-            time[5],
-            time[6],
-            time[7],
+            origin[0],
+            origin[1],
+            origin[2],
+            origin[3],
+            origin[4],
+            origin[5],
+            origin[6],
+            origin[7],
+            number[0],
+            number[1],
+            number[2],
+            number[3],
+            number[4],
+            number[5],
+            number[6],
+            number[7],
+            mac[0],
+            mac[1],
+            mac[2],
+            mac[3],
+            mac[4],
+            mac[5],
+            mac[6],
+            mac[7],
         ]
     }
 }
 
 impl Meta {
+    /// The option's first two words: 4 bits of flags, 12 of the CPU, 48 of time; 32 of the number, 16
+    /// of length, 16 of the tap.
     #[inline(always)]
-    const fn flags(&self) -> u8 {
-        (self.direction as u8 * FLAG_RESPONSE)
+    const fn words(&self) -> [u64; 2] {
+        let flags = (self.direction as u8 * FLAG_RESPONSE)
             | (self.arm as u8 * FLAG_CANARY)
             | (self.piece as u8 * FLAG_PIECE)
-            | (self.last_piece as u8 * FLAG_LAST_PIECE)
+            | (self.last_piece as u8 * FLAG_LAST_PIECE);
+        let cpu = self.cpu as u64 & ((1 << CPU_BITS) - 1);
+        let time = self.time_ns >> TIME_SHIFT & ((1 << TIME_BITS) - 1);
+        let origin = (flags as u64) << (CPU_BITS + TIME_BITS) | cpu << TIME_BITS | time;
+        let length = self.length as u64 & 0xffff;
+        let number = (self.sequence as u64) << 32 | length << 16 | self.tap as u64;
+        [origin, number]
     }
 }
 
@@ -280,34 +302,22 @@ fn find_option(mut options: &[u8]) -> Result<Meta, DecodeError> {
             .split_at_checked(length)
             .ok_or(DecodeError::Truncated)?;
         if u16::from_be_bytes([head[0], head[1]]) == OPTION_CLASS && head[2] & 0x7f == OPTION_TYPE {
-            let body = body.first_chunk::<20>().ok_or(DecodeError::Truncated)?;
-            return parse_option(body);
+            let body = body.first_chunk().ok_or(DecodeError::UnknownOption)?;
+            return Ok(parse_option(body));
         }
         options = next;
     }
     Err(DecodeError::UnknownOption)
 }
 
-fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Result<Meta, DecodeError> {
-    let [
-        version,
-        flags,
-        c0,
-        c1,
-        l0,
-        l1,
-        l2,
-        l3,
-        s0,
-        s1,
-        s2,
-        s3,
-        time @ ..,
-    ] = *body;
-    if version != FORMAT_VERSION {
-        return Err(DecodeError::UnknownOption);
-    }
-    Ok(Meta {
+fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Meta {
+    let word = |at: usize| {
+        let bytes = body[at..].first_chunk().copied().unwrap_or_default();
+        u64::from_be_bytes(bytes)
+    };
+    let (origin, number) = (word(0), word(8));
+    let flags = (origin >> (CPU_BITS + TIME_BITS)) as u8;
+    Meta {
         direction: if flags & FLAG_RESPONSE == 0 {
             Direction::Request
         } else {
@@ -320,11 +330,13 @@ fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Result<Meta, DecodeError> {
         },
         piece: flags & FLAG_PIECE != 0,
         last_piece: flags & FLAG_LAST_PIECE != 0,
-        cpu: u16::from_be_bytes([c0, c1]),
-        length: u32::from_be_bytes([l0, l1, l2, l3]),
-        sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-        time_ns: u64::from_be_bytes(time),
-    })
+        cpu: (origin >> TIME_BITS) as u16 & ((1 << CPU_BITS) - 1),
+        length: u32::from((number >> 16) as u16),
+        sequence: (number >> 32) as u32,
+        time_ns: (origin & ((1 << TIME_BITS) - 1)) << TIME_SHIFT,
+        tap: number as u16,
+        mac: word(16),
+    }
 }
 
 /// The outer UDP source port of a connection: spreads connections over the receiver's queues, and
@@ -332,99 +344,6 @@ fn parse_option(body: &[u8; OPTION_LENGTH - 4]) -> Result<Meta, DecodeError> {
 #[inline(always)]
 pub const fn source_port(hash: u64) -> u16 {
     0xc000 | (hash as u16 & 0x3fff)
-}
-
-/// Outer IPv4 and UDP headers for `length` bytes behind them. The UDP checksum is left out
-/// (RFC 768): the inner packet has its own.
-#[inline(always)]
-pub fn outer_ipv4(agent: &Agent, source_port: u16, length: u32) -> [u8; 28] {
-    let total = ((length + 28) as u16).to_be_bytes();
-    let udp = ((length + 8) as u16).to_be_bytes();
-    let [.., s0, s1, s2, s3] = agent.local.octets();
-    let [.., d0, d1, d2, d3] = agent.remote.octets();
-    let source = source_port.to_be_bytes();
-    let port = (agent.port as u16).to_be_bytes();
-    let words = [
-        u32::from(u16::from_be_bytes([0x45, TRAFFIC_CLASS])),
-        u32::from(u16::from_be_bytes(total)),
-        // Do not fragment (0x4000); the identification stays 0 (RFC 6864).
-        0x4000,
-        u32::from(u16::from_be_bytes([TIME_TO_LIVE, PROTOCOL_UDP])),
-        u32::from(u16::from_be_bytes([s0, s1])),
-        u32::from(u16::from_be_bytes([s2, s3])),
-        u32::from(u16::from_be_bytes([d0, d1])),
-        u32::from(u16::from_be_bytes([d2, d3])),
-    ];
-    let mut sum =
-        words[0] + words[1] + words[2] + words[3] + words[4] + words[5] + words[6] + words[7];
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    let checksum = (!(sum as u16)).to_be_bytes();
-    [
-        0x45,
-        TRAFFIC_CLASS,
-        total[0],
-        total[1],
-        0,
-        0,
-        0x40,
-        0,
-        TIME_TO_LIVE,
-        PROTOCOL_UDP,
-        checksum[0],
-        checksum[1],
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-        source[0],
-        source[1],
-        port[0],
-        port[1],
-        udp[0],
-        udp[1],
-        0,
-        0,
-    ]
-}
-
-/// Outer IPv6 and UDP headers for `length` bytes behind them, with the zero checksum that tunnels
-/// may use (RFC 6935).
-#[inline(always)]
-pub fn outer_ipv6(agent: &Agent, source_port: u16, length: u32) -> [u8; 48] {
-    let udp = ((length + 8) as u16).to_be_bytes();
-    let source = source_port.to_be_bytes();
-    let port = (agent.port as u16).to_be_bytes();
-    let mut header = [0; 48];
-    header[0] = 0x60 | (TRAFFIC_CLASS >> 4);
-    header[1] = TRAFFIC_CLASS << 4;
-    header[4] = udp[0];
-    header[5] = udp[1];
-    header[6] = PROTOCOL_UDP;
-    header[7] = TIME_TO_LIVE;
-    put_address(&mut header, 8, agent.local);
-    put_address(&mut header, 24, agent.remote);
-    header[40] = source[0];
-    header[41] = source[1];
-    header[42] = port[0];
-    header[43] = port[1];
-    header[44] = udp[0];
-    header[45] = udp[1];
-    header
-}
-
-#[inline(always)]
-fn put_address(header: &mut [u8; 48], offset: usize, address: Address) {
-    let octets = address.octets();
-    let mut i = 0;
-    while i < 16 {
-        header[offset + i] = octets[i];
-        i += 1;
-    }
 }
 
 #[cfg(test)]
@@ -435,9 +354,9 @@ mod tests {
 
     fn header() -> impl Strategy<Value = Header> {
         let flags = any::<[bool; 6]>();
-        let numbers = any::<(u16, u32, u32, u64)>();
+        let numbers = (0_u16..4096, any::<(u16, u32, u16, u64)>(), 0_u64..1 << 48);
         (0_u32..1 << 24, flags, numbers).prop_map(
-            |(vni, flags, (cpu, length, sequence, time_ns))| Header {
+            |(vni, flags, (cpu, (length, sequence, tap, mac), time))| Header {
                 vni,
                 inner: if flags[0] {
                     Inner::Control
@@ -455,9 +374,11 @@ mod tests {
                     piece: flags[4],
                     last_piece: flags[5],
                     cpu,
-                    length,
+                    length: length.into(),
                     sequence,
-                    time_ns,
+                    time_ns: time << 10,
+                    tap,
+                    mac,
                 },
             },
         )

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::counters::Counters;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link, Packet, Transport};
-use mirror_common::policy::{self, Service, transport};
+use mirror_common::policy::{self, LOOK_RING, Service, transport};
 use mirror_common::record::Reader;
 use mirror_common::tunnel::{self, Arm, Direction};
 use mirror_common::verdict::{Reason, Verdict};
@@ -116,6 +116,9 @@ fn judge(skb: &Skb, hook: Hook, slot: &mut Slot) -> i32 {
         Onward::Host if away::outdated(slot, service) => return TC_ACT_SHOT,
         _ => {}
     }
+    if service.has_look() {
+        look(skb, slot, packet, service, direction, arm);
+    }
     mirror(skb, slot, packet, service, direction, arm);
     match onward {
         Onward::Host | Onward::Counted => NEXT,
@@ -123,6 +126,39 @@ fn judge(skb: &Skb, hook: Hook, slot: &mut Slot) -> i32 {
         Onward::Back => away::send_back(skb, slot, packet, service),
         Onward::Nowhere => TC_ACT_SHOT,
     }
+}
+
+/// Copies a packet for the daemon itself, which reads some connections' exchanges. Has no say in what
+/// the packet is counted as, nor room in any agent's ring.
+#[inline(always)]
+fn look(
+    skb: &Skb,
+    slot: &Slot,
+    packet: &Packet,
+    service: &Service,
+    direction: Direction,
+    arm: Arm,
+) {
+    let is_tcp = packet.transport == Transport::Tcp;
+    if !is_tcp || !policy::worth_copying(packet) {
+        return;
+    }
+    if !service.is_looked_at(arm, slot.flow.hash(service.key)) {
+        return;
+    }
+    let now = now_ns();
+    if maps::TAP.get(0).is_none_or(|tap| tap.is_stale(now)) {
+        return;
+    }
+    let said = Said {
+        service,
+        packet,
+        direction,
+        arm,
+        reader: Reader::Look,
+        time_ns: now,
+    };
+    ring::copy(skb, LOOK_RING, &said);
 }
 
 /// Counts a service's packet, and copies it where it should be.
@@ -206,7 +242,7 @@ fn serve(
 ) -> Reason {
     let mut hash = 0;
     let mut now = 0;
-    let (mut ifindex, mut by) = (0, 0);
+    let mut way = None;
     let tap = maps::TAP.get(0).copied().unwrap_or_default();
     let verdict = policy::decide(
         packet,
@@ -216,7 +252,7 @@ fn serve(
         || {
             // SAFETY: as in `look_up`.
             let agent = unsafe { maps::AGENTS.get(service.agent) }?;
-            (ifindex, by) = (agent.ifindex, agent.transport);
+            way = Some(agent);
             Some(agent.state)
         },
         || {
@@ -234,7 +270,10 @@ fn serve(
             if let Err(reason) = pay(skb, packet, service, hash, now, counters) {
                 return reason;
             }
-            if by == transport::STREAM {
+            let Some(way) = way else {
+                return Reason::NoTunnel;
+            };
+            if way.transport == transport::STREAM {
                 let said = Said {
                     service,
                     packet,
@@ -245,6 +284,7 @@ fn serve(
                 };
                 return ring::copy(skb, service.agent, &said);
             }
+            slot.way = *way;
             slot.service_id = service.id;
             slot.agent = service.agent;
             slot.direction = direction as u32;
@@ -255,7 +295,7 @@ fn serve(
             slot.payload_length = packet.payload_length;
             slot.source_port = u32::from(tunnel::source_port(hash));
             slot.time_ns = now;
-            send(skb, slot, ifindex)
+            send(skb, slot, way.ifindex)
         }
     }
 }

@@ -124,6 +124,7 @@ fn write(skb: &Skb, ring: *mut u8, cpu: u32, sent: &mut Sent, said: &Said<'_>) -
     // SAFETY: a constant that the daemon has set.
     let size = unsafe { (&raw const RING_SIZE).read_volatile() };
     if (head + length).wrapping_sub(tail) > u64::from(size) {
+        sent.refused += 1;
         return Reason::RingFull;
     }
     let offset = core::hint::black_box(head as u32) & (size - 1);

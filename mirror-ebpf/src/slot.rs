@@ -4,7 +4,9 @@
 use mirror_common::flow::Flow;
 use mirror_common::measure::Connection;
 use mirror_common::packet::Packet;
+use mirror_common::policy::Agent;
 use mirror_common::translate::Translation;
+use mirror_common::tunnel::mac::NO_KEY;
 use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
 use mirror_common::verdict::Reason;
 
@@ -30,8 +32,8 @@ pub const UNSEEN: u32 = u32::MAX;
 /// The longest header that is read at once: IPv6's.
 pub const HEADER_BUFFER: usize = 40;
 
-/// The longest outer headers, Ethernet and IPv6 with ours: 94 bytes, and some to end on a word.
-pub const OUT_LENGTH: usize = 96;
+/// The longest outer headers, Ethernet and IPv6 with ours: 98 bytes, and some to end on a word.
+pub const OUT_LENGTH: usize = 104;
 
 /// One per CPU.
 #[repr(C)]
@@ -89,6 +91,8 @@ pub struct Slot {
     pub tuple: [u32; 9],
     /// Keeps what follows on a multiple of 8.
     pub pad2: u32,
+    /// The way to the agent, as of when the tap decided: spares the uplink's program the look-up.
+    pub way: Agent,
     /// How far a packet that is sent in pieces has come.
     pub cut: Progress,
     /// The outer headers, while they are written.
@@ -123,10 +127,17 @@ impl Slot {
         unsafe { &*core::hint::black_box(&raw const self.packet) }
     }
 
-    /// The tunnel header of the clone, or piece, at hand.
+    /// The way to the clone's agent.
     #[inline(always)]
-    pub fn header(&self, cpu: u32, piece: bool) -> Header {
-        Header {
+    pub fn way(&self) -> &'static Agent {
+        // SAFETY: as in `packet`: the tap fills it before it sends the clone.
+        unsafe { &*core::hint::black_box(&raw const self.way) }
+    }
+
+    /// The tunnel header of the clone, or piece, at hand, signed.
+    #[inline(always)]
+    pub fn header(&self, agent: &Agent, cpu: u32, piece: bool) -> Header {
+        let mut header = Header {
             vni: self.service_id,
             inner: Inner::Packet,
             ipv6: self.ipv6 != 0,
@@ -147,8 +158,14 @@ impl Slot {
                 length: self.payload_length,
                 sequence: self.sequence,
                 time_ns: self.time_ns,
+                tap: agent.tap as u16,
+                mac: 0,
             },
+        };
+        if agent.mac_key != NO_KEY {
+            header.meta.mac = header.mac(agent.mac_key, self.packet());
         }
+        header
     }
 
     /// Tells the tap how it went.

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO,
 };
 use mirror_common::packet::Link;
 use mirror_common::policy::Agent;
@@ -31,33 +32,23 @@ pub fn fate(skb: &Skb, link: Link) -> Fate {
     let slot = unsafe { &mut *slot };
     match slot.state {
         state::CLONE => send_clone(skb, slot, link),
-        state::PIECE => match find_agent(slot) {
-            Some(agent) if encapsulate(skb, slot, agent, link, true) => {
-                slot.state = state::SENT;
-                Fate::Copy
-            }
-            _ => {
+        state::PIECE => {
+            let agent = slot.way();
+            if !encapsulate(skb, slot, agent, link, true) {
                 slot.report(Reason::SplitFailed);
-                Fate::SpentCopy
+                return Fate::SpentCopy;
             }
-        },
+            slot.state = state::SENT;
+            Fate::Copy
+        }
         state::SENT => Fate::Copy,
         _ => Fate::Production,
     }
 }
 
 #[inline(always)]
-fn find_agent(slot: &Slot) -> Option<&'static Agent> {
-    // SAFETY: the daemon replaces values as a whole, and a replaced one is kept until this run ends.
-    unsafe { maps::AGENTS.get(slot.agent) }
-}
-
-#[inline(always)]
 fn send_clone(skb: &Skb, slot: &mut Slot, link: Link) -> Fate {
-    let Some(agent) = find_agent(slot) else {
-        slot.report(Reason::NoTunnel);
-        return Fate::SpentCopy;
-    };
+    let agent = slot.way();
     if !strip_vlan(skb) {
         slot.report(Reason::EncapsulationFailed);
         return Fate::SpentCopy;
@@ -100,8 +91,15 @@ fn fits(skb: &Skb, slot: &Slot, agent: &Agent, link: Link) -> bool {
     if gso_size == 0 {
         return length <= agent.mtu && length <= LARGEST_PLAIN;
     }
-    // The kernel takes the overhead off each segment's payload.
-    gso_size >= SMALLEST_SEGMENT && slot.payload_offset + gso_size <= agent.mtu && length <= 65_535
+    // Without room the kernel takes the overhead off each segment's payload.
+    let shrinks = gso_size >= SMALLEST_SEGMENT && slot.payload_offset + gso_size <= agent.mtu;
+    (has_room(slot, agent, gso_size) || shrinks) && length <= 65_535
+}
+
+/// Whether each segment of a super-packet fits the path with the outer headers in front of it.
+#[inline(always)]
+fn has_room(slot: &Slot, agent: &Agent, gso_size: u32) -> bool {
+    slot.payload_offset + gso_size + overhead(agent) <= agent.mtu
 }
 
 /// Numbers the clone: from here on the agent knows of it, and misses it when it is lost.
@@ -127,11 +125,20 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
     } else {
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
     };
-    let flags = u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP) | encap_l2(HEADER_LENGTH as u64);
+    let gso_size = skb.gso_size();
+    // To make segments smaller the kernel moves all of a super-packet that was received as a list
+    // (more than 17 segments, as a rule) to one place: up to 64 KB, allocated and copied.
+    let gso = if gso_size != 0 && has_room(slot, agent, gso_size) {
+        BPF_F_ADJ_ROOM_FIXED_GSO
+    } else {
+        0
+    };
+    let flags =
+        u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | gso) | encap_l2(HEADER_LENGTH as u64);
     if !skb.grow_head(overhead(agent), flags) {
         return false;
     }
-    let header = slot.header(cpu(), piece).encode();
+    let header = slot.header(agent, cpu(), piece).encode();
     let tunnel_length = inner_length + HEADER_LENGTH as u32;
     let port = slot.source_port as u16;
     // Written in a map's value, not on the stack, where the verifier wants every write aligned.
@@ -141,23 +148,23 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
             put(out, 0, &ethernet(agent));
             put(out, 14, &outer_ipv4(agent, port, tunnel_length));
             put(out, 42, &header);
-            skb.store(0, out.as_ptr(), 74)
+            skb.store(0, out.as_ptr(), 78)
         }
         (Link::Ethernet, _) => {
             put(out, 0, &ethernet(agent));
             put(out, 14, &outer_ipv6(agent, port, tunnel_length));
             put(out, 62, &header);
-            skb.store(0, out.as_ptr(), 94)
+            skb.store(0, out.as_ptr(), 98)
         }
         (Link::Ip, 0) => {
             put(out, 0, &outer_ipv4(agent, port, tunnel_length));
             put(out, 28, &header);
-            skb.store(0, out.as_ptr(), 60)
+            skb.store(0, out.as_ptr(), 64)
         }
         (Link::Ip, _) => {
             put(out, 0, &outer_ipv6(agent, port, tunnel_length));
             put(out, 48, &header);
-            skb.store(0, out.as_ptr(), 80)
+            skb.store(0, out.as_ptr(), 84)
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod daemons;
+mod keys;
 mod logging;
 mod rollout;
 mod signals;
@@ -33,6 +34,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     about = "Mirrors a model server's traffic in the kernel to a shadow model, and compares every answer",
     version = VERSION.as_str(),
     after_help = "To begin, on each host:
+  modelmirror keys new                                  and give the other host what it prints
   modelmirror config default --for node|shadow >FILE    then fill in what is yours
   modelmirror check --config FILE                       until it says \"ready\"
   modelmirror shadow --config FILE                      on the shadow host, or
@@ -132,6 +134,11 @@ enum Command {
     },
     /// Sum up the comparisons, on the shadow host
     Report(ReportArgs),
+    /// Make and show this host's key
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
+    },
     /// Print or check config files
     Config {
         #[command(subcommand)]
@@ -370,6 +377,7 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Rollout { command } => rollout::run(&printer, socket(global), command),
         Command::Off { config } => commands::off(&printer, global, config),
         Command::Report(arguments) => commands::report(&printer, arguments),
+        Command::Keys { command } => keys::run(&printer, command),
         Command::Config { command } => commands::config(&printer, command),
     }
 }
@@ -475,6 +483,10 @@ mod tests {
         );
         check("report --id-field order", Err("--labels"));
         check("report --config a --records b", Err("cannot be used with"));
+        check("keys new", Ok(()));
+        check("keys new --key-file /tmp/key --replace", Ok(()));
+        check("keys show --key-file /tmp/key --output json", Ok(()));
+        check("keys show --replace", Err("--replace"));
         check("config default --for shadow", Ok(()));
         check("config check --config node.toml", Ok(()));
     }

@@ -4,6 +4,7 @@
 //! key by key, remember where each value stands, collect every problem, and only then build the
 //! types below.
 
+mod agent_address;
 mod canary;
 mod defaults;
 mod errors;
@@ -23,10 +24,14 @@ use mirror_common::tunnel::Arm;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::transport::frame::Transport;
+use crate::transport::keys::PublicKey;
+
+pub use agent_address::{AgentAddress, NoAddress};
 pub use canary::{Affinity, Canary, Share, XdpHook};
 pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
-pub use node::{node, read_secret};
+pub use node::node;
 pub use reload::{Changes, NeedsRestart, changes};
 pub use rollout::{plan, read_plan};
 pub use shadow::shadow;
@@ -39,30 +44,10 @@ pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";
 pub const PIN_DIR: &str = "/sys/fs/bpf/modelmirror";
 /// Where what the command line set is kept unless the config says otherwise.
 pub const STATE_DIR: &str = "/var/lib/modelmirror";
+/// Where a host's key is kept unless the config says otherwise.
+pub const KEY_FILE: &str = "/var/lib/modelmirror/key";
 /// Where records are written unless the config says otherwise.
 pub const RECORD_DIR: &str = "/var/log/modelmirror";
-
-/// Reads a token file: the only thing outside the text that a config needs.
-pub type Secret<'a> = &'a dyn Fn(&Path) -> Result<String, Fault>;
-
-/// A bearer token.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token {
-    /// Where it was read.
-    pub file: PathBuf,
-    /// What stands there.
-    pub value: String,
-}
-
-impl fmt::Debug for Token {
-    /// Keeps the token out of logs.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let file = &self.file;
-        f.debug_struct("Token")
-            .field("file", file)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Which host a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -98,7 +83,7 @@ pub enum File {
 pub fn read_node(file: &Path) -> Result<Node, Error> {
     read(file, |text| {
         meant(text, Kind::Node)?;
-        node(text, &read_secret)
+        node(text)
     })
 }
 
@@ -109,7 +94,7 @@ pub fn read_node(file: &Path) -> Result<Node, Error> {
 pub fn read_shadow(file: &Path) -> Result<Shadow, Error> {
     read(file, |text| {
         meant(text, Kind::Shadow)?;
-        shadow(text, &read_secret)
+        shadow(text)
     })
 }
 
@@ -119,8 +104,8 @@ pub fn read_shadow(file: &Path) -> Result<Shadow, Error> {
 /// When it cannot be read, and with every problem that was found in it.
 pub fn read_either(file: &Path, kind: Option<Kind>) -> Result<File, Error> {
     read(file, |text| match kind.unwrap_or_else(|| kind_of(text)) {
-        Kind::Node => node(text, &read_secret).map(File::Node),
-        Kind::Shadow => shadow(text, &read_secret).map(File::Shadow),
+        Kind::Node => node(text).map(File::Node),
+        Kind::Shadow => shadow(text).map(File::Shadow),
     })
 }
 
@@ -139,7 +124,7 @@ pub fn kind_of(text: &str) -> Kind {
 
 /// The same; nothing where it has keys of both or of neither.
 fn told(text: &str) -> Option<Kind> {
-    const ONLY_SHADOW: [&str; 5] = ["listen", "allow", "record_dir", "memory", "vxlan"];
+    const ONLY_SHADOW: [&str; 6] = ["listen", "allow", "record_dir", "memory", "tap", "vxlan"];
     let (table, _) = toml::de::DeTable::parse_recoverable(text);
     let table = table.get_ref();
     let top = ONLY_SHADOW.iter().any(|&key| table.contains_key(key));
@@ -180,21 +165,11 @@ pub(crate) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (any || first == second)
 }
 
-/// Reads `token_file`, which an `api` cannot do without.
-fn token(section: &mut table::Section<'_>, secret: Secret<'_>) -> Option<Token> {
-    let read = |value: &DeValue<'_>| {
-        let file = values::path(value)?;
-        let value = secret(&file)?;
-        Ok(Token { file, value })
-    };
-    if section.has("api") {
-        let example =
-            "token_file = \"/etc/modelmirror/token\" (mode 0600), since `api` asks for a token";
-        section.required("token_file", example, read)
-    } else {
-        section.optional("token_file", read)
+/// Refuses the keys of the api that had a port and a token of its own.
+fn refuse_api(section: &mut table::Section<'_>, why: &str, cure: &str) {
+    for key in ["api", "token_file"] {
+        section.gone(key, why, cure);
     }
-    .map(Spanned::into_inner)
 }
 
 /// Refuses two services of one name or one id.
@@ -226,6 +201,14 @@ pub struct Node {
     pub control_socket: PathBuf,
     /// Where /metrics, /healthz and /readyz listen.
     pub admin: SocketAddr,
+    /// Where this host's private key is.
+    pub key_file: PathBuf,
+    /// What all rings together may hold, in bytes.
+    pub ring: u64,
+    /// How long copies come together before they are sent.
+    pub batch_interval: Duration,
+    /// How much of a CPU the sender may use.
+    pub sender_cpus: f64,
     /// How many connections of services with a canary are remembered.
     pub connections: u32,
     /// The ports of ours that canaries on other hosts see.
@@ -351,10 +334,14 @@ pub enum Directions {
 /// Where and how much of a service is mirrored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mirror {
-    /// The shadow agent's tunnel end.
-    pub agent: SocketAddr,
-    /// The agent's summary, which the rollout decides by.
-    pub api: Option<AgentApi>,
+    /// Where the shadow agent listens.
+    pub agent: AgentAddress,
+    /// What the agent is known by; there is one unless `insecure`.
+    pub agent_key: Option<PublicKey>,
+    /// How copies travel.
+    pub transport: Transport,
+    /// Whether the agent is spoken to in clear text.
+    pub insecure: bool,
     /// Share of connections, 0..=1.
     pub sample: f64,
     /// Which of a connection's packets are copied.
@@ -365,27 +352,22 @@ pub struct Mirror {
     pub max_bytes_per_second: Option<u64>,
 }
 
-/// The agent's summary as the node asks for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentApi {
-    /// Scheme, host and port: `http://10.0.0.9:9471`.
-    pub base: String,
-    /// What the agent asks for.
-    pub token: Token,
-}
-
 /// `modelmirror shadow --config FILE`, on the shadow host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shadow {
-    /// The tunnel's end.
+    /// Where taps connect, and where datagrams arrive.
     pub listen: SocketAddr,
     /// Where plain VXLAN (AWS VPC Traffic Mirroring) arrives, if anywhere.
     pub vxlan: Option<SocketAddr>,
     /// Where /metrics, /healthz and /readyz listen.
     pub admin: SocketAddr,
-    /// Where the summary for the node listens, and the bearer token it asks for.
-    pub api: Option<Api>,
-    /// Taps that are listened to.
+    /// Where this host's private key is.
+    pub key_file: PathBuf,
+    /// The taps that are known by their keys.
+    pub taps: Vec<Tap>,
+    /// Whether `allow` may send in clear text.
+    pub insecure: bool,
+    /// Who may send without a key.
     pub allow: Vec<ipnet::IpNet>,
     /// Records, one folder a service.
     pub record_dir: PathBuf,
@@ -394,18 +376,18 @@ pub struct Shadow {
     /// All that is buffered, all services together, in bytes.
     pub memory: usize,
     /// How long copies come together before they are looked at.
-    pub gather: Duration,
+    pub batch_interval: Duration,
     /// The services that are replayed.
     pub services: Vec<ShadowService>,
 }
 
-/// The agent's summary for the node.
+/// A tap that the agent takes copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Api {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// What a caller must present.
-    pub token: Token,
+pub struct Tap {
+    /// What metrics, records and logs call it.
+    pub name: String,
+    /// What it is known by.
+    pub key: PublicKey,
 }
 
 /// One service as the agent sees it.

@@ -33,7 +33,8 @@ pub use rollout::{
 };
 pub use server::{bind, serve};
 pub use status::{
-    Agent, Interface, MirrorState, Mirrored, PacketCount, RunTimes, Sample, Service, Status,
+    Agent, Interface, MirrorState, Mirrored, PacketCount, RingState, RunTimes, Sample, Service,
+    Status,
 };
 
 use serde::{Deserialize, Serialize};

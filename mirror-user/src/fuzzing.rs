@@ -9,23 +9,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::packet::{self, Link};
+use mirror_common::record::{Reader, Record};
 use mirror_common::translate::Clamp;
 use mirror_common::tunnel::{self, Arm, Datagram, Direction};
 
+use crate::shadow::capture::streams::{self, Copied, Frames, Order, Said};
 use crate::shadow::exchange::{Event, Exchanges, Limits};
 use crate::shadow::memory::Memory;
-use crate::shadow::message::{ExchangeId, Segment};
+use crate::shadow::message::{ExchangeId, Segment, TapId};
 use crate::shadow::stream::Stream;
+use crate::transport::frame::{Header, Kind};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("packet", packet),
     ("tunnel", tunnel),
     ("stream", stream),
     ("http", http),
+    ("tap", tap),
 ];
 
 /// A frame: what is parsed lies within it.
@@ -143,6 +147,69 @@ pub fn http(input: &[u8]) {
     assert_eq!(memory.used(), 0);
 }
 
+/// A tap's connections: frames at will, or as a tap sends them, cut and broken at will. Records of a
+/// CPU come in their order and no later than bytes behind them; what is held is bounded and given back.
+pub fn tap(input: &[u8]) {
+    const MOST: u64 = 2_000;
+    let mut input = Input(input);
+    let mut order = Order::new(MOST);
+    let mut frames = Frames::default();
+    let mut ends = HashMap::new();
+    while !input.0.is_empty() {
+        let operation = input.number(1);
+        let bytes = match operation & 3 {
+            0 => input.take((operation >> 2) as usize).to_vec(),
+            1 => input.records(),
+            2 => round(u64::from(input.number(2))),
+            _ if operation & 4 == 0 => {
+                let mut copies = Vec::new();
+                order.break_off(&mut copies);
+                enter(&mut ends, &copies);
+                frames = Frames::default();
+                assert_eq!(order.held(), 0);
+                continue;
+            }
+            _ => Vec::new(),
+        };
+        let (said, result) = streams::take(&mut frames, &mut order, bytes.into());
+        for said in said {
+            if let Said::Copies(copies) = said {
+                enter(&mut ends, &copies);
+            }
+        }
+        if result.is_err() {
+            break;
+        }
+    }
+    let mut copies = Vec::new();
+    order.break_off(&mut copies);
+    enter(&mut ends, &copies);
+    assert_eq!(order.held(), 0);
+    for position in order.positions() {
+        assert!(
+            ends.get(&position.cpu)
+                .is_none_or(|end| *end <= position.position)
+        );
+    }
+}
+
+/// Every record ends behind the one before it of its CPU.
+fn enter(ends: &mut HashMap<u16, u64>, copies: &[Copied]) {
+    for copied in copies {
+        let before = ends.insert(copied.record.cpu, copied.end);
+        assert!(before.is_none_or(|before| before < copied.end));
+    }
+}
+
+/// The end of a round.
+fn round(until_ns: u64) -> Vec<u8> {
+    let header = Header {
+        until_ns,
+        ..Header::new(Kind::Round, 0)
+    };
+    header.encode().to_vec()
+}
+
 /// Which exchanges were seen, and whether they are over.
 #[derive(Default)]
 struct Ledger(HashMap<ExchangeId, bool>);
@@ -185,6 +252,37 @@ impl<'a> Input<'a> {
         u32::from_le_bytes(number)
     }
 
+    /// A frame of records, of which the last may be cut off.
+    fn records(&mut self) -> Vec<u8> {
+        let kind = self.number(1);
+        let (count, cpu) = ((kind >> 4) as usize, (kind & 3) as u16);
+        let position = u64::from(self.number(2)) & !7;
+        let mut body = Vec::new();
+        for _ in 0..count {
+            let packet = self.number(1);
+            let record = Record {
+                direction: Direction::Request,
+                arm: Arm::Stable,
+                reader: Reader::Sender,
+                cpu,
+                service: 1,
+                packet_length: packet,
+                sequence: 0,
+                time_ns: u64::from(self.number(2)),
+            };
+            body.extend(record.encode().iter().flat_map(|word| word.to_ne_bytes()));
+            body.resize(body.len() + packet.next_multiple_of(8) as usize, 0);
+        }
+        body.truncate(body.len().saturating_sub(self.number(1) as usize));
+        let header = Header {
+            cpu,
+            more: kind & 4 != 0,
+            position,
+            ..Header::new(Kind::Records, body.len())
+        };
+        [&header.encode()[..], &body].concat()
+    }
+
     /// A segment: what it is, its TCP flags, two small numbers, and a payload with its length.
     fn segment(&mut self, now: Duration) -> Segment {
         let (kind, flags) = (self.number(1), self.number(1));
@@ -195,7 +293,7 @@ impl<'a> Input<'a> {
         let address = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
         Segment {
             service: 0,
-            tap: address(3),
+            tap: TapId(3),
             flow: Flow {
                 client: Endpoint::new(address(1).into(), (kind >> 1 & 3) as u16),
                 server: Endpoint::new(address(2).into(), 80),

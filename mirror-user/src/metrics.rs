@@ -2,7 +2,6 @@
 
 mod node;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
@@ -15,7 +14,7 @@ use prometheus::{
 pub use node::Node;
 
 use crate::servers::Usage;
-use crate::shadow::capture::{Stray, Tap};
+use crate::shadow::capture::{Refusals, Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
@@ -150,6 +149,8 @@ metrics! {
         server_processes: IntGaugeVec = "modelmirror_shadow_server_processes" ["service", "version"],
         /// Requests sent a second time because the kept connection had been closed.
         retries: IntCounterVec = "modelmirror_shadow_retries_total" ["service"],
+        /// Connections that the agent refused or closed, by why.
+        refused_connections: IntCounterVec = "modelmirror_shadow_refused_connections_total" ["reason"],
         /// Copies of a tap by what became of them, and other datagrams by what they were.
         tunnel_packets: IntCounterVec = "modelmirror_shadow_tunnel_packets_total" ["tap", "outcome"],
         /// Payload bytes of a tap's copies by what became of them.
@@ -265,31 +266,48 @@ impl Agent {
     }
 
     /// Shows what is known of a tap.
-    pub fn tap(&self, address: IpAddr, tap: &Tap) {
-        let address = address.to_string();
-        let address = address.as_str();
-        let packets = |outcome| self.tunnel_packets.with_label_values(&[address, outcome]);
+    pub fn tap(&self, tap: &Tap) {
+        let name = &*tap.name;
+        let packets = |outcome| self.tunnel_packets.with_label_values(&[name, outcome]);
         let totals = tap.totals();
         for outcome in Outcome::ALL {
             let volume = totals.of(outcome);
             advance(&packets(outcome.label()), volume.copies);
             let bytes = self
                 .tunnel_bytes
-                .with_label_values(&[address, outcome.label()]);
+                .with_label_values(&[name, outcome.label()]);
             advance(&bytes, volume.bytes);
         }
         advance(&packets("late"), totals.late);
         advance(&packets("duplicate"), totals.duplicates);
-        for stray in Stray::ALL {
-            advance(&packets(stray.label()), tap.strays[stray as usize]);
-        }
         for (counters, figure) in [
             (&self.tunnel_earlier_packets, totals.earlier.copies),
             (&self.tunnel_earlier_bytes, totals.earlier.bytes),
             (&self.tunnel_sent_packets, totals.sent.copies),
             (&self.tunnel_sent_bytes, totals.sent.bytes),
         ] {
-            advance(&counters.with_label_values(&[address]), figure);
+            advance(&counters.with_label_values(&[name]), figure);
+        }
+    }
+
+    /// Shows datagrams that are no copy of any tap.
+    pub fn strays(&self, strays: &[u64; Stray::ALL.len()]) {
+        for stray in Stray::ALL {
+            let labels = ["none", stray.label()];
+            advance(
+                &self.tunnel_packets.with_label_values(&labels),
+                strays[stray as usize],
+            );
+        }
+    }
+
+    /// Shows why connections were refused.
+    pub fn refusals(&self, refusals: &Refusals) {
+        for (refusal, count) in refusals.counts() {
+            let counter = self
+                .refused_connections
+                .with_label_values(&[refusal.label()]);
+            advance(&counter, count);
         }
     }
 
@@ -460,6 +478,7 @@ mod documentation {
     use mirror_common::verdict::Reason;
 
     use super::*;
+    use crate::shadow::capture::Refusal;
     use crate::shadow::labels::Unused;
 
     /// docs/metrics.md names whatever a scrape can show.
@@ -477,11 +496,13 @@ mod documentation {
         let outcomes = DropReason::ALL.iter().map(|reason| reason.label());
         let unused = Unused::ALL.iter().map(|reason| reason.label());
         let choices = Choice::ALL.iter().map(|choice| choice.label());
+        let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
         for word in names
             .chain(reasons)
             .chain(outcomes)
             .chain(choices)
             .chain(unused)
+            .chain(refusals)
         {
             let word = word.trim_end_matches("_bucket");
             assert!(

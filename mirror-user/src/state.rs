@@ -515,6 +515,10 @@ mod tests {
             pin_dir: PathBuf::new(),
             control_socket: PathBuf::new(),
             admin: ([127, 0, 0, 1], 1).into(),
+            key_file: PathBuf::new(),
+            ring: 1 << 20,
+            batch_interval: std::time::Duration::from_millis(1),
+            sender_cpus: 1.0,
             services: Vec::new(),
         };
         let mut set = Overrides::default();

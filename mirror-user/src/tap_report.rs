@@ -74,6 +74,11 @@ pub struct Mirrored {
 }
 
 impl TapReport {
+    /// Whether both say the same, number and time apart.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.boot == other.boot && self.cpus == other.cpus && self.services == other.services
+    }
+
     /// The datagrams that carry this report, each a whole UDP payload.
     pub fn datagrams(&self) -> Vec<Vec<u8>> {
         let mut parts = vec![self.head()];
@@ -136,6 +141,8 @@ pub fn control_packet(number: u32, sent_at_ns: u64, payload: &[u8]) -> Vec<u8> {
             length: 0,
             sequence: number,
             time_ns: sent_at_ns,
+            tap: 0,
+            mac: 0,
         },
     };
     let mut datagram = header.encode().to_vec();

@@ -50,7 +50,7 @@ pub use metrics::Metrics;
 pub use namespace::{Namespace, veth};
 pub use outcome::Outcome;
 pub use process::Process;
-pub use program::{Agent, Daemon, Home, binary};
+pub use program::{Agent, Daemon, Home, Transport, binary};
 pub use relay::{Loss, Relay};
 pub use scene::Scene;
 pub use server::{Mood, Received, Server, serve_alone};

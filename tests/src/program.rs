@@ -1,17 +1,18 @@
 //! The real `modelmirror`, as daemon and as agent.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use mirror_user::agent_api::{self, Access};
+use mirror_user::transport::keys::{Existing, PrivateKey, PublicKey};
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;
 
-use crate::client::{Request, ask, get};
+use crate::client::get;
 use crate::metrics::Metrics;
 use crate::namespace::Namespace;
 use crate::process::Process;
@@ -23,13 +24,16 @@ const NODE_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9469);
 /// Where the agent's /metrics is, inside its namespace.
 const SHADOW_ADMIN: SocketAddr = SocketAddr::new(LOOPBACK, 9470);
 
-/// Where the agent's summary is, inside its namespace, where it is asked for.
-const SHADOW_API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 9)), 9471);
-
-/// What the summary asks for.
-const TOKEN: &str = "a-token-of-the-tests";
+/// Where the agent listens, inside its namespace.
+const SHADOW: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 9)), 6181);
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The file of the node's key, below its home.
+const NODE_KEY: &str = "node.key";
+
+/// The file of the agent's.
+const AGENT_KEY: &str = "agent.key";
 
 /// Where programs and maps can be pinned.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -39,6 +43,37 @@ const PREFIX: &str = "modelmirror-harness-";
 
 /// The name of the service that the configs are about.
 const SERVICE: &str = "digits";
+
+/// How copies travel in tests that are about both transports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Through rings, in a TLS connection.
+    Stream,
+    /// As datagrams that the kernel sends.
+    Geneve,
+}
+
+impl Transport {
+    /// What the environment variable `MODELMIRROR_TRANSPORT` says; `stream` where it is not set.
+    ///
+    /// # Panics
+    /// Where it says something else.
+    pub fn of_this_run() -> Self {
+        match std::env::var("MODELMIRROR_TRANSPORT").as_deref() {
+            Err(_) | Ok("stream") => Self::Stream,
+            Ok("geneve") => Self::Geneve,
+            Ok(other) => panic!("MODELMIRROR_TRANSPORT={other} is neither stream nor geneve"),
+        }
+    }
+
+    /// As configs call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Geneve => "geneve",
+        }
+    }
+}
 
 /// A program of this workspace, built by the same cargo run as the program that asks: `cargo xtask
 /// test`, `demo` and `bench` see to it.
@@ -63,12 +98,14 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The files of one node and its shadow: configs, state, records and pins; all gone when dropped.
+/// The files of one node and its shadow: configs, keys, state, records and pins; all gone when dropped.
 /// It outlives daemons, so that the next one finds what the last one left.
 #[derive(Debug)]
 pub struct Home {
     folder: TempDir,
     pins: PathBuf,
+    node_key: PrivateKey,
+    agent_key: PublicKey,
 }
 
 impl Home {
@@ -84,7 +121,13 @@ impl Home {
         let folder = tempfile::Builder::new().prefix(&process).tempdir()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pins = Path::new(BPFFS).join(format!("{process}{number}"));
-        Ok(Self { folder, pins })
+        let key = |name: &str| PrivateKey::create(&folder.path().join(name), Existing::Keep);
+        Ok(Self {
+            node_key: key(NODE_KEY)?,
+            agent_key: key(AGENT_KEY)?.public(),
+            folder,
+            pins,
+        })
     }
 
     /// The folder for everything but pins.
@@ -106,7 +149,7 @@ impl Home {
     /// `v12`, all of it mirrored from `eth0` to the agent at 10.1.0.9:6181. Change what the test is
     /// about: `config["service"][0]["mirror"]["sample"] = 0.5.into()`.
     pub fn node_config(&self) -> Table {
-        toml::toml! {
+        let mut config = toml::toml! {
             interfaces = ["eth0"]
             [[service]]
             name = "digits"
@@ -118,19 +161,24 @@ impl Home {
             agent = "10.1.0.9:6181"
             sample = 1.0
             max_bytes_per_second = 1_000_000_000
+        };
+        if let Some(mirror) = config["service"][0]["mirror"].as_table_mut() {
+            mirror.insert("agent_key".into(), self.agent_key.to_string().into());
+            mirror.insert("transport".into(), Transport::of_this_run().label().into());
         }
-        .with("state_dir", self.path().join("state"))
-        .with("pin_dir", self.pins.clone())
-        .with("control_socket", self.control())
-        .with("admin", NODE_ADMIN.to_string())
+        config
+            .with("key_file", self.path().join(NODE_KEY))
+            .with("state_dir", self.path().join("state"))
+            .with("pin_dir", self.pins.clone())
+            .with("control_socket", self.control())
+            .with("admin", NODE_ADMIN.to_string())
     }
 
     /// A shadow host's config: that service, replayed to the model in version `v13` at
     /// 127.0.0.1:8000, and compared by its probabilities.
     pub fn shadow_config(&self) -> Table {
-        toml::toml! {
+        let mut config = toml::toml! {
             listen = "[::]:6181"
-            allow = ["10.1.0.5/32", "fd00:1::5/128"]
             [[service]]
             name = "digits"
             id = 101
@@ -139,22 +187,16 @@ impl Home {
             [service.compare]
             prediction = "/outputs/0/data"
             ignore = ["/id", "/model_version"]
+            [[tap]]
+            name = "node"
+        };
+        if let Some(tap) = config["tap"][0].as_table_mut() {
+            tap.insert("key".into(), self.node_key.public().to_string().into());
         }
-        .with("admin", SHADOW_ADMIN.to_string())
-        .with("record_dir", self.record_dir())
-    }
-
-    /// Where the agent tells its summary, and the file of the token that it asks for: values of a
-    /// shadow host's config.
-    ///
-    /// # Errors
-    /// When the token cannot be written.
-    pub fn api(&self) -> Result<[(&'static str, String); 2]> {
-        let token = self.path().join("token");
-        fs::write(&token, TOKEN)?;
-        fs::set_permissions(&token, Permissions::from_mode(0o600))?;
-        let token = token.to_string_lossy().into_owned();
-        Ok([("api", SHADOW_API.to_string()), ("token_file", token)])
+        config
+            .with("key_file", self.path().join(AGENT_KEY))
+            .with("admin", SHADOW_ADMIN.to_string())
+            .with("record_dir", self.record_dir())
     }
 
     /// Runs `modelmirror ARGUMENTS --control SOCKET` inside a namespace and returns what it printed.
@@ -298,6 +340,7 @@ pub struct Agent {
     namespace: Namespace,
     config: PathBuf,
     records: PathBuf,
+    access: Access,
 }
 
 impl Agent {
@@ -313,6 +356,10 @@ impl Agent {
             namespace: namespace.clone(),
             config,
             records: home.record_dir(),
+            access: Access::Keys {
+                own: home.node_key.clone(),
+                agent: home.agent_key,
+            },
         })
     }
 
@@ -337,20 +384,21 @@ impl Agent {
         scrape(&self.namespace, SHADOW_ADMIN)
     }
 
-    /// What it tells the node: its summary of the service. The config is to have
-    /// [`Home::api`]'s values.
+    /// What it tells the node: its summary of the service.
     ///
     /// # Errors
     /// When it does not answer, or does not know the service.
     pub fn summary(&self) -> Result<Value> {
-        let authorization = format!("Bearer {TOKEN}");
-        let request = Request::get("/v1/summary").header("authorization", &authorization);
-        let (status, body) = ask(&self.namespace, SHADOW_API, request)?;
-        ensure!(status == 200, "/v1/summary says {status}: {body}");
-        let summary: Value = serde_json::from_str(&body)?;
-        let services = summary["services"].as_array().into_iter().flatten();
-        let mut services = services.filter(|service| service["name"] == SERVICE);
-        services.next().cloned().with_context(|| body.clone())
+        let summary = self.namespace.run(|| -> Result<_> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            Ok(runtime.block_on(agent_api::summary(&SHADOW.into(), &self.access))?)
+        })?;
+        let mut services = summary.services.iter();
+        let found = services.find(|service| service.name == SERVICE);
+        let found = found.with_context(|| format!("{summary:?}"))?;
+        Ok(serde_json::to_value(found)?)
     }
 
     /// How many of the service's requests ended so: `compared`, or the reason of a drop.

@@ -116,15 +116,6 @@ impl Scene {
         self.shadow_config.insert(key.into(), value.into());
     }
 
-    /// Has the agent tell its summary: [`Agent::summary`].
-    #[track_caller]
-    pub fn set_api(&mut self) {
-        let values = self.home.api().expect("a token can be written");
-        for (key, value) in values {
-            self.set_shadow(key, value);
-        }
-    }
-
     /// Sets a value of a section of the agent's `[[service]]`: `("compare", "slice", "/tenant")`.
     pub fn set_shadow_section(&mut self, section: &str, key: &str, value: impl Into<Value>) {
         let sections = service(&mut self.shadow_config);

@@ -9,9 +9,10 @@ use mirror_common::tunnel::{OVERHEAD_IPV4, OVERHEAD_IPV6};
 
 use super::Finding;
 use super::echo::{LARGEST, echo};
-use crate::config::Node;
+use crate::config::{AgentAddress, Mirror, Node};
 use crate::daemon;
 use crate::netlink::{self, Link, Netlink, Route, offloads};
+use crate::transport::frame::Transport;
 
 /// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
 const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];
@@ -37,9 +38,17 @@ pub(super) async fn findings(
             .iter()
             .filter_map(|service| service.mirror.as_ref())
     };
-    let agents: BTreeSet<SocketAddr> = mirrors().map(|mirror| mirror.agent).collect();
+    let agents: BTreeMap<&AgentAddress, &Mirror> =
+        mirrors().map(|mirror| (&mirror.agent, mirror)).collect();
     let (mut findings, mut uplinks) = (Vec::new(), BTreeSet::new());
-    for agent in agents {
+    for (named, mirror) in agents {
+        let agent = match resolve(named).await {
+            Ok(agent) => agent,
+            Err(finding) => {
+                findings.push(finding);
+                continue;
+            }
+        };
         findings.extend(port(agent));
         let route = netlink.route(agent.ip()).await?;
         let uplink = match &route {
@@ -52,17 +61,35 @@ pub(super) async fn findings(
         };
         let mtu = route.mtu.map_or(uplink.mtu, |mtu| mtu.min(uplink.mtu));
         findings.push(room(agent, &uplink, mtu, tapped_mtu));
-        findings.push(privacy(agent, &uplink));
+        findings.push(privacy(agent, &uplink, mirror));
         findings.extend(reach(agent, &uplink, &node.interfaces));
         if uplinks.insert(uplink.index) {
             findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
         }
         findings.push(answer(agent, &route, mtu).await);
-        if mirrors().any(|mirror| mirror.agent == agent && mirror.max_bytes_per_second.is_none()) {
+        if mirrors().any(|mirror| mirror.agent == *named && mirror.max_bytes_per_second.is_none()) {
             findings.extend(budget(agent, &uplink, netlink::speed(&uplink.name).await));
         }
     }
     Ok(findings)
+}
+
+/// The first address of its name.
+async fn resolve(agent: &AgentAddress) -> Result<SocketAddr, Finding> {
+    if let Some(address) = agent.socket() {
+        return Ok(address);
+    }
+    let found = tokio::net::lookup_host((&*agent.host, agent.port)).await;
+    let why = match found.map(|mut found| found.next()) {
+        Ok(Some(address)) => return Ok(address),
+        Ok(None) => "it has no address".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(Finding::refuse(
+        format!("agent {agent}"),
+        format!("its name cannot be resolved: {why}"),
+        format!("correct `agent`, or see `getent hosts {}`", agent.host),
+    ))
 }
 
 fn about(agent: SocketAddr) -> String {
@@ -118,8 +145,11 @@ fn room(agent: SocketAddr, uplink: &Link, mtu: u32, tapped_mtu: u32) -> Finding 
     Finding::ok(about(agent), what)
 }
 
-fn privacy(agent: SocketAddr, uplink: &Link) -> Finding {
+fn privacy(agent: SocketAddr, uplink: &Link, mirror: &Mirror) -> Finding {
     let name = &uplink.name;
+    if mirror.transport == Transport::Stream && !mirror.insecure {
+        return Finding::ok(about(agent), "copies are encrypted by TLS 1.3");
+    }
     if uplink.loopback {
         return Finding::ok(about(agent), "copies stay on this host");
     }
@@ -135,7 +165,7 @@ fn privacy(agent: SocketAddr, uplink: &Link) -> Finding {
     Finding::warn(
         about(agent),
         format!("copies leave {name} in clear text"),
-        "let the agent's address be one inside a WireGuard tunnel, or see that the network is private",
+        "let copies travel by transport = \"stream\" and keys, or the agent's address be one inside a WireGuard tunnel",
     )
 }
 
@@ -251,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::check::Level;
+    use crate::config::Directions;
 
     fn uplink() -> Link {
         Link {
@@ -276,20 +307,20 @@ mod tests {
     #[test]
     fn the_tunnel_s_overhead_is_weighed_against_the_path() {
         check(
-            &room(v4(), &uplink(), 1560, 1500),
+            &room(v4(), &uplink(), 1564, 1500),
             Level::Ok,
-            "takes 60 bytes of it: every packet fits",
+            "takes 64 bytes of it: every packet fits",
         );
         check(
             &room(v4(), &uplink(), 1500, 1500),
             Level::Ok,
-            "an MTU of 1560 would spare that",
+            "an MTU of 1564 would spare that",
         );
         let v6 = "[2001:db8::9]:6181".parse().unwrap();
         check(
             &room(v6, &uplink(), 1500, 1500),
             Level::Ok,
-            "an MTU of 1580",
+            "an MTU of 1584",
         );
         check(
             &room(v4(), &uplink(), 600, 1500),
@@ -352,13 +383,38 @@ mod tests {
 
     #[test]
     fn clear_text_is_said() {
-        check(&privacy(v4(), &uplink()), Level::Warn, "clear text");
+        let mirror = |transport| Mirror {
+            agent: v4().into(),
+            agent_key: None,
+            transport,
+            insecure: false,
+            sample: 1.0,
+            directions: Directions::Both,
+            arms: Vec::new(),
+            max_bytes_per_second: None,
+        };
+        let (stream, geneve) = (mirror(Transport::Stream), mirror(Transport::Geneve));
+        let insecure = Mirror {
+            insecure: true,
+            ..stream.clone()
+        };
+        check(&privacy(v4(), &uplink(), &stream), Level::Ok, "TLS");
+        check(
+            &privacy(v4(), &uplink(), &geneve),
+            Level::Warn,
+            "clear text",
+        );
+        check(
+            &privacy(v4(), &uplink(), &insecure),
+            Level::Warn,
+            "clear text",
+        );
         let wireguard = Link {
             kind: Some("wireguard".to_owned()),
             ethernet: false,
             ..uplink()
         };
-        check(&privacy(v4(), &wireguard), Level::Ok, "WireGuard");
+        check(&privacy(v4(), &wireguard, &geneve), Level::Ok, "WireGuard");
         check(
             &privacy(
                 v4(),
@@ -366,6 +422,7 @@ mod tests {
                     loopback: true,
                     ..uplink()
                 },
+                &geneve,
             ),
             Level::Ok,
             "this host",

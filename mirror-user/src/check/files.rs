@@ -9,8 +9,9 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::Finding;
-use crate::config::{Node, Token};
+use crate::config::Node;
 use crate::state::{State, Trouble};
+use crate::transport::keys::PrivateKey;
 
 pub(super) fn node(node: &Node) -> Vec<Finding> {
     let mut findings = vec![
@@ -18,6 +19,10 @@ pub(super) fn node(node: &Node) -> Vec<Finding> {
         control_socket(&node.control_socket),
     ];
     findings.extend(state(node));
+    let mut mirrors = node.services.iter().filter_map(|s| s.mirror.as_ref());
+    if mirrors.any(|mirror| !mirror.insecure) {
+        findings.extend(key(&node.key_file));
+    }
     findings
 }
 
@@ -101,18 +106,23 @@ fn state(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// Who may read a token. Everybody may not: then the config is refused.
-pub(super) fn token(token: &Token) -> Option<Finding> {
-    let shown = token.file.display();
-    let mode = token.file.metadata().ok()?.mode() & 0o777;
-    (mode & 0o070 != 0).then(|| {
+/// This host's key, and who may read it. Everybody may not: then it is not used.
+pub(super) fn key(file: &Path) -> Vec<Finding> {
+    let about = "key_file";
+    let key = match PrivateKey::read(file) {
+        Ok(key) => key,
+        Err(error) => return vec![Finding::refuse(about, error.what, error.remedy)],
+    };
+    let shown = file.display();
+    let public = format!("the public key of this host is {}", key.public());
+    let mut findings = vec![Finding::ok(about, public)];
+    let mode = file.metadata().map_or(0, |found| found.mode() & 0o777);
+    if mode & 0o070 != 0 {
         let what = format!("{shown} can be read or written by its group (mode {mode:04o})");
-        Finding::warn(
-            "token_file",
-            what,
-            format!("chmod 600 {shown}, unless that group is meant"),
-        )
-    })
+        let cure = format!("chmod 600 {shown}, unless that group is meant");
+        findings.push(Finding::warn(about, what, cure));
+    }
+    findings
 }
 
 /// Whether there is room for `limit` bytes of records.
@@ -144,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::check::Level;
+    use crate::transport::keys::Existing;
 
     fn check(finding: &Finding, level: Level, words: &str) {
         assert!(
@@ -176,20 +187,18 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_a_group_may_read_is_said() {
+    fn a_key_that_a_group_may_read_is_said() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("token");
-        std::fs::write(&file, "secret").unwrap();
-        let token = Token {
-            file,
-            value: "secret".to_owned(),
-        };
-        let set = |mode| {
-            std::fs::set_permissions(&token.file, std::fs::Permissions::from_mode(mode)).unwrap();
-            super::token(&token)
-        };
-        assert_eq!(set(0o600), None);
-        check(&set(0o640).unwrap(), Level::Warn, "mode 0640");
+        let file = dir.path().join("key");
+        check(&key(&file)[0], Level::Refuse, "there is no key");
+        let own = PrivateKey::create(&file, Existing::Keep).unwrap();
+        let found = key(&file);
+        check(&found[0], Level::Ok, &own.public().to_string());
+        assert_eq!(found.len(), 1);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        check(&key(&file)[1], Level::Warn, "mode 0640");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        check(&key(&file)[0], Level::Refuse, "mode 0644");
     }
 
     #[test]

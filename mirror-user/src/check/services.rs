@@ -248,7 +248,7 @@ mod tests {
                 "interfaces = [\"eth0\"]\n[[service]]\nname = \"a\"\nid = 1\naddresses = [\"*:80\"]\n\
                  [service.canary]\naddress = \"{at}\""
             );
-            let node = crate::config::node(&text, &|_| unreachable!()).unwrap();
+            let node = crate::config::node(&text).unwrap();
             let listeners = [listening("0.0.0.0:81")];
             let found = canary(&node.services[0], &host, &listeners)?;
             assert!(
@@ -277,7 +277,7 @@ mod tests {
             let text = "interfaces = [\"eth0\"]\n[[service]]\nname = \"a\"\nid = 1\n\
                  addresses = [\"10.0.0.5:80\", \"[fd00::5]:80\"]\n\
                  [service.canary]\naddress = \"10.0.0.5:81\"";
-            let node = crate::config::node(text, &|_| unreachable!()).unwrap();
+            let node = crate::config::node(text).unwrap();
             let found = other_family(&node.services[0], &host, &[listening(listener)]);
             let said: Vec<_> = found.iter().map(|found| found.what.as_str()).collect();
             assert_eq!(said, expected, "{listener}");
@@ -293,7 +293,7 @@ mod tests {
     fn a_server_whose_process_is_hidden_is_said() {
         let text = "interfaces = [\"lo\"]\n[[service]]\nname = \"a\"\nid = 1\n\
             addresses = [\"*:80\"]\ncanary.address = \"127.0.0.1:81\"";
-        let node = crate::config::node(text, &|_| unreachable!()).unwrap();
+        let node = crate::config::node(text).unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let own = sock_diag::listeners().unwrap().into_iter();
         let mut own = own.filter(|own| Some(own.address) == socket.local_addr().ok());

@@ -16,10 +16,8 @@ pub(super) async fn findings(shadow: &Shadow) -> Vec<Finding> {
     let mut findings = vec![listeners::udp("listen", shadow.listen)];
     findings.extend(shadow.vxlan.map(|address| listeners::udp("vxlan", address)));
     findings.extend(listeners::admin(shadow.admin));
-    if let Some(api) = &shadow.api {
-        findings.push(listeners::tcp("api", api.listen));
-        findings.extend(files::token(&api.token));
-    }
+    findings.push(listeners::tcp("listen", shadow.listen));
+    findings.extend(taps(shadow));
     findings.extend(allowed(shadow));
     findings.extend(receive_buffer());
     findings.push(files::folder("record_dir", &shadow.record_dir));
@@ -31,6 +29,28 @@ pub(super) async fn findings(shadow: &Shadow) -> Vec<Finding> {
     }));
     for service in &shadow.services {
         findings.push(target(service).await);
+    }
+    findings
+}
+
+/// Who may send, and by what they are known.
+fn taps(shadow: &Shadow) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !shadow.taps.is_empty() {
+        findings.extend(files::key(&shadow.key_file));
+        let named = shadow.taps.iter().map(|tap| tap.name.as_str());
+        let named: Vec<_> = named.collect();
+        findings.push(Finding::ok(
+            "taps",
+            format!("known by their keys: {}", named.join(", ")),
+        ));
+    }
+    if shadow.insecure {
+        findings.push(Finding::warn(
+            "insecure",
+            "hosts in `allow` are taken without a key and in clear text: anybody on the way can read what they send, or pretend to be one of them",
+            "name each node in a [[tap]] with its key, and take `insecure` out on both hosts",
+        ));
     }
     findings
 }

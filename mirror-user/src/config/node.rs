@@ -1,8 +1,9 @@
 //! The inference node's file.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -13,18 +14,19 @@ use super::errors::{Fault, Problem};
 use super::rollout::{Copied, TypedPlan};
 use super::table::{Problems, Section, parse};
 use super::{
-    AgentApi, Directions, Mirror, Node, PortRange, Protocol, Secret, Service, ServiceAddress,
-    values,
+    AgentAddress, Directions, Mirror, Node, PortRange, Protocol, Service, ServiceAddress, values,
 };
+use crate::transport::frame::Transport;
+use crate::transport::keys::PublicKey;
 
-/// Reads the text of a node's config; `secret` reads a token file.
+/// Reads the text of a node's config.
 ///
 /// # Errors
 /// Every problem that was found.
-pub fn node(text: &str, secret: Secret<'_>) -> Result<Node, Vec<Problem>> {
+pub fn node(text: &str) -> Result<Node, Vec<Problem>> {
     let table = parse(text)?;
     let problems = Problems::default();
-    let typed = Typed::read(Section::root(&table, &problems), secret);
+    let typed = Typed::read(Section::root(&table, &problems));
     typed.check(&problems);
     problems.into_result(typed.build())
 }
@@ -36,6 +38,10 @@ struct Typed {
     pin_dir: PathBuf,
     control_socket: PathBuf,
     admin: Spanned<SocketAddr>,
+    key_file: PathBuf,
+    ring: u64,
+    batch_interval: Duration,
+    sender_cpus: f64,
     connections: u32,
     translation_ports: Spanned<PortRange>,
     services: Vec<TypedService>,
@@ -53,10 +59,10 @@ struct TypedService {
 }
 
 struct TypedMirror {
-    agent: Option<Spanned<SocketAddr>>,
-    api: Option<AgentApi>,
-    /// Whether `api` is there, whatever it says.
-    asked: bool,
+    agent: Option<Spanned<AgentAddress>>,
+    agent_key: Option<PublicKey>,
+    transport: Transport,
+    insecure: bool,
     sample: f64,
     directions: Directions,
     arms: Vec<Spanned<Arm>>,
@@ -74,10 +80,13 @@ const DIRECTIONS: &[(&str, Directions)] = &[
     ("requests", Directions::Requests),
 ];
 
+const TRANSPORTS: &[(&str, Transport)] =
+    &[("stream", Transport::Stream), ("geneve", Transport::Geneve)];
+
 const ARMS: &[(&str, Arm)] = &[("stable", Arm::Stable), ("canary", Arm::Canary)];
 
 impl Typed {
-    fn read(mut root: Section<'_>, secret: Secret<'_>) -> Self {
+    fn read(mut root: Section<'_>) -> Self {
         let admin = SocketAddr::from(([127, 0, 0, 1], 9469));
         let typed = Self {
             interfaces: root.required_list(
@@ -99,6 +108,14 @@ impl Typed {
                 )
                 .into_inner(),
             admin: root.or("admin", admin, values::listen),
+            key_file: root.value("key_file", super::KEY_FILE.into(), values::path),
+            ring: root.value("ring", 256 << 20, values::ring),
+            batch_interval: root.value(
+                "batch_interval",
+                Duration::from_millis(1),
+                values::interval,
+            ),
+            sender_cpus: root.value("sender_cpus", 1.0, values::cpus),
             connections: root
                 .or("connections", 65_536, values::integer(1_024, 16_777_216))
                 .into_inner() as u32,
@@ -106,7 +123,7 @@ impl Typed {
             services: root
                 .sections("service")
                 .into_iter()
-                .map(|section| TypedService::read(section, secret))
+                .map(TypedService::read)
                 .collect(),
         };
         if typed.services.is_empty() {
@@ -169,16 +186,27 @@ impl Typed {
     fn check_agents(&self, problems: &Problems) {
         let addresses = || self.services.iter().flat_map(|service| &service.addresses);
         let mirrors = self.services.iter().filter_map(|s| s.mirror.as_ref());
-        let mut agents = HashSet::new();
-        for agent in mirrors.filter_map(|mirror| mirror.agent.as_ref()) {
-            let own = ServiceAddress::of_listener(*agent.get_ref());
-            if addresses().any(|address| *address.get_ref() == own) {
+        let mut agents: HashMap<&AgentAddress, &TypedMirror> = HashMap::new();
+        for mirror in mirrors {
+            let Some(agent) = &mirror.agent else { continue };
+            let own = agent.get_ref().socket().map(ServiceAddress::of_listener);
+            if let Some(own) = own
+                && addresses().any(|address| *address.get_ref() == own)
+            {
                 let what = format!("{own} is a service's own address");
                 let cure =
                     "write the address where the shadow agent listens (`listen` in its config)";
                 problems.add(agent.span(), Fault::new(what, cure));
             }
-            agents.insert(*agent.get_ref());
+            let first = *agents.entry(agent.get_ref()).or_insert(mirror);
+            if let Some(key) = first.contradicted_by(mirror) {
+                let what = format!(
+                    "the agent {} has another `{key}` in another service",
+                    agent.get_ref()
+                );
+                let cure = "one agent is reached in one way: write the same in each [service.mirror] that names it";
+                problems.add(agent.span(), Fault::new(what, cure));
+            }
             if agents.len() > mirror_common::policy::MAX_AGENTS as usize {
                 let what = format!("more than {} agents", mirror_common::policy::MAX_AGENTS);
                 problems.add(
@@ -201,6 +229,10 @@ impl Typed {
             pin_dir: self.pin_dir,
             control_socket: self.control_socket,
             admin: self.admin.into_inner(),
+            key_file: self.key_file,
+            ring: self.ring,
+            batch_interval: self.batch_interval,
+            sender_cpus: self.sender_cpus,
             connections: self.connections,
             translation_ports: self.translation_ports.into_inner(),
             services: self
@@ -213,7 +245,7 @@ impl Typed {
 }
 
 impl TypedService {
-    fn read(mut section: Section<'_>, secret: Secret<'_>) -> Self {
+    fn read(mut section: Section<'_>) -> Self {
         let stable_version = section.section("stable").map_or_else(
             || "stable".to_owned(),
             |mut stable| {
@@ -234,9 +266,7 @@ impl TypedService {
                 .or("protocol", Protocol::Http, values::choice(PROTOCOLS))
                 .into_inner(),
             stable_version,
-            mirror: section
-                .section("mirror")
-                .map(|mirror| TypedMirror::read(mirror, secret)),
+            mirror: section.section("mirror").map(TypedMirror::read),
             canary: section.section("canary").map(TypedCanary::read),
             rollout: section.section("rollout").map(TypedPlan::read),
         };
@@ -294,17 +324,29 @@ impl TypedService {
 }
 
 impl TypedMirror {
-    fn read(mut section: Section<'_>, secret: Secret<'_>) -> Self {
-        let asked = section.has("api");
-        let token = super::token(&mut section, secret);
-        let base = section.optional("api", values::http_base);
+    fn read(mut section: Section<'_>) -> Self {
+        super::refuse_api(
+            &mut section,
+            "the agent is asked at `agent`, and known by its key",
+            "take it out, and write `agent_key`: `modelmirror keys show` on the shadow host prints it",
+        );
+        let agent_key = section.maybe("agent_key", values::public_key);
+        let insecure = section.value("insecure", false, values::flag);
+        if !insecure && !section.has("agent_key") {
+            section.lacks(
+                "agent_key",
+                "write the line that `modelmirror keys show` prints on the shadow host: agent_key = \"...\" (or insecure = true: copies in clear text, to whoever is there)",
+            );
+        }
         let typed = Self {
-            asked,
-            agent: section.required("agent", "agent = \"10.0.0.9:6181\"", values::remote),
-            api: base
-                .map(Spanned::into_inner)
-                .zip(token)
-                .map(|(base, token)| AgentApi { base, token }),
+            agent: section.required("agent", "agent = \"10.0.0.9:6181\"", values::agent),
+            agent_key,
+            transport: section.value(
+                "transport",
+                Transport::default(),
+                values::choice(TRANSPORTS),
+            ),
+            insecure,
             sample: section.or("sample", 1.0, values::share).into_inner(),
             directions: section
                 .or(
@@ -327,54 +369,33 @@ impl TypedMirror {
     /// What a shadow stage could go by.
     fn copied(&self) -> Copied {
         let stable = self.arms.iter().any(|arm| *arm.get_ref() == Arm::Stable);
-        match (self.asked, self.directions) {
-            (false, _) => Copied::Unasked,
-            (true, Directions::Requests) => Copied::RequestsOnly,
-            (true, Directions::Both) if !stable => Copied::CanaryOnly,
-            (true, Directions::Both) => Copied::Compared,
+        match self.directions {
+            Directions::Requests => Copied::RequestsOnly,
+            Directions::Both if !stable => Copied::CanaryOnly,
+            Directions::Both => Copied::Compared,
         }
+    }
+
+    /// What `other` says of the same agent, and this one otherwise.
+    fn contradicted_by(&self, other: &Self) -> Option<&'static str> {
+        let differs = [
+            ("insecure", self.insecure != other.insecure),
+            ("agent_key", self.agent_key != other.agent_key),
+            ("transport", self.transport != other.transport),
+        ];
+        differs.into_iter().find_map(|(key, is)| is.then_some(key))
     }
 
     fn build(self) -> Option<Mirror> {
         Some(Mirror {
             agent: self.agent?.into_inner(),
-            api: self.api,
+            agent_key: self.agent_key,
+            transport: self.transport,
+            insecure: self.insecure,
             sample: self.sample,
             directions: self.directions,
             arms: self.arms.into_iter().map(Spanned::into_inner).collect(),
             max_bytes_per_second: self.max_bytes_per_second,
         })
     }
-}
-
-/// Reads a token file: what stands in it, without the final line break.
-///
-/// # Errors
-/// When it cannot be read, is empty, or everybody may read it. A group may, as in a volume of
-/// Kubernetes' secrets; `modelmirror check` says so.
-pub fn read_secret(path: &Path) -> Result<String, Fault> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let shown = path.display();
-    let cure = format!("write a long random token into {shown} and `chmod 600` it");
-    let refuse = |error: std::io::Error| Fault::new(format!("{shown}: {error}"), cure.clone());
-    let mode = std::fs::metadata(path)
-        .map_err(refuse)?
-        .permissions()
-        .mode();
-    if mode & 0o007 != 0 {
-        let what = format!(
-            "{shown} can be read by everybody (mode {:04o})",
-            mode & 0o7777
-        );
-        return Err(Fault::new(what, format!("run `chmod 600 {shown}`")));
-    }
-    let token = std::fs::read_to_string(path).map_err(refuse)?;
-    let token = token.trim();
-    let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
-    if token.is_empty() || !printable {
-        let what = format!("{shown} does not hold a token of printable characters");
-        return Err(Fault::new(what, cure));
-    }
-    Ok(token.to_owned())
 }

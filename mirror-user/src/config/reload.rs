@@ -71,6 +71,13 @@ pub fn changes(running: &Node, new: &Node) -> Result<Changes, NeedsRestart> {
             running.control_socket != new.control_socket,
         ),
         ("admin", running.admin != new.admin),
+        ("key_file", running.key_file != new.key_file),
+        ("ring", running.ring != new.ring),
+        (
+            "batch_interval",
+            running.batch_interval != new.batch_interval,
+        ),
+        ("sender_cpus", running.sender_cpus != new.sender_cpus),
         ("connections", running.connections != new.connections),
         (
             "translation_ports",

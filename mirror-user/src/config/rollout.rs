@@ -61,8 +61,6 @@ pub(super) enum Copied {
     Compared,
     /// There is no mirror.
     Nothing,
-    /// The agent is not asked.
-    Unasked,
     /// One direction alone.
     RequestsOnly,
     /// The canary's connections alone.
@@ -121,11 +119,7 @@ impl TypedPlan {
             Copied::Compared => return,
             Copied::Nothing => (
                 "there is no [service.mirror]",
-                "add one with `agent`, `api` and `token_file`",
-            ),
-            Copied::Unasked => (
-                "[service.mirror] has no `api`",
-                "add `api = \"http://10.0.0.9:9471\"` and `token_file` there",
+                "add one with `agent` and `agent_key`",
             ),
             Copied::RequestsOnly => (
                 "[service.mirror] copies requests only, and nothing is compared",

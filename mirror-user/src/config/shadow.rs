@@ -10,20 +10,20 @@ use toml::Spanned;
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::{
-    Api, Columns, Compare, HostHeader, Labels, Payloads, Record, Secret, Shadow, ShadowService,
-    Token, values,
+    Columns, Compare, HostHeader, Labels, Payloads, Record, Shadow, ShadowService, Tap, values,
 };
+use crate::transport::keys::PublicKey;
 
 const MIB: u64 = 1 << 20;
 
-/// Reads the text of a shadow host's config; `secret` reads a token file.
+/// Reads the text of a shadow host's config.
 ///
 /// # Errors
 /// Every problem that was found.
-pub fn shadow(text: &str, secret: Secret<'_>) -> Result<Shadow, Vec<Problem>> {
+pub fn shadow(text: &str) -> Result<Shadow, Vec<Problem>> {
     let table = parse(text)?;
     let problems = Problems::default();
-    let typed = Typed::read(Section::root(&table, &problems), secret);
+    let typed = Typed::read(Section::root(&table, &problems));
     typed.check(&problems);
     problems.into_result(typed.build())
 }
@@ -33,14 +33,20 @@ struct Typed {
     listen: Spanned<SocketAddr>,
     vxlan: Option<Spanned<SocketAddr>>,
     admin: Spanned<SocketAddr>,
-    api: Option<Spanned<SocketAddr>>,
-    token: Option<Token>,
+    key_file: PathBuf,
+    taps: Vec<TypedTap>,
+    insecure: bool,
     allow: Vec<Spanned<IpNet>>,
     record_dir: PathBuf,
     record_limit: u64,
     memory: Spanned<u64>,
-    gather: Duration,
+    batch_interval: Duration,
     services: Vec<TypedService>,
+}
+
+struct TypedTap {
+    name: Option<Spanned<String>>,
+    key: Option<Spanned<PublicKey>>,
 }
 
 struct TypedService {
@@ -77,23 +83,39 @@ const REDACTED: [&str; 5] = [
 ];
 
 impl Typed {
-    fn read(mut root: Section<'_>, secret: Secret<'_>) -> Self {
-        let token = super::token(&mut root, secret);
+    fn read(mut root: Section<'_>) -> Self {
+        super::refuse_api(
+            &mut root,
+            "nodes ask at `listen`, and are known by their keys",
+            "take it out, and name each node in a [[tap]] with its key",
+        );
+        root.gone(
+            "gather",
+            "it is called `batch_interval`",
+            "write `batch_interval` there",
+        );
         let typed = Self {
             listen: root.or("listen", ([0, 0, 0, 0], 6181).into(), values::listen),
             vxlan: root.optional("vxlan", values::listen),
             admin: root.or("admin", ([127, 0, 0, 1], 9470).into(), values::listen),
-            api: root.optional("api", values::listen),
-            token,
-            allow: root.required_list("allow", "allow = [\"10.0.0.5/32\"]", values::network),
+            key_file: root.value("key_file", super::KEY_FILE.into(), values::path),
+            taps: root
+                .sections("tap")
+                .into_iter()
+                .map(TypedTap::read)
+                .collect(),
+            insecure: root.value("insecure", false, values::flag),
+            allow: root.list("allow", values::network).unwrap_or_default(),
             record_dir: root
                 .or("record_dir", super::RECORD_DIR.into(), values::path)
                 .into_inner(),
             record_limit: root.or("record_limit", 10 << 30, values::size).into_inner(),
             memory: root.or("memory", 1 << 30, values::size),
-            gather: root
-                .or("gather", Duration::from_micros(500), values::moment)
-                .into_inner(),
+            batch_interval: root.value(
+                "batch_interval",
+                Duration::from_micros(500),
+                values::moment,
+            ),
             services: root
                 .sections("service")
                 .into_iter()
@@ -103,6 +125,7 @@ impl Typed {
         if typed.services.is_empty() {
             root.missing_sections("service", "name, id and target");
         }
+        typed.check_taps(&root);
         root.finish();
         typed
     }
@@ -121,10 +144,41 @@ impl Typed {
             "address",
             "give every address to one service, once",
         );
+        let names = self.taps.iter().filter_map(|tap| tap.name.as_ref());
+        problems.refuse_twins(names, "tap name", "give every tap a name of its own");
+        let keys = self.taps.iter().filter_map(|tap| tap.key.as_ref());
+        let cure = "every node has a key of its own: `modelmirror keys new` makes one there";
+        problems.refuse_twins(keys, "tap key", cure);
         self.check_listeners(problems);
         self.check_memory(problems);
         self.check_vxlan(problems);
         self.check_labels(problems);
+    }
+
+    /// Somebody must be allowed to send: taps by their keys, or hosts by their addresses.
+    fn check_taps(&self, root: &Section<'_>) {
+        let by_address = self.insecure || self.vxlan.is_some();
+        if self.taps.is_empty() && !by_address {
+            root.lacks_sections(
+                "tap",
+                "add what `modelmirror keys show` prints on the node: a [[tap]] with name and key (or insecure = true: copies in clear text, from `allow`)".to_owned(),
+            );
+        }
+        if by_address && self.allow.is_empty() && !root.is_filled("allow") {
+            root.lacks(
+                "allow",
+                "say who may send without a key: allow = [\"10.0.0.5/32\"]",
+            );
+        }
+        if let (false, Some(place)) = (by_address, root.place_of("allow")) {
+            root.refuse(
+                place,
+                Fault::new(
+                    "`allow` is who may send without a key, and that is nobody here",
+                    "take it out: taps are known by their keys (`[[tap]]`)",
+                ),
+            );
+        }
     }
 
     fn check_listeners(&self, problems: &Problems) {
@@ -132,7 +186,7 @@ impl Typed {
             ("listen", Some(&self.listen)),
             ("vxlan", self.vxlan.as_ref()),
         ];
-        let tcp = [("admin", Some(&self.admin)), ("api", self.api.as_ref())];
+        let tcp = [("listen", Some(&self.listen)), ("admin", Some(&self.admin))];
         for [(name, first), (other, second)] in [udp, tcp] {
             let (Some(first), Some(second)) = (first, second) else {
                 continue;
@@ -199,22 +253,46 @@ impl Typed {
     }
 
     fn build(self) -> Option<Shadow> {
-        let api = self.api.map(Spanned::into_inner).zip(self.token);
         Some(Shadow {
             listen: self.listen.into_inner(),
             vxlan: self.vxlan.map(Spanned::into_inner),
             admin: self.admin.into_inner(),
-            api: api.map(|(listen, token)| Api { listen, token }),
+            key_file: self.key_file,
+            taps: self
+                .taps
+                .into_iter()
+                .map(TypedTap::build)
+                .collect::<Option<_>>()?,
+            insecure: self.insecure,
             allow: self.allow.into_iter().map(Spanned::into_inner).collect(),
             record_dir: self.record_dir,
             record_limit: self.record_limit,
-            gather: self.gather,
+            batch_interval: self.batch_interval,
             memory: usize::try_from(self.memory.into_inner()).unwrap_or(usize::MAX),
             services: self
                 .services
                 .into_iter()
                 .map(TypedService::build)
                 .collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl TypedTap {
+    fn read(mut section: Section<'_>) -> Self {
+        let example = "key = \"...\", as `modelmirror keys show` prints it on the node";
+        let typed = Self {
+            name: section.required("name", "name = \"node-1\"", values::tap_name),
+            key: section.required("key", example, values::public_key),
+        };
+        section.finish();
+        typed
+    }
+
+    fn build(self) -> Option<Tap> {
+        Some(Tap {
+            name: self.name?.into_inner(),
+            key: self.key?.into_inner(),
         })
     }
 }

@@ -158,10 +158,37 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
+    /// Whether a key is there with something in its list, or with what is no list.
+    pub(super) fn is_filled(&self, key: &str) -> bool {
+        match self.table.get(key).map(Spanned::get_ref) {
+            None => false,
+            Some(DeValue::Array(items)) => !items.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// Notes a problem of this section.
+    pub(super) fn refuse(&self, place: Range<usize>, fault: Fault) {
+        self.problems.add(place, fault);
+    }
+
     fn missing(&self, key: &str, example: &str) {
+        self.lacks(key, format!("add a line such as: {example}"));
+    }
+
+    /// Notes that a key is missing, and what cures it.
+    pub(super) fn lacks(&self, key: &str, cure: impl Into<String>) {
         let what = format!("{} is missing", self.named(key));
-        let cure = format!("add a line such as: {example}");
         self.problems.add(self.span(), Fault::new(what, cure));
+    }
+
+    /// Refuses a key that there was in earlier versions, with words for what came instead.
+    pub(super) fn gone(&mut self, key: &'static str, why: &str, cure: &str) {
+        if let Some(place) = self.place_of(key) {
+            self.known.push(key);
+            let what = format!("{} is no more: {why}", self.named(key));
+            self.problems.add(place, Fault::new(what, cure));
+        }
     }
 
     /// The value of a key, or what it is when left out.
@@ -223,12 +250,7 @@ impl<'a> Section<'a> {
         parse: impl Fn(&DeValue<'_>) -> Result<T, Fault>,
     ) -> Vec<Spanned<T>> {
         let items = self.list(key, parse);
-        let empty = match self.table.get(key).map(Spanned::get_ref) {
-            None => true,
-            Some(DeValue::Array(items)) => items.is_empty(),
-            Some(_) => false,
-        };
-        if empty {
+        if !self.is_filled(key) {
             self.missing(key, example);
         }
         items.unwrap_or_default()
@@ -265,11 +287,16 @@ impl<'a> Section<'a> {
 
     /// Notes that there is not one section of a list of sections.
     pub(super) fn missing_sections(&self, key: &str, keys: &str) {
+        let cure = format!("add a [[{}]] with {keys}", self.path_of(key));
+        self.lacks_sections(key, cure);
+    }
+
+    /// The same, with words of its own for the cure.
+    pub(super) fn lacks_sections(&self, key: &str, cure: String) {
         if self.has(key) {
             return;
         }
         let what = format!("there is no [[{}]]", self.path_of(key));
-        let cure = format!("add a [[{}]] with {keys}", self.path_of(key));
         self.problems.add(self.span(), Fault::new(what, cure));
     }
 

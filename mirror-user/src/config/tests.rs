@@ -11,26 +11,22 @@ id = 101
 addresses = ["*:8000"]
 [service.mirror]
 agent = "10.0.0.9:6181"
+agent_key = "PutHereWhatKeysShowPrintsOnTheShadowHost000="
 "#;
 
-const SHADOW: &str = r#"allow = ["10.0.0.5/32"]
+const SHADOW: &str = r#"[[tap]]
+name = "node-1"
+key = "PutHereWhatKeysShowPrintsOnTheNode000000000="
 [[service]]
 name = "sentiment"
 id = 101
 target = "127.0.0.1:8000"
 "#;
 
-fn no_secret(path: &Path) -> Result<String, Fault> {
-    Err(Fault::new(
-        format!("{} is not there", path.display()),
-        "write it",
-    ))
-}
-
 fn report(kind: Kind, text: &str) -> String {
     let problems = match kind {
-        Kind::Node => node(text, &no_secret).err(),
-        Kind::Shadow => shadow(text, &no_secret).err(),
+        Kind::Node => node(text).err(),
+        Kind::Shadow => shadow(text).err(),
     };
     problems.map_or_else(String::new, |problems| {
         Report::new(Path::new("file.toml"), text, problems).to_string()
@@ -55,10 +51,10 @@ fn check(kind: Kind, (what, with): (&str, &str), expected: &[&str]) {
 
 #[test]
 fn what_is_printed_as_default_is_the_default() {
-    let printed = node(default_text(Kind::Node), &no_secret).unwrap();
-    assert_eq!(printed, node(NODE, &no_secret).unwrap());
-    let printed = shadow(default_text(Kind::Shadow), &no_secret).unwrap();
-    assert_eq!(printed, shadow(SHADOW, &no_secret).unwrap());
+    let printed = node(default_text(Kind::Node)).unwrap();
+    assert_eq!(printed, node(NODE).unwrap());
+    let printed = shadow(default_text(Kind::Shadow)).unwrap();
+    assert_eq!(printed, shadow(SHADOW).unwrap());
     assert_eq!(kind_of(default_text(Kind::Node)), Kind::Node);
     assert_eq!(kind_of(default_text(Kind::Shadow)), Kind::Shadow);
 }
@@ -87,6 +83,8 @@ fn the_other_host_s_file_is_one_problem() {
     );
     check("", Kind::Shadow, None);
     check("allow = []\ninterfaces = []", Kind::Node, None);
+    let whole = "this is a config of the shadow host";
+    check("[[tap]]\nname = \"a\"", Kind::Node, Some(whole));
 }
 
 /// The keys of the printed file, those in comments too.
@@ -117,7 +115,6 @@ fn every_key_is_documented() {
 /// The lines that the printed files show in comments are ones that can be used.
 #[test]
 fn what_is_printed_in_comments_can_be_used() {
-    let token = |_: &Path| Ok("token".to_owned());
     for kind in [Kind::Node, Kind::Shadow] {
         let mut text = String::new();
         for line in default_text(kind).lines() {
@@ -137,14 +134,8 @@ fn what_is_printed_in_comments_can_be_used() {
         }
         match kind {
             Kind::Node => {
-                let node = node(&text, &token).unwrap();
+                let node = node(&text).unwrap();
                 let mirror = node.services[0].mirror.as_ref().unwrap();
-                let api = mirror.api.as_ref().unwrap();
-                assert_eq!(
-                    (&*api.base, &*api.token.value),
-                    ("http://10.0.0.9:9471", "token")
-                );
-                assert!(!format!("{api:?}").contains("\"token\""), "{api:?}");
                 assert_eq!(mirror.max_bytes_per_second, Some(100_000_000));
                 let canary = node.services[0].canary.as_ref().unwrap();
                 assert_eq!(canary.address, ([10, 0, 0, 5], 8001).into());
@@ -156,8 +147,9 @@ fn what_is_printed_in_comments_can_be_used() {
                 assert_eq!((plan.gates.len(), plan.hooks.len()), (1, 1));
             }
             Kind::Shadow => {
-                let shadow = shadow(&text, &token).unwrap();
-                assert_eq!(shadow.api.unwrap().token.value, "token");
+                let shadow = shadow(&text).unwrap();
+                assert_eq!(shadow.allow, ["10.0.0.5/32".parse().unwrap()]);
+                assert_eq!(shadow.taps[0].name, "node-1");
                 let compare = &shadow.services[0].compare;
                 assert_eq!(compare.prediction.as_deref(), Some("/outputs/0/data"));
                 assert_eq!(compare.slice, Some(Slice::Header("x-tenant".to_owned())));
@@ -183,19 +175,21 @@ protocol = "http"
 [service.stable]
 version = "v12"
 [service.mirror]
-agent = "10.0.0.9:6181"
-api = "http://10.0.0.9:9471"
-token_file = "/etc/modelmirror/token"
+agent = "shadow.ml.svc:6181"
+agent_key = "PutHereWhatKeysShowPrintsOnTheShadowHost000="
+transport = "geneve"
 sample = 0.5
 directions = "requests"
 arms = ["stable"]
 max_bytes_per_second = "100MB"
 "#;
-    let node = node(text, &|_| Ok("secret".to_owned())).unwrap();
+    let node = node(text).unwrap();
     let service = &node.services[0];
     assert_eq!(service.stable_version, "v12");
     assert_eq!(service.addresses[1].to_string(), "[2001:db8::5]:8000");
     let mirror = service.mirror.as_ref().unwrap();
+    assert_eq!(mirror.agent.to_string(), "shadow.ml.svc:6181");
+    assert_eq!(mirror.transport, Transport::Geneve);
     assert_eq!(
         (mirror.sample, mirror.directions),
         (0.5, Directions::Requests)
@@ -337,7 +331,7 @@ fn node_values_are_refused_by_name() {
             &["file.toml:7:9: `agent` in [service.mirror]: 0.0.0.0 is no host's address"],
         ),
         (
-            ("agent = \"10.0.0.9:6181\"", "sample = 1"),
+            ("agent = \"10.0.0.9:6181\"\n", "sample = 1\n"),
             &["file.toml:6:1: `agent` in [service.mirror] is missing"],
         ),
         (
@@ -404,59 +398,63 @@ fn canary_values_are_refused_by_name() {
 
 #[test]
 fn mirror_values_are_refused_by_name() {
-    let agent = "agent = \"10.0.0.9:6181\"";
+    let key = "agent_key = \"PutHereWhatKeysShowPrintsOnTheShadowHost000=\"";
     let cases = [
         (
             "sample = 1.5",
-            "file.toml:8:10: `sample` in [service.mirror]: 1.5 is not a share",
+            "file.toml:9:10: `sample` in [service.mirror]: 1.5 is not a share",
         ),
         (
             "sample = -0.1",
-            "file.toml:8:10: `sample` in [service.mirror]: -0.1 is not a share",
+            "file.toml:9:10: `sample` in [service.mirror]: -0.1 is not a share",
         ),
         (
             "sample = nan",
-            "file.toml:8:10: `sample` in [service.mirror]: nan is not a share",
+            "file.toml:9:10: `sample` in [service.mirror]: nan is not a share",
         ),
         (
             "sample = \"half\"",
-            "file.toml:8:10: `sample` in [service.mirror]: \"half\" is not a number",
+            "file.toml:9:10: `sample` in [service.mirror]: \"half\" is not a number",
         ),
         (
             "arms = [\"stable\", \"canary\"]",
-            "file.toml:8:19: sentiment has no canary whose connections could be copied",
+            "file.toml:9:19: sentiment has no canary whose connections could be copied",
         ),
         (
             "directions = \"responses\"",
-            "file.toml:8:14: `directions` in [service.mirror]: \"responses\" is not known",
+            "file.toml:9:14: `directions` in [service.mirror]: \"responses\" is not known",
         ),
         (
             "max_bytes_per_second = 0",
-            "file.toml:8:24: `max_bytes_per_second` in [service.mirror]: 0 is not a size",
+            "file.toml:9:24: `max_bytes_per_second` in [service.mirror]: 0 is not a size",
         ),
         (
             "max_bytes_per_second = \"9 apples\"",
-            "file.toml:8:24: `max_bytes_per_second` in [service.mirror]: \"9 apples\" is not a size",
+            "file.toml:9:24: `max_bytes_per_second` in [service.mirror]: \"9 apples\" is not a size",
         ),
         (
             "api = \"http://10.0.0.9:9471\"",
-            "file.toml:6:1: `token_file` in [service.mirror] is missing",
+            "file.toml:9:1: `api` in [service.mirror] is no more: the agent is asked at `agent`, and known by its key",
         ),
         (
             "token_file = \"/token\"",
-            "file.toml:8:14: `token_file` in [service.mirror]: /token is not there",
+            "file.toml:9:1: `token_file` in [service.mirror] is no more",
+        ),
+        (
+            "transport = \"udp\"",
+            "file.toml:9:13: `transport` in [service.mirror]: \"udp\" is not known",
+        ),
+        (
+            "insecure = 1",
+            "file.toml:9:12: `insecure` in [service.mirror]: 1 is neither true nor false",
         ),
         (
             "[service.stable]\nversion = \"v 1\"",
-            "file.toml:9:11: `version` in [service.stable]: \"v 1\" is not fit",
+            "file.toml:10:11: `version` in [service.stable]: \"v 1\" is not fit",
         ),
     ];
     for (line, expected) in cases {
-        check(
-            Kind::Node,
-            (agent, &format!("{agent}\n{line}")),
-            &[expected],
-        );
+        check(Kind::Node, (key, &format!("{key}\n{line}")), &[expected]);
     }
 }
 
@@ -464,37 +462,25 @@ fn mirror_values_are_refused_by_name() {
 fn shadow_values_are_refused_by_name() {
     let cases: &[((&str, &str), &[&str])] = &[
         (
-            ("allow = [\"10.0.0.5/32\"]\n", ""),
-            &["file.toml:1:1: `allow` is missing"],
-        ),
-        (
-            ("10.0.0.5/32", "10.0.0.5/33"),
-            &["file.toml:1:10: `allow`: \"10.0.0.5/33\" is not a network"],
-        ),
-        (
             ("127.0.0.1:8000", "127.0.0.1:9470"),
-            &["file.toml:5:10: 127.0.0.1:9470 is `admin` of the agent itself"],
+            &["file.toml:7:10: 127.0.0.1:9470 is `admin` of the agent itself"],
         ),
         (
-            ("\n[[", "\nmemory = \"1MiB\"\n[["),
-            &["file.toml:2:10: 1048576 bytes of memory are too few"],
+            ("[[tap]]", "memory = \"1MiB\"\n[[tap]]"),
+            &["file.toml:1:10: 1048576 bytes of memory are too few"],
         ),
         (
-            ("\n[[", "\nmemory = \"32MiB\"\n[["),
-            &["file.toml:3:1: a body of 67108864 bytes (`max_body`) does not fit"],
+            ("[[tap]]", "memory = \"32MiB\"\n[[tap]]"),
+            &["file.toml:5:1: a body of 67108864 bytes (`max_body`) does not fit"],
         ),
         (
-            ("\n[[", "\nvxlan = \"0.0.0.0:6181\"\n[["),
+            (
+                "[[tap]]",
+                "vxlan = \"0.0.0.0:6181\"\nallow = [\"10.0.0.5\"]\n[[tap]]",
+            ),
             &[
-                "file.toml:2:9: `vxlan` and `listen` listen on the same port",
-                "file.toml:2:9: `vxlan` is on, but no service says",
-            ],
-        ),
-        (
-            ("\n[[", "\napi = \"0.0.0.0:9470\"\n[["),
-            &[
-                "file.toml:2:7: `api` and `admin` listen on the same port",
-                "file.toml:1:1: `token_file` is missing",
+                "file.toml:1:9: `vxlan` and `listen` listen on the same port",
+                "file.toml:1:9: `vxlan` is on, but no service says",
             ],
         ),
     ];
@@ -505,51 +491,51 @@ fn shadow_values_are_refused_by_name() {
     let lines = [
         (
             "timeout = 5",
-            "file.toml:6:11: `timeout` in [service]: 5 is not a string",
+            "file.toml:8:11: `timeout` in [service]: 5 is not a string",
         ),
         (
             "timeout = \"0s\"",
-            "file.toml:6:11: `timeout` in [service]: \"0s\" is not a span of time",
+            "file.toml:8:11: `timeout` in [service]: \"0s\" is not a span of time",
         ),
         (
             "concurrency = 0",
-            "file.toml:6:15: `concurrency` in [service]: 0 is not a whole number from 1 to 65536",
+            "file.toml:8:15: `concurrency` in [service]: 0 is not a whole number from 1 to 65536",
         ),
         (
             "max_body = \"64MeB\"",
-            "file.toml:6:12: `max_body` in [service]: \"64MeB\" is not a size",
+            "file.toml:8:12: `max_body` in [service]: \"64MeB\" is not a size",
         ),
         (
             "[service.compare]\nprediction = \"outputs\"",
-            "file.toml:7:14: `prediction` in [service.compare]: \"outputs\" is not a JSON pointer",
+            "file.toml:9:14: `prediction` in [service.compare]: \"outputs\" is not a JSON pointer",
         ),
         (
             "[service.compare]\nignore = [\"/a~2\"]",
-            "file.toml:7:11: `ignore` in [service.compare]: \"/a~2\" is not a JSON pointer",
+            "file.toml:9:11: `ignore` in [service.compare]: \"/a~2\" is not a JSON pointer",
         ),
         (
             "[service.compare]\nslice = \"tenant\"",
-            "file.toml:7:9: `slice` in [service.compare]: \"tenant\" is neither",
+            "file.toml:9:9: `slice` in [service.compare]: \"tenant\" is neither",
         ),
         (
             "[service.compare]\nabsolute = inf",
-            "file.toml:7:12: `absolute` in [service.compare]: inf is not a tolerance",
+            "file.toml:9:12: `absolute` in [service.compare]: inf is not a tolerance",
         ),
         (
             "[service.labels]\nfile = \"/labels.csv\"",
-            "file.toml:6:1: labels say which prediction was right, and no prediction is recorded",
+            "file.toml:8:1: labels say which prediction was right, and no prediction is recorded",
         ),
         (
             "[service.compare]\nprediction = \"/y\"\n[service.labels]\nfile = \"/l\"\nid_field = \"\"",
-            "file.toml:10:12: `id_field` in [service.labels]: a field has a name",
+            "file.toml:12:12: `id_field` in [service.labels]: a field has a name",
         ),
         (
             "[service.record]\npayloads = \"some\"",
-            "file.toml:7:12: `payloads` in [service.record]: \"some\" is not known",
+            "file.toml:9:12: `payloads` in [service.record]: \"some\" is not known",
         ),
         (
             "[service.record]\nredact_headers = [\"a b\"]",
-            "file.toml:7:19: `redact_headers` in [service.record]: \"a b\" is not a header's name",
+            "file.toml:9:19: `redact_headers` in [service.record]: \"a b\" is not a header's name",
         ),
     ];
     for (line, expected) in lines {
@@ -589,32 +575,8 @@ fn what_is_not_toml_is_said_so() {
 }
 
 #[test]
-fn a_token_file_is_read_only_when_not_everybody_can() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("token");
-    assert!(
-        read_secret(&path)
-            .unwrap_err()
-            .what
-            .contains("No such file")
-    );
-    std::fs::write(&path, "s3cret\n").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-    assert_eq!(read_secret(&path).as_deref(), Ok("s3cret"));
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();
-    let fault = read_secret(&path).unwrap_err();
-    assert!(
-        fault.what.contains("mode 0604") && fault.cure.contains("chmod 600"),
-        "{fault:?}"
-    );
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(read_secret(&path).as_deref(), Ok("s3cret"));
-}
-
-#[test]
 fn a_reload_tells_what_changes_and_refuses_what_cannot() {
-    let running = node(NODE, &no_secret).unwrap();
+    let running = node(NODE).unwrap();
     assert_eq!(
         changes(&running, &running).map(|c| c.to_string()),
         Ok("nothing changed".to_owned())
@@ -640,6 +602,7 @@ fn a_reload_tells_what_changes_and_refuses_what_cannot() {
     );
 }
 
+mod keys;
 mod rollout;
 
 proptest! {

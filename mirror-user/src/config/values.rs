@@ -11,7 +11,8 @@ use toml::de::DeValue;
 
 use super::errors::Fault;
 use super::table::nearest;
-use super::{PortRange, ServiceAddress, Share, Slice};
+use super::{AgentAddress, NoAddress, PortRange, ServiceAddress, Share, Slice};
+use crate::transport::keys::{NotAKey, PublicKey};
 
 /// As a value was typed, for messages.
 fn typed(value: &DeValue<'_>) -> String {
@@ -202,21 +203,73 @@ pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, Fault> {
         .ok_or_else(|| Fault::new(format!("{typed:?} is not a network"), cure))
 }
 
-/// The base of an HTTP API.
-pub(super) fn http_base(value: &DeValue<'_>) -> Result<String, Fault> {
-    let cure = "write it as \"http://10.0.0.9:9471\"";
+/// Where an agent listens: a name or an address, and a port.
+pub(super) fn agent(value: &DeValue<'_>) -> Result<AgentAddress, Fault> {
+    let cure = "write a name or an address and a port, such as \"shadow.internal:6181\", \"10.0.0.9:6181\" or \"[2001:db8::9]:6181\"";
     let typed = text(value, cure)?;
-    let uri = typed.parse::<hyper::Uri>().ok();
-    let fit = uri.is_some_and(|uri| {
-        uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/"
-    });
-    if fit {
-        return Ok(typed.trim_end_matches('/').to_owned());
+    typed
+        .parse()
+        .map_err(|error: NoAddress| Fault::new(error.to_string(), cure))
+}
+
+/// What another host is known by.
+pub(super) fn public_key(value: &DeValue<'_>) -> Result<PublicKey, Fault> {
+    let cure = "write what `modelmirror keys show` prints on that host, 44 characters";
+    let typed = text(value, cure)?;
+    typed.parse().map_err(|error| match error {
+        NotAKey::Private => Fault::new(
+            error.to_string(),
+            "make another with `modelmirror keys new --replace` there, and write what it prints",
+        ),
+        NotAKey::NoKey => Fault::new(format!("{typed:?} is no public key: {error}"), cure),
+    })
+}
+
+/// A tap's name: those without a key are called by their address.
+pub(super) fn tap_name(value: &DeValue<'_>) -> Result<String, Fault> {
+    let name = name(value)?;
+    if name.parse::<IpAddr>().is_ok() {
+        return Err(Fault::new(
+            format!("{name:?} is an address, as taps without a key are called"),
+            "write the node's name, such as \"node-1\"",
+        ));
     }
+    Ok(name)
+}
+
+/// What all rings may hold: from what one CPU needs to what one can afford.
+pub(super) fn ring(value: &DeValue<'_>) -> Result<u64, Fault> {
+    let bytes = size(value)?;
+    if (512 << 10..=64 << 30).contains(&bytes) {
+        return Ok(bytes);
+    }
+    let what = format!("{bytes} bytes are not from 512 KiB to 64 GiB");
     Err(Fault::new(
-        format!("{typed:?} is not an http:// address without a path"),
-        cure,
+        what,
+        "write \"256MiB\", or as much as should be kept while the agent is away",
     ))
+}
+
+/// A number of CPUs, and parts of one.
+pub(super) fn cpus(value: &DeValue<'_>) -> Result<f64, Fault> {
+    let cure = "write a number from 0.01 to 64, such as 0.5 for half a CPU";
+    let cpus = number(value, cure)?;
+    if (0.01..=64.0).contains(&cpus) {
+        return Ok(cpus);
+    }
+    let what = format!("{} is no number of CPUs from 0.01 to 64", typed(value));
+    Err(Fault::new(what, cure))
+}
+
+/// How long copies come together before they are sent: none at all wakes for each.
+pub(super) fn interval(value: &DeValue<'_>) -> Result<Duration, Fault> {
+    let cure = "write 100 us to 1 s with its unit, in quotes: \"1ms\", \"500us\"";
+    let typed = text(value, cure)?;
+    let fit = Duration::from_micros(100)..=Duration::from_secs(1);
+    humantime::parse_duration(typed)
+        .ok()
+        .filter(|duration| fit.contains(duration))
+        .ok_or_else(|| Fault::new(format!("{typed:?} is not a span of 100 us to 1 s"), cure))
 }
 
 fn number(value: &DeValue<'_>, cure: &str) -> Result<f64, Fault> {

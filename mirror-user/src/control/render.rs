@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
 
 use super::Mechanism;
-use super::status::{Agent, Interface, MirrorState, PacketCount, Service, Status};
+use super::status::{Agent, Interface, MirrorState, PacketCount, RingState, Service, Status};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,28 +88,47 @@ fn interfaces(interfaces: &[Interface]) -> String {
 }
 
 fn agents(agents: &[Agent]) -> String {
-    let mut table = table(&["AGENT", "STATE", "LAST ECHO", "ROUND TRIP", "UPLINK", "MTU"]);
+    let mut table = table(&[
+        "AGENT",
+        "STATE",
+        "BY",
+        "LAST ECHO",
+        "ROUND TRIP",
+        "WAITING",
+        "UPLINK",
+    ]);
     for agent in agents {
         let state = match (agent.alive, &agent.paused, &agent.error) {
             (true, Some(why), _) => format!("paused: {why}"),
             (true, None, _) => "alive".to_owned(),
-            (false, _, Some(error)) => format!("DEAD: {error}"),
-            (false, _, None) => "DEAD".to_owned(),
+            (false, _, Some(error)) => format!("DOWN: {error}"),
+            (false, _, None) => "DOWN".to_owned(),
+        };
+        let by = match agent.insecure {
+            true => format!("{}, INSECURE", agent.transport.label()),
+            false => agent.transport.label().to_owned(),
         };
         table.add_row([
             agent.address.to_string(),
             state,
+            by,
             agent
                 .last_echo_seconds
                 .map_or_else(dash, |s| format!("{s:.1} s ago")),
             agent
                 .round_trip_seconds
                 .map_or_else(dash, |s| format!("{:.2} ms", s * 1e3)),
+            agent.ring.as_ref().map_or_else(dash, waiting),
             agent.uplink.clone().unwrap_or_else(dash),
-            or_dash(agent.mtu),
         ]);
     }
     trimmed(&table)
+}
+
+/// `1.2 MiB, 1 % of the ring`
+fn waiting(ring: &RingState) -> String {
+    let held = ByteSize(ring.held_bytes);
+    format!("{held}, {:.0} % of the ring", ring.fullness * 100.0)
 }
 
 fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
@@ -150,9 +169,13 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
 
 fn write_mirror(f: &mut fmt::Formatter<'_>, mirror: &MirrorState) -> fmt::Result {
     let on = if mirror.on { "on" } else { "OFF" };
+    let insecure = match mirror.insecure {
+        true => ", in CLEAR TEXT to whoever is there (`insecure`)",
+        false => "",
+    };
     writeln!(
         f,
-        "  mirror       {on} (by {}), to {}",
+        "  mirror       {on} (by {}), to {}{insecure}",
         mirror.from.label(),
         mirror.agent
     )?;

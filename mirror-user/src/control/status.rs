@@ -6,9 +6,10 @@ use mirror_common::histogram::{Latency, RunTime};
 use serde::{Deserialize, Serialize};
 
 use super::{CanaryState, Quantiles, RolloutState};
-use crate::config::XdpHook;
+use crate::config::{AgentAddress, XdpHook};
 use crate::dataplane::Mechanism;
 use crate::state::Source;
+use crate::transport::frame::Transport;
 
 /// The daemon and all it looks after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,13 +56,27 @@ pub struct Interface {
 /// One shadow agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agent {
-    /// Its tunnel end.
-    pub address: SocketAddr,
+    /// Its name or address in the config.
+    pub address: AgentAddress,
+    /// Where it was reached last.
+    pub peer: Option<SocketAddr>,
+    /// How copies travel.
+    pub transport: Transport,
+    /// Whether it is spoken to in clear text.
+    pub insecure: bool,
+    /// What it calls this node; nothing = there is no connection.
+    pub known_as: Option<String>,
     /// Whether it answers.
     pub alive: bool,
+    /// Connections that it welcomed since the daemon started.
+    pub connections: u64,
+    /// Attempts at which it showed another key than the config trusts.
+    pub other_keys: u64,
+    /// What waits for it; nothing where the kernel sends by itself.
+    pub ring: Option<RingState>,
     /// Seconds since its last answer.
     pub last_echo_seconds: Option<f64>,
-    /// Seconds from a control packet to its echo.
+    /// Seconds from a report to its echo.
     pub round_trip_seconds: Option<f64>,
     /// The interface that leads there.
     pub uplink: Option<String>,
@@ -71,6 +86,17 @@ pub struct Agent {
     pub paused: Option<String>,
     /// The last thing that went wrong.
     pub error: Option<String>,
+}
+
+/// The copies that wait in the kernel for an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RingState {
+    /// Bytes that all CPUs' rings have room for.
+    pub size_bytes: u64,
+    /// Bytes that the agent has not acknowledged.
+    pub held_bytes: u64,
+    /// How full the fullest CPU's ring is, 0..=1.
+    pub fullness: f64,
 }
 
 /// One service.
@@ -109,7 +135,10 @@ pub struct MirrorState {
     /// Who decided that.
     pub from: Source,
     /// Where the copies go.
-    pub agent: SocketAddr,
+    pub agent: AgentAddress,
+    /// Whether the agent is spoken to in clear text, and not known by a key.
+    #[serde(default)]
+    pub insecure: bool,
     /// The share of connections.
     pub sample: Sample,
     /// Hard limit, in bytes per second.

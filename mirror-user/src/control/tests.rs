@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use crate::rollout::gates::{Gate, Role, Unit};
 use crate::rollout::record::Event;
 use crate::rollout::statistics::{Finding, Verdict};
 use crate::rollout::stories::Story;
+use crate::transport::frame::Transport;
 
 fn status() -> Status {
     Status {
@@ -39,7 +41,18 @@ fn status() -> Status {
             },
         ],
         agents: vec![Agent {
-            address: ([10, 0, 0, 9], 6181).into(),
+            address: SocketAddr::from(([10, 0, 0, 9], 6181)).into(),
+            peer: Some(([10, 0, 0, 9], 6181).into()),
+            transport: Transport::Stream,
+            insecure: false,
+            known_as: Some("node-a".into()),
+            connections: 1,
+            other_keys: 0,
+            ring: Some(RingState {
+                size_bytes: 256 << 20,
+                held_bytes: 3 << 20,
+                fullness: 0.02,
+            }),
             alive: true,
             last_echo_seconds: Some(0.43),
             round_trip_seconds: Some(0.000_21),
@@ -58,7 +71,8 @@ fn status() -> Status {
             mirror: Some(MirrorState {
                 on: true,
                 from: Source::File,
-                agent: ([10, 0, 0, 9], 6181).into(),
+                agent: SocketAddr::from(([10, 0, 0, 9], 6181)).into(),
+                insecure: false,
                 sample: Sample {
                     configured: 1.0,
                     set: Some(0.5),
@@ -105,8 +119,8 @@ INTERFACE  INDEX  HOOK  STATE
 eth0       2      tcx   attached
 veth-pod   -      -     NOT ATTACHED: no such interface; waiting for it
 
-AGENT          STATE  LAST ECHO  ROUND TRIP  UPLINK  MTU
-10.0.0.9:6181  alive  0.4 s ago  0.21 ms     eth0    1500
+AGENT          STATE  BY      LAST ECHO  ROUND TRIP  WAITING                   UPLINK
+10.0.0.9:6181  alive  stream  0.4 s ago  0.21 ms     3.0 MiB, 2 % of the ring  eth0
 
 SERVICE sentiment  id 101, version v12, *:8000
   mirror       on (by file), to 10.0.0.9:6181
@@ -121,6 +135,15 @@ SERVICE sentiment  id 101, version v12, *:8000
 cost of our programs: p50 448 ns, p99 1024 ns a packet (one run in 1,024 timed: 39)
 ";
     assert_eq!(status().to_string(), expected);
+}
+
+#[test]
+fn clear_text_is_said() {
+    let mut status = status();
+    status.services[0].mirror.as_mut().unwrap().insecure = true;
+    let shown = status.to_string();
+    let line = "to 10.0.0.9:6181, in CLEAR TEXT to whoever is there (`insecure`)\n";
+    assert!(shown.contains(line), "{shown}");
 }
 
 #[test]

@@ -1,108 +1,174 @@
-//! One agent as the daemon sees it: whether it answers, and by which way.
+//! One agent as the daemon sees it: whether it answers, and by which way copies go there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mirror_common::policy::{self, agent_state};
-use mirror_common::tunnel::{self, Datagram, Inner};
-use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use mirror_common::policy::{self, agent_state, transport};
 
+use super::sender::{Failure, What};
 use super::way::{NoWay, Way};
+use crate::config::{AgentAddress, Mirror};
+use crate::dataplane::Ring;
 use crate::tap_report::TapReport;
+use crate::transport::frame::Transport;
+use crate::transport::keys::PublicKey;
 
-/// An agent that leaves control packets unanswered for this long is dead. It is asked once a second,
-/// and looked at twice: copying stops within 3 s, and one lost answer does not stop it.
+/// An agent that leaves reports unanswered for this long does not answer. It is asked once a second
+/// while anything is copied, and looked at twice: a copy of the kernel's stops within 3 s, and one late
+/// answer does not stop it.
 const SILENCE: Duration = Duration::from_millis(1_400);
-
-/// How long the daemon's loop waits for room in the queue of a control packet's socket.
-const SENDING: Duration = Duration::from_millis(20);
 
 /// How long the mirror yields after the uplink has dropped packets.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// An echo, as its socket's reader passes it on.
-#[derive(Debug)]
-pub(super) struct Echo {
-    /// Whose.
-    pub(super) agent: SocketAddr,
-    /// When the control packet was sent, on the monotonic clock, in nanoseconds.
-    pub(super) sent_at_ns: u64,
+/// How an agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    /// Its name or address.
+    pub(super) address: AgentAddress,
+    /// What it is known by; nothing = it is spoken to in clear text.
+    pub(super) key: Option<PublicKey>,
+    /// How copies travel.
+    pub(super) transport: Transport,
+}
+
+impl Access {
+    /// What a service's mirror says.
+    pub(super) fn of(mirror: &Mirror) -> Self {
+        Self {
+            address: mirror.agent.clone(),
+            key: mirror.agent_key.filter(|_| !mirror.insecure),
+            transport: mirror.transport,
+        }
+    }
+
+    /// Tells agents apart in the maps: a restarted daemon finds by it which ring is whose.
+    pub(super) fn id(&self) -> u64 {
+        use std::hash::{Hash as _, Hasher as _};
+
+        let mut hasher = siphasher::sip::SipHasher13::new();
+        (self.address.to_string(), self.transport.label()).hash(&mut hasher);
+        hasher.finish().max(1)
+    }
+}
+
+/// The connection to an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// There is none yet, or no more.
+    Down {
+        /// Why, as far as that is known.
+        why: Option<String>,
+    },
+    /// The agent has said welcome.
+    Up {
+        /// Where it is.
+        peer: SocketAddr,
+        /// What it calls this node.
+        name: String,
+    },
 }
 
 /// One agent.
 #[derive(Debug)]
 pub(super) struct Agent {
-    /// Its tunnel end.
-    pub(super) address: SocketAddr,
+    /// How it is reached.
+    pub(super) access: Access,
     /// Its number in the maps.
     pub(super) number: u32,
+    /// Copies that wait for it; nothing where the kernel sends by itself.
+    pub(super) ring: Option<Arc<Ring>>,
+    /// What datagrams are signed with.
+    pub(super) mac_key: [u64; 2],
+    /// The connection to it.
+    pub(super) connection: Connection,
+    /// Where it was reached last.
+    pub(super) peer: Option<SocketAddr>,
     /// The way there.
     pub(super) way: Result<Way, NoWay>,
     /// Whether the uplink's program is attached.
     pub(super) attached: bool,
-    /// From a control packet to its echo.
+    /// From a report to its echo.
     pub(super) round_trip: Option<Duration>,
     /// The last thing that went wrong.
     pub(super) error: Option<String>,
-    socket: Option<Socket>,
+    /// Connections that it welcomed.
+    pub(super) connections: u64,
+    /// Attempts at which it showed another key than the config trusts.
+    pub(super) other_keys: u64,
+    /// This tap's number there.
+    tap: u32,
+    /// What it was told last.
+    told: Option<TapReport>,
     last_echo: Option<Instant>,
-    /// When the first control packet was sent that nothing has answered.
+    /// Whether it has answered a report over this connection: it then knows what copies are signed with.
+    answered: bool,
+    /// When the first report was sent that nothing has answered.
     asked: Option<Instant>,
     paused_until: Option<Instant>,
     drops: Option<(u32, u64)>,
+    /// When it was first wanted.
+    since: Instant,
     /// What the log said of it last: whether it answers.
     said: Option<bool>,
 }
 
-#[derive(Debug)]
-struct Socket {
-    local: IpAddr,
-    socket: Arc<UdpSocket>,
-    reader: AbortHandle,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
 impl Agent {
     /// An agent that has not been heard of.
-    pub(super) fn new(address: SocketAddr, number: u32) -> Self {
+    pub(super) fn new(access: Access, number: u32, ring: Option<Arc<Ring>>) -> Self {
+        let [a, b] = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|uuid| uuid.as_u64_pair());
         Self {
-            address,
             number,
-            way: Err(NoWay::NoRoute(address.ip())),
+            ring,
+            // Version and variant of a UUID are fixed; what is left over is random.
+            mac_key: [a.0 ^ b.1.rotate_left(32), a.1 ^ b.0.rotate_left(32)],
+            connection: Connection::Down { why: None },
+            peer: access.address.socket(),
+            way: Err(NoWay::Unresolved(access.address.to_string())),
             attached: false,
             round_trip: None,
             error: None,
-            socket: None,
+            connections: 0,
+            other_keys: 0,
+            tap: 0,
+            told: None,
             last_echo: None,
+            answered: false,
             asked: None,
             paused_until: None,
             drops: None,
+            since: Instant::now(),
             said: None,
+            access,
         }
+    }
+
+    /// Whether the kernel sends copies by itself.
+    pub(super) fn is_geneve(&self) -> bool {
+        self.access.transport == Transport::Geneve
     }
 
     /// Whether it answers when it is asked: a daemon that was kept from asking knows nothing new.
     pub(super) fn alive(&self, now: Instant) -> bool {
+        let up = matches!(self.connection, Connection::Up { .. });
+        up && self.answered && !self.overdue(now)
+    }
+
+    fn overdue(&self, now: Instant) -> bool {
         let silent = |at: Instant| now.duration_since(at) > SILENCE;
-        self.last_echo.is_some() && !self.asked.is_some_and(silent)
+        self.asked.is_some_and(silent)
+    }
+
+    /// Whether it is known by now whether it answers.
+    pub(super) fn is_known(&self, now: Instant) -> bool {
+        self.alive(now) || now.duration_since(self.since) > 2 * SILENCE
     }
 
     /// Whether it answers, where that is known and the log has not said so yet.
     pub(super) fn news(&mut self, now: Instant) -> Option<bool> {
         let alive = self.alive(now);
-        let known = alive
-            || self
-                .asked
-                .is_some_and(|at| now.duration_since(at) > SILENCE);
-        let news = Some(alive).filter(|_| known && self.said != Some(alive));
+        let news = Some(alive).filter(|_| self.is_known(now) && self.said != Some(alive));
         self.said = news.or(self.said);
         news
     }
@@ -117,22 +183,67 @@ impl Agent {
         self.paused_until.is_some_and(|until| now < until)
     }
 
-    /// It has answered.
-    pub(super) fn answered(&mut self, echo: &Echo, now: Instant, now_ns: u64) {
-        self.last_echo = Some(now);
+    /// Why there is no connection, or what else is wrong.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match &self.connection {
+            Connection::Down { why } => {
+                let why = why.clone();
+                Some(why.unwrap_or_else(|| "not reached yet".to_owned()))
+            }
+            Connection::Up { .. } => self.error.clone(),
+        }
+    }
+
+    /// Something has happened to the connection.
+    pub(super) fn on_event(&mut self, what: What, now: Instant, now_ns: u64) {
+        match what {
+            What::Connected { peer, name, tap } => {
+                self.peer = Some(peer);
+                self.tap = tap;
+                self.connections += 1;
+                self.connection = Connection::Up { peer, name };
+                self.answered = false;
+                (self.error, self.asked, self.told) = (None, None, None);
+            }
+            What::Lost { why } => {
+                tracing::info!(agent = %self.access.address, why, "connection to the agent lost");
+                self.connection = Connection::Down { why: Some(why) };
+                self.asked = None;
+            }
+            What::Failed(failure) => self.on_failure(&failure),
+            What::Echo { sent_at_ns } => {
+                self.last_echo = Some(now);
+                self.answered = true;
+                self.asked = None;
+                self.round_trip = Some(Duration::from_nanos(now_ns.saturating_sub(sent_at_ns)));
+                self.error = None;
+            }
+        }
+    }
+
+    fn on_failure(&mut self, failure: &Failure) {
+        let why = Some(failure.to_string());
+        let is_news = !matches!(&self.connection, Connection::Down { why: known } if *known == why);
+        if let Failure::OtherKey { .. } = failure {
+            self.other_keys += 1;
+            if is_news {
+                tracing::error!(agent = %self.access.address, "agent shows another key; nothing is sent to it: {failure}");
+            }
+        }
+        self.connection = Connection::Down { why };
         self.asked = None;
-        self.round_trip = Some(Duration::from_nanos(now_ns.saturating_sub(echo.sent_at_ns)));
-        self.error = None;
     }
 
     /// Takes note of the way there, and of what its uplink has dropped: more than before pauses the
     /// mirror.
     pub(super) fn goes(&mut self, way: Result<Way, NoWay>, now: Instant) {
         match &way {
+            // TCP slows down by itself where packets are dropped.
+            Ok(_) if !self.is_geneve() => {}
             Ok(Way { link, dropped, .. }) => self.watch_drops(link.index, *dropped, now),
             Err(why) => {
                 if self.way.as_ref().err() != Some(why) {
-                    tracing::warn!(agent = %self.address, "{why}");
+                    tracing::warn!(agent = %self.access.address, "{why}");
                 }
                 // What an uplink drops while it is down, or leads nowhere, is no sign of too much
                 // traffic.
@@ -149,7 +260,7 @@ impl Agent {
         {
             if !self.paused(now) {
                 let packets = dropped - before;
-                tracing::warn!(agent = %self.address, packets, "the uplink drops packets: mirroring pauses");
+                tracing::warn!(agent = %self.access.address, packets, "uplink drops packets; mirroring paused");
             }
             self.paused_until = Some(now + PAUSE);
         }
@@ -158,7 +269,17 @@ impl Agent {
 
     /// What the programs should know of it; nothing without a way.
     pub(super) fn policy(&self, now: Instant) -> Option<policy::Agent> {
-        let way = self.way.as_ref().ok()?;
+        let id = self.access.id();
+        if !self.is_geneve() {
+            // Whether it answers or not: copies wait in the ring.
+            return self.ring.as_ref().map(|_| policy::Agent {
+                state: agent_state::ALIVE,
+                transport: transport::STREAM,
+                id,
+                ..policy::Agent::default()
+            });
+        }
+        let (way, peer) = (self.way.as_ref().ok()?, self.peer?);
         let alive = if self.attached && self.alive(now) {
             agent_state::ALIVE
         } else {
@@ -173,94 +294,36 @@ impl Agent {
             ifindex: way.link.index,
             state: alive | paused,
             local: way.local.into(),
-            remote: self.address.ip().into(),
-            port: u32::from(self.address.port()),
+            remote: peer.ip().into(),
+            port: u32::from(peer.port()),
             mtu: way.mtu,
-            ipv6: u32::from(self.address.is_ipv6()),
+            ipv6: u32::from(peer.is_ipv6()),
             ethernet: u32::from(way.link.ethernet),
             macs: way.macs(),
-            transport: policy::transport::GENEVE,
-            id: 0,
+            transport: transport::GENEVE,
+            id,
+            mac_key: self.mac_key,
+            tap: self.tap,
+            pad: 0,
         })
     }
 
-    /// Sends a control packet, through the way that copies take.
-    pub(super) async fn ask(&mut self, report: &TapReport, echoes: &mpsc::Sender<Echo>) {
+    /// Whether it should be told this: it is always, unless nothing has changed since the last report and
+    /// that was answered. Nobody is woken on an idle node.
+    pub(super) fn should_hear(&mut self, report: &TapReport) -> bool {
+        if !matches!(self.connection, Connection::Up { .. }) {
+            return false;
+        }
+        let same = self
+            .told
+            .as_ref()
+            .is_some_and(|told| told.says_the_same(report));
+        if same && self.asked.is_none() && !self.is_geneve() {
+            return false;
+        }
+        self.told = Some(report.clone());
         self.asked.get_or_insert_with(Instant::now);
-        let asked = tokio::time::timeout(SENDING, self.try_ask(report, echoes)).await;
-        self.error = match asked {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("the uplink takes no packets".to_owned()),
-        };
-    }
-
-    async fn try_ask(
-        &mut self,
-        report: &TapReport,
-        echoes: &mpsc::Sender<Echo>,
-    ) -> std::io::Result<()> {
-        let local = self.way.as_ref().ok().map(|way| way.local);
-        if self.socket.as_ref().map(|socket| socket.local) != local {
-            self.socket = None;
-        }
-        let socket = match &self.socket {
-            Some(socket) => Arc::clone(&socket.socket),
-            // Even without a way: what is sent makes the kernel look for the next hop.
-            None => self.open(local, echoes).await?,
-        };
-        for datagram in report.datagrams() {
-            socket.send(&datagram).await?;
-        }
-        Ok(())
-    }
-
-    async fn open(
-        &mut self,
-        local: Option<IpAddr>,
-        echoes: &mpsc::Sender<Echo>,
-    ) -> std::io::Result<Arc<UdpSocket>> {
-        let any: IpAddr = if self.address.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        let socket = Arc::new(UdpSocket::bind((local.unwrap_or(any), 0)).await?);
-        socket.connect(self.address).await?;
-        if let Some(local) = local {
-            let reader = tokio::spawn(read(Arc::clone(&socket), self.address, echoes.clone()));
-            self.socket = Some(Socket {
-                local,
-                socket: Arc::clone(&socket),
-                reader: reader.abort_handle(),
-            });
-        }
-        Ok(socket)
-    }
-}
-
-/// Passes echoes on. The socket is connected: nobody but the agent can answer.
-async fn read(socket: Arc<UdpSocket>, agent: SocketAddr, echoes: mpsc::Sender<Echo>) {
-    let mut buffer = vec![0; 2048];
-    loop {
-        match socket.recv(&mut buffer).await {
-            Ok(length) => {
-                if let Ok(Datagram::Geneve { header, .. }) = tunnel::decode(&buffer[..length])
-                    && header.inner == Inner::Control
-                    && echoes
-                        .send(Echo {
-                            agent,
-                            sent_at_ns: header.meta.time_ns,
-                        })
-                        .await
-                        .is_err()
-                {
-                    return;
-                }
-            }
-            // "Connection refused": nobody listens there. The next control packet asks again.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
+        true
     }
 }
 
@@ -270,8 +333,13 @@ mod tests {
     use super::*;
     use crate::netlink::Link;
 
-    fn agent() -> Agent {
-        let mut agent = Agent::new("10.0.0.9:6181".parse().unwrap(), 3);
+    fn agent(transport: Transport) -> Agent {
+        let access = Access {
+            address: "10.0.0.9:6181".parse().unwrap(),
+            key: None,
+            transport,
+        };
+        let mut agent = Agent::new(access, 3, None);
         let link = Link {
             name: "eth0".into(),
             index: 7,
@@ -291,19 +359,24 @@ mod tests {
         agent
     }
 
+    fn connected() -> What {
+        What::Connected {
+            peer: "10.0.0.9:6181".parse().unwrap(),
+            name: "node".into(),
+            tap: 1,
+        }
+    }
+
     #[test]
-    fn an_agent_is_alive_while_it_answers() {
-        let mut agent = agent();
+    fn an_agent_is_alive_while_it_is_connected_and_answers() {
+        let mut agent = agent(Transport::Geneve);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let state = |agent: &Agent, ms| agent.policy(at(ms)).unwrap().state;
         assert_eq!(state(&agent, 0), 0);
-        let echo = Echo {
-            agent: agent.address,
-            sent_at_ns: 1_000,
-        };
-        agent.answered(&echo, start, 3_000);
-        assert_eq!(agent.round_trip, Some(Duration::from_nanos(2_000)));
+        agent.on_event(connected(), start, 0);
+        assert_eq!(state(&agent, 0), 0, "it may not know the key yet");
+        agent.on_event(What::Echo { sent_at_ns: 0 }, start, 0);
         assert_eq!(
             state(&agent, 60_000),
             agent_state::ALIVE,
@@ -314,7 +387,8 @@ mod tests {
             (state(&agent, 2_400), state(&agent, 2_401)),
             (agent_state::ALIVE, 0)
         );
-        agent.answered(&echo, at(3_000), 3_000);
+        agent.on_event(What::Echo { sent_at_ns: 1_000 }, at(3_000), 3_000);
+        assert_eq!(agent.round_trip, Some(Duration::from_nanos(2_000)));
         assert_eq!(state(&agent, 3_000), agent_state::ALIVE);
         agent.attached = false;
         assert_eq!(
@@ -322,31 +396,30 @@ mod tests {
             0,
             "without its uplink's program no clone may be sent"
         );
+        agent.attached = true;
+        agent.on_event(What::Lost { why: "gone".into() }, at(3_000), 3_000);
+        assert_eq!(state(&agent, 3_000), 0);
     }
 
     #[test]
     fn the_log_says_once_whether_it_answers() {
-        let mut agent = agent();
-        let start = Instant::now();
-        let mut check = |ms, echoed, asked: Option<u64>, expected| {
-            let now = start + Duration::from_millis(ms);
-            if echoed {
-                agent.last_echo = Some(now);
-            }
-            agent.asked = asked.map(|ms| start + Duration::from_millis(ms));
-            assert_eq!(agent.news(now), expected, "after {ms} ms");
-        };
-        check(0, false, Some(0), None);
-        check(1_500, false, Some(0), Some(false));
-        check(2_000, false, Some(0), None);
-        check(3_000, true, None, Some(true));
-        check(4_000, true, Some(4_000), None);
-        check(9_000, false, Some(5_000), Some(false));
+        let mut agent = agent(Transport::Stream);
+        let start = agent.since;
+        let news = |agent: &mut Agent, ms| agent.news(start + Duration::from_millis(ms));
+        assert_eq!(news(&mut agent, 0), None);
+        assert_eq!(news(&mut agent, 3_000), Some(false));
+        assert_eq!(news(&mut agent, 4_000), None);
+        agent.on_event(connected(), start, 0);
+        agent.on_event(What::Echo { sent_at_ns: 0 }, start, 0);
+        assert_eq!(news(&mut agent, 5_000), Some(true));
+        assert_eq!(news(&mut agent, 6_000), None);
+        agent.asked = Some(start + Duration::from_millis(6_000));
+        assert_eq!(news(&mut agent, 9_000), Some(false));
     }
 
     #[test]
     fn a_dropping_uplink_pauses_the_mirror() {
-        let mut agent = agent();
+        let mut agent = agent(Transport::Geneve);
         let start = Instant::now();
         let way = agent.way.clone().unwrap();
         let by = |uplink: u32, dropped| {
@@ -370,7 +443,7 @@ mod tests {
 
     #[test]
     fn the_way_is_written_for_the_programs() {
-        let policy = agent().policy(Instant::now()).unwrap();
+        let policy = agent(Transport::Geneve).policy(Instant::now()).unwrap();
         assert_eq!(
             (policy.ifindex, policy.mtu, policy.ipv6, policy.ethernet),
             (7, 1400, 0, 1)
@@ -381,5 +454,33 @@ mod tests {
             .flat_map(|word| word.to_ne_bytes())
             .collect();
         assert_eq!(macs, [1, 2, 3, 4, 5, 6, 9, 9, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn copies_wait_for_an_agent_that_is_away() {
+        let mut agent = agent(Transport::Stream);
+        assert_eq!(agent.policy(Instant::now()), None, "there is no ring");
+        agent.ring = Some(Arc::new(Ring::of_memory(1)));
+        let policy = agent.policy(Instant::now()).unwrap();
+        assert_eq!(
+            (policy.state, policy.transport),
+            (agent_state::ALIVE, transport::STREAM)
+        );
+    }
+
+    #[test]
+    fn an_idle_agent_is_left_alone() {
+        let mut agent = agent(Transport::Stream);
+        let mut report = TapReport::default();
+        assert!(!agent.should_hear(&report), "it is not connected");
+        agent.on_event(connected(), Instant::now(), 0);
+        assert!(agent.should_hear(&report));
+        report.number += 1;
+        assert!(agent.should_hear(&report), "nothing has answered yet");
+        agent.on_event(What::Echo { sent_at_ns: 0 }, Instant::now(), 0);
+        report.number += 1;
+        assert!(!agent.should_hear(&report));
+        report.cpus.push(crate::tap_report::CpuSent::default());
+        assert!(agent.should_hear(&report));
     }
 }

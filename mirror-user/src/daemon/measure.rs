@@ -77,7 +77,7 @@ impl Daemon {
             if escaped == 0 {
                 continue;
             }
-            tracing::error!(agent = %agent.address, escaped, "copies left without their tunnel headers: attaching anew");
+            tracing::error!(agent = %agent.access.address, escaped, "copies left without their tunnel headers; attaching anew");
             let renewed = match &agent.way {
                 Ok(way) => self.attachments.renew(&mut shared.plane, way),
                 Err(_) => Ok(()),
@@ -89,28 +89,19 @@ impl Daemon {
         }
     }
 
-    /// Sends every agent its control packet.
-    pub(super) async fn ask(&mut self) {
+    /// Reports to every agent what was sent to it.
+    pub(super) fn report(&mut self) {
         self.reports += 1;
-        let mut reports = Vec::new();
-        {
-            let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            for agent in self.agents.values() {
-                let services = self.services.iter();
-                let its = services.filter(|service| service.agent() == Some(agent.address));
-                let (number, plane) = (self.reports, &shared.plane);
-                reports.push(services::report(
-                    plane,
-                    &self.tap,
-                    number,
-                    agent.number,
-                    its,
-                ));
-            }
-        }
-        for (agent, report) in self.agents.values_mut().zip(reports) {
-            match report {
-                Ok(report) => agent.ask(&report, &self.echoes).await,
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for agent in self.agents.values_mut() {
+            let services = self.services.iter();
+            let its = services.filter(|service| service.agent() == Some(&agent.access.address));
+            let (number, plane) = (self.reports, &shared.plane);
+            match services::report(plane, &self.tap, number, agent.number, its) {
+                Ok(report) if agent.should_hear(&report) => {
+                    self.sender.report(agent.number, &report)
+                }
+                Ok(_) => {}
                 Err(error) => agent.error = Some(error.to_string()),
             }
         }

@@ -2,7 +2,7 @@
 //! watched, and answers for it all.
 //!
 //! One loop owns everything and waits for nobody. What waits is a task, and reports to the loop:
-//! [`network`] for the kernel's view of the network, [`agents`] for echoes, `control` for commands.
+//! [`network`] for the kernel's view of the network, [`sender`] for agents, `control` for commands.
 //! What is decided is decided by pure functions ([`rules`], [`budget`], [`numbers`],
 //! [`attachments::wanted`]); [`Daemon::settle`] is where decisions become hooks and maps.
 
@@ -17,6 +17,7 @@ mod concentration;
 pub(crate) mod fixtures;
 mod health;
 mod heartbeat;
+mod keys;
 mod measure;
 mod milestones;
 mod network;
@@ -24,6 +25,7 @@ mod numbers;
 mod place;
 mod rollout;
 mod rules;
+mod sender;
 mod servers;
 mod services;
 mod status;
@@ -31,38 +33,41 @@ mod steering;
 mod takeover;
 mod way;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mirror_common::record::ring_size;
+use mirror_common::record::{SMALLEST_RING, ring_size};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, watch};
 
-use self::agents::{Agent, Echo};
+use self::agents::Agent;
 use self::attachments::Attachments;
 use self::canary::Drain;
 use self::concentration::census::Census;
 use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
+use self::keys::Keys;
 use self::milestones::Milestones;
 use self::network::{Interest, Look, View};
 use self::rollout::Rollouts;
+pub(crate) use self::sender::Figures;
+use self::sender::{Event, Pace, Sender, What};
 use self::servers::Versioned;
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
 use self::way::Way;
 use crate::admin;
-use crate::config::Node;
+use crate::config::{AgentAddress, Node};
 use crate::control;
-use crate::dataplane::{self, DataPlane, Mechanism, Sizes};
+use crate::dataplane::{self, DataPlane, Mechanism, Ring, Sizes};
 use crate::metrics;
 use crate::state::State;
+use crate::transport::frame::Transport;
 
 /// How often everything is looked after: an agent's death is to be noticed within 3 s.
 const TICK: Duration = Duration::from_millis(500);
@@ -98,7 +103,7 @@ pub async fn run(
         .with_context(|| format!("cannot listen at admin = \"{}\"", config.admin))?;
     let sizes = Sizes {
         connections: config.connections,
-        ring: ring_size(256 << 20, u64::from(dataplane::possible_cpus())),
+        ring: ring_size_of(&config),
     };
     let mut plane = DataPlane::load(&config.pin_dir, options.mechanism, sizes)?;
     let mut log = plane
@@ -133,14 +138,14 @@ pub async fn run(
                 if let Some(log) = &mut log {
                     log.flush();
                 }
-                daemon.look_after().await;
+                daemon.look_after();
             }
             changed = looked.changed() => {
                 changed.context("the watcher of the network has ended")?;
                 let look = looked.borrow_and_update().clone();
                 daemon.looked(look);
             }
-            Some(echo) = daemon.echoed.recv() => daemon.echoed(&echo),
+            Some(event) = daemon.happened.recv() => daemon.on_event(event),
             Some(attempt) = daemon.attempted.recv() => daemon.tried(attempt),
             _ = look.tick() => daemon.watch_rollouts(),
             Some(written) = daemon.rollouts.written.recv() => daemon.landed(written),
@@ -153,6 +158,21 @@ pub async fn run(
     control.abort();
     admin.abort();
     daemon.stop()
+}
+
+/// How large each ring is, of each CPU: `ring` is what all agents' rings may take together.
+pub(crate) fn ring_size_of(config: &Node) -> u32 {
+    let mirrors = config
+        .services
+        .iter()
+        .filter_map(|service| service.mirror.as_ref());
+    let streams = mirrors.filter(|mirror| mirror.transport == Transport::Stream);
+    let agents: BTreeSet<_> = streams.map(|mirror| &mirror.agent).collect();
+    let rings = agents.len() as u64 * u64::from(dataplane::possible_cpus());
+    match rings {
+        0 => SMALLEST_RING,
+        rings => ring_size(config.ring, rings),
+    }
 }
 
 /// Two daemons would write each other's rules: holds the pins until it is dropped, or the process
@@ -183,6 +203,10 @@ pub struct Shared {
     pub(crate) milestones: Milestones,
     /// What the servers of services with a canary use.
     pub(crate) servers: crate::servers::Watch<Versioned>,
+    /// What the sender has done.
+    pub(crate) sender: Arc<Figures>,
+    /// The agents' rings, in the order of `status`.
+    pub(crate) rings: Vec<Option<Arc<Ring>>>,
 }
 
 struct Daemon {
@@ -201,10 +225,12 @@ struct Daemon {
     /// What the maps say of themselves: their life and their hash key.
     tap: mirror_common::policy::Tap,
     services: Vec<Service>,
-    agents: BTreeMap<SocketAddr, Agent>,
-    /// What the agents' sockets pass on.
-    echoes: mpsc::Sender<Echo>,
-    echoed: mpsc::Receiver<Echo>,
+    agents: BTreeMap<AgentAddress, Agent>,
+    keys: Keys,
+    /// Keeps the connections to the agents, ...
+    sender: Sender,
+    /// ... and what becomes of them.
+    happened: mpsc::UnboundedReceiver<Event>,
     /// Canaries on other hosts, which are dialled now and then, ...
     health: Health,
     /// ... and what that came to.
@@ -250,7 +276,8 @@ impl Daemon {
         })?;
         let mechanism = plane.mechanism();
         let census = Census::start(plane.connection_reader()?)?;
-        let (echoes, echoed) = mpsc::channel(64);
+        let keys = Keys::read(&config)?;
+        let (sender, happened) = Sender::start(plane.sender_bell()?, Pace::of(&config))?;
         let (attempts, attempted) = mpsc::channel(64);
         let file = config;
         let rollouts = Rollouts::open(&file).context("the rollouts' records")?;
@@ -262,17 +289,20 @@ impl Daemon {
             numbers: Vec::new(),
             milestones: Milestones::default(),
             servers: crate::servers::Watch::start(servers::wanted(&config))?,
+            sender: sender.figures(),
+            rings: Vec::new(),
         };
         let mut daemon = Self {
             state,
             shared: Arc::new(Mutex::new(shared)),
+            sender,
             mechanism,
             started: Instant::now(),
             tap,
             services: Vec::new(),
             agents: BTreeMap::new(),
-            echoes,
-            echoed,
+            keys,
+            happened,
             health: Health::new(attempts),
             attempted,
             interest: watch::Sender::default(),
@@ -315,8 +345,8 @@ impl Daemon {
             interfaces: self.config.interfaces.clone(),
             hosts: self
                 .agents
-                .keys()
-                .copied()
+                .values()
+                .filter_map(|agent| agent.peer)
                 .chain(self.canaries_away())
                 .collect(),
         };
@@ -328,12 +358,12 @@ impl Daemon {
     }
 
     /// One turn. Once a second the agents are asked, and the last second is looked at.
-    async fn look_after(&mut self) {
+    fn look_after(&mut self) {
         self.ticks += 1;
         if self.ticks % 2 == 1 {
             self.measure();
             self.bring_back_escaped();
-            self.ask().await;
+            self.report();
         }
         if self.ticks % CENSUS == 1 {
             self.ask_census();
@@ -347,8 +377,9 @@ impl Daemon {
         match look {
             Some(Ok(view)) => {
                 let now = Instant::now();
-                for (address, way) in &view.ways {
-                    if let Some(agent) = self.agents.get_mut(address) {
+                for agent in self.agents.values_mut() {
+                    let way = agent.peer.and_then(|peer| view.ways.get(&peer));
+                    if let Some(way) = way {
                         agent.goes(way.clone().and_then(Way::resolved), now);
                     }
                 }
@@ -366,29 +397,65 @@ impl Daemon {
         self.settle();
     }
 
-    fn echoed(&mut self, echo: &Echo) {
-        let now = Instant::now();
-        let Some(agent) = self.agents.get_mut(&echo.agent) else {
-            return;
-        };
-        let was_alive = agent.alive(now);
-        agent.answered(echo, now, now_ns());
-        if !was_alive {
+    /// Something has happened to the connection to an agent.
+    fn on_event(&mut self, event: Event) {
+        let was_alive = self.is_alive(event.number);
+        let is_echo = matches!(event.what, What::Echo { .. });
+        let number = event.number;
+        self.take_event(event);
+        if !is_echo {
+            self.say_interest();
+        }
+        if !is_echo || was_alive != self.is_alive(number) {
             self.settle();
         }
     }
 
-    /// The log says when an agent falls silent, and when it is heard again.
-    fn tell_agents(&mut self) {
+    fn is_alive(&self, number: u32) -> bool {
+        let mut agents = self.agents.values();
+        let agent = agents.find(|agent| agent.number == number);
+        agent.is_some_and(|agent| agent.alive(Instant::now()))
+    }
+
+    fn take_event(&mut self, Event { number, what }: Event) {
+        let connected = matches!(what, What::Connected { .. });
+        let mut agents = self.agents.values_mut();
+        if let Some(agent) = agents.find(|agent| agent.number == number) {
+            agent.on_event(what, Instant::now(), now_ns());
+        }
+        if connected {
+            // Nothing is shipped before.
+            self.report();
+        }
+    }
+
+    /// The log says when an agent stops answering, and when it does again.
+    fn log_agents(&mut self) {
         let now = Instant::now();
         for agent in self.agents.values_mut() {
-            match agent.news(now) {
-                Some(true) => tracing::info!(agent = %agent.address, "answers"),
-                Some(false) => {
-                    let why = agent.error.as_deref().unwrap_or("no echo");
-                    tracing::warn!(agent = %agent.address, why, "does not answer: nothing is copied to it");
+            let name = agent.access.address.to_string();
+            match (agent.news(now), agent.is_geneve()) {
+                (Some(true), true) => {
+                    tracing::info!(agent = name, "agent reachable; mirroring resumed")
                 }
-                None => {}
+                (Some(true), false) => tracing::info!(agent = name, "agent reachable"),
+                (Some(false), is_geneve) => {
+                    let why = agent.trouble();
+                    let why = why.as_deref().unwrap_or("no answer");
+                    match is_geneve {
+                        true => tracing::warn!(
+                            agent = name,
+                            why,
+                            "agent unreachable; mirroring suspended"
+                        ),
+                        false => tracing::warn!(
+                            agent = name,
+                            why,
+                            "agent unreachable; copies wait in the ring"
+                        ),
+                    }
+                }
+                (None, _) => {}
             }
         }
     }
@@ -397,12 +464,10 @@ impl Daemon {
     fn settle(&mut self) {
         // Whoever was held up has heard nobody: what came meanwhile counts before anybody is called
         // silent.
-        while let Ok(echo) = self.echoed.try_recv() {
-            if let Some(agent) = self.agents.get_mut(&echo.agent) {
-                agent.answered(&echo, Instant::now(), now_ns());
-            }
+        while let Ok(event) = self.happened.try_recv() {
+            self.take_event(event);
         }
-        self.tell_agents();
+        self.log_agents();
         self.watch_canaries();
         self.attach();
         self.write_rules();
@@ -421,10 +486,8 @@ impl Daemon {
 
     /// Makes the attachments what they should be.
     fn attach(&mut self) {
-        let ways = self
-            .agents
-            .values()
-            .filter_map(|agent| agent.way.as_ref().ok());
+        let geneve = self.agents.values().filter(|agent| agent.is_geneve());
+        let ways = geneve.filter_map(|agent| agent.way.as_ref().ok());
         let wanted = match &self.view {
             _ if self.state.overrides().is_off() => attachments::Wanted::new(),
             Some(view) => {
@@ -446,17 +509,12 @@ impl Daemon {
     fn write_rules(&mut self) {
         let steered = self.write_steering();
         let Some(view) = &self.view else { return };
-        let numbers: HashMap<SocketAddr, u32> = self
-            .agents
-            .values()
-            .map(|agent| (agent.address, agent.number))
-            .collect();
         let rule = |service| {
             let budget = Service::budget(service, &self.agents);
-            service.rule(self.state.overrides(), &numbers, budget)
+            service.rule(self.state.overrides(), &self.agents, budget, [0.0; 2])
         };
         let rules: Vec<rules::Rule<'_>> = self.services.iter().map(rule).collect();
-        let agents = numbers.keys().copied();
+        let agents = self.agents.values().filter_map(|agent| agent.peer);
         let endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let written = steered
@@ -498,7 +556,7 @@ impl Daemon {
 /// Writes the ways to the agents. Where there is none right now the old one stays, but is not alive.
 fn write_ways(
     plane: &mut DataPlane,
-    agents: &BTreeMap<SocketAddr, Agent>,
+    agents: &BTreeMap<AgentAddress, Agent>,
 ) -> Result<(), dataplane::Error> {
     let now = Instant::now();
     let old = plane.agents()?;

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use mirror_common::flow::Endpoint;
@@ -66,11 +65,10 @@ pub(super) fn rows_in(rules: &HashMap<Endpoint, policy::Service>) -> HashMap<u32
     named.map(|service| (service.id, service.index)).collect()
 }
 
-/// The numbers that the ways of an earlier life have, by the agent's address.
-pub(super) fn numbers_in(ways: &HashMap<u32, policy::Agent>) -> HashMap<SocketAddr, u32> {
-    let address = |agent: &policy::Agent| SocketAddr::new(agent.remote.into(), agent.port as u16);
+/// The numbers that the ways of an earlier life have, by the agent's id.
+pub(super) fn numbers_in(ways: &HashMap<u32, policy::Agent>) -> HashMap<u64, u32> {
     ways.iter()
-        .map(|(number, agent)| (address(agent), *number))
+        .map(|(number, agent)| (agent.id, *number))
         .collect()
 }
 

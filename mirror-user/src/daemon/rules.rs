@@ -32,6 +32,8 @@ pub(super) struct Rule<'a> {
     pub(super) sample: f64,
     /// Limit in bytes per second.
     pub(super) budget: Option<u64>,
+    /// The shares of stable's and of the canary's connections that the daemon itself reads.
+    pub(super) look: [f64; 2],
 }
 
 impl Rule<'_> {
@@ -50,6 +52,7 @@ impl Rule<'_> {
             byte_cost: self.budget.map_or(0, byte_cost),
             burst_ns: BURST_NS,
             here: here.into(),
+            look: self.look.map(threshold),
         }
     }
 }
@@ -136,6 +139,7 @@ mod tests {
             arms: &[Arm::Stable],
             sample: 0.5,
             budget: None,
+            look: [0.0; 2],
         };
         let rules = [rule(&named[..], 2), rule(&any[..], 1)];
         let local: Vec<IpAddr> = ["127.0.0.1", "10.0.0.5", "::1"]

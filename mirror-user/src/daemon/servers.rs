@@ -57,7 +57,7 @@ mod tests {
             [[service]]\nname = \"a\"\nid = 1\naddresses = [\"*:80\", \"10.0.0.5:90\"]\n\
             stable.version = \"v1\"\ncanary.version = \"v2\"\ncanary.address = \"10.0.0.5:81\"\n\
             [[service]]\nname = \"b\"\nid = 2\naddresses = [\"*:82\"]";
-        let config = crate::config::node(text, &|_| unreachable!()).unwrap();
+        let config = crate::config::node(text).unwrap();
         let found: Vec<String> = wanted(&config)
             .into_iter()
             .map(|(server, addresses)| {

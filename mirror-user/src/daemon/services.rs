@@ -1,7 +1,6 @@
 //! One service as the daemon sees it: how much of it is copied, and how much should be.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mirror_common::counters::Counters;
@@ -12,7 +11,7 @@ use mirror_common::verdict::Reason;
 use super::agents::Agent;
 use super::budget::{Load, next_limit};
 use super::rules::Rule;
-use crate::config::{self, Directions};
+use crate::config::{self, AgentAddress, Directions};
 use crate::dataplane::{self, DataPlane};
 use crate::state::{Effective, Overrides};
 use crate::tap_report::{CpuSent, Mirrored, ServiceReport, TapReport};
@@ -57,8 +56,8 @@ impl Service {
     }
 
     /// Where its copies go.
-    pub(super) fn agent(&self) -> Option<SocketAddr> {
-        self.config.mirror.as_ref().map(|mirror| mirror.agent)
+    pub(super) fn agent(&self) -> Option<&AgentAddress> {
+        self.config.mirror.as_ref().map(|mirror| &mirror.agent)
     }
 
     /// What file and command line want, together.
@@ -72,7 +71,7 @@ impl Service {
     }
 
     /// Its limit in bytes per second: the config's, or a tenth of the uplink's speed.
-    pub(super) fn budget(&self, agents: &BTreeMap<SocketAddr, Agent>) -> Option<u64> {
+    pub(super) fn budget(&self, agents: &BTreeMap<AgentAddress, Agent>) -> Option<u64> {
         let mirror = self.config.mirror.as_ref()?;
         if mirror.max_bytes_per_second.is_some() {
             return mirror.max_bytes_per_second;
@@ -126,12 +125,14 @@ impl Service {
     pub(super) fn rule(
         &self,
         overrides: &Overrides,
-        numbers: &HashMap<SocketAddr, u32>,
+        agents: &BTreeMap<AgentAddress, Agent>,
         budget: Option<u64>,
+        look: [f64; 2],
     ) -> Rule<'_> {
         let wanted = self.wanted(overrides);
         let directions = self.config.mirror.as_ref().map(|mirror| mirror.directions);
-        let number = self.agent().and_then(|agent| numbers.get(&agent).copied());
+        let agent = self.agent().and_then(|agent| agents.get(agent));
+        let number = agent.map(|agent| agent.number);
         Rule {
             addresses: &self.config.addresses,
             row: self.row,
@@ -145,6 +146,7 @@ impl Service {
                 .map_or(&[], |mirror| &mirror.arms),
             sample: self.sample.min(wanted.sample),
             budget,
+            look,
         }
     }
 }
@@ -158,7 +160,7 @@ pub(super) fn counters(
     plane.counters(row * 2 + direction as u32)
 }
 
-/// The control packet for one agent.
+/// What one agent is told.
 pub(super) fn report<'a>(
     plane: &DataPlane,
     tap: &Tap,

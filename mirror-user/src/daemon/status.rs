@@ -7,13 +7,14 @@ use mirror_common::ABI_VERSION;
 use mirror_common::tunnel::Direction;
 use mirror_common::verdict::Reason;
 
+use super::agents::Connection;
 use super::attachments::Attachment;
 use super::{Daemon, Shared, arms, concentration, place};
 use crate::admin::Readiness;
 use crate::config::{ServiceAddress, XdpHook};
 use crate::control::{
     self, Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply,
-    RunTimes, Sample, Status,
+    RingState, RunTimes, Sample, Status,
 };
 use crate::dataplane;
 use crate::state::{Change, Overrides};
@@ -153,6 +154,11 @@ impl Daemon {
         }
         shared.rows = rows;
         shared.numbers = self.agents.values().map(|agent| agent.number).collect();
+        shared.rings = self
+            .agents
+            .values()
+            .map(|agent| agent.ring.clone())
+            .collect();
         shared.status = status;
     }
 
@@ -204,7 +210,8 @@ impl Daemon {
             mirror: service.config.mirror.as_ref().map(|mirror| MirrorState {
                 on: wanted.on,
                 from: wanted.from,
-                agent: mirror.agent,
+                agent: mirror.agent.clone(),
+                insecure: mirror.insecure,
                 sample: Sample {
                     configured: mirror.sample,
                     set: wanted.sample_set,
@@ -256,21 +263,40 @@ impl Daemon {
 
 fn describe(agent: &super::Agent, now: Instant) -> Agent {
     let way = agent.way.as_ref();
+    let is_geneve = agent.is_geneve();
+    let (attached, name) = (
+        agent.attached || !is_geneve,
+        match &agent.connection {
+            Connection::Up { name, .. } => Some(name.clone()),
+            Connection::Down { .. } => None,
+        },
+    );
+    let no_way = way.err().filter(|_| is_geneve);
     Agent {
-        address: agent.address,
-        alive: agent.alive(now) && agent.attached,
+        address: agent.access.address.clone(),
+        peer: agent.peer,
+        transport: agent.access.transport,
+        insecure: agent.access.key.is_none(),
+        known_as: name,
+        alive: agent.alive(now) && attached,
+        connections: agent.connections,
+        other_keys: agent.other_keys,
+        ring: agent.ring.as_ref().map(|ring| RingState {
+            size_bytes: ring.size() * u64::from(ring.cpus()),
+            held_bytes: ring.held(),
+            fullness: ring.fullness(),
+        }),
         last_echo_seconds: agent.silence(now).map(|silence| silence.as_secs_f64()),
         round_trip_seconds: agent.round_trip.map(|round_trip| round_trip.as_secs_f64()),
         uplink: way.ok().map(|way| way.link.name.clone()),
-        mtu: way.ok().map(|way| way.mtu),
+        mtu: way.ok().map(|way| way.mtu).filter(|_| is_geneve),
         paused: agent
             .paused(now)
             .then(|| "the uplink dropped packets".to_owned()),
-        error: way
-            .err()
-            .map(ToString::to_string)
-            .or_else(|| agent.error.clone())
-            .or_else(|| (!agent.attached).then(|| "nothing is attached to its uplink".to_owned())),
+        error: agent
+            .trouble()
+            .or_else(|| no_way.map(ToString::to_string))
+            .or_else(|| (!attached).then(|| "nothing is attached to its uplink".to_owned())),
     }
 }
 

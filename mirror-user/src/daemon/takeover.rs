@@ -2,16 +2,18 @@
 //! reload. What an earlier life left in the maps is taken over, so that nothing is counted twice or
 //! lost.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
+use mirror_common::policy::MAX_AGENTS;
 use mirror_common::steer::Steering;
 
 use super::Daemon;
-use super::agents::Agent;
+use super::agents::{Access, Agent};
 use super::numbers::{self, assign};
 use super::services::Service;
 use crate::dataplane::Error;
+use crate::transport::frame::Transport;
 
 impl Daemon {
     /// Makes services and agents those of the config.
@@ -21,32 +23,63 @@ impl Daemon {
     }
 
     fn take_over_agents(&mut self) -> Result<(), Error> {
-        let configs = &self.config.services;
-        let wanted: BTreeSet<SocketAddr> = configs
+        let mirrors = self
+            .config
+            .services
             .iter()
-            .filter_map(|service| Some(service.mirror.as_ref()?.agent))
+            .filter_map(|service| service.mirror.as_ref());
+        let wanted: BTreeMap<u64, Access> = mirrors
+            .map(Access::of)
+            .map(|access| (access.id(), access))
             .collect();
-        let mut shared = self.lock();
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = numbers::numbers_in(&shared.plane.agents()?);
-        known.extend(self.agents.iter().map(|(at, agent)| (*at, agent.number)));
-        let numbers = assign(wanted, &known, numbers::AGENTS);
+        known.extend(
+            self.agents
+                .values()
+                .map(|agent| (agent.access.id(), agent.number)),
+        );
+        let numbers = assign(wanted.keys().copied(), &known, numbers::AGENTS);
         for &number in &numbers.fresh {
+            // Of whoever had the number before: nobody else may get it.
+            shared.plane.remove_ring(number)?;
             shared.plane.clear_sent(number)?;
             shared.plane.forgive(number)?;
         }
-        drop(shared);
-        for agent in numbers.without {
-            tracing::error!(%agent, "more agents than fit: not mirrored");
+        for id in numbers.without {
+            let agent = &wanted[&id].address;
+            tracing::error!(%agent, "more agents than fit; not mirrored");
         }
         let mut old = std::mem::take(&mut self.agents);
-        let agents = numbers.of.into_iter().map(|(address, number)| {
-            let agent = old.remove(&address);
-            (
-                address,
-                agent.unwrap_or_else(|| Agent::new(address, number)),
-            )
-        });
-        self.agents = agents.collect();
+        for (id, number) in numbers.of {
+            let access = &wanted[&id];
+            let before = old.remove(&access.address);
+            let agent = match before {
+                Some(agent) if agent.access == *access => agent,
+                _ => {
+                    let ring = match access.transport {
+                        Transport::Stream => Some(Arc::new(shared.plane.ring(number)?)),
+                        Transport::Geneve => None,
+                    };
+                    let agent = Agent::new(access.clone(), number, ring);
+                    self.sender.connect(self.keys.target(&agent, self.tap.boot));
+                    agent
+                }
+            };
+            self.agents.insert(access.address.clone(), agent);
+        }
+        let numbers: Vec<u32> = self.agents.values().map(|agent| agent.number).collect();
+        for agent in old
+            .values()
+            .filter(|agent| !numbers.contains(&agent.number))
+        {
+            self.sender.disconnect(agent.number);
+        }
+        for number in shared.plane.ring_numbers() {
+            if number < MAX_AGENTS && !numbers.contains(&number) {
+                shared.plane.remove_ring(number)?;
+            }
+        }
         Ok(())
     }
 

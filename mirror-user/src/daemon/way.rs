@@ -50,6 +50,9 @@ impl Way {
 /// Why there is no way to a host right now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoWay {
+    /// It has a name, whose address is not known yet.
+    #[error("the address of {0} is not known yet")]
+    Unresolved(String),
     /// The routing table has none.
     #[error("no route to {0}")]
     NoRoute(IpAddr),

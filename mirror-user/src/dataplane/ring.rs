@@ -249,7 +249,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(16))]
 
         /// Whatever is written, read by stretches of whatever length, and released whenever: every
         /// record comes out once, whole, and in order.

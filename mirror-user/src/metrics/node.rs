@@ -5,6 +5,7 @@ mod canary;
 mod rollout;
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mirror_common::counters::Counters;
@@ -16,7 +17,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::daemon::Shared;
+use crate::daemon::{Figures, Shared};
 use crate::dataplane::Hook;
 
 /// Declares each family once: its name, type and help.
@@ -103,13 +104,29 @@ families! {
     SAMPLE = GAUGE "modelmirror_mirror_sample_ratio",
     /// Mirror budget in bytes per second, headers included.
     BUDGET = GAUGE "modelmirror_mirror_budget_bytes",
-    /// Copies handed to the uplink for an agent, by CPU.
+    /// Copies handed to the uplink, or put into the ring, for an agent, by CPU.
     SENT_PACKETS = COUNTER "modelmirror_tunnel_sent_packets_total",
-    /// TCP payload bytes of the copies handed to the uplink for an agent, by CPU.
+    /// TCP payload bytes of these copies, by CPU.
     SENT_BYTES = COUNTER "modelmirror_tunnel_sent_bytes_total",
-    /// Whether the agent answers control packets (1).
+    /// Bytes of the rings that all CPUs together have for an agent.
+    RING_SIZE = GAUGE "modelmirror_ring_size_bytes",
+    /// Bytes in the rings that the agent has not acknowledged.
+    RING_HELD = GAUGE "modelmirror_ring_held_bytes",
+    /// How full the fullest CPU's ring is.
+    RING_FULLNESS = GAUGE "modelmirror_ring_fullness_ratio",
+    /// Bytes of the rings that were sent to the agent, those that were sent again included.
+    SHIPPED = COUNTER "modelmirror_sender_shipped_bytes_total",
+    /// CPU time of the thread that ships copies.
+    SENDER_CPU = COUNTER "modelmirror_sender_cpu_seconds_total",
+    /// Times that the thread that ships copies woke.
+    SENDER_WAKEUPS = COUNTER "modelmirror_sender_wakeups_total",
+    /// Connections to the agent that it welcomed.
+    AGENT_CONNECTIONS = COUNTER "modelmirror_agent_connections_total",
+    /// Attempts at which the agent showed another key than the config trusts; nothing was sent.
+    AGENT_OTHER_KEYS = COUNTER "modelmirror_agent_other_keys_total",
+    /// Whether the agent is connected and answers reports (1).
     AGENT_UP = GAUGE "modelmirror_agent_up",
-    /// Time from a control packet to its echo.
+    /// Time from a report to its echo.
     ROUND_TRIP = GAUGE "modelmirror_agent_round_trip_seconds",
     /// Whether copying yields because the uplink drops packets (1).
     PAUSED = GAUGE "modelmirror_mirror_paused",
@@ -157,6 +174,7 @@ impl Collector for Node {
         scrape.foreign(&shared);
         scrape.services(&shared);
         scrape.agents(&shared);
+        scrape.sender(&shared.sender);
         for interface in &shared.status.interfaces {
             scrape.gauge(
                 &ATTACHED,
@@ -288,6 +306,16 @@ impl Scrape {
             if let Some(seconds) = agent.round_trip_seconds {
                 self.gauge(&ROUND_TRIP, &labels, seconds);
             }
+            self.counter(&AGENT_CONNECTIONS, &labels, agent.connections);
+            self.counter(&AGENT_OTHER_KEYS, &labels, agent.other_keys);
+            if let Some(ring) = &agent.ring {
+                self.gauge(&RING_SIZE, &labels, ring.size_bytes as f64);
+                self.gauge(&RING_HELD, &labels, ring.held_bytes as f64);
+                self.gauge(&RING_FULLNESS, &labels, ring.fullness);
+            }
+            if let Some(shipped) = shared.sender.shipped.get(number as usize) {
+                self.counter(&SHIPPED, &labels, shipped.load(Ordering::Relaxed));
+            }
             let Ok(cpus) = shared.plane.sent(number) else {
                 continue;
             };
@@ -298,6 +326,16 @@ impl Scrape {
                 self.counter(&SENT_BYTES, &labels, sent.bytes);
             }
         }
+    }
+
+    fn sender(&mut self, figures: &Figures) {
+        let cpu_seconds = figures.cpu_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        self.seconds(&SENDER_CPU, &[], cpu_seconds);
+        self.counter(
+            &SENDER_WAKEUPS,
+            &[],
+            figures.wakeups.load(Ordering::Relaxed),
+        );
     }
 
     fn run_time(&mut self, hook: Hook, run_time: &RunTime) {

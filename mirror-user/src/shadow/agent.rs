@@ -1,13 +1,15 @@
 //! The agent put together.
 //!
 //! ```text
+//!   streams thread:  connections -> records ──┐
 //!   capture thread:  datagrams -> segments -> exchanges ──events──┐
 //!   runtime:         dispatcher <─────────────────────────────────┘
 //!                        └─> replay, a task per connection ──> join ──> compare, record
+//!   workers:         the same for large exchanges <─────────────┘
 //! ```
 //!
-//! The capture never waits for the rest: what the rest cannot take is received, counted and
-//! dropped. The memory account bounds what is under way, the backlog bounds the events.
+//! The capture never waits for the rest: what the rest cannot take of datagrams is received, counted
+//! and dropped; streams wait, at the tap in the end. The memory account bounds what is under way, the backlog bounds the events.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,12 +27,14 @@ use self::intake::Intake;
 use self::judge::Judge;
 use self::labels::Follower;
 use super::capture::Capture;
+use super::capture::streams::{Accept, Api, KeyedDoor, OpenDoor};
 use super::memory::Memory;
 use super::replay::{Load, Replay};
 use super::{record, summary};
 use crate::admin::{self, Readiness};
 use crate::config::ServiceAddress;
 use crate::servers::{Usage, Watch};
+use crate::transport::keys::PrivateKey;
 use crate::{config, metrics};
 
 mod dispatch;
@@ -38,6 +42,7 @@ mod doors;
 mod intake;
 mod judge;
 mod labels;
+mod workers;
 
 /// How long the agent goes on with what it has begun when it is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -57,8 +62,9 @@ pub async fn run(config: config::Shadow, shutdown: impl Future<Output = ()>) -> 
 /// An agent that listens, but does not work yet.
 pub struct Agent {
     capture: Capture,
+    streams: std::net::TcpListener,
+    door: Arc<dyn Accept>,
     admin: TcpListener,
-    api: Option<TcpListener>,
     doors: Arc<Doors>,
     metrics: metrics::Agent,
     memory: Memory,
@@ -82,14 +88,15 @@ impl Agent {
         raise_file_limit();
         let doors = Doors::open(&config, before)?;
         let capture = Capture::open(&config, doors.udp()?)?;
+        let streams = doors.streams()?;
+        let door = door(&config)?;
         let admin = doors.tcp(config.admin)?;
-        let api = config.api.as_ref().map(|api| doors.tcp(api.listen));
-        let api = api.transpose()?;
         record::prepare(&config)?;
         Ok(Self {
             capture,
+            streams,
+            door,
             admin,
-            api,
             doors: Arc::new(doors),
             metrics: metrics::Agent::new(),
             memory: Memory::new(config.memory),
@@ -130,8 +137,9 @@ impl Agent {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             capture,
+            streams,
+            door,
             admin,
-            api,
             doors: _doors,
             metrics,
             memory,
@@ -149,6 +157,14 @@ impl Agent {
             loads: replays.iter().map(Replay::load).collect(),
             servers: servers(&config),
         });
+        let streams = capture
+            .listen(
+                streams,
+                door,
+                &memory,
+                Some(api(&judge, Arc::clone(&figures))),
+            )
+            .context("cannot start the streams thread")?;
         let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
         let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
         let dispatched = tokio::spawn(dispatcher.run(events));
@@ -172,15 +188,13 @@ impl Agent {
                 Ok(())
             });
         }
-        if let (Some(listener), Some(api)) = (api, config.api) {
-            let (token, figures) = (api.token.value, Arc::clone(&figures));
-            served.spawn(serve_api(listener, token, Arc::clone(&judge), figures));
-        }
 
         let ended = tokio::select! {
             () = shutdown => Ok(()),
             ended = intake.ended() => ended,
         };
+        // What streams have brought is taken in before the capture ends.
+        streams.stop().await;
         let stopped = intake.stop().await;
         served.shutdown().await;
         let replays = dispatched.await.context("the dispatcher panicked")?;
@@ -252,13 +266,33 @@ fn serve_admin(
     admin::serve(listener, gather, ready)
 }
 
-async fn serve_api(
-    listener: TcpListener,
-    token: String,
-    judge: Arc<Judge>,
-    figures: Arc<Figures>,
-) -> std::io::Result<()> {
-    summary::serve(listener, &token, move || judge.summary(&figures)).await
+/// What connections are answered with that ask by HTTP. They do not keep the judge, and its records,
+/// from their end. To be called in a runtime, which answers.
+fn api(judge: &Arc<Judge>, figures: Arc<Figures>) -> Api {
+    let judge = Arc::downgrade(judge);
+    let router = summary::router(move || Some(judge.upgrade()?.summary(&figures)));
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move |stream| {
+        let served = summary::serve_connection(stream, router.clone());
+        runtime.spawn(async {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a caller of the api breaks off");
+            }
+        });
+    })
+}
+
+/// Lets in taps by their keys, and with `insecure` those in `allow` without.
+fn door(config: &config::Shadow) -> anyhow::Result<Arc<dyn Accept>> {
+    let open = config.insecure.then(|| OpenDoor::new(config.allow.clone()));
+    Ok(match open {
+        // Nobody would be known by a key: it does not take one.
+        Some(open) if config.taps.is_empty() => Arc::new(open),
+        open => {
+            let key = PrivateKey::read(&config.key_file)?;
+            Arc::new(KeyedDoor::new(&key, &config.taps, open)?)
+        }
+    })
 }
 
 /// Shows the figures and writes the ledgers, once a second.
@@ -278,7 +312,7 @@ async fn drain(replays: Vec<Replay<Judge>>, judge: &Arc<Judge>) {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         replay.drain(left).await;
     }
-    // Comparisons that run elsewhere end by themselves.
+    // What the workers have not begun by then is dropped as well.
     let _ = tokio::time::timeout_at(deadline, judge.idle()).await;
 }
 

@@ -2,44 +2,51 @@
 //!
 //! Runs on a thread of its own, so that nothing the shadow does delays the receive buffer.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mirror_common::tunnel::{Datagram, DecodeError, Inner, decode};
+use mirror_common::tunnel::{Datagram, DecodeError, decode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::classify::Classifier;
+use self::keys::Keys;
 use self::notices::Notices;
+use self::roster::Roster;
 use self::socket::{Buffers, Received, Socket};
+use self::streams::{Accept, Inlet, Item, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
-use super::message::Segment;
+use super::memory::Memory;
+use super::message::{Segment, TapId};
 use crate::config;
 use crate::tap_report::{ServiceReport, TapReport};
+use crate::transport::frame::Transport;
 
 mod classify;
+mod keys;
 mod notices;
+mod roster;
 mod socket;
+pub(crate) mod streams;
 
 pub(crate) use self::socket::bind;
+pub(crate) use self::streams::Streams;
+pub use self::streams::{Refusal, Refusals};
 
 /// Receive calls in a row before the caller gets its turn.
 const BATCHES: usize = 8;
 
-/// Taps at once; datagrams of more are counted as not allowed.
-const MAX_TAPS: usize = 4096;
+/// How long it waits for datagrams while streams wait for it.
+const OVERLOADED: Duration = Duration::from_millis(2);
 
 /// Services of one tap that are remembered.
 const MAX_SERVICES: usize = 1024;
 
-/// A datagram that is no copy to account, or not only. Label `outcome`.
+/// A datagram that is no copy of any tap. Label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stray {
-    /// A tap's report.
-    Control,
-    /// A control packet that is no report.
-    BadControl,
     /// Ends before its headers do.
     Truncated,
     /// Neither GENEVE nor VXLAN.
@@ -48,28 +55,32 @@ pub enum Stray {
     UnknownOption,
     /// Its inner protocol is not IP.
     UnknownProtocol,
+    /// Of a tap number that no tap has.
+    UnknownTap,
+    /// Not written by the tap that it names, or not in front of this packet.
+    BadMac,
 }
 
 impl Stray {
     /// All of them, in the order of their index.
     pub const ALL: [Self; 6] = [
-        Self::Control,
-        Self::BadControl,
         Self::Truncated,
         Self::UnknownEncapsulation,
         Self::UnknownOption,
         Self::UnknownProtocol,
+        Self::UnknownTap,
+        Self::BadMac,
     ];
 
     /// The value of the `outcome` label.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Control => "control",
-            Self::BadControl => "bad_control",
             Self::Truncated => "truncated_header",
             Self::UnknownEncapsulation => "unknown_encapsulation",
             Self::UnknownOption => "unknown_option",
             Self::UnknownProtocol => "unknown_protocol",
+            Self::UnknownTap => "unknown_tap",
+            Self::BadMac => "bad_mac",
         }
     }
 }
@@ -88,12 +99,12 @@ impl From<DecodeError> for Stray {
 /// What is known of one tap.
 #[derive(Debug, Default)]
 pub struct Tap {
+    /// What it is called.
+    pub name: String,
     /// Its numbered copies.
     pub ledger: TapLedger,
     /// Its VXLAN frames, which have no numbers: what was lost of them is not known.
     pub unnumbered: [Volume; Outcome::ALL.len()],
-    /// Other datagrams by [`Stray`].
-    pub strays: [u64; Stray::ALL.len()],
     /// What it last said of each service, by id.
     pub services: HashMap<u32, ServiceReport>,
 }
@@ -114,6 +125,9 @@ impl Tap {
 pub struct Capture {
     sockets: Vec<Socket>,
     buffers: Buffers,
+    inlet: Inlet,
+    outlet: Outlet,
+    refusals: Arc<Refusals>,
     table: Table,
 }
 
@@ -122,7 +136,13 @@ pub struct Capture {
 struct Table {
     allow: Vec<ipnet::IpNet>,
     classifier: Classifier,
-    taps: HashMap<IpAddr, Tap>,
+    roster: Roster,
+    taps: BTreeMap<TapId, Tap>,
+    /// Taps that send datagrams, which are called by their address.
+    sources: HashMap<IpAddr, TapId>,
+    keys: Keys,
+    /// Datagrams that are no copy of any tap, by [`Stray`].
+    strays: [u64; Stray::ALL.len()],
     not_allowed: u64,
     notices: Notices,
     changed: bool,
@@ -136,18 +156,52 @@ impl Capture {
     /// When the kernel does not say what it grants.
     pub(crate) fn open(config: &config::Shadow, sockets: Vec<UdpSocket>) -> std::io::Result<Self> {
         let sockets = sockets.into_iter().map(Socket::open);
+        let (outlet, inlet) = streams::pair()?;
         Ok(Self {
             sockets: sockets.collect::<Result<_, _>>()?,
             buffers: Buffers::new(),
+            inlet,
+            outlet,
+            refusals: Arc::default(),
             table: Table {
                 allow: config.allow.clone(),
                 classifier: Classifier::new(&config.services),
-                taps: HashMap::new(),
+                roster: Roster::default(),
+                taps: BTreeMap::new(),
+                sources: HashMap::new(),
+                keys: Keys::default(),
+                strays: Default::default(),
                 not_allowed: 0,
                 notices: Notices::new(&config.services),
                 changed: false,
             },
         })
+    }
+
+    /// Lets taps connect at `listener`, until [`Streams::stop`]. What they send is handed on as
+    /// what comes in datagrams is.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub(crate) fn listen(
+        &self,
+        listener: TcpListener,
+        door: Arc<dyn Accept>,
+        memory: &Memory,
+        api: Option<streams::Api>,
+    ) -> std::io::Result<Streams> {
+        let taps = streams::Taps::new(
+            self.table.roster.clone(),
+            self.outlet.clone(),
+            Arc::clone(&self.refusals),
+            memory,
+        );
+        Streams::start(listener, door, taps, api)
+    }
+
+    /// Connections that were refused, or closed.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Where the tunnel ends.
@@ -178,13 +232,18 @@ impl Capture {
     }
 
     /// The taps heard so far.
-    pub fn taps(&self) -> impl Iterator<Item = (IpAddr, &Tap)> {
-        self.table.taps.iter().map(|(&address, tap)| (address, tap))
+    pub fn taps(&self) -> impl Iterator<Item = (TapId, &Tap)> {
+        self.table.taps.iter().map(|(&id, tap)| (id, tap))
     }
 
     /// Whether what a tap says of a service, figures apart, has changed since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.table.changed)
+    }
+
+    /// Datagrams that are no copy of any tap, by [`Stray`].
+    pub fn strays(&self) -> [u64; Stray::ALL.len()] {
+        self.table.strays
     }
 
     /// Moves the ledgers on: call it about once a second.
@@ -197,14 +256,14 @@ impl Capture {
     /// Closes the ledgers.
     pub fn close(&mut self) {
         for tap in self.table.taps.values_mut() {
-            tap.ledger.close();
+            tap.ledger.stop();
         }
     }
 
     /// Waits until something arrives, but no longer than `timeout`, and hands on what is there.
     ///
-    /// With `overloaded` it is received, counted as such, and forgotten. Returns the number of
-    /// datagrams.
+    /// With `overloaded`, datagrams are received, counted as such, and forgotten; streams wait.
+    /// Returns the number of copies, of datagrams and of reports in streams.
     ///
     /// # Errors
     /// When a socket fails; the tunnel cannot be received any more.
@@ -214,18 +273,22 @@ impl Capture {
         overloaded: bool,
         sink: &mut impl FnMut(Segment),
     ) -> std::io::Result<usize> {
-        if !self.wait(timeout)? {
+        if !self.wait(timeout, overloaded)? {
             return Ok(0);
         }
         let mut count = 0;
+        if !overloaded {
+            let table = &mut self.table;
+            count += self
+                .inlet
+                .receive(|id, name, item| table.item(id, name, item, sink));
+        }
         for socket in &self.sockets {
             for _ in 0..BATCHES {
                 let batch = socket.receive(&mut self.buffers)?;
                 count += batch;
                 for received in self.buffers.received(batch) {
-                    if self.table.datagram(&received, overloaded, sink) {
-                        socket.echo(&received);
-                    }
+                    self.table.datagram(&received, overloaded, sink);
                 }
                 if batch < socket::BATCH {
                     break;
@@ -235,12 +298,22 @@ impl Capture {
         Ok(count)
     }
 
-    fn wait(&self, timeout: Duration) -> std::io::Result<bool> {
+    fn wait(&self, timeout: Duration, overloaded: bool) -> std::io::Result<bool> {
         let mut polled: Vec<_> = self
             .sockets
             .iter()
             .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
             .collect();
+        // Nothing wakes this thread when the load is over: it looks again soon.
+        let timeout = if overloaded {
+            timeout.min(OVERLOADED)
+        } else {
+            polled.push(PollFd::new(self.inlet.event(), PollFlags::POLLIN));
+            if self.inlet.is_left() {
+                return Ok(true);
+            }
+            timeout
+        };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut polled, timeout) {
             Ok(ready) => Ok(ready > 0),
@@ -251,41 +324,38 @@ impl Capture {
 }
 
 impl Table {
-    /// Accounts for a datagram and hands its segment on. Returns whether it wants an echo.
+    /// Accounts for a datagram and hands its segment on.
     fn datagram(
         &mut self,
         received: &Received<'_>,
         overloaded: bool,
         sink: &mut impl FnMut(Segment),
-    ) -> bool {
-        let address = received.source.ip().to_canonical();
-        let Some(tap) = allowed_tap(&mut self.taps, &self.allow, address) else {
-            self.not_allowed += 1;
-            self.notices.not_allowed(address);
-            return false;
-        };
-        match decode(received.payload) {
-            Ok(Datagram::Geneve { header, payload }) => match header.inner {
-                Inner::Control => {
-                    if tap.control(payload) {
-                        self.changed = true;
-                        self.notices.services(address, tap.services.values());
-                    }
-                    // Whatever an allowed peer says is echoed, so that a newer daemon finds an
-                    // older agent alive.
-                    return true;
-                }
-                Inner::Packet => {
-                    let copy = self.classifier.geneve(address, &header, payload);
-                    let outcome = copy.outcome(overloaded);
-                    tap.ledger
-                        .datagram(&header.meta, copy.sequence, copy.length, outcome);
-                    copy.hand_on(outcome, sink);
-                }
-            },
+    ) {
+        let believed = decode(received.payload)
+            .map_err(Stray::from)
+            .and_then(|datagram| self.keys.believe(datagram));
+        match believed {
+            Ok(Datagram::Geneve { header, payload }) => {
+                let id = TapId(header.meta.tap.into());
+                let Some(tap) = self.taps.get_mut(&id) else {
+                    return self.strays[Stray::UnknownTap as usize] += 1;
+                };
+                let copy = self.classifier.geneve(id, &header, payload);
+                let outcome = copy.outcome(overloaded);
+                tap.ledger
+                    .datagram(&header.meta, copy.sequence, copy.length, outcome);
+                copy.hand_on(outcome, sink);
+            }
             Ok(Datagram::Vxlan { payload, .. }) => {
+                let address = received.source.ip().to_canonical();
+                let found = self.source(address);
+                let Some((id, tap)) = found.and_then(|id| Some((id, self.taps.get_mut(&id)?)))
+                else {
+                    self.not_allowed += 1;
+                    return self.notices.not_allowed(address);
+                };
                 let time_ns = arrival_ns(received.timestamp);
-                let copy = self.classifier.vxlan(address, payload, time_ns);
+                let copy = self.classifier.vxlan(id, payload, time_ns);
                 let outcome = copy.outcome(overloaded);
                 tap.unnumbered[outcome as usize] += Volume {
                     copies: 1,
@@ -293,37 +363,72 @@ impl Table {
                 };
                 copy.hand_on(outcome, sink);
             }
-            Err(error) => tap.strays[Stray::from(error) as usize] += 1,
+            Err(stray) => self.strays[stray as usize] += 1,
         }
-        false
+    }
+
+    /// Takes in what a tap says in a stream. Returns how many copies that is, or 1.
+    fn item(&mut self, id: TapId, name: &str, item: Item, sink: &mut impl FnMut(Segment)) -> usize {
+        let tap = self
+            .taps
+            .entry(id)
+            .or_insert_with(|| Tap::new(name.to_owned()));
+        match item {
+            Item::Hello(hello) => {
+                if let (Some(key), Ok(number)) = (hello.mac_key, u16::try_from(id.0)) {
+                    self.keys.set(number, key);
+                }
+                let streamed = hello.transport == Transport::Stream;
+                tap.ledger.hello(hello.boot, streamed);
+            }
+            Item::Report(report) => {
+                if tap.report(report) {
+                    self.changed = true;
+                    self.notices.services(name, tap.services.values());
+                }
+            }
+            Item::Copies(copies) => {
+                for copied in &copies {
+                    let copy = self.classifier.record(id, copied);
+                    let outcome = copy.outcome(false);
+                    let record = &copied.record;
+                    tap.ledger
+                        .copy(record.cpu, record.sequence, copy.length, outcome);
+                    copy.hand_on(outcome, sink);
+                }
+                return copies.len();
+            }
+        }
+        1
+    }
+
+    /// The number of the tap at this address, if it is listened to.
+    fn source(&mut self, address: IpAddr) -> Option<TapId> {
+        if let Some(&known) = self.sources.get(&address) {
+            return Some(known);
+        }
+        if !self.allow.iter().any(|net| net.contains(&address)) {
+            return None;
+        }
+        let name = address.to_string();
+        let id = self.roster.number(&name)?;
+        self.sources.insert(address, id);
+        self.taps.entry(id).or_insert_with(|| Tap::new(name));
+        Some(id)
     }
 }
 
-/// The tap with this address, if it is listened to.
-fn allowed_tap<'a>(
-    taps: &'a mut HashMap<IpAddr, Tap>,
-    allow: &[ipnet::IpNet],
-    address: IpAddr,
-) -> Option<&'a mut Tap> {
-    // Known taps were allowed when they were first heard.
-    let may_join = taps.contains_key(&address)
-        || taps.len() < MAX_TAPS && allow.iter().any(|net| net.contains(&address));
-    may_join.then(|| {
-        taps.entry(address).or_insert_with(|| {
-            tracing::info!(tap = %address, "is heard");
-            Tap::default()
-        })
-    })
-}
-
 impl Tap {
-    /// Takes a control packet in; says whether a service is not what it was, figures apart.
-    fn control(&mut self, payload: &[u8]) -> bool {
-        let Ok(report) = TapReport::parse(payload) else {
-            self.strays[Stray::BadControl as usize] += 1;
-            return false;
-        };
-        self.strays[Stray::Control as usize] += 1;
+    fn new(name: String) -> Self {
+        tracing::info!(tap = name, "is heard");
+        Self {
+            name,
+            ..Self::default()
+        }
+    }
+
+    /// Takes a report in; says whether a service is not what it was, figures apart.
+    fn report(&mut self, report: TapReport) -> bool {
         self.ledger.report(report.boot, &report.cpus);
         let mut changed = false;
         for service in report.services {

@@ -20,8 +20,6 @@ mod tests;
 mod walk;
 mod words;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,7 +27,7 @@ use self::content::{Body, Content, Unequal};
 use self::json::REDACTED;
 use self::pointer::Pointers;
 use self::walk::{Finding, Rules};
-use super::message::{Exchange, Request, Response, ShadowError, header};
+use super::message::{Exchange, Field, Request, Response, ShadowError, header};
 use crate::config;
 
 pub use self::prediction::Summary;
@@ -81,21 +79,26 @@ pub struct Comparison {
     pub slice: Option<String>,
 }
 
-/// Pairs of answers with more bytes than this wait for each other: parsed, a pair takes up to 128
-/// MiB that no [`super::memory::Lease`] covers.
-const LARGE: usize = 1 << 20;
+/// See [`is_huge`].
+const HUGE: usize = 1 << 20;
 
 /// How many times its length a coded body is taken to have.
 const UNFOLDED: usize = 16;
 
-/// What comparing an answer takes, in bytes, as far as its length tells.
-pub(crate) fn weight(answer: &Response) -> usize {
-    let times = if coding::is_coded(&answer.headers) {
+/// What reading a message takes, in bytes, as far as its length tells.
+pub(crate) fn weight(headers: &[Field], body: &[u8]) -> usize {
+    let times = if coding::is_coded(headers) {
         UNFOLDED
     } else {
         1
     };
-    answer.body.len().saturating_mul(times)
+    body.len().saturating_mul(times)
+}
+
+/// Whether an exchange of such [`weight`] is to be compared by itself: parsed, it takes up to 128
+/// MiB that no [`super::memory::Lease`] covers.
+pub(crate) fn is_huge(weight: usize) -> bool {
+    weight > HUGE
 }
 
 /// The rules of one service. What its `[service.record]` redacts is quoted nowhere in a
@@ -104,8 +107,6 @@ pub(crate) fn weight(answer: &Response) -> usize {
 pub struct Comparer {
     rules: Rules,
     slice: Option<Slice>,
-    /// Held while a large pair is compared.
-    large: Arc<Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -147,19 +148,13 @@ impl Comparer {
                 redact: Pointers::new(&record.redact_fields),
             },
             slice,
-            large: Arc::default(),
         }
     }
 
-    /// Compares production's answer with the shadow's. Large ones wait for their turn.
+    /// Compares production's answer with the shadow's. The caller sees to it that few huge ones are
+    /// compared at once, see [`is_huge`].
     pub fn compare(&self, exchange: &Exchange) -> Comparison {
         let production = &exchange.production;
-        let bodies = [Some(production), exchange.shadow.as_ref().ok()]
-            .into_iter()
-            .flatten();
-        let size: usize = bodies.map(weight).sum();
-        let _turn =
-            (size > LARGE).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let mut comparison = Comparison {
             verdict: Verdict::Match,
             score: 1.0,

@@ -32,7 +32,8 @@ impl Tap {
             reports: 0,
             copies: 0,
             bytes: 0,
-            time_ns: 1_000_000_000,
+            // In steps of 1,024 ns, as they are on the wire.
+            time_ns: 1_024_000_000,
             requests_only: false,
         }
     }
@@ -82,7 +83,7 @@ impl Tap {
         packet: &[u8],
         length: usize,
     ) -> Vec<u8> {
-        self.time_ns += 10_000;
+        self.time_ns += 10_240;
         let header = Header {
             vni: service,
             inner: Inner::Packet,
@@ -96,6 +97,8 @@ impl Tap {
                 length: length as u32,
                 sequence: self.copies as u32,
                 time_ns: self.time_ns,
+                tap: 0,
+                mac: 0,
             },
         };
         self.copies += 1;

@@ -10,7 +10,7 @@ mod half;
 mod resync;
 
 use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mirror_common::flow::Flow;
@@ -19,7 +19,7 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use super::http::begins_request;
 use super::memory::Memory;
-use super::message::{DropReason, ExchangeId, Request, Response, Segment};
+use super::message::{DropReason, ExchangeId, Request, Response, Segment, TapId};
 use connection::Connection;
 
 /// The most connections at once, of all services and taps together.
@@ -88,7 +88,7 @@ pub enum Event {
         /// Index of the service.
         service: usize,
         /// The tap it comes from.
-        tap: IpAddr,
+        tap: TapId,
         /// The client's end.
         client: SocketAddr,
         /// Which version answers it in production.
@@ -124,7 +124,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
     service: usize,
-    tap: IpAddr,
+    tap: TapId,
     flow: Flow,
 }
 
@@ -164,7 +164,7 @@ pub struct Exchanges {
     memory: Memory,
     connections: HashMap<Key, Box<Connection>>,
     /// Taps that copy requests alone, with the service.
-    requests_only: HashSet<(IpAddr, usize)>,
+    requests_only: HashSet<(TapId, usize)>,
     /// When each connection wants to be looked at again: one entry a connection.
     timers: BTreeSet<(Duration, Key)>,
     max_connections: usize,
@@ -196,7 +196,7 @@ impl Exchanges {
     /// A tap says whether it copies requests alone of this service. Exchanges end with their
     /// request from then on; those that await an answer now are dropped with the next segment of
     /// their connection.
-    pub fn copies_requests_only(&mut self, tap: IpAddr, service: usize, alone: bool) {
+    pub fn copies_requests_only(&mut self, tap: TapId, service: usize, alone: bool) {
         if alone {
             self.requests_only.insert((tap, service));
         } else {

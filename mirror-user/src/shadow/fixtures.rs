@@ -17,12 +17,14 @@ pub(crate) fn shadow() -> config::Shadow {
         listen: any,
         vxlan: None,
         admin: any,
-        api: None,
+        key_file: "/nonexistent".into(),
+        taps: Vec::new(),
+        insecure: true,
         allow: vec!["127.0.0.0/8".parse().unwrap()],
         record_dir: "/nonexistent".into(),
         record_limit: 1 << 30,
         memory: 64 << 20,
-        gather: Duration::from_micros(500),
+        batch_interval: Duration::from_micros(500),
         services: Vec::new(),
     }
 }

@@ -10,11 +10,11 @@
 //! Where a tap copies requests alone, the shadow's answer ends the exchange.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use mirror_common::tunnel::Arm;
 
-use super::message::{DropReason, ExchangeId, Response};
+use super::message::{DropReason, ExchangeId, Response, TapId};
 use super::replay::Answered;
 
 /// What is known of an exchange besides its messages.
@@ -23,7 +23,7 @@ pub struct Origin {
     /// Index of the service.
     pub service: usize,
     /// The tap that copied it.
-    pub tap: IpAddr,
+    pub tap: TapId,
     /// The client's end.
     pub client: SocketAddr,
     /// Which version answers it in production.
@@ -227,7 +227,7 @@ mod tests {
     fn origin() -> Origin {
         Origin {
             service: 2,
-            tap: "10.0.0.5".parse().unwrap(),
+            tap: TapId(5),
             client: "10.0.0.7:4000".parse().unwrap(),
             arm: Arm::Stable,
             time: jiff::Timestamp::UNIX_EPOCH,

@@ -4,6 +4,9 @@
 //! it may arrive in several datagrams, in any order, some twice. Numbers tell which copies are
 //! missing; the tap's own counters, reported once a second, tell how many bytes those had.
 //!
+//! In a stream, copies of a CPU arrive whole and in their order: each is settled when it arrives, and
+//! those before it that have not arrived never will.
+//!
 //! ```text
 //!   settled for good | window: may still come      | not sent yet
 //!   -----------------+-----------------------------+--------------> copy number
@@ -153,11 +156,18 @@ impl AddAssign for Totals {
     }
 }
 
+/// How many ticks a CPU's first report waits for copies that were sent before it, in a stream.
+const PATIENCE: u8 = 3;
+
 /// The ledger of one tap.
 #[derive(Debug, Default)]
 pub struct TapLedger {
     boot: Option<u64>,
+    /// Whether copies come in a stream.
+    streamed: bool,
     cpus: BTreeMap<u16, CpuLedger>,
+    /// First reports of CPUs whose ledgers have not begun, with the ticks since.
+    early: BTreeMap<u16, (CpuSent, u8)>,
     /// Of CPUs of earlier lives.
     closed: Totals,
 }
@@ -178,39 +188,106 @@ impl TapLedger {
         ledger.datagram(meta, sequence, length, outcome);
     }
 
-    /// The tap reports what its CPUs have sent in the life `boot`.
-    pub fn report(&mut self, boot: u64, cpus: &[CpuSent]) {
+    /// A copy with `length` payload bytes arrived in a stream: whole, and in its CPU's order.
+    pub fn copy(&mut self, cpu: u16, sequence: u64, length: u32, outcome: Outcome) {
+        if let Some(ledger) = self.cpus.get_mut(&cpu) {
+            ledger.copy(sequence, length, outcome);
+            return;
+        }
+        if self.cpus.len() >= MAX_CPUS {
+            return;
+        }
+        // Between a first report and a first copy, some may have been lost.
+        let early = self.early.remove(&cpu).map(|(sent, _)| sent);
+        let start = early.map_or(sequence, |sent| sent.copies.min(sequence));
+        let mut ledger = CpuLedger::starting_at(start);
+        if let Some(sent) = early {
+            ledger.report(&sent);
+        }
+        ledger.copy(sequence, length, outcome);
+        self.cpus.insert(cpu, ledger);
+    }
+
+    /// The tap lives the life `boot`, and sends its copies in a stream, or else as datagrams.
+    pub fn hello(&mut self, boot: u64, streamed: bool) {
         if self.boot.is_some_and(|known| known != boot) {
             self.close();
         }
         self.boot = Some(boot);
+        self.streamed = streamed;
+    }
+
+    /// The tap reports what its CPUs have sent in the life `boot`.
+    pub fn report(&mut self, boot: u64, cpus: &[CpuSent]) {
+        self.hello(boot, self.streamed);
         for sent in cpus {
-            let room = self.cpus.len() < MAX_CPUS;
             match self.cpus.get_mut(&sent.cpu) {
                 Some(ledger) => ledger.report(sent),
-                None if room => self
-                    .cpus
-                    .entry(sent.cpu)
-                    .or_insert_with(|| CpuLedger::starting_at(sent.copies))
-                    .report(sent),
-                None => {}
+                // What it had sent may still be on its way here.
+                None if self.streamed => drop(self.early.entry(sent.cpu).or_insert((*sent, 0))),
+                None => self.begin(sent),
             }
+            if self.early.len() > MAX_CPUS {
+                self.early.pop_last();
+            }
+        }
+    }
+
+    /// A CPU's ledger begins with a report.
+    fn begin(&mut self, sent: &CpuSent) {
+        if self.cpus.len() < MAX_CPUS {
+            self.cpus
+                .entry(sent.cpu)
+                .or_insert_with(|| CpuLedger::starting_at(sent.copies))
+                .report(sent);
         }
     }
 
     /// Settles what was known at the last call: call it about once a second.
     pub fn tick(&mut self) {
-        for ledger in self.cpus.values_mut() {
-            ledger.tick();
+        for (sent, ticks) in self.early.values_mut() {
+            *ticks += 1;
+            if *ticks == PATIENCE && self.cpus.len() < MAX_CPUS {
+                let mut ledger = CpuLedger::starting_at(sent.copies);
+                ledger.report(sent);
+                self.cpus.insert(sent.cpu, ledger);
+            }
+        }
+        self.early.retain(|_, (_, ticks)| *ticks < PATIENCE);
+        // In a stream, time does not tell what is lost: it may wait at the tap for long.
+        if !self.streamed {
+            for ledger in self.cpus.values_mut() {
+                ledger.tick();
+            }
+        }
+    }
+
+    /// The agent stops, or the tap begins another life. What has not arrived is lost, but for what
+    /// still waits at a tap that goes on: the ledger ends with the last copy.
+    fn end(&mut self, goes_on: bool) {
+        for (sent, _) in std::mem::take(&mut self.early).into_values() {
+            self.begin(&sent);
+        }
+        for mut ledger in std::mem::take(&mut self.cpus).into_values() {
+            let end = if goes_on {
+                ledger.next()
+            } else {
+                ledger.horizon()
+            };
+            ledger.settle_to(end);
+            self.closed += ledger.totals;
         }
     }
 
     /// Settles everything; what has not arrived is lost.
     pub fn close(&mut self) {
-        for mut ledger in std::mem::take(&mut self.cpus).into_values() {
-            ledger.settle_to(ledger.horizon());
-            self.closed += ledger.totals;
-        }
+        self.end(false);
+    }
+
+    /// Settles everything, the agent being about to stop. What a stream has not brought yet is the
+    /// next agent's.
+    pub fn stop(&mut self) {
+        self.end(self.streamed);
     }
 
     /// All CPUs together, earlier lives of the tap included.
@@ -329,6 +406,25 @@ impl CpuLedger {
         if slot.arrived >= slot.length {
             self.parts.remove(&number);
         }
+    }
+
+    /// The next copy of a stream.
+    fn copy(&mut self, sequence: u64, length: u32, outcome: Outcome) {
+        let Some(number) = self
+            .unwrap(sequence as u32)
+            .filter(|&number| number >= self.next())
+        else {
+            self.totals.late += 1;
+            return;
+        };
+        self.settle_to(number);
+        self.settle(Slot {
+            outcome: Some(outcome),
+            length,
+            arrived: length,
+        });
+        self.floor += 1;
+        self.reach_marks();
     }
 
     /// Moves the window on until `number` lies in it.

@@ -8,13 +8,17 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use super::memory::Lease;
 
+/// Number of a tap, unique within one run of the agent. The capture gives it out, by the tap's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TapId(pub u32);
+
 /// A mirrored TCP segment, as the capture hands it on.
 #[derive(Clone, Debug)]
 pub struct Segment {
     /// Index of the service in the agent's config.
     pub service: usize,
     /// The tap it comes from: connections of two taps never meet.
-    pub tap: std::net::IpAddr,
+    pub tap: TapId,
     /// The connection.
     pub flow: Flow,
     /// Which way the segment went.

@@ -35,6 +35,9 @@ const QUEUE: usize = 4096;
 /// Bytes that wait to be written, all services together. They also count into the agent's memory.
 const QUEUE_BYTES: usize = 64 << 20;
 
+/// Bytes that most records fit in, where they have no payload.
+const LINE: usize = 1024;
+
 /// How long a record waits for others before it is written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -173,7 +176,8 @@ impl Recorder {
 
     fn line(&self, service: usize, exchange: &Exchange, comparison: &Comparison) -> Option<()> {
         let record = self.forms.get(service)?.record(exchange, comparison);
-        let mut line = serde_json::to_vec(&record).ok()?;
+        let mut line = Vec::with_capacity(LINE);
+        serde_json::to_writer(&mut line, &record).ok()?;
         line.push(b'\n');
         let lease = exchange.request.lease.sibling(line.len())?;
         let length = line.len();

@@ -1,16 +1,20 @@
-//! What the agent tells the node: `GET /v1/summary` on `api`, with `Authorization: Bearer TOKEN`.
+//! What the agent tells the node: `GET /v1/summary` where it listens. Who may ask has been settled
+//! before, by keys.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// How long somebody who has connected may take to say what for, and between two questions.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// All services of an agent, since its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,59 +184,35 @@ pub struct Latency {
     pub buckets: Vec<(f64, u64)>,
 }
 
-struct Api<F> {
-    token: [u8; 32],
-    summary: F,
+/// Answers with what `summary` says; nothing = the agent stops.
+pub fn router(summary: impl Fn() -> Option<Summary> + Clone + Send + Sync + 'static) -> Router {
+    let say = async move || summary().map(Json).ok_or(StatusCode::SERVICE_UNAVAILABLE);
+    Router::new().route("/v1/summary", get(say))
 }
 
-/// Serves until it is dropped.
+/// Serves one connection until the other side closes it, or is silent for half a minute.
 ///
 /// # Errors
-/// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    token: &str,
-    summary: impl Fn() -> Summary + Send + Sync + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(token, summary)).await
-}
-
-fn router<F: Fn() -> Summary + Send + Sync + 'static>(token: &str, summary: F) -> Router {
-    let token = Sha256::digest(token).into();
-    Router::new()
-        .route("/v1/summary", get(say::<F>))
-        .with_state(Arc::new(Api { token, summary }))
-}
-
-async fn say<F: Fn() -> Summary>(State(api): State<Arc<Api<F>>>, headers: HeaderMap) -> Response {
-    if is_allowed(&headers, &api.token) {
-        Json((api.summary)()).into_response()
-    } else {
-        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-        (StatusCode::UNAUTHORIZED, challenge).into_response()
-    }
-}
-
-/// Compares digests, and all of them: how long it takes says nothing of the token.
-fn is_allowed(headers: &HeaderMap, token: &[u8; 32]) -> bool {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .map(|value| value.as_bytes());
-    let Some((scheme, given)) = given.and_then(|value| value.split_at_checked(7)) else {
-        return false;
-    };
-    let given = Sha256::digest(given);
-    let different = given.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
-    scheme.eq_ignore_ascii_case(b"bearer ") && different == 0
+/// When it breaks off, or is no HTTP/1.
+pub async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+) -> hyper::Result<()> {
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use axum::body::Body;
     use axum::http::Request;
     use http_body_util::BodyExt as _;
     use tower::Service as _;
+
+    use super::*;
 
     fn summary() -> Summary {
         Summary {
@@ -242,38 +222,23 @@ mod tests {
         }
     }
 
-    async fn ask(authorization: Option<&str>) -> (StatusCode, Vec<u8>) {
-        let mut request = Request::get("/v1/summary");
-        if let Some(authorization) = authorization {
-            request = request.header("Authorization", authorization);
-        }
-        let request = request.body(Body::empty()).unwrap();
-        let response = router("secret", summary).call(request).await.unwrap();
+    async fn ask(path: &str, says: Option<Summary>) -> (StatusCode, Vec<u8>) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router(move || says.clone()).call(request).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap();
         (status, body.to_bytes().to_vec())
     }
 
     #[tokio::test]
-    async fn only_who_has_the_token_is_answered() {
-        for wrong in [
-            None,
-            Some("Bearer"),
-            Some("Bearer "),
-            Some("Bearer secre"),
-            Some("Bearer secret2"),
-            Some("Basic secret"),
-        ] {
-            let (status, body) = ask(wrong).await;
-            assert_eq!(
-                (status, body.len()),
-                (StatusCode::UNAUTHORIZED, 0),
-                "{wrong:?}"
-            );
-        }
-        let (status, body) = ask(Some("bearer secret")).await;
+    async fn the_summary_is_there_while_the_agent_works() {
+        let (status, body) = ask("/v1/summary", Some(summary())).await;
         assert_eq!(status, StatusCode::OK);
         let said: Summary = serde_json::from_slice(&body).unwrap();
         assert_eq!(said, summary());
+        let (status, _) = ask("/v1/summary", None).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let (status, _) = ask("/", Some(summary())).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
     }
 }

@@ -195,7 +195,7 @@ impl PrivateKey {
         let der = new_der();
         let key = Self::of_der(&der).ok_or_else(|| KeyFileError::not_a_key(file))?;
         write(file, &pem(&der), existing).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
+            io::ErrorKind::AlreadyExists if file.exists() => {
                 let shown = file.display();
                 KeyFileError::new(
                     format!("there is a key in {shown} already, and others may trust it"),
@@ -204,8 +204,8 @@ impl PrivateKey {
                     ),
                 )
             }
-            // Not there: the folder that the file is to be made in.
-            io::ErrorKind::NotFound => KeyFileError::new(
+            // The folder that the file is to be made in.
+            io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists => KeyFileError::new(
                 format!("{}: {error}", file.display()),
                 "name a file in a folder that can be made",
             ),
@@ -330,6 +330,10 @@ MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
         assert_eq!(PrivateKey::read(&file).unwrap().public(), other.public());
         assert_eq!(mode(&file), 0o600);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+
+        // A file where a folder should be.
+        let error = PrivateKey::create(&file.join("key"), Existing::Keep).unwrap_err();
+        assert!(error.remedy.contains("folder that can be made"), "{error}");
     }
 
     #[test]

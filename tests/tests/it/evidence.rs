@@ -74,7 +74,6 @@ fn errors_slices_and_latencies_are_told_in_pairs() {
         fails_on: Some("tenant=bolt".to_owned()),
         ..Answers::of("v13")
     };
-    scene.set_api();
     scene.set_shadow_section("compare", "slice", "header:x-tenant");
     scene.start_model(&shadow);
     scene.model().set_mood(Mood::Late(LATE));
@@ -127,7 +126,6 @@ fn a_shadow_that_is_not_there_has_failed() {
     let Some(mut scene) = Scene::new() else {
         return;
     };
-    scene.set_api();
     scene.start();
     scene.model = None;
     let sent = scene.load(2, 10, |_, index| {

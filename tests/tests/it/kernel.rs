@@ -2,7 +2,6 @@
 //! counted as, what its copy looks like, and that the kernel decides as the same code does here.
 
 use std::collections::HashMap;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
@@ -25,6 +24,9 @@ const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40_000);
 const SERVER: ([u8; 4], u16) = ([10, 0, 0, 5], 8000);
 const AGENT: ([u8; 4], u16) = ([10, 1, 0, 9], 6181);
 const KEY: [u64; 2] = [7, 11];
+/// The number and the key that the agent knows copies by.
+const TAP: u16 = 0x0102;
+const MAC_KEY: [u64; 2] = [0x1234_5678_9abc_def0, 19];
 /// TCX's "next": the only verdict that a packet of the host may get.
 const NEXT: i32 = -1;
 
@@ -53,6 +55,7 @@ impl Bench {
             byte_cost: 0,
             burst_ns: 0,
             here: 1,
+            look: [0; 2],
         };
         let agent = Agent {
             state: 0,
@@ -62,6 +65,8 @@ impl Bench {
             mtu: 1500,
             ethernet: 1,
             macs: [0x0201_0002, 0x0403, 0x0605_0807],
+            tap: TAP.into(),
+            mac_key: MAC_KEY,
             ..Agent::default()
         };
         let tap = Tap {
@@ -620,46 +625,73 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
     Ok(())
 }
 
+/// Two namespaces with a cable, the programs at its near end and a sniffer at its far end.
+struct Cable {
+    node: Namespace,
+    _shadow: Namespace,
+    socket: socket2::Socket,
+    bench: Bench,
+}
+
+impl Cable {
+    fn new() -> Result<Self> {
+        let (node, shadow) = (Namespace::new("node")?, Namespace::new("shadow")?);
+        veth((&node, "up0"), (&shadow, "down0"))?;
+        let socket = shadow.run(sniffer)?;
+        let index = node.run(|| nix::net::if_::if_nametoindex("up0").expect("an index"));
+        let mut bench = Bench::new()?;
+        bench.agent.ifindex = index;
+        bench.agent.state = agent_state::ALIVE;
+        bench.apply()?;
+        let uplink = Interface {
+            name: "up0".into(),
+            index,
+            ethernet: true,
+        };
+        let role = Role {
+            tapped: false,
+            uplink: true,
+            ..Role::default()
+        };
+        node.run(|| bench.plane.attach(&uplink, role))?;
+        Ok(Self {
+            node,
+            _shadow: shadow,
+            socket,
+            bench,
+        })
+    }
+
+    /// The next copies of `frame`: UDP payloads.
+    fn copies(&mut self, frame: &[u8], count: usize) -> Result<Vec<Vec<u8>>> {
+        let (verdict, counted) = self.node.run(|| self.bench.run("ingress", frame))?;
+        let reason = counted.map(|(_, reason)| reason);
+        assert_eq!((verdict, reason), (NEXT, Some(Reason::Mirrored)));
+        (0..count)
+            .map(|_| {
+                let frame = receive(&self.socket)?;
+                let sliced = etherparse::SlicedPacket::from_ethernet(&frame)?;
+                let Some(etherparse::TransportSlice::Udp(udp)) = &sliced.transport else {
+                    panic!("no UDP: {frame:02x?}")
+                };
+                Ok(udp.payload().to_vec())
+            })
+            .collect()
+    }
+}
+
 #[test]
 fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
     if !privileged() {
         return Ok(());
     }
-    let (node, shadow) = (Namespace::new("node")?, Namespace::new("shadow")?);
-    veth((&node, "up0"), (&shadow, "down0"))?;
-    let socket = shadow.run(sniffer)?;
-    let index: u32 = node
-        .run(|| fs::read_to_string("/proc/self/net/dev").map(|_| ()))
-        .map(|()| {
-            let shown = node.ip("-o link show up0").expect("a link");
-            shown
-                .split(':')
-                .next()
-                .and_then(|index| index.trim().parse().ok())
-                .expect("an index")
-        })?;
-    let mut bench = Bench::new()?;
-    bench.agent.ifindex = index;
-    bench.agent.state = agent_state::ALIVE;
-    bench.apply()?;
-    let uplink = Interface {
-        name: "up0".into(),
-        index,
-        ethernet: true,
-    };
-    let role = Role {
-        tapped: false,
-        uplink: true,
-        ..Role::default()
-    };
-    node.run(|| bench.plane.attach(&uplink, role))?;
-
+    let mut cable = Cable::new()?;
     let payload = b"POST /v2/models/digits/infer HTTP/1.1\r\n\r\n";
     let frame = tcp(CLIENT, SERVER, "PA", payload);
-    let run = node.run(|| bench.run("ingress", &frame))?;
+    let run = cable.node.run(|| cable.bench.run("ingress", &frame))?;
     assert_eq!(run, (NEXT, Some((REQUEST, Reason::Mirrored))));
 
-    let copy = receive(&socket)?;
+    let copy = receive(&cable.socket)?;
     let sliced = etherparse::SlicedPacket::from_ethernet(&copy).context("an independent parser")?;
     let Some(etherparse::NetSlice::Ipv4(outer)) = &sliced.net else {
         panic!("no IPv4: {copy:02x?}")
@@ -685,7 +717,9 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
         panic!("not GENEVE")
     };
     assert_eq!(inner, &frame[14..], "the packet, byte for byte");
-    let Meta { cpu, time_ns, .. } = header.meta;
+    let Meta {
+        cpu, time_ns, mac, ..
+    } = header.meta;
     assert!(now_ns() - time_ns < 10_000_000_000);
     let meta = Meta {
         direction: Direction::Request,
@@ -696,6 +730,8 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
         length: payload.len() as u32,
         sequence: 0,
         time_ns,
+        tap: TAP,
+        mac,
     };
     assert_eq!(
         header,
@@ -706,12 +742,86 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
             meta
         }
     );
-    let sent = bench.plane.sent(0)?;
+    let sent = cable.bench.plane.sent(0)?;
     assert_eq!(
         (sent[usize::from(cpu)].copies, sent[usize::from(cpu)].bytes),
         (1, payload.len() as u64)
     );
     Ok(())
+}
+
+/// What the option says by RFC 8926 and docs/tunnel.md, and its MAC by an independent SipHash,
+/// of fields that an independent parser found.
+#[test]
+fn copies_are_signed() -> Result<()> {
+    use core::hash::Hasher as _;
+    if !privileged() {
+        return Ok(());
+    }
+    let mut cable = Cable::new()?;
+    let long = pattern(1400);
+    let frames = [
+        (tcp(CLIENT, SERVER, "PA", b"request"), 1),
+        (tcp(SERVER, CLIENT, "PA", b"response"), 1),
+        (tcp_v6((CLIENT_V6, 1), (SERVER_V6, 8000), b"IPv6"), 1),
+        (tcp(CLIENT, SERVER, "PA", &[long, pattern(60)].concat()), 2),
+        (
+            tcp_v6((SERVER_V6, 8000), (CLIENT_V6, 1), &pattern(1_440)),
+            2,
+        ),
+    ];
+    for (frame, pieces) in frames {
+        for copy in cable.copies(&frame, pieces)? {
+            let (header, packet) = copy.split_at(36);
+            let number = |at: usize, length: usize| {
+                let bytes = header[at..at + length].iter();
+                bytes.fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+            };
+            assert_eq!(number(0, 1), 7, "28 bytes of options");
+            assert_eq!((number(8, 2), number(10, 1)), (0xff4d, 2));
+            assert_eq!(number(11, 1), 6, "24 bytes in ours");
+            assert_eq!(number(26, 2), u64::from(TAP), "tap");
+            let inner = etherparse::SlicedPacket::from_ip(packet)?;
+            let ipv6 = matches!(inner.net, Some(etherparse::NetSlice::Ipv6(_)));
+            let Some(etherparse::TransportSlice::Tcp(segment)) = &inner.transport else {
+                panic!("no TCP")
+            };
+            let ports = [segment.source_port(), segment.destination_port()].map(u64::from);
+            let whose = number(4, 3) << 40 | u64::from(ipv6) << 32 | ports[0] << 16 | ports[1];
+            let mut words = vec![number(12, 8), number(20, 8), whose];
+            let addresses = if ipv6 {
+                &packet[8..40]
+            } else {
+                &packet[12..20]
+            };
+            words.extend(addresses.chunks(8).map(|address| {
+                let word = u64::from_le_bytes(address.try_into().expect("8 bytes"));
+                if ipv6 { word } else { word.rotate_left(32) }
+            }));
+            let mut hasher = siphasher::sip::SipHasher24::new_with_keys(MAC_KEY[0], MAC_KEY[1]);
+            for word in words {
+                hasher.write(&word.to_le_bytes());
+            }
+            assert_eq!(number(28, 8), hasher.finish(), "the MAC of {copy:02x?}");
+            let Ok(Datagram::Geneve { header, payload }) = decode(&copy) else {
+                panic!("no GENEVE")
+            };
+            let packet = packet::parse(&payload, payload.len() as u32, Link::Ip);
+            let packet = packet.expect("a packet");
+            assert!(header.is_signed(MAC_KEY, &packet));
+            assert!(!header.is_signed(KEY, &packet));
+            assert_eq!(header.meta.piece, pieces > 1);
+        }
+    }
+    cable.bench.agent.mac_key = [0; 2];
+    cable.bench.apply()?;
+    let copies = cable.copies(&tcp(CLIENT, SERVER, "PA", b"no key"), 1)?;
+    assert_eq!(copies[0][28..36], [0; 8], "no key, no MAC");
+    Ok(())
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| at as u8).collect()
 }
 
 /// A socket that sees every frame that comes in.

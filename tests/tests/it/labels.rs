@@ -162,7 +162,6 @@ fn the_summary_follows_a_file_that_grows() {
     let models = models(&mut scene);
     let path = scene.home.path().join("labels.jsonl");
     let file = path.to_string_lossy().into_owned();
-    scene.set_api();
     scene.set_shadow_section("labels", "file", file);
     scene.set_shadow_section("labels", "interval", "100ms");
     scene.start();

@@ -11,6 +11,7 @@ mod budget;
 mod connections;
 mod evidence;
 mod faults;
+mod forged;
 mod heartbeat;
 mod kernel;
 mod labels;

@@ -2,7 +2,7 @@
 
 use tests::{Client, Request, Scene, Server, tun};
 
-use crate::traffic::{copied_once, mixed, send_mixed};
+use crate::traffic::{both_ways, copied_once, mixed, send_mixed};
 
 /// One listener for both families, tapped at any address of the host.
 #[test]
@@ -109,6 +109,39 @@ fn offloads_of_the_uplink_do_not_matter() {
         let line = format!("-K eth1 {switches}");
         scene.net.node.ethtool(&line).unwrap();
         sent.extend(send_mixed(&scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]));
+    }
+    scene.prove(&sent);
+}
+
+/// Segments that the node itself puts together, to super-packets of more parts than one packet can
+/// have: they leave as they are where the uplink has room for their segments, to the byte, and else
+/// in smaller ones.
+#[test]
+fn received_super_packets_are_mirrored() {
+    let Some(scene) = Scene::started() else {
+        return;
+    };
+    scene.net.client.ethtool("-K eth0 tso off gso off").unwrap();
+    scene.net.node.ethtool("-K eth0 gro on").unwrap();
+    let requests = both_ways(5 << 20);
+    let mut sent = Vec::new();
+    for mtu in [1500, 1563, 1564, 9000] {
+        let line = format!("mtu {mtu}");
+        scene.net.node.ip(&format!("link set eth1 {line}")).unwrap();
+        scene
+            .net
+            .shadow
+            .ip(&format!("link set eth0 {line}"))
+            .unwrap();
+        // Until the daemon has seen it.
+        sent.extend(send_mixed(&scene, &["10.0.0.5:8000"]));
+        sent.extend(scene.send("10.0.0.5:8000", &requests));
+        for switches in [UPLINKS[0], UPLINKS[2], UPLINKS[5]] {
+            let line = format!("-K eth1 {switches}");
+            scene.net.node.ethtool(&line).unwrap();
+            sent.extend(send_mixed(&scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]));
+        }
+        sent.extend(scene.send("[fd00:0::5]:8000", &requests));
     }
     scene.prove(&sent);
 }

@@ -90,11 +90,6 @@ impl Pilot {
         change(&mut plan);
         pilot.trial.service().insert("rollout".into(), plan.into());
         let scene = &mut pilot.trial.scene;
-        let [(_, listen), (_, token)] = scene.home.api().unwrap();
-        scene.set_shadow("api", listen.clone());
-        scene.set_shadow("token_file", token.clone());
-        scene.set_mirror("api", format!("http://{listen}"));
-        scene.set_mirror("token_file", token);
         let compare = scene.shadow_config["service"][0]["compare"].as_table_mut();
         compare
             .unwrap()

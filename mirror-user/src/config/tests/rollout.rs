@@ -423,29 +423,20 @@ fn a_shadow_stage_needs_a_mirror_that_can_be_asked() {
         assert!(report.contains(expected), "{report}");
         assert_eq!(report.matches("file.toml:").count(), 1, "{report}");
     };
-    let mirror = "[service.mirror]\nagent = \"10.0.0.9:6181\"\n";
+    let mirror = "[service.mirror]\nagent = \"10.0.0.9:6181\"\nagent_key = \"PutHereWhatKeysShowPrintsOnTheShadowHost000=\"\n";
     check(
         mirror,
         "",
         "file.toml:7:1: a shadow stage goes by what the agent says, but there is no [service.mirror]",
     );
-    check(
-        "",
-        "",
-        "file.toml:9:1: a shadow stage goes by what the agent says, but [service.mirror] has no `api`",
-    );
-    let api = |lines: &str| {
-        let api = "api = \"http://10.0.0.9:9471\"\ntoken_file = \"/token\"\n";
-        let text = format!("{NODE}{api}{lines}\n{section}");
-        let problems = node(&text, &|_| Ok("token".to_owned())).err();
-        problems.map_or_else(String::new, |problems| {
-            Report::new(Path::new("file.toml"), &text, problems).to_string()
-        })
+    let copied = |lines: &str| {
+        let text = format!("{NODE}{lines}\n{section}");
+        report(Kind::Node, &text)
     };
-    assert_eq!(api(""), "");
-    let said = api("directions = \"requests\"");
+    assert_eq!(copied(""), "");
+    let said = copied("directions = \"requests\"");
     assert!(said.contains("copies requests only"), "{said}");
-    let said = api("arms = [\"canary\"]\n[service.canary]\naddress = \"10.0.0.5:8001\"");
+    let said = copied("arms = [\"canary\"]\n[service.canary]\naddress = \"10.0.0.5:8001\"");
     assert!(
         said.contains("copies none of stable's connections"),
         "{said}"
@@ -458,9 +449,9 @@ fn problems_of_a_service_s_plan_stand_where_it_does() {
     let text = format!("{NODE}{rollout}");
     let report = report(Kind::Node, &text);
     for expected in [
-        "file.toml:9:11: `stages` in [service.rollout]: the last stage is 0.5",
-        "file.toml:11:14: `confidence` in [service.rollout.canary]: 1 is not from 0.5",
-        "file.toml:12:1: `gate` in [service.rollout]: nothing says where Prometheus is asked",
+        "file.toml:10:11: `stages` in [service.rollout]: the last stage is 0.5",
+        "file.toml:12:14: `confidence` in [service.rollout.canary]: 1 is not from 0.5",
+        "file.toml:13:1: `gate` in [service.rollout]: nothing says where Prometheus is asked",
     ] {
         assert!(report.contains(expected), "{expected} is not in\n{report}");
     }
@@ -468,7 +459,7 @@ fn problems_of_a_service_s_plan_stand_where_it_does() {
 
 #[test]
 fn a_changed_plan_is_a_change_of_its_service() {
-    let running = node(NODE, &no_secret).unwrap();
+    let running = node(NODE).unwrap();
     let mut new = running.clone();
     new.services[0].rollout = Some(Plan::default());
     let said = changes(&running, &new).unwrap().to_string();

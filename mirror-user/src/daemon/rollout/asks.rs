@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::prometheus::Prometheus;
 use super::{counted, hooks, http};
-use crate::agent_api;
+use crate::agent_api::{self, Access};
 use crate::daemon::Daemon;
 use crate::rollout::machine::{Call, Rollout, State, Step};
 use crate::rollout::plan::{self, HookPoint, MetricGate, fill};
@@ -165,15 +165,13 @@ impl Daemon {
             .services
             .iter()
             .find(|known| known.name == service);
-        let api = config
-            .and_then(|config| config.mirror.as_ref())
-            .and_then(|mirror| mirror.api.clone());
+        let mirror = config.and_then(|config| config.mirror.clone());
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
         let is_wanted =
             running.rollout.started().plan.shadow.is_some() && running.rollout.step().is_some();
-        let (false, true, Some(api)) = (running.asked.agent, is_wanted, api) else {
+        let (false, true, Some(mirror)) = (running.asked.agent, is_wanted, mirror) else {
             return;
         };
         running.asked.agent = true;
@@ -182,10 +180,13 @@ impl Daemon {
             running.rollout.started().id.clone(),
         );
         let service = service.to_owned();
+        let key_file = self.config.key_file.clone();
         tokio::spawn(async move {
-            let said = agent_api::summary(&api)
-                .await
-                .map_err(|error| error.to_string());
+            let said = async {
+                let access = Access::of(&mirror, &key_file)?;
+                agent_api::summary(&mirror.agent, &access).await
+            };
+            let said = said.await.map_err(|error| error.to_string());
             let what = What::Summary(Box::new(said));
             let _ = heard.send(Heard { service, id, what });
         });

@@ -120,12 +120,8 @@ impl Daemon {
                     .to_owned(),
             )
         })?;
-        let is_asked = config
-            .mirror
-            .as_ref()
-            .is_some_and(|mirror| mirror.api.is_some());
-        if plan.shadow.is_some() && !is_asked {
-            let cure = "add `api` and `token_file` to [service.mirror], or leave [shadow] out";
+        if plan.shadow.is_some() && config.mirror.is_none() {
+            let cure = "add a [service.mirror] with `agent` and `agent_key`, or leave [shadow] out";
             return Err(invalid(format!("a shadow stage asks the agent: {cure}")));
         }
         let canary = overlay::on_trial(&config, &target);

@@ -58,7 +58,7 @@ mod tests {
             "interfaces = [\"eth0\"]\n[[service]]\nname = \"a\"\nid = 1\naddresses = [\"*:80\"]\n\
              stable.version = \"v1\"\n{more}"
         );
-        crate::config::node(&text, &|_| unreachable!()).unwrap()
+        crate::config::node(&text).unwrap()
     }
 
     /// Stable, and the canary with its address.

@@ -1,13 +1,14 @@
 //! What the agent costs per request: receiving, rebuilding, replaying, comparing and recording.
 //!
-//! `cargo test --release -p mirror-user --lib -- --ignored --nocapture flood` (or `paced`, `steady`)
+//! `cargo test --release -p mirror-user --lib -- --ignored --nocapture flood` (or `stream`, `paced`, `steady`)
 //!
 //! A tap floods the agent over loopback with requests of 2 KB, as fast as it compares them, or at
 //! a steady rate; the shadow answers at once. Only the agent's own threads are charged, with what the kernel does in
 //! their system calls: sending over loopback includes the shadow's side of the receiving.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Agent;
+use crate::shadow::capture::streams::fixtures::{self as stream_fixtures, Rings};
 use crate::shadow::conversation::{Connection, Tap};
 use crate::shadow::fixtures;
 use crate::{config, metrics};
@@ -26,7 +28,7 @@ const WINDOW: u64 = 512;
 const WARM_UP: u64 = 20_000;
 const REQUESTS: u64 = 200_000;
 /// Requests in a second, where they come at a steady rate.
-const RATES: [u64; 3] = [1_000, 4_000, 8_000];
+const RATES: [u64; 3] = [1_000, 4_000, 10_000];
 /// How long copies come together: not at all, as by default, and longer.
 const GATHERS: [Duration; 3] = [
     Duration::ZERO,
@@ -44,6 +46,22 @@ fn flood() {
         flood.run(WARM_UP);
         let before = Figures::now(flood);
         flood.run(REQUESTS);
+        flood.show(&before);
+    });
+}
+
+/// As many requests as the agent can take, from a tap that connects.
+#[test]
+#[ignore = "a benchmark, for release builds"]
+fn stream() {
+    measure(GATHERS[1], |flood| {
+        flood.connect();
+        flood.run(WARM_UP);
+        let before = Figures::now(flood);
+        flood.run(REQUESTS);
+        flood.show(&before);
+        let before = Figures::now(flood);
+        flood.pace(RATES[2], Duration::from_secs(5));
         flood.show(&before);
     });
 }
@@ -85,7 +103,7 @@ fn measure(gather: Duration, load: impl FnOnce(&mut Flood)) {
     let config = config::Shadow {
         record_dir: folder.path().join("records"),
         memory: 1 << 30,
-        gather,
+        batch_interval: gather,
         services: vec![config::ShadowService {
             queue: 4096,
             compare: config::Compare {
@@ -192,8 +210,48 @@ fn ok(body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// A tap's connection, with one ring.
+struct Stream {
+    tcp: TcpStream,
+    rings: Rings,
+    position: usize,
+}
+
+impl Stream {
+    fn connect(tunnel: SocketAddr) -> Self {
+        let mut tcp = TcpStream::connect(tunnel).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        // Of the same life as the datagrams before.
+        tcp.write_all(&stream_fixtures::hello(1, Vec::new()))
+            .unwrap();
+        let mut told = tcp.try_clone().unwrap();
+        let sink = move || std::io::copy(&mut told, &mut std::io::sink());
+        thread::Builder::new()
+            .name("told".into())
+            .spawn(sink)
+            .unwrap();
+        Self {
+            tcp,
+            rings: Rings::default(),
+            position: 0,
+        }
+    }
+
+    fn send(&mut self, datagrams: &[Vec<u8>]) {
+        for datagram in datagrams {
+            self.rings.write_datagram(datagram);
+        }
+        let bytes = self.rings.take(0);
+        let mut wire = stream_fixtures::records(0, self.position, false, &bytes);
+        self.position += bytes.len();
+        wire.extend(stream_fixtures::round(self.rings.time_ns + 1));
+        self.tcp.write_all(&wire).unwrap();
+    }
+}
+
 struct Flood {
     socket: UdpSocket,
+    stream: Option<Stream>,
     tap: Tap,
     connections: Vec<Connection>,
     metrics: metrics::Agent,
@@ -220,6 +278,7 @@ impl Flood {
         }
         Self {
             socket,
+            stream: None,
             tap,
             connections,
             metrics,
@@ -227,6 +286,23 @@ impl Flood {
             request: post(),
             response: ok(&output(0.25)),
         }
+    }
+
+    fn send(&mut self, datagrams: &[Vec<u8>]) {
+        match &mut self.stream {
+            Some(stream) => stream.send(datagrams),
+            None => {
+                for datagram in datagrams {
+                    self.socket.send(datagram).unwrap();
+                }
+            }
+        }
+    }
+
+    /// Sends over a connection from now on.
+    fn connect(&mut self) {
+        let tunnel = self.socket.peer_addr().unwrap();
+        self.stream = Some(Stream::connect(tunnel));
     }
 
     fn run(&mut self, count: u64) {
@@ -281,9 +357,7 @@ impl Flood {
         let connection = &mut self.connections[index];
         let mut datagrams = connection.request(&mut self.tap, &self.request);
         datagrams.extend(connection.response(&mut self.tap, &self.response));
-        for datagram in datagrams {
-            self.socket.send(&datagram).unwrap();
-        }
+        self.send(&datagrams);
         self.sent += 1;
     }
 
@@ -291,9 +365,10 @@ impl Flood {
         let families = self.metrics.registry().gather();
         let requests = families
             .iter()
-            .find(|family| family.name() == "modelmirror_shadow_requests_total")
-            .unwrap();
-        let chosen = requests.get_metric().iter().filter(|metric| {
+            .find(|family| family.name() == "modelmirror_shadow_requests_total");
+        // Before the first outcome there is no family.
+        let requests = requests.map(|family| family.get_metric());
+        let chosen = requests.unwrap_or_default().iter().filter(|metric| {
             let mut labels = metric.get_label().iter();
             outcome.is_none_or(|outcome| labels.any(|label| label.value() == outcome))
         });
@@ -316,7 +391,7 @@ impl Flood {
         println!("payload MB/s      {:>10.1}", rate * bytes / 1e6);
         println!("request bytes     {:>10}", self.request.len());
         let mut total = 0.0;
-        for name in ["capture", "agent", "records"] {
+        for name in ["capture", "streams", "agent", "records"] {
             let spent = after.of(name) - before.of(name);
             let each = spent as f64 / 1e3 / requests;
             total += each;

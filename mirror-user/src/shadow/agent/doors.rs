@@ -17,30 +17,31 @@ use crate::shadow::capture::bind;
 pub struct Doors {
     udp: Vec<(SocketAddr, UdpSocket)>,
     tcp: Vec<(SocketAddr, TcpListener)>,
+    /// Where taps connect.
+    streams: Vec<(SocketAddr, TcpListener)>,
 }
 
 impl Doors {
     /// Opens what `config` asks for; `before` shares what it has of that.
     pub(super) fn open(config: &config::Shadow, before: &Self) -> anyhow::Result<Self> {
         let mut doors = Self::default();
-        for address in [Some(config.listen), config.vxlan].into_iter().flatten() {
-            let socket = open(&before.udp, address, UdpSocket::try_clone, bind)
-                .with_context(|| format!("cannot listen on UDP {address}"))?;
+        let (udp, tcp) = open_both(config.listen, before)?;
+        doors.udp.push((config.listen, udp));
+        doors.streams.push((config.listen, tcp));
+        if let Some(address) = config.vxlan {
+            let socket = open_udp(address, before)?;
             doors.udp.push((address, socket));
         }
-        let api = config.api.as_ref().map(|api| api.listen);
-        for (key, address) in [("admin", Some(config.admin)), ("api", api)] {
-            let Some(address) = address else { continue };
-            let listener = open(
-                &before.tcp,
-                address,
-                TcpListener::try_clone,
-                TcpListener::bind,
-            )
-            .with_context(|| format!("cannot listen on TCP {address} for `{key}`"))?;
-            listener.set_nonblocking(true)?;
-            doors.tcp.push((address, listener));
-        }
+        let address = config.admin;
+        let listener = open(
+            &before.tcp,
+            address,
+            TcpListener::try_clone,
+            TcpListener::bind,
+        )
+        .with_context(|| format!("cannot listen on TCP {address} for `admin`"))?;
+        listener.set_nonblocking(true)?;
+        doors.tcp.push((address, listener));
         Ok(doors)
     }
 
@@ -52,10 +53,41 @@ impl Doors {
             .collect()
     }
 
+    /// Where taps connect.
+    pub(super) fn streams(&self) -> io::Result<TcpListener> {
+        let (_, listener) = self.streams.first().ok_or(io::ErrorKind::NotConnected)?;
+        listener.try_clone()
+    }
+
     /// The listener at `address`.
     pub(super) fn tcp(&self, address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
         let listener = find(&self.tcp, address).ok_or(io::ErrorKind::NotConnected)?;
         tokio::net::TcpListener::from_std(listener.try_clone()?)
+    }
+}
+
+fn open_udp(address: SocketAddr, before: &Doors) -> anyhow::Result<UdpSocket> {
+    open(&before.udp, address, UdpSocket::try_clone, bind)
+        .with_context(|| format!("cannot listen on UDP {address}"))
+}
+
+/// Where datagrams arrive, and where taps connect: at the same port, even if any will do.
+fn open_both(address: SocketAddr, before: &Doors) -> anyhow::Result<(UdpSocket, TcpListener)> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let udp = open_udp(address, before)?;
+        let mut at = address;
+        at.set_port(udp.local_addr()?.port());
+        let share = TcpListener::try_clone;
+        match open(&before.streams, address, share, |_| TcpListener::bind(at)) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            // The port was free for the one and not for the other.
+            Err(_) if address.port() == 0 && attempts < 16 => {}
+            Err(error) => {
+                return Err(error.context(format!("cannot listen on TCP {at} for `listen`")));
+            }
+        }
     }
 }
 

@@ -65,7 +65,7 @@ impl Intake {
             batch: Vec::new(),
             judge: Arc::clone(judge),
             ids: config.services.iter().map(|service| service.id).collect(),
-            gather: config.gather,
+            batch_interval: config.batch_interval,
             stop: Arc::clone(&intake.stop),
             backlog: Arc::clone(&intake.backlog),
         };
@@ -121,7 +121,7 @@ struct Work {
     judge: Arc<Judge>,
     /// Ids of the services, by index.
     ids: Vec<u32>,
-    gather: Duration,
+    batch_interval: Duration,
     stop: Arc<AtomicBool>,
     backlog: Arc<AtomicUsize>,
 }
@@ -146,7 +146,7 @@ impl Work {
                 self.show();
             }
             match received {
-                Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.gather),
+                Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.batch_interval),
                 Ok(_) => {}
                 Err(error) => result = Err(error),
             }
@@ -185,25 +185,27 @@ impl Work {
             self.capture.socket_drops(),
             self.capture.not_allowed(),
         );
-        for (address, tap) in self.capture.taps() {
-            metrics.tap(address, tap);
+        metrics.strays(&self.capture.strays());
+        metrics.refusals(self.capture.refusals());
+        for (_, tap) in self.capture.taps() {
+            metrics.tap(tap);
         }
     }
 
     /// What taps say of their services has changed.
     fn take_reports(&mut self) {
-        for (address, tap) in self.capture.taps() {
-            for (index, id) in self.ids.iter().enumerate() {
-                if let Some(service) = tap.services.get(id) {
+        for (id, tap) in self.capture.taps() {
+            for (index, service) in self.ids.iter().enumerate() {
+                if let Some(service) = tap.services.get(service) {
                     let alone = service.requests_only;
-                    self.exchanges.copies_requests_only(address, index, alone);
+                    self.exchanges.copies_requests_only(id, index, alone);
                     let named = [
                         (Arm::Stable, Some(&service.stable_version)),
                         (Arm::Canary, service.canary_version.as_ref()),
                     ];
                     for (arm, version) in named {
                         if let Some(version) = version {
-                            self.judge.version((address, index, arm), version);
+                            self.judge.version((id, index, arm), version);
                         }
                     }
                 }

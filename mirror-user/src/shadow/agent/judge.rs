@@ -1,29 +1,29 @@
 //! Where the three parts of an exchange meet: joined, compared, recorded, counted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mirror_common::tunnel::Arm;
-use tokio::sync::watch;
 
 use super::Figures;
+use super::workers::{Job, Workers};
 use crate::config;
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
 use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
-use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError};
+use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError, TapId};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
 use crate::shadow::summary::{LabelSummary, ServerSummary, ServiceSummary, Summary};
 
-/// Answers of more bytes than this, together, are compared on a thread of their own: others wait
-/// for the runtime meanwhile, and their latency is measured there.
-const LARGE: usize = 256 << 10;
+/// Exchanges of more bytes than this, request and both responses together, are judged by the
+/// workers: others wait for the runtime's thread meanwhile, and their latency is measured there. To
+/// hand one over costs as much as to judge one of a few KiB.
+const LARGE: usize = 32 << 10;
 
 /// The version of production before its tap has said one.
 const UNKNOWN: &str = "unknown";
@@ -33,12 +33,11 @@ pub(super) struct Judge {
     pending: Mutex<Pending>,
     services: Vec<Service>,
     /// What each tap calls production's versions, by service and arm.
-    versions: Mutex<HashMap<(IpAddr, usize, Arm), String>>,
+    versions: Mutex<HashMap<(TapId, usize, Arm), String>>,
     recorder: Recorder,
     metrics: metrics::Agent,
     since: jiff::Timestamp,
-    /// Comparisons that run on other threads.
-    elsewhere: watch::Sender<usize>,
+    workers: Arc<Workers<Pair>>,
 }
 
 struct Service {
@@ -72,7 +71,7 @@ impl Judge {
             versions: Mutex::default(),
             recorder: Recorder::open(config)?,
             since: jiff::Timestamp::now(),
-            elsewhere: watch::Sender::new(0),
+            workers: Arc::new(Workers::new()),
             metrics,
         })
     }
@@ -99,7 +98,7 @@ impl Judge {
     }
 
     /// A tap names a version of a service's that answers in production.
-    pub(super) fn version(&self, whose: (IpAddr, usize, Arm), version: &str) {
+    pub(super) fn version(&self, whose: (TapId, usize, Arm), version: &str) {
         let mut versions = lock(&self.versions);
         let known = versions.entry(whose).or_default();
         if known != version {
@@ -107,27 +106,25 @@ impl Judge {
         }
     }
 
-    /// Compares a pair, here or elsewhere.
+    /// Judges a pair: a small one here, a large one on another thread.
     pub(super) fn complete(self: &Arc<Self>, pair: Pair) {
-        let shadow = pair.shadow.shadow.as_ref();
-        let size = compare::weight(&pair.production) + shadow.map_or(0, compare::weight);
+        let size = weight(&pair);
         if size < LARGE {
             self.judge(pair);
             return;
         }
+        let job = Job {
+            // Of what unfolds to many times its memory, one at a time for each service.
+            group: compare::is_huge(size).then_some(pair.origin.service),
+            job: pair,
+        };
         let judge = Arc::clone(self);
-        self.elsewhere.send_modify(|count| *count += 1);
-        tokio::task::spawn_blocking(move || {
-            judge.judge(pair);
-            judge.elsewhere.send_modify(|count| *count -= 1);
-        });
+        self.workers.run(job, move |pair| judge.judge(pair));
     }
 
-    /// Waits until nothing is compared elsewhere.
+    /// Waits until the workers have nothing to do.
     pub(super) async fn idle(&self) {
-        let mut elsewhere = self.elsewhere.subscribe();
-        // The sender is ours: it is there.
-        let _ = elsewhere.wait_for(|&count| count == 0).await;
+        self.workers.idle().await;
     }
 
     fn judge(&self, pair: Pair) {
@@ -238,7 +235,12 @@ impl Judge {
 
     /// Drops what has no outcome, and writes the last ledgers.
     pub(super) fn finish(&self) {
-        let rest = self.pending().finish();
+        let waiting = self.workers.take_waiting().map(|pair| Dropped {
+            service: pair.origin.service,
+            reason: DropReason::Shutdown,
+        });
+        let mut rest = self.pending().finish();
+        rest.extend(waiting);
         for dropped in rest {
             self.dropped(dropped);
         }
@@ -260,6 +262,16 @@ impl Judge {
             self.recorder.write_ledger(index, &ledger);
         }
     }
+}
+
+/// What judging a pair takes, in bytes, as far as lengths tell.
+fn weight(pair: &Pair) -> usize {
+    let Answered { job, shadow, .. } = &pair.shadow;
+    let request = compare::weight(&job.request.headers, &job.request.body);
+    let responses = [Some(&pair.production), shadow.as_ref().ok()];
+    let responses = responses.into_iter().flatten();
+    let responses = responses.map(|response| compare::weight(&response.headers, &response.body));
+    responses.fold(request, usize::saturating_add)
 }
 
 fn server(usage: &Usage) -> ServerSummary {
@@ -347,3 +359,6 @@ impl Sink for Judge {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

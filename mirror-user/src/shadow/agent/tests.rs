@@ -9,12 +9,15 @@ use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use mirror_common::tunnel::Arm;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::shadow::capture::streams::fixtures::{self as stream_fixtures, Rings};
 use crate::shadow::conversation::{CANARY, Connection, Tap};
 use crate::shadow::fixtures;
+use crate::transport::frame;
 
 const WAIT: Duration = Duration::from_secs(20);
 const ID: u32 = 101;
@@ -618,4 +621,54 @@ async fn the_admin_endpoint_shows_it_all() {
     );
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
+}
+
+/// The same exchange as over the tunnel, from a tap that connects; and once more after its
+/// connection broke in the middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_replayed_as_datagrams_are() {
+    let model = Model::answering(&[("/v1", b"same")]);
+    let mut scene = Scene::new(model.start().await, |_| {}).await;
+    let tunnel = scene.socket.peer_addr().unwrap();
+    let mut connection = Connection::new(ID, 40_000);
+    let mut datagrams = connection.open(&mut scene.tap);
+    for n in 0..20_000_usize {
+        if n % 1_000 == 0 {
+            datagrams.extend(connection.request(&mut scene.tap, &post("/v1", &noise(n))));
+            datagrams.extend(connection.response(&mut scene.tap, &ok(b"same")));
+        }
+    }
+    let mut rings = Rings::default();
+    for datagram in &datagrams {
+        rings.write_datagram(datagram);
+    }
+    for cut in [20_000, usize::MAX] {
+        let mut stream = tokio::net::TcpStream::connect(tunnel).await.unwrap();
+        let hello = stream_fixtures::hello(1, rings.heads());
+        stream.write_all(&hello).await.unwrap();
+        let mut header = [0; 24];
+        stream.read_exact(&mut header).await.unwrap();
+        let header = frame::Header::decode(&header).unwrap();
+        let mut body = vec![0; header.length as usize];
+        stream.read_exact(&mut body).await.unwrap();
+        let welcome: frame::Welcome = serde_json::from_slice(&body).unwrap();
+        assert_eq!(welcome.name, "127.0.0.1");
+        rings.go_on(&welcome.cpus);
+        let wire = rings.rounds(10_000);
+        let wire = &wire[..cut.min(wire.len())];
+        stream.write_all(wire).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // Until the agent closes as well.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    scene.until("compared", 20).await;
+    let received = ["127.0.0.1", "received"];
+    let packets = "modelmirror_shadow_tunnel_packets_total";
+    let expected = datagrams.len() as f64;
+    eventually(
+        || scene.metric(packets, &received) == expected,
+        || scene.text(),
+    )
+    .await;
+    assert_eq!(scene.finish().await.len(), 20);
 }

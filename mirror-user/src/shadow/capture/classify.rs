@@ -1,7 +1,6 @@
 //! From a copied packet to a segment of a service. Pure.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use mirror_common::flow::Endpoint;
@@ -10,9 +9,10 @@ use mirror_common::policy::{flow, worth_copying};
 use mirror_common::tunnel::{Arm, Direction, Header};
 use mirror_common::verdict::Reason;
 
+use super::streams::Copied;
 use crate::config::ShadowService;
 use crate::shadow::ledger::Outcome;
-use crate::shadow::message::Segment;
+use crate::shadow::message::{Segment, TapId};
 
 /// Whose a copy is.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Copy<'a> {
 
 struct Found<'a> {
     service: usize,
-    tap: IpAddr,
+    tap: TapId,
     direction: Direction,
     arm: Arm,
     time_ns: u64,
@@ -57,7 +57,7 @@ impl Classifier {
     }
 
     /// A copy of our own tap: the header says whose it is.
-    pub(super) fn geneve<'a>(&self, tap: IpAddr, header: &Header, inner: &'a [u8]) -> Copy<'a> {
+    pub(super) fn geneve<'a>(&self, tap: TapId, header: &Header, inner: &'a [u8]) -> Copy<'a> {
         let meta = &header.meta;
         let (packet, payload) = match dissect(inner, Link::Ip) {
             Ok(dissected) => dissected,
@@ -79,8 +79,31 @@ impl Classifier {
         }
     }
 
+    /// A copy out of a tap's ring: its record says whose it is.
+    pub(super) fn record<'a>(&self, tap: TapId, copied: &'a Copied) -> Copy<'a> {
+        let record = &copied.record;
+        let (packet, payload) = match dissect(&copied.packet, Link::Ip) {
+            Ok(dissected) => dissected,
+            Err(outcome) => return Copy::dropped(0, outcome),
+        };
+        let service = self.by_id.get(&record.service).copied();
+        Copy {
+            sequence: packet.sequence,
+            length: packet.payload_length,
+            found: service.ok_or(Outcome::UnknownService).map(|service| Found {
+                service,
+                tap,
+                direction: record.direction,
+                arm: record.arm,
+                time_ns: record.time_ns,
+                packet,
+                payload,
+            }),
+        }
+    }
+
     /// A frame of a foreign tap: its addresses say whose it is.
-    pub(super) fn vxlan<'a>(&self, tap: IpAddr, inner: &'a [u8], time_ns: u64) -> Copy<'a> {
+    pub(super) fn vxlan<'a>(&self, tap: TapId, inner: &'a [u8], time_ns: u64) -> Copy<'a> {
         let (packet, payload) = match dissect(inner, Link::Ethernet) {
             Ok(dissected) => dissected,
             Err(outcome) => return Copy::dropped(0, outcome),

@@ -16,10 +16,10 @@ pub(super) enum Notice {
     /// Somebody sends who is not listened to.
     NotAllowed(IpAddr),
     /// A tap copies a service that is not known here.
-    UnknownService { tap: IpAddr, id: u32, name: String },
+    UnknownService { tap: String, id: u32, name: String },
     /// A tap means another service by the same id.
     OtherName {
-        tap: IpAddr,
+        tap: String,
         id: u32,
         name: String,
         ours: String,
@@ -70,7 +70,7 @@ impl Notices {
     /// A tap has named its services.
     pub(super) fn services<'a>(
         &mut self,
-        tap: IpAddr,
+        tap: &str,
         reports: impl Iterator<Item = &'a ServiceReport>,
     ) {
         for report in reports {
@@ -80,8 +80,8 @@ impl Notices {
         }
     }
 
-    fn service(&self, tap: IpAddr, report: &ServiceReport) -> Option<Notice> {
-        let (id, name) = (report.id, report.name.clone());
+    fn service(&self, tap: &str, report: &ServiceReport) -> Option<Notice> {
+        let (tap, id, name) = (tap.to_owned(), report.id, report.name.clone());
         match self.services.get(&id) {
             Some(ours) if *ours == name => None,
             Some(ours) => Some(Notice::OtherName {
@@ -121,7 +121,7 @@ mod tests {
                 mirror,
                 ..ServiceReport::default()
             };
-            let notice = notices.service([10, 0, 0, 5].into(), &report);
+            let notice = notices.service("10.0.0.5", &report);
             let words = notice.map(|notice| notice.to_string());
             assert_eq!(words.as_deref(), expected);
         };

@@ -1,12 +1,12 @@
 //! A UDP socket made for receiving: batched, with the largest buffer that the kernel grants.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 /// Messages of one receive call.
@@ -101,20 +101,6 @@ impl Socket {
             Err(error) => Err(error),
         }
     }
-
-    /// Sends a datagram back as it is. A full send buffer loses it, as the network might.
-    pub(super) fn echo(&self, received: &Received<'_>) {
-        let transmit = Transmit {
-            destination: received.source,
-            ecn: None,
-            contents: received.payload,
-            segment_size: None,
-            src_ip: received.local,
-        };
-        if let Err(error) = self.state.try_send(UdpSockRef::from(&self.udp), &transmit) {
-            tracing::debug!(%error, peer = %received.source, "cannot echo a control packet");
-        }
-    }
 }
 
 /// Datagrams that the kernel has dropped at a socket; 0 where it does not say.
@@ -176,8 +162,6 @@ pub(super) struct Buffers {
 /// One datagram.
 pub(super) struct Received<'a> {
     pub(super) source: SocketAddr,
-    /// Which of our addresses it came to.
-    pub(super) local: Option<IpAddr>,
     /// When it came, since the epoch.
     pub(super) timestamp: Option<Duration>,
     pub(super) payload: &'a [u8],
@@ -199,7 +183,6 @@ impl Buffers {
             let bytes = bytes.get(..meta.len).unwrap_or_default();
             bytes.chunks(meta.stride.max(1)).map(|payload| Received {
                 source: meta.addr,
-                local: meta.dst_ip,
                 timestamp: meta.timestamp,
                 payload,
             })

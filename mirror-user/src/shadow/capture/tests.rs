@@ -1,7 +1,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use mirror_common::packet::{ACK, SYN};
-use mirror_common::tunnel::{Arm, Direction};
+use mirror_common::packet::{ACK, Link, SYN, parse};
+use mirror_common::tunnel::mac::Key;
+use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH};
 
 use super::*;
 use crate::shadow::conversation::{self, Connection};
@@ -95,9 +96,10 @@ fn segments_arrive_as_they_were_copied() {
         (first.service, first.flags, first.arm),
         (1, SYN, Arm::Stable)
     );
-    assert_eq!(first.tap, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let (id, tap) = capture.taps().next().unwrap();
+    assert_eq!((first.tap, &*tap.name), (id, "127.0.0.1"));
     assert_eq!(SocketAddr::from(first.flow.client), connection.client());
-    assert_eq!(first.time_ns, 1_000_010_000);
+    assert_eq!(first.time_ns, 1_024_010_240);
     assert_eq!(segments[1].flags, SYN | ACK);
     assert_eq!(segments[1].flow, first.flow);
     assert_eq!(outcomes(&mut capture), [("received", 5, 4_000)]);
@@ -158,8 +160,8 @@ fn one_end_hears_both_address_families() {
         let report = tap.report(&[]).remove(0);
         socket.send(&report).unwrap();
         receive(&mut capture, 1);
-        let heard: Vec<_> = capture.taps().map(|(address, _)| address).collect();
-        assert_eq!(heard, [socket.local_addr().unwrap().ip()]);
+        let heard: Vec<_> = capture.taps().map(|(_, tap)| tap.name.clone()).collect();
+        assert_eq!(heard, [socket.local_addr().unwrap().ip().to_string()]);
         assert_eq!(socket.recv(&mut [0; 2_000]).unwrap(), report.len());
     }
 }
@@ -293,4 +295,78 @@ fn the_ledger_closes_with_the_tap_s_reports() {
         (tap.copies(), tap.bytes())
     );
     assert!(totals.closes());
+}
+
+/// The same datagram, written by tap 4 with this key.
+fn signed(datagram: &[u8], key: Key) -> Vec<u8> {
+    let Ok(Datagram::Geneve {
+        mut header,
+        payload,
+    }) = decode(datagram)
+    else {
+        panic!("no GENEVE")
+    };
+    let packet = parse(&payload, payload.len() as u32, Link::Ip).unwrap();
+    header.meta.tap = 4;
+    header.meta.mac = header.mac(key, &packet);
+    [&header.encode(), payload].concat()
+}
+
+#[test]
+fn only_the_key_s_owner_is_believed() {
+    const KEY: Key = [17, 4];
+    let (mut capture, socket) = loopback();
+    capture.set_key(4, KEY);
+    let mut tap = conversation::Tap::new(1);
+    let mut one = Connection::new(101, 40_000);
+    let mut other = Connection::new(101, 40_001);
+    let genuine = signed(&one.request(&mut tap, b"genuine")[0], KEY);
+    let (header, packet) = genuine.split_at(HEADER_LENGTH);
+    let elsewhere = &other.request(&mut tap, b"other")[0];
+    let with = |at: usize, bytes: &[u8]| {
+        let mut changed = genuine.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        changed
+    };
+    let mut nameless = vec![0, 0, 0x08, 0, 0, 0, 101, 0];
+    nameless.extend_from_slice(packet);
+    // Version 1 was shorter.
+    let mut old = with(0, &[6]);
+    (old[10], old[11]) = (1, 5);
+    old.drain(32..HEADER_LENGTH);
+    let forged = [
+        ("not signed", Stray::UnknownTap, elsewhere.clone()),
+        ("a wrong key", Stray::BadMac, signed(elsewhere, [17, 5])),
+        ("no key", Stray::BadMac, with(HEADER_LENGTH - 8, &[0; 8])),
+        (
+            "a header of another connection",
+            Stray::BadMac,
+            [header, &elsewhere[HEADER_LENGTH..]].concat(),
+        ),
+        ("another number", Stray::BadMac, with(20, &[0, 0, 0, 9])),
+        ("another service", Stray::BadMac, with(6, &[7])),
+        ("a tap unknown", Stray::UnknownTap, with(26, &[0, 5])),
+        ("a packet cut off", Stray::BadMac, genuine[..60].to_vec()),
+        ("an old version", Stray::UnknownOption, old),
+        ("no option", Stray::UnknownOption, nameless),
+        ("a report", Stray::UnknownTap, tap.report(&[]).remove(0)),
+    ];
+    let mut counted = [0; Stray::ALL.len()];
+    for (what, stray, datagram) in forged {
+        socket.send(&datagram).unwrap();
+        assert!(receive(&mut capture, 1).is_empty(), "{what}");
+        counted[stray as usize] += 1;
+        let (_, tap) = capture.taps().next().unwrap();
+        assert_eq!(tap.strays, counted, "{what}");
+    }
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 2_000]).is_err(), "no echo");
+
+    socket.send(&genuine).unwrap();
+    let segments = receive(&mut capture, 1);
+    assert_eq!(segments[0].payload, &b"genuine"[..]);
+    assert_eq!(outcomes(&mut capture), [("received", 1, 7)]);
+    capture.forget_key(4);
+    socket.send(&genuine).unwrap();
+    assert!(receive(&mut capture, 1).is_empty(), "forgotten");
 }

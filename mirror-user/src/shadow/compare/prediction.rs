@@ -147,11 +147,20 @@ fn bounded(value: Value, numbers: Option<&[f64]>) -> Option<Value> {
             None => value,
         });
     }
-    if serde_json::to_string(&value).ok()?.len() <= MAX_BYTES {
+    if is_short(&value) || serde_json::to_string(&value).ok()?.len() <= MAX_BYTES {
         return Some(value);
     }
     let summary = Summary::of(numbers?)?;
     serde_json::to_value(summary).ok()
+}
+
+/// Whether it is a plain list of numbers, short however they are written: each takes up to 24
+/// characters.
+fn is_short(value: &Value) -> bool {
+    let Value::Array(items) = value else {
+        return false;
+    };
+    items.len() <= MAX_BYTES / 32 && items.iter().all(Value::is_number)
 }
 
 /// All that is left of a prediction that is too large and not of numbers.

@@ -1,7 +1,7 @@
 //! One TCP connection: how it begins, lives and ends.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mirror_common::packet::{ACK, FIN, RST, SYN};
@@ -13,7 +13,7 @@ use super::resync::Seek;
 use super::{ConnectionId, Event, Journal, LINGER, Limits};
 use crate::shadow::http::Decoder;
 use crate::shadow::memory::{Lease, Memory};
-use crate::shadow::message::{DropReason, Segment};
+use crate::shadow::message::{DropReason, Segment, TapId};
 
 /// How long the copies of segments that were sent before a connection closed may take.
 const GRACE: Duration = Duration::from_millis(100);
@@ -55,7 +55,7 @@ pub(super) enum Mode {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
-    pub(super) tap: IpAddr,
+    pub(super) tap: TapId,
     pub(super) client: SocketAddr,
     pub(super) arm: Arm,
     pub(super) limits: Limits,

@@ -49,7 +49,7 @@ impl Talk {
         }
         Segment {
             service: 0,
-            tap: ip(9),
+            tap: TapId(9),
             flow: Flow {
                 client: Endpoint::new(ip(1).into(), self.port),
                 server: Endpoint::new(ip(2).into(), 8_000),
@@ -1031,7 +1031,7 @@ fn the_arm_is_told() {
         panic!("{:?}", table.told)
     };
     assert_eq!((*arm, client.port()), (Arm::Canary, 40_000));
-    assert_eq!(tap.to_string(), "10.0.0.9");
+    assert_eq!(*tap, TapId(9));
     assert_eq!(header(&request.headers, "host"), Some(&b"m"[..]));
 }
 

@@ -15,6 +15,8 @@ fn meta(sequence: u32, length: u32) -> Meta {
         length,
         sequence,
         time_ns: 0,
+        tap: 0,
+        mac: 0,
     }
 }
 
@@ -247,4 +249,100 @@ proptest! {
         expected.accounted = expected.sent;
         prop_assert_eq!(totals, expected);
     }
+}
+
+/// Of a tap whose copies come in a stream.
+fn streamed() -> TapLedger {
+    let mut ledger = TapLedger::default();
+    ledger.hello(1, true);
+    ledger
+}
+
+fn copies(ledger: &mut TapLedger, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        ledger.copy(3, number, 10, Outcome::Received);
+    }
+}
+
+#[test]
+fn a_stream_s_copies_are_never_late() {
+    let mut ledger = streamed();
+    // The report overtakes what it tells of, however long that takes.
+    ledger.report(1, &[sent(500, 5_000)]);
+    copies(&mut ledger, 100..200);
+    ledger.report(1, &[sent(800, 8_000)]);
+    for _ in 0..10 {
+        ledger.tick();
+    }
+    copies(&mut ledger, 200..800);
+    let totals = ledger.totals();
+    assert_eq!(totals.of(Outcome::Received), volume(700, 7_000));
+    assert_eq!(totals.earlier, volume(100, 1_000));
+    assert_eq!(totals.sent, volume(700, 7_000));
+    assert!(totals.closes() && totals.late == 0);
+}
+
+#[test]
+fn what_a_tap_skipped_is_lost_in_a_stream_too() {
+    let mut ledger = streamed();
+    ledger.report(1, &[sent(0, 0)]);
+    copies(&mut ledger, 0..5);
+    copies(&mut ledger, 8..10);
+    ledger.report(1, &[sent(10, 100)]);
+    let totals = ledger.totals();
+    assert_eq!(totals.of(Outcome::Received), volume(7, 70));
+    assert_eq!(totals.of(Outcome::Lost), volume(3, 30));
+    assert!(totals.closes());
+}
+
+#[test]
+fn what_waits_at_the_tap_when_the_agent_stops_is_the_next_one_s() {
+    let mut first = streamed();
+    copies(&mut first, 0..4);
+    first.report(1, &[sent(2, 20)]);
+    first.report(1, &[sent(4, 40)]);
+    first.report(1, &[sent(9, 90)]);
+    first.stop();
+    let before = first.totals();
+    assert_eq!(before.of(Outcome::Received), volume(4, 40));
+    assert_eq!(before.of(Outcome::Lost), volume(0, 0));
+    assert!(before.closes());
+
+    let mut second = streamed();
+    second.report(1, &[sent(9, 90)]);
+    copies(&mut second, 4..9);
+    second.stop();
+    let after = second.totals();
+    assert_eq!(after.earlier, volume(4, 40));
+    assert_eq!(after.of(Outcome::Received), volume(5, 50));
+    assert!(after.closes());
+}
+
+#[test]
+fn a_tap_s_other_life_takes_with_it_what_was_on_its_way() {
+    let mut ledger = streamed();
+    copies(&mut ledger, 0..4);
+    ledger.report(1, &[sent(4, 40)]);
+    ledger.report(1, &[sent(6, 60)]);
+    ledger.hello(2, true);
+    copies(&mut ledger, 0..3);
+    ledger.report(2, &[sent(3, 30)]);
+    let totals = ledger.totals();
+    assert_eq!(totals.of(Outcome::Received), volume(7, 70));
+    assert_eq!(totals.of(Outcome::Lost), volume(2, 20));
+    assert!(totals.closes());
+}
+
+#[test]
+fn a_cpu_that_copies_nothing_begins_with_its_report() {
+    let mut ledger = streamed();
+    ledger.report(1, &[sent(6, 60)]);
+    assert_eq!(ledger.totals().earlier, volume(0, 0));
+    for _ in 0..3 {
+        ledger.tick();
+    }
+    assert_eq!(ledger.totals().earlier, volume(6, 60));
+    copies(&mut ledger, 6..7);
+    ledger.report(1, &[sent(7, 70)]);
+    assert!(ledger.totals().closes());
 }

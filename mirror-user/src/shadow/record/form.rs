@@ -58,7 +58,7 @@ impl Form {
         let shadow = match &exchange.shadow {
             Ok(shadow) => Answer {
                 version: Cow::Borrowed(&self.shadow_version),
-                prediction: comparison.shadow_prediction.clone(),
+                prediction: comparison.shadow_prediction.as_ref().map(Cow::Borrowed),
                 sha256: Some(if shadow.body == production.body {
                     digest.clone().into()
                 } else {
@@ -92,7 +92,7 @@ impl Form {
             },
             production: Answer {
                 version: Cow::Borrowed(&exchange.production_version),
-                prediction: comparison.production_prediction.clone(),
+                prediction: comparison.production_prediction.as_ref().map(Cow::Borrowed),
                 sha256: Some(digest.into()),
                 ..self.answer(production, request.last_byte_ns, payload)
             },

@@ -94,7 +94,7 @@ pub struct Answer<'a> {
     pub total_ms: Option<f64>,
     /// What the model said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prediction: Option<Value>,
+    pub prediction: Option<Cow<'a, Value>>,
     /// Why there is no answer: `connect`, `timeout`, `closed`, `malformed`, `too_large`.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Cow<'a, str>>,

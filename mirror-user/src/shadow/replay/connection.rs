@@ -1,9 +1,13 @@
 //! One connection to the shadow, one exchange at a time.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Target;
@@ -11,11 +15,22 @@ use super::wire::Encoded;
 use crate::shadow::http::{Decoder, Fault, Step, Unfit};
 use crate::shadow::message::{Response, ShadowError};
 
-/// What is read at once.
+/// What is read at once, and copied out of the buffer that all connections share: most responses
+/// are smaller, and need no more memory than they fill.
 const READ: usize = 16 << 10;
 
-/// Answers that fill less than this part of what was read into are copied out of it.
-const LOOSE: usize = READ / 2;
+/// What is read at once of a response that has filled [`READ`].
+const READ_MORE: usize = 64 << 10;
+
+/// Responses that fill less than this part of what was read into are copied out of it.
+const LOOSE: usize = READ_MORE / 2;
+
+/// Bytes that one exchange moves before others get their turn: large bodies hold nobody up.
+const TURN: usize = 128 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -94,9 +109,16 @@ impl Connection {
         let mut unsent = Some(request.clone());
         let mut written_ns = None;
         let mut clean = true;
+        let (mut moved, mut more) = (0, false);
         loop {
+            if moved >= TURN {
+                moved = 0;
+                tokio::task::yield_now().await;
+            }
             if let Some(rest) = &mut unsent {
+                let before = rest.len();
                 let sent = self.send(rest);
+                moved += before - rest.len();
                 if !matches!(sent, Ok(false)) {
                     written_ns = Some(target.now_ns());
                     unsent = None;
@@ -106,6 +128,7 @@ impl Connection {
             }
             let written_ns = written_ns.unwrap_or_else(|| target.now_ns());
             let read = match unsent {
+                None if more => self.read_more().await,
                 None => self.read().await,
                 Some(_) => self.read_if_there().await,
             };
@@ -115,6 +138,8 @@ impl Connection {
                 Ok(Some(_)) if decoder.end().is_ok() => return answer(decoder, written_ns, false),
                 Ok(Some(_)) | Err(_) => return Err(Failure::closed(&decoder, written_ns)),
             };
+            moved += input.len();
+            more = input.len() >= READ;
             match decoder.feed(&mut input, target.now_ns()) {
                 Ok(Step::Complete) => {
                     let clean = clean && unsent.is_none() && input.is_empty();
@@ -130,22 +155,37 @@ impl Connection {
         }
     }
 
-    /// Writes as much as fits; says whether that was all.
+    /// Writes as much as fits, at most [`TURN`]; says whether that was all.
     fn send(&self, unsent: &mut Encoded) -> io::Result<bool> {
-        while !unsent.is_empty() {
-            let slices = [&unsent.head, &unsent.body, &unsent.tail].map(|part| IoSlice::new(part));
-            match self.stream.try_write_vectored(&slices) {
-                Ok(count) => unsent.advance(count),
+        let mut left = TURN;
+        while !unsent.is_empty() && left > 0 {
+            match self.stream.try_write_vectored(&unsent.slices(left)) {
+                Ok(count) => {
+                    unsent.advance(count);
+                    left -= count;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(unsent.is_empty())
     }
 
     /// The next bytes; none at the end of the stream.
     async fn read(&mut self) -> io::Result<Option<Bytes>> {
-        let mut buffer = BytesMut::with_capacity(READ);
+        poll_fn(|context| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+                Poll::Ready(Ok(Some(Bytes::copy_from_slice(buffer.filled()))))
+            })
+        })
+        .await
+    }
+
+    /// The same of a response that is large.
+    async fn read_more(&mut self) -> io::Result<Option<Bytes>> {
+        let mut buffer = BytesMut::with_capacity(READ_MORE);
         self.stream.read_buf(&mut buffer).await?;
         Ok(Some(exact(buffer)))
     }
@@ -155,12 +195,11 @@ impl Connection {
         self.stream
             .ready(Interest::READABLE | Interest::WRITABLE)
             .await?;
-        let mut buffer = BytesMut::with_capacity(READ);
-        match self.stream.try_read_buf(&mut buffer) {
-            Ok(_) => Ok(Some(exact(buffer))),
+        BUFFER.with_borrow_mut(|buffer| match self.stream.try_read(buffer) {
+            Ok(count) => Ok(Some(Bytes::copy_from_slice(&buffer[..count]))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
-        }
+        })
     }
 }
 
@@ -177,6 +216,20 @@ fn answer(decoder: Decoder, written_ns: u64, clean: bool) -> Result<Answer, Fail
 }
 
 impl Encoded {
+    /// Its first `most` bytes.
+    fn slices(&self, most: usize) -> [IoSlice<'_>; 3] {
+        let mut left = most;
+        [&self.head, &self.body, &self.tail].map(|part| {
+            let part = &part[..part.len().min(left)];
+            left -= part.len();
+            IoSlice::new(part)
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.head.len() + self.body.len() + self.tail.len()
+    }
+
     fn advance(&mut self, count: usize) {
         let mut count = count;
         for part in [&mut self.head, &mut self.body, &mut self.tail] {
@@ -187,7 +240,7 @@ impl Encoded {
     }
 
     fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.body.is_empty() && self.tail.is_empty()
+        self.len() == 0
     }
 }
 

@@ -368,3 +368,37 @@ async fn draining_sends_what_is_queued() {
         ExchangeId(1)
     );
 }
+
+#[tokio::test]
+async fn large_bodies_move_by_turns() {
+    /// What is moved at once, as the connection has it.
+    const TURN: usize = 128 << 10;
+    const BODY: usize = 4 << 20;
+    let scene = Scene::new(|_| {}).await;
+    let target = Target {
+        memory: Memory::new(2 * BODY),
+        ..Arc::into_inner(scene.replay.target).unwrap()
+    };
+    let mut connection = Connection::open(&target).await.unwrap();
+    let mut stream = within(scene.listener.accept()).await.unwrap().0;
+    let server = tokio::spawn(async move {
+        stream.read_exact(&mut vec![0; BODY]).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![0; BODY]).await.unwrap();
+        stream
+    });
+    let mut request = fixtures::request("POST", "/");
+    request.body = vec![b'x'; BODY].into();
+    let request = wire::encode(&request, Uuid::nil(), None);
+    let mut polls = 0;
+    let mut exchange = std::pin::pin!(connection.exchange(&target, "POST", &request));
+    let counted = std::future::poll_fn(|context| {
+        polls += 1;
+        exchange.as_mut().poll(context)
+    });
+    let answer = within(counted).await.unwrap();
+    assert_eq!(answer.response.body.len(), BODY);
+    assert!(polls >= 2 * BODY / TURN, "{polls}");
+    server.await.unwrap();
+}

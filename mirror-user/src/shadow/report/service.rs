@@ -231,8 +231,8 @@ impl Tally {
         }
         self.predictions.add(
             record.id,
-            record.production.prediction.as_ref(),
-            record.shadow.prediction.as_ref(),
+            record.production.prediction.as_deref(),
+            record.shadow.prediction.as_deref(),
         );
         if let Some(slice) = &record.slice {
             self.slice(slice, record.verdict);

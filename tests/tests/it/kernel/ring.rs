@@ -1,6 +1,6 @@
 //! Copies into the ring: what lies there is the packet, byte for byte, and a full ring is left alone.
 
-use mirror_common::policy::transport;
+use mirror_common::policy::{LOOK_RING, transport};
 use mirror_common::record::{Reader, Record, SMALLEST_RING, decode};
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
@@ -188,4 +188,36 @@ fn the_bell_rings_once_and_only_for_who_sleeps() {
     ring.wake();
     run();
     assert!(!rung(&mut bell));
+}
+
+#[test]
+fn the_daemon_s_own_look_has_a_ring_of_its_own() {
+    let Some((mut bench, shipped)) = bench() else {
+        return;
+    };
+    let looked = bench.plane.ring(LOOK_RING).unwrap();
+    let frame = tcp(CLIENT, SERVER, "AP", b"GET");
+    let ack = tcp(CLIENT, SERVER, "A", b"");
+    let mut check = |look: [u64; 2], agent: bool, expected: (Reason, usize, usize)| {
+        bench.service.look = look;
+        bench.service.mirror = match agent {
+            true => policy::mirror::BOTH | policy::mirror::arm(Arm::Stable),
+            false => 0,
+        };
+        bench.apply().unwrap();
+        let (to_agent, to_look) = (shipped.head(0), looked.head(0));
+        let counted = bench.run("ingress", &frame).unwrap();
+        assert_eq!(counted, (NEXT, Some((1, expected.0))));
+        let copies = (read(&shipped, to_agent).len(), read(&looked, to_look));
+        assert_eq!((copies.0, copies.1.len()), (expected.1, expected.2));
+        for (record, packet) in copies.1 {
+            assert_eq!((record.reader, &packet[..]), (Reader::Look, &frame[14..]));
+        }
+        bench.run("ingress", &ack).unwrap();
+    };
+    check([0, 0], true, (Reason::Mirrored, 1, 0));
+    check([WHOLE, 0], true, (Reason::Mirrored, 1, 1));
+    check([WHOLE, 0], false, (Reason::Off, 0, 1));
+    // Nobody answers for the canary's connections here.
+    check([0, WHOLE], true, (Reason::Mirrored, 1, 0));
 }

@@ -1,0 +1,238 @@
+//! One agent's connection as the sender sees it: which bytes of the rings go out next, and which are
+//! never needed again.
+//!
+//! Bytes stay in the ring until the agent has acknowledged them, so a broken connection costs none.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use super::pipe::Pipe;
+use crate::dataplane::Ring;
+use crate::transport::frame::{Header, Kind, LONGEST_STRETCH, Position, Positions, Refused, split};
+
+/// Reports that may wait to be written; while the socket takes nothing, newer ones say more.
+const WAITING_REPORTS: usize = 2;
+
+/// What still has to be written, in this order.
+#[derive(Debug)]
+enum Chunk {
+    Report(Vec<u8>),
+    Bytes(Vec<u8>),
+    Ring { cpu: u16, from: u64, to: u64 },
+}
+
+/// What an agent has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It has taken in the report that was sent then.
+    Echo { sent_at_ns: u64 },
+}
+
+/// A connection that has been welcomed.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pipe: Pipe,
+    /// Nothing where copies do not travel in this connection.
+    ring: Option<Arc<Ring>>,
+    /// How far each CPU's ring has been put into `queue`.
+    planned: Vec<u64>,
+    queue: VecDeque<Chunk>,
+    /// Bytes of the first chunk that have been written.
+    written: usize,
+    input: Vec<u8>,
+    /// Whether the agent has been sent a report: records of services that it does not know yet would be
+    /// of no version.
+    introduced: bool,
+    /// Bytes of rings that were written.
+    pub(super) shipped: u64,
+}
+
+impl Upstream {
+    /// Goes on where the agent says, or else at the oldest byte that is kept.
+    pub(super) fn new(pipe: Pipe, ring: Option<Arc<Ring>>, welcome: &[Position]) -> Self {
+        let mut planned = Vec::new();
+        if let Some(ring) = &ring {
+            for Position { cpu, position } in welcome {
+                if *cpu < ring.cpus() {
+                    ring.release(*cpu, *position);
+                }
+            }
+            planned = (0..ring.cpus()).map(|cpu| ring.tail(cpu)).collect();
+        }
+        Self {
+            pipe,
+            ring,
+            planned,
+            queue: VecDeque::new(),
+            written: 0,
+            input: Vec::new(),
+            introduced: false,
+            shipped: 0,
+        }
+    }
+
+    /// The connection, to wait for it.
+    pub(super) fn pipe(&self) -> &Pipe {
+        &self.pipe
+    }
+
+    /// Whether something has still to be written.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.queue.is_empty() || self.pipe.is_full()
+    }
+
+    /// The ring, while it is read through this connection.
+    pub(super) fn ring(&self) -> Option<&Ring> {
+        self.ring.as_deref()
+    }
+
+    /// Has the tap ring with the next record.
+    pub(super) fn sleep(&self) {
+        if let Some(ring) = &self.ring {
+            ring.sleep();
+        }
+    }
+
+    /// Whether the ring holds what has not been planned, while nothing else has to be written.
+    pub(super) fn has_more(&self) -> bool {
+        let may_plan = !self.is_blocked() && self.introduced;
+        let Some(ring) = self.ring.as_ref().filter(|_| may_plan) else {
+            return false;
+        };
+        let heads = (0..ring.cpus()).map(|cpu| ring.head(cpu));
+        heads
+            .zip(&self.planned)
+            .any(|(head, planned)| head > *planned)
+    }
+
+    /// Has a report sent as soon as what is under way has been written; left out where others wait.
+    pub(super) fn report(&mut self, frame: Vec<u8>) {
+        self.introduced = true;
+        let reports = |chunk: &&Chunk| matches!(chunk, Chunk::Report(_));
+        if self.queue.iter().filter(reports).count() < WAITING_REPORTS {
+            self.queue.push_back(Chunk::Report(frame));
+        }
+    }
+
+    /// Plans a round of what the rings hold, unless one is still under way. Says whether there is
+    /// anything.
+    pub(super) fn plan(&mut self, now_ns: u64) -> bool {
+        let may_plan = self.queue.is_empty() && self.introduced;
+        let Some(ring) = self.ring.clone().filter(|_| may_plan) else {
+            return !self.queue.is_empty();
+        };
+        for cpu in 0..ring.cpus() {
+            self.plan_cpu(&ring, cpu);
+        }
+        if self.queue.is_empty() {
+            return false;
+        }
+        let mut end = Header::new(Kind::Round, 0);
+        end.until_ns = now_ns;
+        self.queue.push_back(Chunk::Bytes(end.encode().to_vec()));
+        true
+    }
+
+    fn plan_cpu(&mut self, ring: &Ring, cpu: u16) {
+        let head = ring.head(cpu);
+        let mut left = LONGEST_STRETCH as u64;
+        while self.planned[usize::from(cpu)] < head && left > 0 {
+            let from = self.planned[usize::from(cpu)];
+            let (bytes, to) = ring.stretch(cpu, from, head, left);
+            if bytes.is_empty() {
+                return;
+            }
+            left = left.saturating_sub(bytes.len() as u64);
+            let mut header = Header::new(Kind::Records, bytes.len());
+            header.cpu = cpu;
+            header.position = from;
+            header.more = to < head && left == 0;
+            self.queue.push_back(Chunk::Bytes(header.encode().to_vec()));
+            self.queue.push_back(Chunk::Ring { cpu, from, to });
+            self.planned[usize::from(cpu)] = to;
+        }
+    }
+
+    /// Writes until the socket takes no more. Says whether it took anything.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(super) fn write(&mut self) -> io::Result<bool> {
+        let mut progress = false;
+        while let Some(chunk) = self.queue.front() {
+            let rest = match chunk {
+                Chunk::Report(bytes) | Chunk::Bytes(bytes) => &bytes[self.written..],
+                Chunk::Ring { cpu, from, to } => {
+                    let Some(ring) = &self.ring else {
+                        return Err(ErrorKind::InvalidData.into());
+                    };
+                    &ring.stretch(*cpu, *from, *to, to - from).0[self.written..]
+                }
+            };
+            let taken = self.pipe.write(rest)?;
+            if taken == 0 && !rest.is_empty() {
+                return Ok(progress);
+            }
+            progress = true;
+            self.written += taken;
+            if matches!(chunk, Chunk::Ring { .. }) {
+                self.shipped += taken as u64;
+            }
+            if taken == rest.len() {
+                self.queue.pop_front();
+                self.written = 0;
+            }
+        }
+        self.pipe.flush()?;
+        Ok(progress)
+    }
+
+    /// Takes in what the agent has said: what it acknowledges is given back to the tap.
+    ///
+    /// # Errors
+    /// When the connection is broken, or the agent has closed it, with its reason if it gave one.
+    pub(super) fn read(&mut self, said: &mut Vec<Said>) -> io::Result<()> {
+        let came = self.pipe.read(&mut self.input);
+        let mut used = 0;
+        loop {
+            let broken = |error| io::Error::new(ErrorKind::InvalidData, error);
+            let Some((header, body, length)) = split(&self.input[used..]).map_err(broken)? else {
+                break;
+            };
+            match header.kind {
+                Kind::Ack => {
+                    for Position { cpu, position } in Positions::decode(body) {
+                        self.acknowledge(cpu, position);
+                    }
+                }
+                Kind::Echo => said.push(Said::Echo {
+                    sent_at_ns: header.until_ns,
+                }),
+                Kind::Refused => {
+                    let refused =
+                        serde_json::from_slice::<Refused>(body).map(|refused| refused.reason);
+                    let reason = refused.unwrap_or_else(|_| "no reason given".to_owned());
+                    return Err(io::Error::new(ErrorKind::ConnectionRefused, reason));
+                }
+                // Of a newer agent, or of none: nothing that changes what has to be sent.
+                _ => {}
+            }
+            used += length;
+        }
+        self.input.drain(..used);
+        came
+    }
+
+    fn acknowledge(&self, cpu: u16, position: u64) {
+        let Some(ring) = &self.ring else { return };
+        let planned = self.planned.get(usize::from(cpu)).copied();
+        // More than was sent cannot have arrived.
+        if let Some(planned) = planned {
+            ring.release(cpu, position.min(planned));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

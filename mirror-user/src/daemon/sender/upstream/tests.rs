@@ -1,0 +1,200 @@
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use mirror_common::record::{Reader, Record, decode};
+use mirror_common::tunnel::{Arm, Direction};
+
+use super::*;
+use crate::transport::frame::LONGEST_BODY;
+
+/// Both ends of a connection; the first one does not block.
+fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    near.set_nonblocking(true).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
+/// A connection over which a report has been sent.
+fn upstream(ring: &Arc<Ring>, welcome: &[Position]) -> (Upstream, TcpStream) {
+    let (near, mut far) = connection();
+    let ring = Some(Arc::clone(ring));
+    let mut upstream = Upstream::new(Pipe::Clear(near), ring, welcome);
+    assert!(!upstream.plan(0), "the report comes first");
+    upstream.report(Header::new(Kind::Report, 0).encode().to_vec());
+    upstream.write().unwrap();
+    frame(&mut far);
+    (upstream, far)
+}
+
+fn write(ring: &Ring, cpu: u16, sequence: u64, length: usize) {
+    let packet = vec![sequence as u8; length];
+    let record = Record {
+        direction: Direction::Request,
+        arm: Arm::Stable,
+        reader: Reader::Sender,
+        cpu,
+        service: 7,
+        packet_length: length as u32,
+        sequence,
+        time_ns: sequence,
+    };
+    assert!(
+        ring.write(&record, &packet),
+        "there is room for record {sequence}"
+    );
+}
+
+/// The next frame that arrives.
+fn frame(far: &mut TcpStream) -> (Header, Vec<u8>) {
+    let mut header = [0; 24];
+    far.read_exact(&mut header).unwrap();
+    let header = Header::decode(&header).unwrap();
+    let mut body = vec![0; header.length as usize];
+    far.read_exact(&mut body).unwrap();
+    (header, body)
+}
+
+/// The records of one round, by CPU and number; and how far each CPU's ring has come.
+fn round(far: &mut TcpStream) -> (Vec<(u16, u64)>, Vec<Position>) {
+    let (mut records, mut ends) = (Vec::new(), Vec::new());
+    loop {
+        let (header, body) = frame(far);
+        match header.kind {
+            Kind::Round => return (records, ends),
+            Kind::Records => {
+                let mut rest = &body[..];
+                while let Some((record, packet, length)) = decode(rest).unwrap() {
+                    assert!(packet.iter().all(|byte| *byte == record.sequence as u8));
+                    records.push((record.cpu, record.sequence));
+                    rest = &rest[length..];
+                }
+                assert!(rest.is_empty(), "whole records");
+                let position = header.position + body.len() as u64;
+                ends.push(Position {
+                    cpu: header.cpu,
+                    position,
+                });
+            }
+            kind => panic!("{kind:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_acknowledged_is_sent_again_over_the_next_connection() {
+    let ring = Arc::new(Ring::of_memory(2));
+    let (mut first, mut far) = upstream(&ring, &[]);
+    assert!(!first.plan(0), "nothing is there");
+    for sequence in 0..3 {
+        write(&ring, 0, sequence, 100);
+        write(&ring, 1, sequence, 200);
+    }
+    assert!(first.plan(0) && first.write().unwrap() && !first.plan(0));
+    let (records, ends) = round(&mut far);
+    assert_eq!(records, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]);
+    // The agent has got as far as the first record of CPU 1.
+    let got = Position {
+        cpu: 1,
+        position: 232,
+    };
+    far.write_all(&Positions::encode(&[got])).unwrap();
+    let mut said = Vec::new();
+    while ring.tail(1) == 0 {
+        first.read(&mut said).unwrap();
+    }
+    assert_eq!((ring.tail(0), ring.tail(1)), (0, 232));
+    // An agent that knows nothing gets all that is kept.
+    let (mut second, mut far) = upstream(&ring, &[]);
+    assert!(second.plan(0) && second.write().unwrap());
+    assert_eq!(round(&mut far).0, [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2)]);
+    // One that has got everything gets nothing, and the ring is empty.
+    let (mut third, _far) = upstream(&ring, &ends);
+    assert!(!third.plan(0));
+    assert_eq!(ring.held(), 0);
+}
+
+#[test]
+fn an_agent_can_acknowledge_no_more_than_it_was_sent() {
+    let ring = Arc::new(Ring::of_memory(1));
+    let (mut upstream, mut far) = upstream(&ring, &[]);
+    write(&ring, 0, 0, 100);
+    assert!(upstream.plan(0) && upstream.write().unwrap());
+    write(&ring, 0, 1, 100);
+    let (far_beyond, nobody) = (u64::MAX, u16::MAX);
+    let lies = [(0, far_beyond), (nobody, 5)].map(|(cpu, position)| Position { cpu, position });
+    far.write_all(&Positions::encode(&lies)).unwrap();
+    while ring.tail(0) == 0 {
+        upstream.read(&mut Vec::new()).unwrap();
+    }
+    assert_eq!((ring.tail(0), ring.head(0)), (136, 272));
+}
+
+#[test]
+fn a_full_ring_goes_out_in_frames_of_a_bounded_length() {
+    let ring = Arc::new(Ring::of_memory(1));
+    let (mut upstream, mut far) = upstream(&ring, &[]);
+    let reader = std::thread::spawn(move || {
+        let mut records = Vec::new();
+        while records.len() < 300 {
+            records.extend(round(&mut far).0);
+        }
+        records
+    });
+    let mut sequence = 0;
+    while sequence < 300 {
+        while sequence < 300 && ring.size() - (ring.head(0) - ring.tail(0)) > 65_000 {
+            write(&ring, 0, sequence, 60_000);
+            sequence += 1;
+        }
+        upstream.plan(0);
+        for chunk in &upstream.queue {
+            assert!(
+                !matches!(chunk, Chunk::Ring { from, to, .. } if to - from > LONGEST_BODY as u64)
+            );
+        }
+        while upstream.is_blocked() {
+            upstream.write().unwrap();
+        }
+        ring.release(0, upstream.planned[0]);
+    }
+    while upstream.plan(0) {
+        while upstream.is_blocked() {
+            upstream.write().unwrap();
+        }
+    }
+    let expected: Vec<_> = (0..300).map(|sequence| (0, sequence)).collect();
+    assert_eq!(reader.join().unwrap(), expected);
+}
+
+#[test]
+fn reports_do_not_pile_up_and_echoes_are_passed_on() {
+    let ring = Arc::new(Ring::of_memory(1));
+    let (mut upstream, mut far) = upstream(&ring, &[]);
+    let mut report = Header::new(Kind::Report, 0);
+    for number in 0..10 {
+        report.position = number;
+        upstream.report(report.encode().to_vec());
+    }
+    assert!(upstream.write().unwrap());
+    let numbers = [frame(&mut far), frame(&mut far)].map(|(header, _)| header.position);
+    assert_eq!(numbers, [0, 1]);
+    let mut echo = Header::new(Kind::Echo, 0);
+    echo.until_ns = 77;
+    far.write_all(&echo.encode()).unwrap();
+    let mut said = Vec::new();
+    while said.is_empty() {
+        upstream.read(&mut said).unwrap();
+    }
+    assert_eq!(said, [Said::Echo { sent_at_ns: 77 }]);
+    // And why it closes.
+    let reason = "another tap has this key".to_owned();
+    let refused = crate::transport::frame::message(Kind::Refused, &Refused { reason });
+    far.write_all(&refused).unwrap();
+    let error = loop {
+        if let Err(error) = upstream.read(&mut said) {
+            break error;
+        }
+    };
+    assert_eq!(error.to_string(), "another tap has this key");
+}

@@ -1,0 +1,192 @@
+use std::sync::mpsc;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::shadow::fixtures;
+use crate::shadow::memory::{Lease, Memory};
+
+const ID: u32 = 101;
+
+/// A judge of one service, its folder, and the memory that exchanges are paid from.
+struct Scene {
+    judge: Arc<Judge>,
+    folder: tempfile::TempDir,
+    memory: Memory,
+}
+
+/// Lengths of an exchange's bodies.
+#[derive(Clone, Copy)]
+struct Lengths {
+    request: usize,
+    production: usize,
+    shadow: usize,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let target = "127.0.0.1:1".parse().unwrap();
+        let config = config::Shadow {
+            record_dir: folder.path().join("records"),
+            services: vec![fixtures::service(ID, target)],
+            ..fixtures::shadow()
+        };
+        Self {
+            judge: Arc::new(Judge::new(&config, metrics::Agent::new()).unwrap()),
+            folder,
+            memory: Memory::new(1 << 30),
+        }
+    }
+
+    fn body(&self, length: usize) -> (Bytes, Lease) {
+        (
+            vec![b'x'; length].into(),
+            self.memory.lease(length).unwrap(),
+        )
+    }
+
+    fn pair(&self, lengths: Lengths) -> Pair {
+        let mut shadow = fixtures::answered(ExchangeId(1), 200);
+        let mut production = fixtures::response(200);
+        let request = &mut shadow.job.request;
+        (request.body, request.lease) = self.body(lengths.request);
+        (production.body, production.lease) = self.body(lengths.production);
+        let answer = shadow.shadow.as_mut().unwrap();
+        (answer.body, answer.lease) = self.body(lengths.shadow);
+        let origin = Origin {
+            service: 0,
+            tap: "10.0.0.5".parse().unwrap(),
+            client: "10.0.0.7:4000".parse().unwrap(),
+            arm: Arm::Stable,
+            time: jiff::Timestamp::UNIX_EPOCH,
+        };
+        self.judge.seen(0);
+        Pair {
+            origin,
+            shadow,
+            production,
+        }
+    }
+
+    fn balance(&self) -> Balance {
+        self.judge.services[0].ledger.balance()
+    }
+
+    /// Keeps all workers busy until what it returns is dropped.
+    fn occupy(&self) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let workers = Arc::clone(&self.judge.workers);
+        for _ in 0..workers.most() {
+            let (released, judge) = (Arc::clone(&released), Arc::clone(&self.judge));
+            let job = Job {
+                job: self.pair(SMALL),
+                group: None,
+            };
+            workers.run(job, move |pair| {
+                let _ = lock(&released).recv();
+                judge.judge(pair);
+            });
+        }
+        release
+    }
+
+    fn records(self) -> usize {
+        self.judge.finish();
+        drop(self.judge);
+        let folder = self.folder.path().join("records").join("service-101");
+        let files = std::fs::read_dir(folder).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let records = files.filter(|path| path.extension().is_some_and(|name| name == "jsonl"));
+        records
+            .map(|path| std::fs::read_to_string(path).unwrap().lines().count())
+            .sum()
+    }
+}
+
+const SMALL: Lengths = Lengths {
+    request: 2_000,
+    production: 500,
+    shadow: 500,
+};
+
+/// Whether such an exchange leaves the runtime's thread to others.
+async fn check(lengths: Lengths, elsewhere: bool) {
+    let scene = Scene::new();
+    let release = scene.occupy();
+    let (busy, before) = (scene.judge.workers.pending(), scene.memory.used());
+    scene.judge.complete(scene.pair(lengths));
+    let waits = scene.judge.workers.pending() - busy;
+    assert_eq!(waits, usize::from(elsewhere));
+    assert_eq!(scene.balance().compared, u64::from(!elsewhere));
+    // It is paid for until it is judged.
+    let bytes = lengths.request + lengths.production + lengths.shadow;
+    let held = if elsewhere { bytes } else { 0 };
+    assert!(scene.memory.used() >= before + held);
+    drop(release);
+    scene.judge.idle().await;
+    assert_eq!(scene.balance().in_flight(), 0);
+    let compared = scene.balance().compared;
+    let memory = scene.memory.clone();
+    assert_eq!(scene.records() as u64, compared);
+    assert_eq!(memory.used(), 0);
+}
+
+#[tokio::test]
+async fn a_small_exchange_is_judged_at_once() {
+    check(SMALL, false).await;
+}
+
+#[tokio::test]
+async fn a_large_body_in_any_place_is_judged_elsewhere() {
+    let large = |change: fn(&mut Lengths)| {
+        let mut lengths = SMALL;
+        change(&mut lengths);
+        check(lengths, true)
+    };
+    large(|lengths| lengths.request = LARGE).await;
+    large(|lengths| lengths.production = LARGE).await;
+    large(|lengths| lengths.shadow = 5 << 20).await;
+    // Each is small, together they are not.
+    large(|lengths| {
+        lengths.request = LARGE.div_ceil(3);
+        lengths.production = LARGE.div_ceil(3);
+        lengths.shadow = LARGE.div_ceil(3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_request_without_an_answer_is_judged_elsewhere() {
+    let scene = Scene::new();
+    let release = scene.occupy();
+    let mut pair = scene.pair(Lengths {
+        request: LARGE,
+        ..SMALL
+    });
+    pair.shadow.shadow = Err(ShadowError::Timeout);
+    scene.judge.complete(pair);
+    assert_eq!(scene.balance().compared, 0);
+    drop(release);
+    scene.judge.idle().await;
+    assert_eq!(scene.balance().in_flight(), 0);
+}
+
+#[tokio::test]
+async fn what_no_worker_has_begun_at_the_end_is_dropped() {
+    let scene = Scene::new();
+    let release = scene.occupy();
+    let large = Lengths {
+        request: 5 << 20,
+        ..SMALL
+    };
+    for _ in 0..3 {
+        scene.judge.complete(scene.pair(large));
+    }
+    scene.judge.finish();
+    assert_eq!(scene.balance().drops[DropReason::Shutdown as usize], 3);
+    drop(release);
+    scene.judge.idle().await;
+    assert_eq!(scene.balance().in_flight(), 0);
+}

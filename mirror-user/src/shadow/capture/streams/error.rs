@@ -1,0 +1,198 @@
+//! Why a connection is not, or no longer, listened to.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use mirror_common::record::DecodeError;
+
+use crate::transport::frame::{self, Kind};
+
+/// Why bytes are not a tap's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    /// No frame.
+    #[error(transparent)]
+    Frame(#[from] frame::Broken),
+    /// A frame that only an agent sends.
+    #[error("a tap does not send {0:?}")]
+    NotATaps(Kind),
+    /// A message longer than any.
+    #[error("a message of {0} bytes")]
+    LongMessage(u32),
+    /// No record.
+    #[error("no record: {0:?}")]
+    Record(DecodeError),
+    /// A record of another CPU than its ring's.
+    #[error("a record of CPU {of} in the ring of CPU {ring}")]
+    OtherCpu { ring: u16, of: u16 },
+    /// A position that no ring reaches.
+    #[error("a position of {0}")]
+    Position(u64),
+    /// More CPUs than any host has.
+    #[error("more than {0} CPUs")]
+    TooManyCpus(usize),
+}
+
+impl Broken {
+    /// What it counts as.
+    pub(crate) const fn refusal(self) -> Refusal {
+        match self {
+            Self::Frame(_) | Self::NotATaps(_) | Self::LongMessage(_) => Refusal::BadFrame,
+            Self::Record(_) | Self::OtherCpu { .. } | Self::Position(_) | Self::TooManyCpus(_) => {
+                Refusal::BadRecord
+            }
+        }
+    }
+}
+
+/// Why a connection was closed by the agent. Label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// Its key is none that is trusted.
+    UnknownKey,
+    /// TLS did not come to an end.
+    BadTls,
+    /// It speaks in clear text, and the config asks for keys.
+    ClearText,
+    /// Its address is not in `allow`.
+    NotAllowed,
+    /// Too many connections that have not said who they are, of this address or in all.
+    TooManyHandshakes,
+    /// It did not say who it is in time.
+    HandshakeTimeout,
+    /// Neither a tap nor a caller of the api.
+    BadPreface,
+    /// It did not say hello, or not as this version does.
+    BadHello,
+    /// Too many taps.
+    TooManyTaps,
+    /// What came is no frame of a tap.
+    BadFrame,
+    /// What came is no record.
+    BadRecord,
+    /// A report that is none.
+    BadReport,
+    /// The agent has no memory for it.
+    Memory,
+    /// It does not read what it is told.
+    NotReading,
+}
+
+impl Refusal {
+    /// All of them, in the order of their index.
+    pub const ALL: [Self; 14] = [
+        Self::UnknownKey,
+        Self::BadTls,
+        Self::ClearText,
+        Self::NotAllowed,
+        Self::TooManyHandshakes,
+        Self::HandshakeTimeout,
+        Self::BadPreface,
+        Self::BadHello,
+        Self::TooManyTaps,
+        Self::BadFrame,
+        Self::BadRecord,
+        Self::BadReport,
+        Self::Memory,
+        Self::NotReading,
+    ];
+
+    /// The value of the `reason` label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown_key",
+            Self::BadTls => "bad_tls",
+            Self::ClearText => "clear_text",
+            Self::NotAllowed => "not_allowed",
+            Self::TooManyHandshakes => "too_many_handshakes",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::BadPreface => "bad_preface",
+            Self::BadHello => "bad_hello",
+            Self::TooManyTaps => "too_many_taps",
+            Self::BadFrame => "bad_frame",
+            Self::BadRecord => "bad_record",
+            Self::BadReport => "bad_report",
+            Self::Memory => "memory",
+            Self::NotReading => "not_reading",
+        }
+    }
+}
+
+impl Refusal {
+    /// With what a person needs to know.
+    pub(crate) fn because(self, why: impl ToString) -> Refused {
+        Refused {
+            refusal: self,
+            why: why.to_string(),
+        }
+    }
+}
+
+/// A refusal and its cause.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {why}", .refusal.label())]
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    pub(crate) why: String,
+}
+
+impl From<Broken> for Refused {
+    fn from(broken: Broken) -> Self {
+        broken.refusal().because(broken)
+    }
+}
+
+/// Peers and reasons that are said, at most.
+const MAX_SAID: usize = 256;
+
+/// How many connections were refused, or closed, and why.
+#[derive(Debug)]
+pub struct Refusals {
+    counts: [AtomicU64; Refusal::ALL.len()],
+    said: Mutex<BTreeSet<(String, Refusal)>>,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            said: Mutex::default(),
+        }
+    }
+}
+
+impl Refusals {
+    /// How many there were of each.
+    pub fn counts(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        let count = |refusal| self.counts[refusal as usize].load(Ordering::Relaxed);
+        Refusal::ALL.into_iter().map(move |r| (r, count(r)))
+    }
+
+    /// Counts one, and says so, once for each peer and reason.
+    pub(crate) fn count(&self, peer: &str, refused: &Refused) {
+        let Refused { refusal, why } = refused;
+        self.counts[*refusal as usize].fetch_add(1, Ordering::Relaxed);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() < MAX_SAID && said.insert((peer.to_owned(), *refusal)) {
+            tracing::warn!(peer, reason = refusal.label(), "connection refused: {why}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_those_of_the_enum() {
+        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, index);
+        }
+        let refusals = Refusals::default();
+        refusals.count("a", &Refusal::Memory.because("none"));
+        refusals.count("a", &Refusal::Memory.because("none"));
+        let counts: Vec<_> = refusals.counts().filter(|&(_, count)| count > 0).collect();
+        assert_eq!(counts, [(Refusal::Memory, 2)]);
+    }
+}

@@ -1,0 +1,97 @@
+//! The door for those who prove themselves by a key: TLS, and the name that the config gives the key.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::door::{Accept, Accepted, Caller, OpenDoor, Protocol, first_bytes};
+use super::error::{Refusal, Refused};
+use crate::config;
+use crate::transport::frame::{ALPN_API, ALPN_TAP, PREFACE};
+use crate::transport::keys::{PrivateKey, PublicKey};
+use crate::transport::tls::{self, TrustedTaps};
+
+/// What every TLS connection begins with: a record of a handshake.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Lets in those whose keys the config names; and in clear text, where that is allowed, others.
+pub(crate) struct KeyedDoor {
+    acceptor: TlsAcceptor,
+    taps: Arc<TrustedTaps>,
+    open: Option<OpenDoor>,
+}
+
+impl KeyedDoor {
+    /// Shows `own`, and lets in `taps`; those that come without TLS are for `open`.
+    ///
+    /// # Errors
+    /// When rustls does not take it.
+    pub(crate) fn new(
+        own: &PrivateKey,
+        taps: &[config::Tap],
+        open: Option<OpenDoor>,
+    ) -> Result<Self, rustls::Error> {
+        let names: BTreeMap<_, _> = taps.iter().map(|tap| (tap.key, tap.name.clone())).collect();
+        // Who is refused is counted with the connection.
+        let taps = Arc::new(TrustedTaps::new(names, |_: PublicKey| {}));
+        let acceptor = tls::server_config(own, Arc::clone(&taps))?.into();
+        Ok(Self {
+            acceptor,
+            taps,
+            open,
+        })
+    }
+
+    async fn encrypted(&self, stream: TcpStream) -> Result<Caller, Refused> {
+        let mut stream = self.acceptor.accept(stream).await.map_err(refused)?;
+        let connection = stream.get_ref().1;
+        let key = tls::peer_key(connection);
+        let name = key.and_then(|key| self.taps.name(key));
+        let name =
+            name.ok_or_else(|| Refusal::UnknownKey.because("its key is not known any more"))?;
+        let protocol = match connection.alpn_protocol() {
+            Some(ALPN_TAP) => Protocol::Tap,
+            Some(ALPN_API) => Protocol::Api,
+            _ => return Err(Refusal::BadPreface.because("it does not say what it speaks")),
+        };
+        if protocol == Protocol::Tap && first_bytes(&mut stream).await? != PREFACE {
+            return Err(Refusal::BadPreface.because("it is no tap"));
+        }
+        Ok(Caller {
+            stream: Box::new(stream),
+            name,
+            protocol,
+        })
+    }
+}
+
+impl Accept for KeyedDoor {
+    fn accept(&self, stream: TcpStream, peer: SocketAddr) -> Accepted<'_> {
+        Box::pin(async move {
+            let mut first = [0];
+            let seen = stream.peek(&mut first).await;
+            if seen.map_err(|error| Refusal::BadPreface.because(error))? == 0 {
+                return Err(Refusal::BadPreface.because("it says nothing"));
+            }
+            if first != [TLS_HANDSHAKE] {
+                return match &self.open {
+                    Some(open) => open.accept(stream, peer).await,
+                    None => Err(Refusal::ClearText
+                        .because("it speaks in clear text, which `insecure = true` would allow")),
+                };
+            }
+            self.encrypted(stream).await
+        })
+    }
+}
+
+fn refused(error: io::Error) -> Refused {
+    match tls::Refusal::of(&error) {
+        Some(refusal) => Refusal::UnknownKey.because(refusal),
+        None => Refusal::BadTls.because(error),
+    }
+}
