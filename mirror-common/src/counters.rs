@@ -49,7 +49,7 @@ pub struct Sent {
     pub copies: u64,
     /// Their payload bytes.
     pub bytes: u64,
-    /// Copies for which there was no room.
+    /// Copies for which a ring had no room.
     pub refused: u64,
 }
 

@@ -19,8 +19,9 @@ use crate::tunnel::{Arm, Direction};
 /// A record's header, in bytes.
 pub const HEADER_LENGTH: usize = 32;
 
-/// The longest packet that a record holds, from its IP header on, in bytes: what IPv4 can say.
-pub const LONGEST_PACKET: u32 = 65_535;
+/// The longest packet that a record holds, from its IP header on, in bytes: what IPv6 can say, whose
+/// header does not count itself.
+pub const LONGEST_PACKET: u32 = 40 + 65_535;
 
 /// The longest record, in bytes.
 pub const LONGEST_RECORD: u32 = record_length(LONGEST_PACKET);
@@ -46,6 +47,8 @@ pub mod place {
     pub const CROSSING: usize = 8;
     /// 1 while the tap writes a record; only used where programs may interrupt each other.
     pub const BUSY: usize = 16;
+    /// What the tap has put in: [`crate::counters::Sent`]. Written by the tap, before the head.
+    pub const SENT: usize = 24;
     /// 1 = the reader sleeps, and wants to be woken. Set by the reader, cleared by the tap.
     pub const ASLEEP: usize = 128;
     /// Where the oldest record begins that may not be overwritten. Written by the reader.
@@ -199,6 +202,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Record, &[u8], usize)>, DecodeErro
 mod tests {
     extern crate std;
     use super::*;
+    use core::mem::size_of;
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -255,5 +259,6 @@ mod tests {
     #[test]
     fn the_slack_holds_what_runs_over() {
         assert!(LONGEST_RECORD <= SLACK && CONTROL as usize >= place::TAIL + 8);
+        assert!(place::SENT + size_of::<crate::counters::Sent>() <= place::ASLEEP);
     }
 }

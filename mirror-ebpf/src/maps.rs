@@ -47,10 +47,10 @@ pub static TAP: Array<Tap> = Array::pinned(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
 
-/// Number of an agent -> what this CPU has sent to it. Written by the uplink's program, or by the tap
-/// for a ring.
+/// Number of an agent -> what this CPU has sent to it in datagrams. Written by the uplink's program; a
+/// ring counts for itself.
 #[map]
-pub static SENT: PerCpuArray<Sent> = PerCpuArray::pinned(MAX_RINGS, 0);
+pub static SENT: PerCpuArray<Sent> = PerCpuArray::pinned(MAX_AGENTS, 0);
 
 /// Number of an agent -> its ring, of a value for each CPU. Made and emptied by the daemon, filled by
 /// the tap. [`mirror_common::policy::LOOK_RING`] is the local reader's.

@@ -86,15 +86,10 @@ pub fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
     let Some(ring) = maps::RINGS.get(number, cpu) else {
         return Reason::NoRing;
     };
-    let Some(sent) = maps::SENT.get_ptr_mut(number) else {
-        return Reason::NoRing;
-    };
-    // SAFETY: a per-CPU value, as in `mirror::tap`.
-    let sent = unsafe { &mut *sent };
     if !lock(ring) {
         return Reason::RingBusy;
     }
-    let reason = write(skb, ring, cpu, sent, said);
+    let reason = write(skb, ring, cpu, said);
     unlock(ring);
     if let Reason::Mirrored = reason {
         wake(ring, said.reader);
@@ -103,8 +98,10 @@ pub fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
 }
 
 #[inline(always)]
-fn write(skb: &Skb, ring: *mut u8, cpu: u32, sent: &mut Sent, said: &Said<'_>) -> Reason {
+fn write(skb: &Skb, ring: *mut u8, cpu: u32, said: &Said<'_>) -> Reason {
     let Said { packet, .. } = said;
+    // SAFETY: in the control block, which only this CPU writes; the daemon reads it word by word.
+    let sent = unsafe { &mut *ring.add(place::SENT).cast::<Sent>() };
     let packet_length = packet.payload_offset + packet.payload_length - packet.network_offset;
     // Shown to the verifier once more: the compiler knows, and would leave the test out. It learns more
     // from "less than" than from "not 0", which kernels before 6.8 make nothing of.

@@ -4,6 +4,7 @@
 //! byte, which tells the daemon that the agent lives. A report that is too long for one packet is
 //! cut into several; each can be understood alone, since every figure counts from the tap's start.
 
+use mirror_common::counters::Sent;
 use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,19 @@ pub struct CpuSent {
     pub copies: u64,
     /// Their payload bytes.
     pub bytes: u64,
+}
+
+impl CpuSent {
+    /// Of each CPU that has sent anything.
+    pub fn of(cpus: &[Sent]) -> Vec<Self> {
+        let cpus = (0..).zip(cpus).filter(|(_, sent)| sent.copies > 0);
+        cpus.map(|(cpu, sent)| Self {
+            cpu,
+            copies: sent.copies,
+            bytes: sent.bytes,
+        })
+        .collect()
+    }
 }
 
 /// One service as the tap sees it.

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mirror_common::counters::Sent;
 use mirror_common::policy::{self, agent_state, transport};
 
 use super::sender::{Failure, What};
 use super::way::{NoWay, Way};
 use crate::config::{AgentAddress, Mirror};
-use crate::dataplane::Ring;
+use crate::dataplane::{self, DataPlane, Ring};
 use crate::tap_report::TapReport;
 use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
@@ -158,6 +159,14 @@ impl Agent {
     fn overdue(&self, now: Instant) -> bool {
         let silent = |at: Instant| now.duration_since(at) > SILENCE;
         self.asked.is_some_and(silent)
+    }
+
+    /// What each CPU has sent to it.
+    pub(super) fn sent(&self, plane: &DataPlane) -> Result<Vec<Sent>, dataplane::Error> {
+        match &self.ring {
+            Some(ring) => Ok(ring.sent_by_cpu()),
+            None => plane.sent(self.number),
+        }
     }
 
     /// Whether it is known by now whether it answers.

@@ -97,9 +97,9 @@ impl Daemon {
             let services = self.services.iter();
             let its = services.filter(|service| service.agent() == Some(&agent.access.address));
             let (number, plane) = (self.reports, &shared.plane);
-            match services::report(plane, &self.tap, number, agent.number, its) {
+            match services::report(plane, &self.tap, number, agent, its) {
                 Ok(report) if agent.should_hear(&report) => {
-                    self.sender.report(agent.number, &report)
+                    self.sender.report(agent.number, report)
                 }
                 Ok(_) => {}
                 Err(error) => agent.error = Some(error.to_string()),

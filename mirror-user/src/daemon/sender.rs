@@ -32,7 +32,7 @@ use self::work::{Order, Work};
 use crate::config::AgentAddress;
 use crate::dataplane::{Bell, Ring};
 use crate::tap_report::TapReport;
-use crate::transport::frame::{Header, Kind, Transport};
+use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
 
 /// Whom to keep a connection to.
@@ -191,15 +191,8 @@ impl Sender {
     }
 
     /// Sends a report to the agent with this number, if there is a connection.
-    pub(super) fn report(&self, number: u32, report: &TapReport) {
-        // Strings and numbers: there is nothing that JSON could refuse.
-        let body = serde_json::to_vec(report).unwrap_or_default();
-        let mut header = Header::new(Kind::Report, body.len());
-        header.position = report.number;
-        header.until_ns = report.sent_at_ns;
-        let mut frame = header.encode().to_vec();
-        frame.extend(body);
-        self.orders.give(Order::Report(number, frame));
+    pub(super) fn report(&self, number: u32, report: TapReport) {
+        self.orders.give(Order::Report(number, Box::new(report)));
     }
 }
 

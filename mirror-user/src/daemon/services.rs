@@ -165,10 +165,10 @@ pub(super) fn report<'a>(
     plane: &DataPlane,
     tap: &Tap,
     number: u64,
-    agent: u32,
+    agent: &Agent,
     services: impl Iterator<Item = &'a Service>,
 ) -> Result<TapReport, dataplane::Error> {
-    let cpus = plane.sent(agent)?;
+    let cpus = agent.sent(plane)?;
     let mirrored = |row, direction| {
         counters(plane, row, direction).map(|counters| Mirrored {
             packets: counters.packets[Reason::Mirrored as usize],
@@ -201,14 +201,7 @@ pub(super) fn report<'a>(
         boot: tap.boot,
         number,
         sent_at_ns: super::now_ns(),
-        cpus: (0..)
-            .zip(cpus)
-            .map(|(cpu, sent)| CpuSent {
-                cpu,
-                copies: sent.copies,
-                bytes: sent.bytes,
-            })
-            .collect(),
+        cpus: CpuSent::of(&cpus),
         services: reports,
     })
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mirror_common::counters::Sent;
 use mirror_common::record::{CONTROL, SLACK, place, value_size};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -94,6 +95,24 @@ impl Ring {
     /// Where a CPU's oldest record begins that is kept.
     pub fn tail(&self, cpu: u16) -> u64 {
         self.word(cpu, place::TAIL).load(Ordering::Acquire)
+    }
+
+    /// What the tap has put in. Read after a head, it counts at least what lies below that.
+    pub fn sent(&self, cpu: u16) -> Sent {
+        let word = |at: usize| {
+            let place = place::SENT + at * size_of::<u64>();
+            self.word(cpu, place).load(Ordering::Relaxed)
+        };
+        Sent {
+            copies: word(0),
+            bytes: word(1),
+            refused: word(2),
+        }
+    }
+
+    /// What the tap has put in, CPU by CPU.
+    pub fn sent_by_cpu(&self) -> Vec<Sent> {
+        (0..self.cpus).map(|cpu| self.sent(cpu)).collect()
     }
 
     /// Gives everything below `position` back to the tap. It never goes back, nor beyond the head.
@@ -218,6 +237,9 @@ pub(crate) mod fixture {
                 self.word(cpu, place::CROSSING)
                     .store(head + length, Ordering::Relaxed);
             }
+            self.word(cpu, place::SENT).fetch_add(1, Ordering::Relaxed);
+            self.word(cpu, place::SENT + 8)
+                .fetch_add(packet.len() as u64, Ordering::Relaxed);
             self.word(cpu, place::HEAD)
                 .store(head + length, Ordering::Release);
             true

@@ -298,7 +298,8 @@ impl Scrape {
     }
 
     fn agents(&mut self, shared: &Shared) {
-        for (agent, &number) in shared.status.agents.iter().zip(&shared.numbers) {
+        let agents = shared.status.agents.iter().zip(&shared.numbers);
+        for ((agent, &number), ring) in agents.zip(&shared.rings) {
             let address = agent.address.to_string();
             let labels = [("agent", address.as_str())];
             self.gauge(&AGENT_UP, &labels, f64::from(agent.alive));
@@ -316,8 +317,9 @@ impl Scrape {
             if let Some(shipped) = shared.sender.shipped.get(number as usize) {
                 self.counter(&SHIPPED, &labels, shipped.load(Ordering::Relaxed));
             }
-            let Ok(cpus) = shared.plane.sent(number) else {
-                continue;
+            let cpus = match ring {
+                Some(ring) => ring.sent_by_cpu(),
+                None => shared.plane.sent(number).unwrap_or_default(),
             };
             for (cpu, sent) in cpus.iter().enumerate() {
                 let cpu = cpu.to_string();

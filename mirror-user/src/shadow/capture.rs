@@ -144,6 +144,8 @@ struct Table {
     /// Datagrams that are no copy of any tap, by [`Stray`].
     strays: [u64; Stray::ALL.len()],
     not_allowed: u64,
+    /// Streams that have begun or ended.
+    streams: Vec<(TapId, bool)>,
     notices: Notices,
     changed: bool,
 }
@@ -172,6 +174,7 @@ impl Capture {
                 keys: Keys::default(),
                 strays: Default::default(),
                 not_allowed: 0,
+                streams: Vec::new(),
                 notices: Notices::new(&config.services),
                 changed: false,
             },
@@ -234,6 +237,11 @@ impl Capture {
     /// The taps heard so far.
     pub fn taps(&self) -> impl Iterator<Item = (TapId, &Tap)> {
         self.table.taps.iter().map(|(&id, tap)| (id, tap))
+    }
+
+    /// Taps whose streams have begun, or ended, since this was last asked, in order.
+    pub fn take_streams(&mut self) -> Vec<(TapId, bool)> {
+        std::mem::take(&mut self.table.streams)
     }
 
     /// Whether what a tap says of a service, figures apart, has changed since this was last asked.
@@ -379,8 +387,12 @@ impl Table {
                     self.keys.set(number, key);
                 }
                 let streamed = hello.transport == Transport::Stream;
+                if streamed {
+                    self.streams.push((id, true));
+                }
                 tap.ledger.hello(hello.boot, streamed);
             }
+            Item::Gone => self.streams.push((id, false)),
             Item::Report(report) => {
                 if tap.report(report) {
                     self.changed = true;

@@ -4,12 +4,13 @@
 //! [`Event::Seen`] ends in exactly one [`Event::Response`], [`Event::Dropped`], or
 //! [`Event::Request`] that will not be answered.
 
+mod clock;
 mod connection;
 mod framing;
 mod half;
 mod resync;
 
-use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use mirror_common::tunnel::{Arm, Direction};
 use super::http::begins_request;
 use super::memory::Memory;
 use super::message::{DropReason, ExchangeId, Request, Response, Segment, TapId};
+use clock::Clock;
 use connection::Connection;
 
 /// The most connections at once, of all services and taps together.
@@ -165,8 +167,10 @@ pub struct Exchanges {
     connections: HashMap<Key, Box<Connection>>,
     /// Taps that copy requests alone, with the service.
     requests_only: HashSet<(TapId, usize)>,
-    /// When each connection wants to be looked at again: one entry a connection.
-    timers: BTreeSet<(Duration, Key)>,
+    /// Taps whose copies come in a stream go by a clock of their own.
+    clocks: HashMap<TapId, Clock>,
+    /// When each connection wants to be looked at again, by its tap's clock: one entry a connection.
+    timers: BTreeMap<TapId, BTreeSet<(Duration, Key)>>,
     max_connections: usize,
     last_exchange: u64,
     last_connection: u64,
@@ -180,7 +184,8 @@ impl Exchanges {
             memory,
             connections: HashMap::new(),
             requests_only: HashSet::new(),
-            timers: BTreeSet::new(),
+            clocks: HashMap::new(),
+            timers: BTreeMap::new(),
             max_connections: MAX_CONNECTIONS,
             last_exchange: 0,
             last_connection: 0,
@@ -204,6 +209,17 @@ impl Exchanges {
         }
     }
 
+    /// The copies of this tap come in a stream, which has begun or ended: whatever it was told to copy comes
+    /// sometime, in the order in which it was copied.
+    pub fn streams(&mut self, tap: TapId, connected: bool, now: Duration) {
+        if connected {
+            self.clocks.entry(tap).or_insert_with(|| Clock::new(now));
+        }
+        if let Some(clock) = self.clocks.get_mut(&tap) {
+            clock.set_connected(connected, now);
+        }
+    }
+
     /// How many connections are remembered.
     pub fn connections(&self) -> usize {
         self.connections.len()
@@ -219,6 +235,8 @@ impl Exchanges {
             tap: segment.tap,
             flow: segment.flow,
         };
+        let clock = self.clocks.get_mut(&segment.tap);
+        let now = clock.map_or(now, |clock| clock.at(segment.time_ns, now));
         let mut journal = Journal {
             service: segment.service,
             exchanges: &mut self.last_exchange,
@@ -261,10 +279,20 @@ impl Exchanges {
 
     /// Lets time pass: declares gaps, gives up what is silent. To be called 10 times a second.
     pub fn tick(&mut self, now: Duration, events: &mut Vec<Event>) {
-        while let Some(&(due, key)) = self.timers.first()
+        let taps: Vec<TapId> = self.timers.keys().copied().collect();
+        for tap in taps {
+            let clock = self.clocks.get(&tap);
+            self.tick_tap(tap, clock.map_or(now, |clock| clock.now(now)), events);
+        }
+        self.timers.retain(|_, timers| !timers.is_empty());
+    }
+
+    fn tick_tap(&mut self, tap: TapId, now: Duration, events: &mut Vec<Event>) {
+        while let Some(timers) = self.timers.get_mut(&tap)
+            && let Some(&(due, key)) = timers.first()
             && due <= now
         {
-            self.timers.pop_first();
+            timers.pop_first();
             let Some(connection) = self.connections.get_mut(&key) else {
                 continue;
             };
@@ -299,7 +327,7 @@ impl Exchanges {
 /// Has the connection looked at in time, but later than `now`. A timer that rings too early does no
 /// harm, so it is only moved when it would ring too late.
 fn wind(
-    timers: &mut BTreeSet<(Duration, Key)>,
+    timers: &mut BTreeMap<TapId, BTreeSet<(Duration, Key)>>,
     key: Key,
     connection: &mut Connection,
     now: Duration,
@@ -309,6 +337,7 @@ fn wind(
     match connection.timer {
         Some(timer) if timer <= deadline => {}
         timer => {
+            let timers = timers.entry(key.tap).or_default();
             if let Some(timer) = timer {
                 timers.remove(&(timer, key));
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::pipe::Pipe;
 use crate::dataplane::Ring;
+use crate::tap_report::{CpuSent, TapReport};
 use crate::transport::frame::{Header, Kind, LONGEST_STRETCH, Position, Positions, Refused, split};
 
 /// Reports that may wait to be written; while the socket takes nothing, newer ones say more.
@@ -17,9 +18,14 @@ const WAITING_REPORTS: usize = 2;
 /// What still has to be written, in this order.
 #[derive(Debug)]
 enum Chunk {
-    Report(Vec<u8>),
+    /// Made into bytes when its turn comes.
+    Report(Box<TapReport>),
     Bytes(Vec<u8>),
-    Ring { cpu: u16, from: u64, to: u64 },
+    Ring {
+        cpu: u16,
+        from: u64,
+        to: u64,
+    },
 }
 
 /// What an agent has said.
@@ -107,11 +113,11 @@ impl Upstream {
     }
 
     /// Has a report sent as soon as what is under way has been written; left out where others wait.
-    pub(super) fn report(&mut self, frame: Vec<u8>) {
+    pub(super) fn report(&mut self, report: Box<TapReport>) {
         self.introduced = true;
         let reports = |chunk: &&Chunk| matches!(chunk, Chunk::Report(_));
         if self.queue.iter().filter(reports).count() < WAITING_REPORTS {
-            self.queue.push_back(Chunk::Report(frame));
+            self.queue.push_back(Chunk::Report(report));
         }
     }
 
@@ -160,14 +166,19 @@ impl Upstream {
     /// When the connection is broken.
     pub(super) fn write(&mut self) -> io::Result<bool> {
         let mut progress = false;
-        while let Some(chunk) = self.queue.front() {
+        while let Some(chunk) = self.queue.front_mut() {
+            if let Chunk::Report(report) = chunk {
+                *chunk = Chunk::Bytes(encode(report, self.ring.as_deref()));
+            }
+            let is_ring = matches!(chunk, Chunk::Ring { .. });
             let rest = match chunk {
-                Chunk::Report(bytes) | Chunk::Bytes(bytes) => &bytes[self.written..],
+                Chunk::Report(_) => continue,
+                Chunk::Bytes(bytes) => &bytes[self.written..],
                 Chunk::Ring { cpu, from, to } => {
                     let Some(ring) = &self.ring else {
                         return Err(ErrorKind::InvalidData.into());
                     };
-                    &ring.stretch(*cpu, *from, *to, to - from).0[self.written..]
+                    &ring.stretch(*cpu, *from, *to, *to - *from).0[self.written..]
                 }
             };
             let taken = self.pipe.write(rest)?;
@@ -176,7 +187,7 @@ impl Upstream {
             }
             progress = true;
             self.written += taken;
-            if matches!(chunk, Chunk::Ring { .. }) {
+            if is_ring {
                 self.shipped += taken as u64;
             }
             if taken == rest.len() {
@@ -232,6 +243,22 @@ impl Upstream {
             ring.release(cpu, position.min(planned));
         }
     }
+}
+
+/// A report's frame. It counts what the rings have got by now, not when it was asked for: an agent that
+/// has been sent more than a report says could not settle by it.
+fn encode(report: &mut TapReport, ring: Option<&Ring>) -> Vec<u8> {
+    if let Some(ring) = ring {
+        report.cpus = CpuSent::of(&ring.sent_by_cpu());
+    }
+    // Strings and numbers: there is nothing that JSON could refuse.
+    let body = serde_json::to_vec(report).unwrap_or_default();
+    let mut header = Header::new(Kind::Report, body.len());
+    header.position = report.number;
+    header.until_ns = report.sent_at_ns;
+    let mut frame = header.encode().to_vec();
+    frame.extend(body);
+    frame
 }
 
 #[cfg(test)]

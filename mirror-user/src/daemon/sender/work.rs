@@ -20,6 +20,7 @@ use super::{Event, What};
 use crate::config::Node;
 use crate::daemon::now_ns;
 use crate::dataplane::{Bell, Ring};
+use crate::tap_report::TapReport;
 use crate::transport::frame::Position;
 
 /// How long the thread may be ahead of its share of a CPU.
@@ -31,7 +32,7 @@ pub(super) enum Order {
     /// A connection has been welcomed.
     Link(Box<Link>),
     /// A report for the agent with this number.
-    Report(u32, Vec<u8>),
+    Report(u32, Box<TapReport>),
     /// The agent with this number is no longer wanted.
     Drop(u32),
     /// How it should work from now on.
@@ -143,9 +144,9 @@ impl Work {
                     let upstream = Upstream::new(pipe, ring, &welcome);
                     agents.insert(number, Connected { upstream, ended });
                 }
-                Ok(Order::Report(number, frame)) => {
+                Ok(Order::Report(number, report)) => {
                     if let Some(agent) = agents.get_mut(&number) {
-                        agent.upstream.report(frame);
+                        agent.upstream.report(report);
                     }
                 }
                 Ok(Order::Drop(number)) => drop(agents.remove(&number)),

@@ -163,6 +163,9 @@ impl Work {
         let (exchanges, batch) = (&mut self.exchanges, &mut self.batch);
         let mut sink = |segment| exchanges.segment(segment, start.elapsed(), batch);
         let count = self.capture.receive(TICK, overloaded, &mut sink)?;
+        for (tap, connected) in self.capture.take_streams() {
+            self.exchanges.streams(tap, connected, start.elapsed());
+        }
         if self.capture.take_changed() {
             self.take_reports();
         }

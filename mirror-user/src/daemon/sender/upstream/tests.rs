@@ -21,7 +21,7 @@ fn upstream(ring: &Arc<Ring>, welcome: &[Position]) -> (Upstream, TcpStream) {
     let ring = Some(Arc::clone(ring));
     let mut upstream = Upstream::new(Pipe::Clear(near), ring, welcome);
     assert!(!upstream.plan(0), "the report comes first");
-    upstream.report(Header::new(Kind::Report, 0).encode().to_vec());
+    upstream.report(Box::default());
     upstream.write().unwrap();
     frame(&mut far);
     (upstream, far)
@@ -171,14 +171,21 @@ fn a_full_ring_goes_out_in_frames_of_a_bounded_length() {
 fn reports_do_not_pile_up_and_echoes_are_passed_on() {
     let ring = Arc::new(Ring::of_memory(1));
     let (mut upstream, mut far) = upstream(&ring, &[]);
-    let mut report = Header::new(Kind::Report, 0);
     for number in 0..10 {
-        report.position = number;
-        upstream.report(report.encode().to_vec());
+        let report = TapReport {
+            number,
+            ..TapReport::default()
+        };
+        upstream.report(Box::new(report));
     }
+    // It counts what there is when it is sent.
+    write(&ring, 0, 0, 100);
     assert!(upstream.write().unwrap());
-    let numbers = [frame(&mut far), frame(&mut far)].map(|(header, _)| header.position);
-    assert_eq!(numbers, [0, 1]);
+    for number in 0..2 {
+        let (header, body) = frame(&mut far);
+        assert_eq!((header.kind, header.position), (Kind::Report, number));
+        assert_eq!(TapReport::parse(&body).unwrap().cpus[0].copies, 1);
+    }
     let mut echo = Header::new(Kind::Echo, 0);
     echo.until_ns = 77;
     far.write_all(&echo.encode()).unwrap();

@@ -258,6 +258,7 @@ impl<'a> Connection<'a> {
 /// Hands on what a connection has left, until all is or `quit` says that others see to it.
 pub(super) async fn leave(keep: &mut Keep, quit: &mut Quit) {
     keep.break_off();
+    keep.leave();
     loop {
         keep.settle();
         if keep.is_idle() {

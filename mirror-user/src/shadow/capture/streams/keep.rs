@@ -150,6 +150,12 @@ impl Keep {
         self.forward();
     }
 
+    /// Says that the tap is not there.
+    pub(super) fn leave(&mut self) {
+        self.push(Item::Gone, 0, Vec::new(), None);
+        self.forward();
+    }
+
     fn copies(&mut self, copies: Vec<Copied>) {
         let mut batch = Vec::new();
         let mut cost = 0;

@@ -31,6 +31,8 @@ pub(crate) enum Item {
     Copies(Vec<Copied>),
     /// A report.
     Report(TapReport),
+    /// The connection is over.
+    Gone,
 }
 
 /// How many of a tap's items the capture has taken in.

@@ -1,0 +1,85 @@
+//! The time of a tap whose copies come in a stream. Pure.
+//!
+//! They may wait at the tap for long, and then come all at once: what has not come within a time by the
+//! agent's clock is not lost. Here time goes as it did at the tap, by its copies. While none comes it goes
+//! on by the agent's clock, but late; and while the tap is not connected it stands still.
+
+use std::time::Duration;
+
+/// How long copies may be on their way while the tap is connected.
+const ON_THE_WAY: Duration = Duration::from_secs(5);
+
+/// How long a tap may be away until what it has begun is given up.
+const AWAY: Duration = Duration::from_secs(600);
+
+/// One tap's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    connected: bool,
+    /// A moment by the tap's clock, in nanoseconds, and by ours.
+    base: Option<(u64, Duration)>,
+    /// The time that was told last, and when that was by the agent's clock.
+    last: Duration,
+    told: Duration,
+}
+
+impl Clock {
+    /// Begins at `now` by the agent's clock.
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            connected: true,
+            base: None,
+            last: now,
+            told: now,
+        }
+    }
+
+    /// The tap has connected, or is gone.
+    pub(super) fn set_connected(&mut self, connected: bool, now: Duration) {
+        if self.connected != connected {
+            self.last = self.now(now);
+            self.told = now;
+            self.connected = connected;
+        }
+    }
+
+    /// A copy has come that the tap made at `time_ns`. What time it is.
+    pub(super) fn at(&mut self, time_ns: u64, now: Duration) -> Duration {
+        let (then_ns, then) = *self.base.get_or_insert((time_ns, now));
+        let since = Duration::from_nanos(time_ns.saturating_sub(then_ns));
+        self.last = self.last.max(then.saturating_add(since));
+        self.told = now;
+        self.last
+    }
+
+    /// What time it is at least.
+    pub(super) fn now(&self, now: Duration) -> Duration {
+        let late = if self.connected { ON_THE_WAY } else { AWAY };
+        let silent = now.saturating_sub(self.told);
+        self.last.saturating_add(silent.saturating_sub(late))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_by_copies_and_without_them_late() {
+        let seconds = Duration::from_secs;
+        let mut clock = Clock::new(seconds(10));
+        assert_eq!(clock.at(500_000_000_000, seconds(10)), seconds(10));
+        // What comes a minute late was copied a second later.
+        assert_eq!(clock.at(501_000_000_000, seconds(70)), seconds(11));
+        assert_eq!(clock.now(seconds(74)), seconds(11));
+        assert_eq!(clock.now(seconds(85)), seconds(21));
+        // It never goes back.
+        assert_eq!(clock.at(500_500_000_000, seconds(85)), seconds(11));
+        clock.set_connected(false, seconds(85));
+        assert_eq!(clock.now(seconds(400)), seconds(11));
+        assert_eq!(clock.now(seconds(85 + 600 + 30)), seconds(41));
+        clock.set_connected(true, seconds(400));
+        assert_eq!(clock.now(seconds(405)), seconds(11));
+        assert_eq!(clock.at(801_000_000_000, seconds(406)), seconds(311));
+    }
+}
