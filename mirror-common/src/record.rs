@@ -51,6 +51,9 @@ pub mod place {
     pub const SENT: usize = 24;
     /// 1 = the reader sleeps, and wants to be woken. Set by the reader, cleared by the tap.
     pub const ASLEEP: usize = 128;
+    /// Names this life of the ring: positions and numbers of another one begin anew. Written once by the
+    /// daemon, for CPU 0.
+    pub const LIFE: usize = 384;
     /// Where the oldest record begins that may not be overwritten. Written by the reader.
     pub const TAIL: usize = 256;
 }
@@ -145,12 +148,15 @@ pub enum DecodeError {
     BadLength,
 }
 
+/// What a record says, its packet, and its length; nothing where bytes are missing.
+pub type Decoded<'a> = Option<(Record, &'a [u8], usize)>;
+
 /// A record at the beginning of `bytes`: what it says, its packet, and its length; nothing when more
 /// bytes have to come first.
 ///
 /// # Errors
 /// When no further byte could make it one.
-pub fn decode(bytes: &[u8]) -> Result<Option<(Record, &[u8], usize)>, DecodeError> {
+pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     let Some(header) = bytes.first_chunk::<HEADER_LENGTH>() else {
         return Ok(None);
     };

@@ -112,23 +112,12 @@ pub struct Meta {
     pub mac: u64,
 }
 
-/// What the tunnel's payload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inner {
-    /// A copied IP packet.
-    Packet,
-    /// A control packet (the O bit): the payload is for the agent itself.
-    Control,
-}
-
 /// GENEVE's header with our option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The service's id, 24 bits.
     pub vni: u32,
-    /// What follows.
-    pub inner: Inner,
-    /// Whether a copied packet is IPv6.
+    /// Whether the copied packet is IPv6.
     pub ipv6: bool,
     /// Our option.
     pub meta: Meta,
@@ -138,10 +127,6 @@ impl Header {
     /// The bytes on the wire.
     #[inline(always)]
     pub const fn encode(&self) -> [u8; HEADER_LENGTH] {
-        let control = match self.inner {
-            Inner::Packet => 0,
-            Inner::Control => FLAG_CONTROL,
-        };
         let protocol = if self.ipv6 {
             PROTOCOL_IPV6
         } else {
@@ -155,7 +140,7 @@ impl Header {
         let mac = self.meta.mac.to_be_bytes();
         [
             (OPTION_LENGTH / 4) as u8,
-            control,
+            0,
             protocol[0],
             protocol[1],
             vni[1],
@@ -221,7 +206,7 @@ pub enum DecodeError {
     UnknownEncapsulation,
     /// GENEVE without our option, or with another version of it.
     UnknownOption,
-    /// The inner protocol is not IP.
+    /// The payload is no IP packet: another protocol, or a control packet (the O bit).
     UnknownProtocol,
 }
 
@@ -240,7 +225,7 @@ impl DecodeError {
 /// A datagram of the tunnel, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datagram<'a> {
-    /// From our own tap. The payload is an IP packet, or a control message.
+    /// From our own tap. The payload is an IP packet.
     Geneve {
         /// The header.
         header: Header,
@@ -269,6 +254,9 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
     if fixed[0] >> 6 != 0 {
         return Err(DecodeError::UnknownEncapsulation);
     }
+    if fixed[1] & FLAG_CONTROL != 0 {
+        return Err(DecodeError::UnknownProtocol);
+    }
     let ipv6 = match u16::from_be_bytes([fixed[2], fixed[3]]) {
         PROTOCOL_IPV4 => false,
         PROTOCOL_IPV6 => true,
@@ -279,18 +267,8 @@ pub fn decode(datagram: &[u8]) -> Result<Datagram<'_>, DecodeError> {
         .split_at_checked(options_length)
         .ok_or(DecodeError::Truncated)?;
     let meta = find_option(options)?;
-    let inner = if fixed[1] & FLAG_CONTROL != 0 {
-        Inner::Control
-    } else {
-        Inner::Packet
-    };
     Ok(Datagram::Geneve {
-        header: Header {
-            vni,
-            inner,
-            ipv6,
-            meta,
-        },
+        header: Header { vni, ipv6, meta },
         payload,
     })
 }
@@ -353,26 +331,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> impl Strategy<Value = Header> {
-        let flags = any::<[bool; 6]>();
+        let flags = any::<[bool; 5]>();
         let numbers = (0_u16..4096, any::<(u16, u32, u16, u64)>(), 0_u64..1 << 48);
         (0_u32..1 << 24, flags, numbers).prop_map(
             |(vni, flags, (cpu, (length, sequence, tap, mac), time))| Header {
                 vni,
-                inner: if flags[0] {
-                    Inner::Control
-                } else {
-                    Inner::Packet
-                },
-                ipv6: flags[1],
+                ipv6: flags[0],
                 meta: Meta {
-                    direction: if flags[2] {
+                    direction: if flags[1] {
                         Direction::Response
                     } else {
                         Direction::Request
                     },
-                    arm: if flags[3] { Arm::Canary } else { Arm::Stable },
-                    piece: flags[4],
-                    last_piece: flags[5],
+                    arm: if flags[2] { Arm::Canary } else { Arm::Stable },
+                    piece: flags[3],
+                    last_piece: flags[4],
                     cpu,
                     length: length.into(),
                     sequence,

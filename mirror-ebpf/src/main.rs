@@ -1,9 +1,9 @@
 //! The eBPF programs of modelmirror.
 //!
-//! A packet's way: an entry point here -> `mirror::tap` (parse, decide, clone) -> the clone comes
-//! by the uplink's egress -> `tunnel::encapsulate`. The packet itself always goes on: no entry
-//! point returns anything but "next" for a packet of the host, but for connections that were given to
-//! a canary on another host (`away`, `xdp`).
+//! A packet's way: an entry point here -> `mirror::tap` (parse, decide) -> `ring::copy`; or a clone,
+//! which comes by the uplink's egress -> `tunnel::encapsulate`. The packet itself always goes on: no
+//! entry point returns anything but "next" for a packet of the host, but for connections that were
+//! given to a canary on another host (`away`, `xdp`).
 
 // An atomic addition has no other spelling on this target.
 #![feature(asm_experimental_arch)]

@@ -8,7 +8,9 @@ use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::histogram::{Latency, RunTime};
 use mirror_common::measure::{ArmCounters, Connection};
-use mirror_common::policy::{Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_RINGS, MAX_SERVICES, Service, Tap};
+use mirror_common::policy::{
+    Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_RINGS, MAX_SERVICES, Service, Tap,
+};
 use mirror_common::steer::{Health, Steering};
 use mirror_common::translate::{Ports, Translation};
 

@@ -59,7 +59,8 @@ impl Rings {
     fn get(&self, number: u32, cpu: u32) -> Option<*mut u8> {
         // SAFETY: the keys outlive the calls; the verifier checks both maps.
         unsafe {
-            let ring = helpers::bpf_map_lookup_elem(self.0.get().cast(), (&raw const number).cast());
+            let ring =
+                helpers::bpf_map_lookup_elem(self.0.get().cast(), (&raw const number).cast());
             if ring.is_null() {
                 return None;
             }

@@ -7,7 +7,7 @@ use mirror_common::packet::Packet;
 use mirror_common::policy::Agent;
 use mirror_common::translate::Translation;
 use mirror_common::tunnel::mac::NO_KEY;
-use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
+use mirror_common::tunnel::{Arm, Direction, Header, Meta};
 use mirror_common::verdict::Reason;
 
 use crate::away::Answer;
@@ -139,7 +139,6 @@ impl Slot {
     pub fn header(&self, agent: &Agent, cpu: u32, piece: bool) -> Header {
         let mut header = Header {
             vni: self.service_id,
-            inner: Inner::Packet,
             ipv6: self.ipv6 != 0,
             meta: Meta {
                 direction: if self.direction == Direction::Request as u32 {

@@ -6,12 +6,12 @@
 mod agent;
 mod api;
 mod canary;
-mod echo;
 mod files;
 mod interfaces;
 mod kernel;
 mod listeners;
 mod overhear;
+mod ring;
 mod services;
 mod shadow;
 mod tls;
@@ -174,10 +174,10 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     };
     // All wait for others, for about a second.
     let agents = agent::findings(&netlink, node);
-    let (tls, agents, apis) = tokio::join!(tls, agents, api::findings(node));
+    let (tls, agents, rings) = tokio::join!(tls, agents, ring::findings(node));
     findings.extend(tls);
     findings.extend(agents?);
-    findings.extend(apis);
+    findings.extend(rings);
     Ok(findings.into())
 }
 

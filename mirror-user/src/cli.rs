@@ -93,11 +93,12 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Look whether this host is ready: ok, warn or refuse, with the cure
+    /// Check whether this host is ready: ok, warn or refuse, with the cure
     ///
-    /// The config tells which host it is. Nothing is changed. On a node the agents are sent two
-    /// control packets each, and the first bytes of what passes to and from the services are looked
-    /// at for up to a second, to see whether it is TLS. Exit code 1 when something refuses.
+    /// The config tells which host it is. Nothing is changed. On a node each agent is asked
+    /// for its summary, which shows whether both hosts know each other's key; the tapped interfaces'
+    /// traffic is measured; and the first bytes of what passes to and from the services are looked at
+    /// for up to a second, to see whether it is TLS. Exit code 1 when something refuses.
     Check {
         #[command(flatten)]
         file: ConfigFile,
@@ -126,7 +127,7 @@ enum Command {
         #[command(subcommand)]
         command: rollout::RolloutCommand,
     },
-    /// Take everything away, with or without a living daemon, and stay off
+    /// Detach all programs, with or without a living daemon, and stay off after restarts
     Off {
         /// Where pin_dir, state_dir and control_socket stand, when they are not the defaults
         #[arg(long, value_name = "FILE")]

@@ -254,6 +254,8 @@ pub struct Service {
     pub stable_version: String,
     /// Where its copies go, if anywhere.
     pub mirror: Option<Mirror>,
+    /// Which of its connections the daemon reads itself, if any.
+    pub look: Option<Look>,
     /// The version on trial, if there is one.
     pub canary: Option<Canary>,
     /// What a rollout does unless it is started with a plan of its own.
@@ -269,11 +271,28 @@ pub struct ServiceAddress {
     pub port: u16,
 }
 
+/// Which connections of a service the daemon reads itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// The share of stable's connections.
+    pub stable: f64,
+    /// The share of the canary's connections.
+    pub canary: f64,
+    /// The most exchanges of both versions per second; with more, smaller shares are read.
+    pub exchanges_per_second: u64,
+}
+
 impl Service {
     /// Where packets of its canary are taken if that is on another host; nothing = at TC. Copies are
     /// made there, so the packets of one that is mirrored must come by.
     pub fn xdp(&self) -> Option<XdpHook> {
-        self.canary.as_ref()?.xdp.filter(|_| !self.mirrors_canary())
+        self.canary.as_ref()?.xdp.filter(|_| !self.copies_canary())
+    }
+
+    /// Whether connections of the canary are copied, to an agent or for the daemon's own look.
+    pub fn copies_canary(&self) -> bool {
+        let looks = self.look.is_some_and(|look| look.canary > 0.0);
+        looks || self.mirrors_canary()
     }
 
     /// Whether connections of the canary are mirrored.

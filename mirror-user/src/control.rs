@@ -33,8 +33,8 @@ pub use rollout::{
 };
 pub use server::{bind, serve};
 pub use status::{
-    Agent, Interface, MirrorState, Mirrored, PacketCount, RingState, RunTimes, Sample, Service,
-    Status,
+    Agent, Interface, LookState, LookedArm, LookedExchanges, MirrorState, Mirrored, PacketCount,
+    RingState, RunTimes, Sample, Service, Status,
 };
 
 use serde::{Deserialize, Serialize};

@@ -12,6 +12,7 @@ mod steering;
 mod test_run;
 mod xdp;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_common::ABI_VERSION;
+use mirror_common::flow::Endpoint;
+use mirror_common::policy::Service;
 
 use crate::config::XdpHook;
 
@@ -210,6 +213,8 @@ pub struct DataPlane {
     mechanism: Mechanism,
     /// Bytes of each CPU's ring.
     ring_size: u32,
+    /// The rules that were written last: nobody else writes them.
+    written: Option<HashMap<Endpoint, Service>>,
     /// Why the kernel has refused the program for XDP, which is loaded when it is first asked for.
     refused: Option<String>,
 }
@@ -221,8 +226,10 @@ impl DataPlane {
     /// `sizes` holds where the maps are made now.
     pub fn load(pin_dir: &Path, mechanism: Option<Mechanism>, sizes: Sizes) -> Result<Self, Error> {
         let (maps, links) = pins::prepare(pin_dir)?;
+        // The rings' size is read from a map.
+        pins::check_maps(&maps, None)?;
         let ring_size = rings::prepare(&maps, sizes.ring)?;
-        pins::check_maps(&maps, ring_size)?;
+        pins::check_maps(&maps, Some(ring_size))?;
         let cpus = pins::possible_cpus();
         let connections = sizes.connections;
         let mut ebpf = EbpfLoader::new()
@@ -253,6 +260,7 @@ impl DataPlane {
             links,
             mechanism,
             ring_size,
+            written: None,
             refused: None,
         })
     }

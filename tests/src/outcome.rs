@@ -30,7 +30,7 @@ impl Outcome {
     ///
     /// # Errors
     /// With what does not hold yet.
-    pub(crate) fn of(tap: &Metrics, agent: Metrics) -> Result<Self> {
+    pub fn of(tap: &Metrics, agent: Metrics) -> Result<Self> {
         packets_settled(tap, &agent)?;
         let open = agent.sum("modelmirror_shadow_requests_in_flight", &[]);
         ensure!(open == 0.0, "{open} requests have no outcome\n{agent}");
@@ -80,7 +80,7 @@ impl Outcome {
     }
 
     /// Every outcome of a request that there was, and how often.
-    pub(crate) fn all_requests(&self) -> BTreeMap<String, u64> {
+    pub fn all_requests(&self) -> BTreeMap<String, u64> {
         let by = self
             .metrics
             .by("modelmirror_shadow_requests_total", "outcome");

@@ -130,6 +130,15 @@ impl Home {
         })
     }
 
+    /// The agent's private key, and the node's public one: what something in the agent's place needs.
+    ///
+    /// # Errors
+    /// When the key's file cannot be read.
+    pub fn keys_of_agent(&self) -> Result<(PrivateKey, PublicKey)> {
+        let own = PrivateKey::read(&self.path().join(AGENT_KEY))?;
+        Ok((own, self.node_key.public()))
+    }
+
     /// The folder for everything but pins.
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -314,7 +323,7 @@ impl Daemon {
         scrape(&self.namespace, NODE_ADMIN)
     }
 
-    /// Waits until an agent has echoed a control packet, from when on connections are copied.
+    /// Waits until an agent has answered a report, from when on connections are copied.
     ///
     /// # Errors
     /// With all metrics, when none has in time.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mirror_common::packet::{self, Link, SYN};
-use mirror_common::tunnel::{self, Datagram, Direction, Inner};
+use mirror_common::tunnel::{self, Datagram, Direction};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::client::Exchange;
@@ -117,8 +117,8 @@ impl Stream {
     }
 }
 
-/// Takes an agent's datagrams, and passes them on to it but for some. Control packets and SYNs
-/// always pass.
+/// Takes an agent's datagrams, and passes them on to it but for some. SYNs always pass, and so does the
+/// tap's connection.
 #[derive(Debug)]
 pub struct Relay {
     loss: Arc<Mutex<Loss>>,
@@ -150,39 +150,36 @@ impl Relay {
             setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &(64 << 20))?;
             socket.set_read_timeout(Some(TURN))?;
         }
+        let taps = namespace.run(|| TcpListener::bind(listen))?;
+        taps.set_nonblocking(true)?;
         let (loss, stop) = (Arc::<Mutex<Loss>>::default(), Arc::<AtomicBool>::default());
-        let tap = Arc::<Mutex<Option<SocketAddr>>>::default();
         let there = {
-            let (outside, inside) = (outside.try_clone()?, inside.try_clone()?);
-            let (loss, stop, tap) = (Arc::clone(&loss), Arc::clone(&stop), Arc::clone(&tap));
+            let (loss, stop) = (Arc::clone(&loss), Arc::clone(&stop));
             std::thread::spawn(move || {
-                pump(&stop, &outside, |datagram, from| {
-                    let lost = note(&loss, datagram, &loses);
-                    if lost.is_none() {
-                        *tap.lock().unwrap_or_else(PoisonError::into_inner) = Some(from);
-                    }
-                    if lost != Some(true) {
+                pump(&stop, &outside, |datagram| {
+                    if !note(&loss, datagram, &loses) {
                         // An agent that is not there is none of the relay's business.
                         let _ = inside.send(datagram);
                     }
                 });
             })
         };
-        let back = {
-            let stop = Arc::clone(&stop);
+        let connections = {
+            let (stop, namespace) = (Arc::clone(&stop), namespace.clone());
             std::thread::spawn(move || {
-                pump(&stop, &inside, |datagram, _| {
-                    let tap = *tap.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(tap) = tap {
-                        let _ = outside.send_to(datagram, tap);
+                while !stop.load(Ordering::Relaxed) {
+                    match taps.accept() {
+                        // One that the agent does not take ends here as well.
+                        Ok((tap, _)) => drop(pass_on(&namespace, tap, agent)),
+                        Err(_) => std::thread::sleep(TURN),
                     }
-                });
+                }
             })
         };
         Ok(Self {
             loss,
             stop,
-            threads: vec![there, back],
+            threads: vec![there, connections],
         })
     }
 
@@ -204,11 +201,25 @@ impl Drop for Relay {
     }
 }
 
-fn pump(stop: &AtomicBool, socket: &UdpSocket, mut pass: impl FnMut(&[u8], SocketAddr)) {
+/// Passes a connection on to the agent, both ways, until it ends.
+fn pass_on(namespace: &Namespace, tap: TcpStream, agent: SocketAddr) -> io::Result<()> {
+    tap.set_nonblocking(false)?;
+    let agent = namespace.run(|| TcpStream::connect(agent))?;
+    for (from, to) in [(tap.try_clone()?, agent.try_clone()?), (agent, tap)] {
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut &from, &mut &to);
+            let _ = to.shutdown(Shutdown::Both);
+            let _ = from.shutdown(Shutdown::Both);
+        });
+    }
+    Ok(())
+}
+
+fn pump(stop: &AtomicBool, socket: &UdpSocket, mut pass: impl FnMut(&[u8])) {
     let mut buffer = vec![0; 1 << 16];
     while !stop.load(Ordering::Relaxed) {
-        match socket.recv_from(&mut buffer) {
-            Ok((length, from)) => pass(&buffer[..length], from),
+        match socket.recv(&mut buffer) {
+            Ok(length) => pass(&buffer[..length]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // "Connection refused" from an agent that is not there.
             Err(_) => {}
@@ -216,15 +227,14 @@ fn pump(stop: &AtomicBool, socket: &UdpSocket, mut pass: impl FnMut(&[u8], Socke
     }
 }
 
-/// Writes down a copy, and says whether it is to be lost; nothing for what is no copy.
-fn note(loss: &Mutex<Loss>, datagram: &[u8], loses: &impl Fn(u64) -> bool) -> Option<bool> {
+/// Writes down a copy, and says whether it is to be lost. What is no copy passes.
+fn note(loss: &Mutex<Loss>, datagram: &[u8], loses: &impl Fn(u64) -> bool) -> bool {
     let Ok(Datagram::Geneve { header, payload }) = tunnel::decode(datagram) else {
-        return None;
+        return false;
     };
-    if header.inner == Inner::Control {
-        return None;
-    }
-    let segment = packet::parse(&payload, payload.len() as u32, Link::Ip).ok()?;
+    let Ok(segment) = packet::parse(&payload, payload.len() as u32, Link::Ip) else {
+        return false;
+    };
     let direction = header.meta.direction;
     let client = match direction {
         Direction::Request => segment.source,
@@ -245,7 +255,7 @@ fn note(loss: &Mutex<Loss>, datagram: &[u8], loses: &impl Fn(u64) -> bool) -> Op
     } else {
         stream.passed.push(place);
     }
-    Some(lost)
+    lost
 }
 
 #[cfg(test)]

@@ -1,11 +1,34 @@
-//! `cargo xtask test`: all tests.
+//! `cargo xtask test`: all tests, and those of the mirror over both transports.
 
-use anyhow::Result;
+use std::process::Command;
+
+use anyhow::{Result, bail};
 
 use crate::process;
 use crate::setup::{self, Need};
 
-/// Sets up, builds and runs every test of the workspace.
+/// Modules of the integration tests that are about how copies travel.
+const BOTH_TRANSPORTS: [&str; 14] = [
+    "alone",
+    "bodies",
+    "budget",
+    "connections",
+    "faults",
+    "forged",
+    "mirrored",
+    "paths",
+    "plain",
+    "protocol",
+    "reload",
+    "requests_only",
+    "takeover",
+    "traffic",
+];
+
+/// Tells the integration tests how copies travel.
+const TRANSPORT: &str = "MODELMIRROR_TRANSPORT";
+
+/// Sets up, builds and runs every test of the workspace; those of the mirror once more.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Network])?;
     if std::env::var_os("CI").is_some() {
@@ -18,14 +41,82 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     // The integration tests run the program itself.
     process::run(process::cargo("build").args(["--quiet", "--package", "mirror-user"]))?;
-    let mut command = if process::program("cargo-nextest").is_some() {
-        let mut command = process::cargo("nextest");
-        command.args(["run", "--workspace", "--no-fail-fast"]);
+    let runner = Runner::find();
+    let runs = [
+        ("all tests, copies by stream", "stream", runner.all()),
+        (
+            "the mirror's tests once more, copies by geneve",
+            "geneve",
+            runner.of_both(arguments.is_empty()),
+        ),
+    ];
+    let mut failed = Vec::new();
+    for (what, transport, mut command) in runs {
+        println!("test: {what}");
+        let run = process::run(command.env(TRANSPORT, transport).args(arguments));
+        println!(
+            "test: {what}: {}",
+            if run.is_ok() { "passed" } else { "FAILED" }
+        );
+        failed.extend(run.err().map(|error| format!("{what}: {error:#}")));
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+/// By what tests are run.
+#[derive(Clone, Copy)]
+enum Runner {
+    Nextest,
+    Cargo,
+}
+
+impl Runner {
+    fn find() -> Self {
+        match process::program("cargo-nextest") {
+            Some(_) => Self::Nextest,
+            None => Self::Cargo,
+        }
+    }
+
+    fn command(self) -> Command {
+        match self {
+            Self::Nextest => {
+                let mut command = process::cargo("nextest");
+                command.arg("run");
+                command
+            }
+            Self::Cargo => process::cargo("test"),
+        }
+    }
+
+    fn all(self) -> Command {
+        let mut command = self.command();
+        command.args(["--workspace", "--no-fail-fast"]);
+        if let Self::Cargo = self {
+            command.arg("--all-targets");
+        }
         command
-    } else {
-        let mut command = process::cargo("test");
-        command.args(["--workspace", "--no-fail-fast", "--all-targets"]);
+    }
+
+    /// The tests of [`BOTH_TRANSPORTS`]. Cargo's own runner cannot choose twice: what was asked for by name
+    /// is run as it is.
+    fn of_both(self, whole: bool) -> Command {
+        let mut command = self.command();
+        command.args(["--package", "tests", "--test", "it", "--no-fail-fast"]);
+        match self {
+            Self::Nextest => {
+                let filter = format!("test(/^({})::/)", BOTH_TRANSPORTS.join("|"));
+                command.args(["--no-tests", "pass", "--filterset", &filter]);
+            }
+            Self::Cargo if whole => {
+                let modules = BOTH_TRANSPORTS.map(|module| format!("{module}::"));
+                command.arg("--").args(modules);
+            }
+            Self::Cargo => {}
+        }
         command
-    };
-    process::become_program(command.args(arguments))
+    }
 }

@@ -10,7 +10,7 @@
 use crate::packet::Packet;
 use crate::siphash::siphash;
 
-use super::{Header, Inner};
+use super::Header;
 
 /// The key of one tap for one agent. Zeros = none.
 pub type Key = [u64; 2];
@@ -23,9 +23,8 @@ impl Header {
     #[inline(always)]
     pub fn mac(&self, key: Key, packet: &Packet) -> u64 {
         let [origin, number] = self.meta.words();
-        let kind = (matches!(self.inner, Inner::Control) as u64) << 1 | self.ipv6 as u64;
         let ports = (packet.source.port() as u64) << 16 | packet.destination.port() as u64;
-        let whose = (self.vni as u64) << 40 | kind << 32 | ports;
+        let whose = (self.vni as u64) << 40 | (self.ipv6 as u64) << 32 | ports;
         let [s0, s1] = packet.source.address.lanes();
         let [d0, d1] = packet.destination.address.lanes();
         if self.ipv6 {
@@ -79,7 +78,6 @@ mod tests {
     fn signed(packet: &Packet) -> Header {
         let mut header = Header {
             vni: 101,
-            inner: Inner::Packet,
             ipv6: packet.ipv6,
             meta: Meta {
                 direction: Direction::Request,
@@ -116,9 +114,8 @@ mod tests {
     fn nothing_can_be_changed() {
         let packet = packet("10.0.0.1:40000", "10.0.0.5:8000");
         let header = signed(&packet);
-        let changes: [fn(&mut Header); 12] = [
+        let changes: [fn(&mut Header); 11] = [
             |header| header.vni ^= 1 << 23,
-            |header| header.inner = Inner::Control,
             |header| header.ipv6 = true,
             |header| header.meta.direction = Direction::Response,
             |header| header.meta.arm = Arm::Canary,

@@ -1,22 +1,22 @@
 //! The way to each shadow agent, and whether it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use bytesize::ByteSize;
 use mirror_common::tunnel::{OVERHEAD_IPV4, OVERHEAD_IPV6};
 
-use super::Finding;
-use super::echo::{LARGEST, echo};
+use super::{Finding, api};
 use crate::config::{AgentAddress, Mirror, Node};
 use crate::daemon;
-use crate::netlink::{self, Link, Netlink, Route, offloads};
+use crate::netlink::{self, Link, Netlink, offloads};
 use crate::transport::frame::Transport;
 
 /// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
 const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];
 
+/// The longest packet that the tunnel is asked to carry whole, in bytes: a jumbo frame's.
+const LARGEST: u32 = 9_000;
 /// By this feature a device cuts what is inside a UDP tunnel.
 const TUNNEL_SEGMENTATION: &str = "tx-udp_tnl-segmentation";
 /// What it costs without, see docs/benchmarks.md.
@@ -38,9 +38,11 @@ pub(super) async fn findings(
             .iter()
             .filter_map(|service| service.mirror.as_ref())
     };
+    // One agent is reached in one way: the config sees to that.
     let agents: BTreeMap<&AgentAddress, &Mirror> =
         mirrors().map(|mirror| (&mirror.agent, mirror)).collect();
     let (mut findings, mut uplinks) = (Vec::new(), BTreeSet::new());
+    let mut reachable = Vec::new();
     for (named, mirror) in agents {
         let agent = match resolve(named).await {
             Ok(agent) => agent,
@@ -49,7 +51,6 @@ pub(super) async fn findings(
                 continue;
             }
         };
-        findings.extend(port(agent));
         let route = netlink.route(agent.ip()).await?;
         let uplink = match &route {
             Some(route) => netlink.link_by_index(route.interface).await?,
@@ -59,18 +60,24 @@ pub(super) async fn findings(
             findings.push(no_route(agent));
             continue;
         };
-        let mtu = route.mtu.map_or(uplink.mtu, |mtu| mtu.min(uplink.mtu));
-        findings.push(room(agent, &uplink, mtu, tapped_mtu));
         findings.push(privacy(agent, &uplink, mirror));
-        findings.extend(reach(agent, &uplink, &node.interfaces));
-        if uplinks.insert(uplink.index) {
-            findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
+        if mirror.transport == Transport::Geneve {
+            let mtu = route.mtu.map_or(uplink.mtu, |mtu| mtu.min(uplink.mtu));
+            findings.extend(port(agent));
+            findings.push(room(agent, &uplink, mtu, tapped_mtu));
+            findings.extend(reach(agent, &uplink, &node.interfaces));
+            if uplinks.insert(uplink.index) {
+                findings.extend(segmentation(&uplink, &offloads(&uplink.name).await));
+            }
         }
-        findings.push(answer(agent, &route, mtu).await);
         if mirrors().any(|mirror| mirror.agent == *named && mirror.max_bytes_per_second.is_none()) {
             findings.extend(budget(agent, &uplink, netlink::speed(&uplink.name).await));
         }
+        reachable.push(api::findings(node, mirror));
     }
+    // Each takes its time where nobody answers.
+    let answers = futures_util::future::join_all(reachable).await;
+    findings.extend(answers.into_iter().flatten());
     Ok(findings)
 }
 
@@ -228,57 +235,8 @@ fn budget(agent: SocketAddr, uplink: &Link, speed: Option<u64>) -> Option<Findin
     ))
 }
 
-/// Sends control packets, which an agent sends back as they are: a short one, and one that fills
-/// the path.
-async fn answer(agent: SocketAddr, route: &Route, mtu: u32) -> Finding {
-    let round_trip = match echo(agent, 64).await {
-        Ok(Some(round_trip)) => round_trip,
-        Ok(None) => return silent(agent, route, "does not answer within 1 s"),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            return silent(agent, route, "nothing listens there");
-        }
-        Err(error) => {
-            let cure = format!("see `ip route get {}` and the firewall", agent.ip());
-            return Finding::refuse(about(agent), format!("cannot be reached: {error}"), cure);
-        }
-    };
-    let headers = if agent.is_ipv4() { 28 } else { 48 };
-    let whole = mtu.min(LARGEST);
-    let length = whole.saturating_sub(headers) as usize;
-    let milliseconds = round_trip.as_secs_f64() * 1e3;
-    if let Ok(Some(_)) = echo(agent, length).await {
-        let what = format!("answers in {milliseconds:.1} ms, also to packets of {whole} bytes");
-        return Finding::ok(about(agent), what);
-    }
-    Finding::refuse(
-        about(agent),
-        format!(
-            "answers, but not to packets of {whole} bytes: the path carries less than its MTU says"
-        ),
-        format!(
-            "tell the route: `ip route replace {} ... mtu N`, with what `tracepath` shows",
-            agent.ip()
-        ),
-    )
-}
-
-fn silent(agent: SocketAddr, route: &Route, what: &str) -> Finding {
-    let host = || "this host".to_owned();
-    let from = route.source.map_or_else(host, |source| source.to_string());
-    let port = agent.port();
-    Finding::refuse(
-        about(agent),
-        what,
-        format!(
-            "start `modelmirror shadow` there, let its `allow` hold {from}, and let UDP port {port} through both ways"
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::net::UdpSocket;
-
     use super::*;
     use crate::check::Level;
     use crate::config::Directions;
@@ -426,50 +384,6 @@ mod tests {
             ),
             Level::Ok,
             "this host",
-        );
-    }
-
-    /// An agent that echoes packets up to `longest` bytes, and what is found of it.
-    async fn asked(longest: usize) -> Finding {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let agent = socket.local_addr().unwrap();
-        let echoing = tokio::spawn(async move {
-            let mut buffer = vec![0; 65_536];
-            loop {
-                let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
-                if length <= longest {
-                    socket.send_to(&buffer[..length], peer).await.unwrap();
-                }
-            }
-        });
-        let route = Route {
-            source: Some([127, 0, 0, 1].into()),
-            ..Route::default()
-        };
-        let finding = answer(agent, &route, 1500).await;
-        echoing.abort();
-        finding
-    }
-
-    #[tokio::test]
-    async fn an_agent_is_asked_with_short_and_with_full_packets() {
-        check(
-            &asked(1472).await,
-            Level::Ok,
-            "also to packets of 1500 bytes",
-        );
-        check(
-            &asked(1471).await,
-            Level::Refuse,
-            "but not to packets of 1500 bytes",
-        );
-        let nobody = asked(0).await;
-        check(&nobody, Level::Refuse, "does not answer within 1 s");
-        assert!(
-            nobody
-                .cure
-                .unwrap()
-                .contains("let its `allow` hold 127.0.0.1")
         );
     }
 }

@@ -1,4 +1,6 @@
-//! The agents' summaries, which a rollout decides by; the mirror does without.
+//! Whether an agent answers over TCP, by which keys, and what it knows of our services.
+//!
+//! It is asked as a rollout asks it, by its api: a daemon that runs keeps its own connection.
 
 use super::Finding;
 use crate::agent_api::{self, Access, Error};
@@ -6,33 +8,38 @@ use crate::config::{AgentAddress, Mirror, Node, Service};
 use crate::shadow::summary::Summary;
 use crate::transport::tls::Refusal;
 
-pub(super) async fn findings(node: &Node) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut known: Vec<(&Mirror, Vec<&Service>)> = Vec::new();
-    for service in &node.services {
-        let Some(mirror) = &service.mirror else {
-            continue;
-        };
-        // One agent is reached in one way: the config sees to that.
-        let same = |(other, _): &&mut (&Mirror, _)| other.agent == mirror.agent;
-        match known.iter_mut().find(same) {
-            Some((_, services)) => services.push(service),
-            None => known.push((mirror, vec![service])),
+/// What the agent of this mirror says, to all services that are mirrored there.
+pub(super) async fn findings(node: &Node, mirror: &Mirror) -> Vec<Finding> {
+    let agent = &mirror.agent;
+    let mut findings = Vec::from_iter(clear_text(mirror));
+    // `files` says what is wrong with our key.
+    let Ok(access) = Access::of(mirror, &node.key_file) else {
+        return findings;
+    };
+    match agent_api::summary(agent, &access).await {
+        Ok(summary) => {
+            findings.push(answers(agent, &access));
+            let mirrored = |service: &&Service| {
+                let mirror = service.mirror.as_ref();
+                mirror.is_some_and(|mirror| mirror.agent == *agent)
+            };
+            let services = node.services.iter().filter(mirrored);
+            findings.extend(services.map(|service| knows(agent, &summary, service)));
         }
-    }
-    for (mirror, services) in known {
-        let agent = &mirror.agent;
-        findings.extend(clear_text(mirror));
-        // `files` says what is wrong with our key.
-        let Ok(access) = Access::of(mirror, &node.key_file) else {
-            continue;
-        };
-        match agent_api::summary(agent, &access).await {
-            Ok(summary) => findings.extend(services.iter().map(|of| knows(agent, &summary, of))),
-            Err(error) => findings.push(no_summary(agent, &error)),
-        }
+        Err(error) => findings.push(no_summary(agent, &error)),
     }
     findings
+}
+
+fn answers(agent: &AgentAddress, access: &Access) -> Finding {
+    let what = match access {
+        Access::Keys { own, agent } => format!(
+            "answers over TCP, shows the key {agent}, and knows ours, {}",
+            own.public()
+        ),
+        Access::Clear => "answers over TCP, without keys".to_owned(),
+    };
+    Finding::ok(about(agent), what)
 }
 
 fn about(agent: &AgentAddress) -> String {
@@ -72,7 +79,7 @@ fn no_summary(agent: &AgentAddress, error: &Error) -> Finding {
                 .to_owned(),
         ),
     };
-    Finding::warn(about(agent), what, cure)
+    Finding::refuse(about(agent), what, cure)
 }
 
 fn knows(agent: &AgentAddress, summary: &Summary, service: &Service) -> Finding {
@@ -80,7 +87,7 @@ fn knows(agent: &AgentAddress, summary: &Summary, service: &Service) -> Finding 
     match summary.services.iter().find(|known| known.id == id) {
         None => Finding::warn(
             about(agent),
-            format!("answers, and knows no service with id {id} ({name})"),
+            format!("knows no service with id {id} ({name})"),
             format!(
                 "add a [[service]] with id = {id} to the agent's config: copies of {name} are dropped there"
             ),
@@ -96,7 +103,7 @@ fn knows(agent: &AgentAddress, summary: &Summary, service: &Service) -> Finding 
         Some(known) => Finding::ok(
             about(agent),
             format!(
-                "answers: {name} {}, {} compared since {}",
+                "shadows {name} by {}, {} compared since {}",
                 known.version,
                 known.compared,
                 summary.since.strftime("%F %T UTC")
@@ -122,6 +129,7 @@ mod tests {
             stable_version: "v12".to_owned(),
             mirror: None,
             canary: None,
+            look: None,
             rollout: None,
         }
     }
@@ -152,7 +160,7 @@ mod tests {
             }],
         };
         let found = |name: &str, id| knows(&agent(), &summary, &service(name, id));
-        let expected = "answers: sentiment v13, 7 compared since 1970-01-01 00:00:00 UTC";
+        let expected = "shadows sentiment by v13, 7 compared since 1970-01-01 00:00:00 UTC";
         check(&found("sentiment", 101), Level::Ok, expected);
         check(
             &found("sentiment", 102),
@@ -169,12 +177,12 @@ mod tests {
     #[test]
     fn without_a_summary_the_cure_fits() {
         let found = no_summary(&agent(), &Error::Refused(Refusal::Unknown));
-        check(&found, Level::Warn, "does not know our key");
+        check(&found, Level::Refuse, "does not know our key");
         assert!(found.cure.unwrap().contains("[[tap]]"));
         let (shown, trusted) = (PublicKey([1; 32]), PublicKey([2; 32]));
         let other = Refusal::OtherAgent { shown, trusted };
         let found = no_summary(&agent(), &Error::Refused(other));
-        check(&found, Level::Warn, &shown.to_string());
-        check(&found, Level::Warn, &trusted.to_string());
+        check(&found, Level::Refuse, &shown.to_string());
+        check(&found, Level::Refuse, &trusted.to_string());
     }
 }

@@ -191,14 +191,14 @@ fn xdp(service: &Service, links: &[Link]) -> Vec<Finding> {
     let Some(hook) = service.canary.as_ref().and_then(|canary| canary.xdp) else {
         return Vec::new();
     };
-    if service.mirrors_canary() {
+    if service.copies_canary() {
         return vec![Finding::warn(
             about(service),
             format!(
                 "xdp = {:?} does nothing: copies of the canary's connections are made at TC, so its packets stay there",
                 hook.label()
             ),
-            "nothing; or arms = [\"stable\"] in [service.mirror]",
+            "nothing; or arms = [\"stable\"] in [service.mirror], and canary = 0.0 in [service.look]",
         )];
     }
     let links = links.iter().filter(|link| !link.loopback);

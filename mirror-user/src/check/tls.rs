@@ -179,6 +179,7 @@ mod tests {
             stable_version: "v1".to_owned(),
             mirror: None,
             canary: None,
+            look: None,
             rollout: None,
         }
     }

@@ -18,7 +18,7 @@ pub(super) enum KeysCommand {
     New {
         #[command(flatten)]
         file: KeyFile,
-        /// Put it in the place of a key that is there already: the other host must learn the new one
+        /// Replace a key that is already there: the other host's config must then be changed as well
         #[arg(long)]
         replace: bool,
     },

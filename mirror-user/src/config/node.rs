@@ -14,7 +14,8 @@ use super::errors::{Fault, Problem};
 use super::rollout::{Copied, TypedPlan};
 use super::table::{Problems, Section, parse};
 use super::{
-    AgentAddress, Directions, Mirror, Node, PortRange, Protocol, Service, ServiceAddress, values,
+    AgentAddress, Directions, Look, Mirror, Node, PortRange, Protocol, Service, ServiceAddress,
+    values,
 };
 use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
@@ -54,6 +55,7 @@ struct TypedService {
     protocol: Protocol,
     stable_version: String,
     mirror: Option<TypedMirror>,
+    look: Option<Look>,
     canary: Option<TypedCanary>,
     rollout: Option<TypedPlan>,
 }
@@ -267,6 +269,7 @@ impl TypedService {
                 .into_inner(),
             stable_version,
             mirror: section.section("mirror").map(TypedMirror::read),
+            look: section.section("look").map(look),
             canary: section.section("canary").map(TypedCanary::read),
             rollout: section.section("rollout").map(TypedPlan::read),
         };
@@ -317,10 +320,26 @@ impl TypedService {
             protocol: self.protocol,
             stable_version: self.stable_version,
             mirror,
+            look: self.look,
             canary,
             rollout,
         })
     }
+}
+
+/// What the daemon reads itself.
+fn look(mut section: Section<'_>) -> Look {
+    let look = Look {
+        stable: section.value("stable", 1.0, values::share),
+        canary: section.value("canary", 1.0, values::share),
+        exchanges_per_second: section.value(
+            "exchanges_per_second",
+            100,
+            values::integer(1, 1_000_000),
+        ),
+    };
+    section.finish();
+    look
 }
 
 impl TypedMirror {

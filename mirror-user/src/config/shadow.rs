@@ -319,7 +319,7 @@ impl TypedService {
                 .or("concurrency", 64, values::integer(1, 65_536))
                 .into_inner(),
             queue: section
-                .or("queue", 1024, values::integer(1, 1 << 20))
+                .or("queue", 8192, values::integer(1, 1 << 20))
                 .into_inner(),
             max_body: section.or("max_body", 64 * MIB, values::size),
             compare: compare(section.section("compare")),

@@ -10,7 +10,9 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
 
 use super::Mechanism;
-use super::status::{Agent, Interface, MirrorState, PacketCount, RingState, Service, Status};
+use super::status::{
+    Agent, Interface, LookState, MirrorState, PacketCount, RingState, Service, Status,
+};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,6 +149,9 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
             "  mirror       none in the file: packets are counted only"
         )?,
     }
+    if let Some(look) = &service.look {
+        writeln!(f, "  look         {}", self::look(look))?;
+    }
     if let Some(canary) = &service.canary {
         canary::write(f, canary)?;
     }
@@ -194,6 +199,21 @@ fn write_mirror(f: &mut fmt::Formatter<'_>, mirror: &MirrorState) -> fmt::Result
         Some(budget) => writeln!(f, "  rate         {rate} of {} allowed", self::rate(budget)),
         None => writeln!(f, "  rate         {rate}, no budget known"),
     }
+}
+
+/// `0.25 of stable, 1 of canary; 97 exchanges/s of 100 allowed`
+fn look(look: &LookState) -> String {
+    let arms = look.arms.iter();
+    let shares: Vec<_> = arms
+        .clone()
+        .map(|arm| format!("{:.3} of {}", arm.effective, arm.arm))
+        .collect();
+    let rate: f64 = arms.map(|arm| arm.exchanges_per_second).sum();
+    let budget = look.budget_exchanges_per_second;
+    format!(
+        "{}; {rate:.0} exchanges/s of {budget} allowed",
+        shares.join(", ")
+    )
 }
 
 fn packets(service: &Service) -> String {

@@ -112,6 +112,9 @@ pub struct Service {
     pub version: String,
     /// Its mirror; nothing when the file has none.
     pub mirror: Option<MirrorState>,
+    /// What the daemon reads of it itself; nothing when the file says nothing of it.
+    #[serde(default)]
+    pub look: Option<LookState>,
     /// Its canary; nothing when the file has none.
     pub canary: Option<CanaryState>,
     /// Its rollout, or the last one; nothing before the first.
@@ -145,6 +148,41 @@ pub struct MirrorState {
     pub budget_bytes_per_second: Option<u64>,
     /// Bytes copied per second, of late.
     pub bytes_per_second: f64,
+}
+
+/// The daemon's own look at one service's exchanges.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LookState {
+    /// The most exchanges per second, of both versions.
+    pub budget_exchanges_per_second: u64,
+    /// Stable, and the canary where the file has one.
+    pub arms: Vec<LookedArm>,
+}
+
+/// The look at one version's exchanges.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LookedArm {
+    /// `stable` or `canary`.
+    pub arm: String,
+    /// The share of its connections in the file.
+    pub configured: f64,
+    /// The share that holds, after the budget lowered it.
+    pub effective: f64,
+    /// Exchanges begun per second, of late.
+    pub exchanges_per_second: f64,
+    /// Exchanges begun since the daemon started.
+    pub seen: u64,
+    /// What became of them; zeros are left out.
+    pub exchanges: Vec<LookedExchanges>,
+}
+
+/// Exchanges of one outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookedExchanges {
+    /// The class of the response, or why the exchange is not whole.
+    pub outcome: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// A share of connections, 0 to 1.

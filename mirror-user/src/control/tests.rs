@@ -67,6 +67,10 @@ fn status() -> Status {
             addresses: vec!["*:8000".to_owned()],
             version: "v12".to_owned(),
             canary: None,
+            look: Some(LookState {
+                budget_exchanges_per_second: 100,
+                arms: vec![looked("stable", 0.25, 72.4), looked("canary", 1.0, 25.0)],
+            }),
             rollout: None,
             mirror: Some(MirrorState {
                 on: true,
@@ -109,6 +113,20 @@ fn status() -> Status {
     }
 }
 
+fn looked(arm: &str, effective: f64, exchanges_per_second: f64) -> LookedArm {
+    LookedArm {
+        arm: arm.to_owned(),
+        configured: 1.0,
+        effective,
+        exchanges_per_second,
+        seen: 12,
+        exchanges: vec![LookedExchanges {
+            outcome: "2xx".to_owned(),
+            count: 12,
+        }],
+    }
+}
+
 #[test]
 fn a_status_fits_a_terminal() {
     let expected = "\
@@ -126,6 +144,7 @@ SERVICE sentiment  id 101, version v12, *:8000
   mirror       on (by file), to 10.0.0.9:6181
   sample       0.25 effective; 1 in the file, 0.5 by cli
   rate         3.2 MB/s of 12.5 MB/s allowed
+  look         0.250 of stable, 1.000 of canary; 97 exchanges/s of 100 allowed
   connections  1200, 3 shut out by the budget
   PACKETS         REQUEST  RESPONSE
   mirrored          40000         0

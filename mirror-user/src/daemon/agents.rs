@@ -161,6 +161,11 @@ impl Agent {
         self.asked.is_some_and(silent)
     }
 
+    /// Names this life of the numbers that its copies have, in the tap's life `boot`.
+    pub(super) fn life(&self, boot: u64) -> u64 {
+        self.ring.as_ref().map_or(boot, |ring| ring.life())
+    }
+
     /// What each CPU has sent to it.
     pub(super) fn sent(&self, plane: &DataPlane) -> Result<Vec<Sent>, dataplane::Error> {
         match &self.ring {
@@ -233,11 +238,18 @@ impl Agent {
     fn on_failure(&mut self, failure: &Failure) {
         let why = Some(failure.to_string());
         let is_news = !matches!(&self.connection, Connection::Down { why: known } if *known == why);
-        if let Failure::OtherKey { .. } = failure {
-            self.other_keys += 1;
-            if is_news {
-                tracing::error!(agent = %self.access.address, "agent shows another key; nothing is sent to it: {failure}");
+        let agent = &self.access.address;
+        match failure {
+            Failure::OtherKey { .. } => {
+                self.other_keys += 1;
+                if is_news {
+                    tracing::error!(%agent, "agent shows another key; nothing is sent to it: {failure}");
+                }
             }
+            Failure::OurKey { .. } if is_news => {
+                tracing::error!(%agent, "agent does not know this node's key: {failure}");
+            }
+            _ => {}
         }
         self.connection = Connection::Down { why };
         self.asked = None;

@@ -1,5 +1,6 @@
-//! The share that the budget allows: lowered until the copies fit, raised again when there is room.
-//! The kernel's token bucket is the hard stop; this makes it seldom needed.
+//! The share that a budget allows: lowered until what is copied fits, raised again when there is room.
+//! There is a hard stop behind each: the kernel's token bucket, or a ring that is full. This makes it
+//! seldom needed.
 
 /// Copies may use this part of the budget before the sample is lowered.
 const HIGH: f64 = 0.9;
@@ -11,25 +12,24 @@ const SMALLEST: f64 = 1.0 / 65_536.0;
 /// What one second of copying came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Load {
-    /// Bytes copied per second, headers included.
-    pub(super) bytes_per_second: f64,
-    /// Connections that hit the hard stop in that second.
+    /// The part of the budget that was used.
+    pub(super) used: f64,
+    /// How often the hard stop was hit in that second.
     pub(super) shut_out: u64,
 }
 
 /// The largest share to copy next, given the last `limit`, the `wanted` share, and the last second's
-/// load, which is that of the smaller one of both. What is wanted is not part of the limit: more may
-/// be wanted from one second to the next.
+/// load, which is that of the smaller one of both; no load = there is no budget. What is wanted is not
+/// part of the limit: more may be wanted from one second to the next.
 ///
 /// The same hash decides at every share, so that lowering only takes connections away and raising
 /// only adds some.
-pub(super) fn next_limit(limit: f64, wanted: f64, load: Load, budget: Option<u64>) -> f64 {
-    let Some(budget) = budget.filter(|&budget| budget > 0) else {
+pub(super) fn next_limit(limit: f64, wanted: f64, load: Option<Load>) -> f64 {
+    let Some(Load { used, shut_out }) = load else {
         return 1.0;
     };
     let current = limit.min(wanted);
-    let used = load.bytes_per_second / budget as f64;
-    let next = if load.shut_out > 0 {
+    let next = if shut_out > 0 {
         // What was shut out was not measured: the need is larger than what was copied.
         current / 2.0
     } else if used > HIGH {
@@ -55,10 +55,10 @@ mod tests {
             let bytes = limit.min(wanted) * need;
             let stop = BUDGET as f64;
             let load = Load {
-                bytes_per_second: bytes.min(stop),
+                used: bytes.min(stop) / stop,
                 shut_out: u64::from(bytes > stop),
             };
-            limit = next_limit(limit, wanted, load, Some(BUDGET));
+            limit = next_limit(limit, wanted, Some(load));
         }
         limit
     }
@@ -82,10 +82,6 @@ mod tests {
 
     #[test]
     fn without_a_budget_there_is_no_limit() {
-        let load = Load {
-            bytes_per_second: 1e12,
-            shut_out: 9,
-        };
-        assert_eq!(next_limit(0.1, 0.5, load, None), 1.0);
+        assert_eq!(next_limit(0.1, 0.5, None), 1.0);
     }
 }

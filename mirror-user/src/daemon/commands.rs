@@ -1,6 +1,5 @@
 //! What the daemon is told to do: by the command line, and by its config when it is read again.
 
-use super::sender::Pace;
 use super::services::Service;
 use super::{Daemon, status};
 use crate::config;
@@ -90,7 +89,6 @@ impl Daemon {
             }
         };
         tracing::info!("{path} read again: {changes}");
-        self.sender.set_pace(Pace::of(&new));
         self.file = new;
         self.overlay();
         self.refused_config = None;

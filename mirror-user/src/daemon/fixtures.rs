@@ -19,6 +19,7 @@ pub(crate) fn service() -> Service {
         protocol: Protocol::Tcp,
         stable_version: "v12".to_owned(),
         mirror: None,
+        look: None,
         canary: None,
         rollout: None,
     }

@@ -46,7 +46,7 @@ impl Keys {
             transport: access.transport,
             ring: agent.ring.as_ref().map(Arc::clone),
             mac_key: agent.mac_key,
-            boot,
+            boot: agent.life(boot),
         }
     }
 

@@ -14,6 +14,7 @@ impl Daemon {
     pub(super) fn measure(&mut self) {
         let now = Instant::now();
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        self.local_reader.measure();
         for service in &mut self.services {
             let wanted = service.wanted(self.state.overrides());
             let budget = service.budget(&self.agents);

@@ -18,11 +18,14 @@ pub(crate) mod fixtures;
 mod health;
 mod heartbeat;
 mod keys;
+pub(crate) mod local_reader;
 mod measure;
 mod milestones;
 mod network;
 mod numbers;
 mod place;
+mod priority;
+mod reach;
 mod rollout;
 mod rules;
 mod sender;
@@ -33,14 +36,13 @@ mod steering;
 mod takeover;
 mod way;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mirror_common::record::{SMALLEST_RING, ring_size};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, watch};
@@ -52,11 +54,14 @@ use self::concentration::census::Census;
 use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
 use self::keys::Keys;
+use self::local_reader::LocalReader;
 use self::milestones::Milestones;
 use self::network::{Interest, Look, View};
+use self::reach::write_ways;
+pub(crate) use self::reach::{ring_size_of, rings_of};
 use self::rollout::Rollouts;
 pub(crate) use self::sender::Figures;
-use self::sender::{Event, Pace, Sender, What};
+use self::sender::{Event, Pace, Sender};
 use self::servers::Versioned;
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
@@ -67,7 +72,6 @@ use crate::control;
 use crate::dataplane::{self, DataPlane, Mechanism, Ring, Sizes};
 use crate::metrics;
 use crate::state::State;
-use crate::transport::frame::Transport;
 
 /// How often everything is looked after: an agent's death is to be noticed within 3 s.
 const TICK: Duration = Duration::from_millis(500);
@@ -160,21 +164,6 @@ pub async fn run(
     daemon.stop()
 }
 
-/// How large each ring is, of each CPU: `ring` is what all agents' rings may take together.
-pub(crate) fn ring_size_of(config: &Node) -> u32 {
-    let mirrors = config
-        .services
-        .iter()
-        .filter_map(|service| service.mirror.as_ref());
-    let streams = mirrors.filter(|mirror| mirror.transport == Transport::Stream);
-    let agents: BTreeSet<_> = streams.map(|mirror| &mirror.agent).collect();
-    let rings = agents.len() as u64 * u64::from(dataplane::possible_cpus());
-    match rings {
-        0 => SMALLEST_RING,
-        rings => ring_size(config.ring, rings),
-    }
-}
-
 /// Two daemons would write each other's rules: holds the pins until it is dropped, or the process
 /// ends.
 fn alone_with(pin_dir: &Path) -> anyhow::Result<Flock<File>> {
@@ -207,6 +196,14 @@ pub struct Shared {
     pub(crate) sender: Arc<Figures>,
     /// The agents' rings, in the order of `status`.
     pub(crate) rings: Vec<Option<Arc<Ring>>>,
+    /// An agent of which it is not known yet whether it answers.
+    pub(crate) unknown: Option<String>,
+    /// What the local look has counted, in the order of `status`.
+    pub(crate) looks: Vec<Option<Arc<local_reader::Tally>>>,
+    /// The local look's ring, while any service is looked at.
+    pub(crate) look_ring: Option<Arc<Ring>>,
+    /// What the local look's thread has done.
+    pub(crate) local_reader: Arc<local_reader::Figures>,
 }
 
 struct Daemon {
@@ -231,6 +228,8 @@ struct Daemon {
     sender: Sender,
     /// ... and what becomes of them.
     happened: mpsc::UnboundedReceiver<Event>,
+    /// Reads a sample of the services' connections itself.
+    local_reader: LocalReader,
     /// Canaries on other hosts, which are dialled now and then, ...
     health: Health,
     /// ... and what that came to.
@@ -274,10 +273,20 @@ impl Daemon {
                 tracing::error!("heartbeat: {error}");
             }
         })?;
+        let (ring, wanted) = (plane.ring_size(), ring_size_of(&config));
+        if ring != wanted {
+            tracing::warn!(
+                ring,
+                wanted,
+                "each CPU's ring keeps the size that it was made with, or that this kernel allows; to \
+                 change it stop the daemon, run `modelmirror off` and start it again"
+            );
+        }
         let mechanism = plane.mechanism();
         let census = Census::start(plane.connection_reader()?)?;
         let keys = Keys::read(&config)?;
         let (sender, happened) = Sender::start(plane.sender_bell()?, Pace::of(&config))?;
+        let local_reader = LocalReader::start(plane.look_bell()?, tap.key)?;
         let (attempts, attempted) = mpsc::channel(64);
         let file = config;
         let rollouts = Rollouts::open(&file).context("the rollouts' records")?;
@@ -291,11 +300,16 @@ impl Daemon {
             servers: crate::servers::Watch::start(servers::wanted(&config))?,
             sender: sender.figures(),
             rings: Vec::new(),
+            unknown: None,
+            looks: Vec::new(),
+            look_ring: None,
+            local_reader: local_reader.figures(),
         };
         let mut daemon = Self {
             state,
             shared: Arc::new(Mutex::new(shared)),
             sender,
+            local_reader,
             mechanism,
             started: Instant::now(),
             tap,
@@ -397,69 +411,6 @@ impl Daemon {
         self.settle();
     }
 
-    /// Something has happened to the connection to an agent.
-    fn on_event(&mut self, event: Event) {
-        let was_alive = self.is_alive(event.number);
-        let is_echo = matches!(event.what, What::Echo { .. });
-        let number = event.number;
-        self.take_event(event);
-        if !is_echo {
-            self.say_interest();
-        }
-        if !is_echo || was_alive != self.is_alive(number) {
-            self.settle();
-        }
-    }
-
-    fn is_alive(&self, number: u32) -> bool {
-        let mut agents = self.agents.values();
-        let agent = agents.find(|agent| agent.number == number);
-        agent.is_some_and(|agent| agent.alive(Instant::now()))
-    }
-
-    fn take_event(&mut self, Event { number, what }: Event) {
-        let connected = matches!(what, What::Connected { .. });
-        let mut agents = self.agents.values_mut();
-        if let Some(agent) = agents.find(|agent| agent.number == number) {
-            agent.on_event(what, Instant::now(), now_ns());
-        }
-        if connected {
-            // Nothing is shipped before.
-            self.report();
-        }
-    }
-
-    /// The log says when an agent stops answering, and when it does again.
-    fn log_agents(&mut self) {
-        let now = Instant::now();
-        for agent in self.agents.values_mut() {
-            let name = agent.access.address.to_string();
-            match (agent.news(now), agent.is_geneve()) {
-                (Some(true), true) => {
-                    tracing::info!(agent = name, "agent reachable; mirroring resumed")
-                }
-                (Some(true), false) => tracing::info!(agent = name, "agent reachable"),
-                (Some(false), is_geneve) => {
-                    let why = agent.trouble();
-                    let why = why.as_deref().unwrap_or("no answer");
-                    match is_geneve {
-                        true => tracing::warn!(
-                            agent = name,
-                            why,
-                            "agent unreachable; mirroring suspended"
-                        ),
-                        false => tracing::warn!(
-                            agent = name,
-                            why,
-                            "agent unreachable; copies wait in the ring"
-                        ),
-                    }
-                }
-                (None, _) => {}
-            }
-        }
-    }
-
     /// Makes hooks and maps what they should be, by all that is known now.
     fn settle(&mut self) {
         // Whoever was held up has heard nobody: what came meanwhile counts before anybody is called
@@ -509,11 +460,17 @@ impl Daemon {
     fn write_rules(&mut self) {
         let steered = self.write_steering();
         let Some(view) = &self.view else { return };
-        let rule = |service| {
+        let is_off = self.state.overrides().is_off();
+        let local_reader = &mut self.local_reader;
+        let looks = self.services.iter();
+        let looks: Vec<[f64; 2]> = looks
+            .map(|service| local_reader.shares(service.config.id, is_off))
+            .collect();
+        let rule = |(service, look)| {
             let budget = Service::budget(service, &self.agents);
-            service.rule(self.state.overrides(), &self.agents, budget, [0.0; 2])
+            service.rule(self.state.overrides(), &self.agents, budget, look)
         };
-        let rules: Vec<rules::Rule<'_>> = self.services.iter().map(rule).collect();
+        let rules: Vec<rules::Rule<'_>> = self.services.iter().zip(looks).map(rule).collect();
         let agents = self.agents.values().filter_map(|agent| agent.peer);
         let endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -551,26 +508,6 @@ impl Daemon {
         tracing::info!(pins = removed.len(), "stopped; everything is detached");
         Ok(())
     }
-}
-
-/// Writes the ways to the agents. Where there is none right now the old one stays, but is not alive.
-fn write_ways(
-    plane: &mut DataPlane,
-    agents: &BTreeMap<AgentAddress, Agent>,
-) -> Result<(), dataplane::Error> {
-    let now = Instant::now();
-    let old = plane.agents()?;
-    for agent in agents.values() {
-        let policy = agent.policy(now).or_else(|| {
-            let mut policy = *old.get(&agent.number)?;
-            policy.state = 0;
-            Some(policy)
-        });
-        if let Some(policy) = policy {
-            plane.set_agent(agent.number, &policy)?;
-        }
-    }
-    plane.retain_agents(|number| agents.values().any(|agent| agent.number == number))
 }
 
 /// The monotonic clock that the programs read, in nanoseconds.

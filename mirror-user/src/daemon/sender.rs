@@ -120,7 +120,6 @@ pub(super) struct Sender {
     orders: Orders,
     events: mpsc::UnboundedSender<Event>,
     figures: Arc<Figures>,
-    pace: Pace,
     tasks: BTreeMap<u32, AbortHandle>,
 }
 
@@ -154,7 +153,6 @@ impl Sender {
             orders: Orders { channel, wanted },
             events,
             figures,
-            pace,
             tasks: BTreeMap::new(),
         };
         Ok((sender, happened))
@@ -163,14 +161,6 @@ impl Sender {
     /// What the thread has done so far.
     pub(super) fn figures(&self) -> Arc<Figures> {
         Arc::clone(&self.figures)
-    }
-
-    /// Sets how much of the machine the thread takes.
-    pub(super) fn set_pace(&mut self, pace: Pace) {
-        if self.pace != pace {
-            self.pace = pace;
-            self.orders.give(Order::Pace(pace));
-        }
     }
 
     /// Keeps a connection to an agent from now on, in place of one with the same number.

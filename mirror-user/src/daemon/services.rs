@@ -100,15 +100,16 @@ impl Service {
                 + counters.packets[Reason::Mirrored as usize] * u64::from(OVERHEAD_IPV6)
         };
         self.bytes_per_second = bytes(&counters).saturating_sub(bytes(&last)) as f64 / seconds;
-        let load = Load {
-            bytes_per_second: self.bytes_per_second,
+        let budget = budget.filter(|&budget| budget > 0);
+        let load = budget.map(|budget| Load {
+            used: self.bytes_per_second / budget as f64,
             shut_out: counters
                 .over_budget_connections
                 .saturating_sub(last.over_budget_connections),
-        };
-        let next = next_limit(self.limit, wanted, load, budget);
+        });
+        let next = next_limit(self.limit, wanted, load);
         if next < self.limit && next < wanted {
-            let (service, bytes_per_second) = (&self.config.name, load.bytes_per_second);
+            let (service, bytes_per_second) = (&self.config.name, self.bytes_per_second);
             tracing::warn!(
                 service,
                 bytes_per_second,
@@ -198,7 +199,7 @@ pub(super) fn report<'a>(
         });
     }
     Ok(TapReport {
-        boot: tap.boot,
+        boot: agent.life(tap.boot),
         number,
         sent_at_ns: super::now_ns(),
         cpus: CpuSent::of(&cpus),

@@ -36,7 +36,8 @@ pub(super) fn empty() -> Status {
     }
 }
 
-/// Ready = attached wherever the config says, or switched off on purpose.
+/// Ready = attached wherever the config says, and known whether agents answer to which the kernel sends by
+/// itself; or switched off on purpose. From then on the first request is copied: rings take it in any case.
 pub(super) fn readiness(shared: &Mutex<Shared>) -> Readiness {
     let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let missing = shared
@@ -50,7 +51,12 @@ pub(super) fn readiness(shared: &Mutex<Shared>) -> Readiness {
             interface.name,
             interface.error.as_deref().unwrap_or("not tried yet")
         )),
-        _ => Readiness::Ready,
+        _ => match &shared.unknown {
+            Some(agent) if !shared.status.off => {
+                Readiness::NotReady(format!("not known yet whether the agent {agent} answers"))
+            }
+            _ => Readiness::Ready,
+        },
     }
 }
 
@@ -105,6 +111,7 @@ impl Daemon {
             .warnings
             .extend(self.state.trouble().map(ToString::to_string));
         let troubles = [&self.refused_config, &self.blind, &self.unwritten];
+        status.warnings.extend(self.local_reader.trouble().cloned());
         status
             .warnings
             .extend(troubles.into_iter().flatten().cloned());
@@ -127,7 +134,7 @@ impl Daemon {
             .collect();
         let spreads = self.census.found();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = Vec::new();
+        let (mut rows, mut looks) = (Vec::new(), Vec::new());
         for service in &self.services {
             match self.describe_service(&shared, service) {
                 Ok(mut described) => {
@@ -142,6 +149,7 @@ impl Daemon {
                     }
                     status.services.push(described);
                     rows.push(service.row);
+                    looks.push(self.local_reader.tally(service.config.id));
                 }
                 Err(error) => status.warnings.push(error.to_string()),
             }
@@ -153,7 +161,12 @@ impl Daemon {
             status.run_time = RunTimes::from(&run_time);
         }
         shared.rows = rows;
+        shared.looks = looks;
+        shared.look_ring = self.local_reader.ring();
         shared.numbers = self.agents.values().map(|agent| agent.number).collect();
+        let mut agents = self.agents.values();
+        let unknown = agents.find(|agent| agent.is_geneve() && !agent.is_known(now));
+        shared.unknown = unknown.map(|agent| agent.access.address.to_string());
         shared.rings = self
             .agents
             .values()
@@ -185,8 +198,8 @@ impl Daemon {
         let (Some(by), Some(wanted)) = (&canary.by, service.config.canary.as_ref()) else {
             return (None, None);
         };
-        if wanted.xdp.is_some() && service.config.mirrors_canary() {
-            let why = "its connections are mirrored, and copies are made at tc";
+        if wanted.xdp.is_some() && service.config.copies_canary() {
+            let why = "its connections are copied, and copies are made at tc";
             return (None, Some(why.to_owned()));
         }
         let hooks = self.config.interfaces.iter().chain([by]);
@@ -221,6 +234,7 @@ impl Daemon {
                 bytes_per_second: service.bytes_per_second,
             }),
             rollout: self.rollouts.state(&service.config.name),
+            look: self.describe_look(&service.config),
             canary: service.config.canary.as_ref().and_then(|canary| {
                 let addresses = &service.config.addresses;
                 let view = self.view.as_deref();

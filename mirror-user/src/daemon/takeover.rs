@@ -19,7 +19,11 @@ impl Daemon {
     /// Makes services and agents those of the config.
     pub(super) fn take_over(&mut self) -> Result<(), Error> {
         self.take_over_agents()?;
-        self.take_over_services()
+        self.take_over_services()?;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let services = &self.config.services;
+        self.local_reader.take_over(services, &mut shared.plane);
+        Ok(())
     }
 
     fn take_over_agents(&mut self) -> Result<(), Error> {

@@ -24,6 +24,10 @@ impl Pulse {
 impl DataPlane {
     /// Makes `services` the rules: adds and replaces first, then removes what is gone.
     pub fn set_services(&mut self, services: &HashMap<Endpoint, Service>) -> Result<(), Error> {
+        if self.written.as_ref() == Some(services) {
+            return Ok(());
+        }
+        self.written = None;
         let failed = |source| Error::Map {
             map: "SERVICES",
             source: Box::new(source),
@@ -56,6 +60,7 @@ impl DataPlane {
                 })?;
             }
         }
+        self.written = Some(services.clone());
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mirror_common::counters::Sent;
-use mirror_common::record::{CONTROL, SLACK, place, value_size};
+use mirror_common::record::{CONTROL, HEADER_LENGTH, SLACK, place, value_size};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// The rings of all CPUs for one reader. Positions of one CPU have nothing to do with another's.
@@ -77,6 +77,18 @@ impl Ring {
         })
     }
 
+    /// Names this life of the ring: what is known of another one's positions says nothing of these.
+    pub fn life(&self) -> u64 {
+        self.word(0, place::LIFE).load(Ordering::Relaxed)
+    }
+
+    /// Gives a ring that was just made a name.
+    pub(super) fn begin_life(&self, name: u64) {
+        let word = self.word(0, place::LIFE);
+        // Whoever made it may have been killed before.
+        let _ = word.compare_exchange(0, name, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// CPUs that may write: `0..cpus()`.
     pub fn cpus(&self) -> u16 {
         self.cpus
@@ -113,6 +125,11 @@ impl Ring {
     /// What the tap has put in, CPU by CPU.
     pub fn sent_by_cpu(&self) -> Vec<Sent> {
         (0..self.cpus).map(|cpu| self.sent(cpu)).collect()
+    }
+
+    /// Copies for which there was no room.
+    pub fn refused(&self) -> u64 {
+        (0..self.cpus).map(|cpu| self.sent(cpu).refused).sum()
     }
 
     /// Gives everything below `position` back to the tap. It never goes back, nor beyond the head.
@@ -157,6 +174,26 @@ impl Ring {
         }
     }
 
+    /// When the record was made that begins at `position`, below a head, in nanoseconds; and where the next
+    /// one begins.
+    pub fn record_at(&self, cpu: u16, position: u64) -> (u64, u64) {
+        let offset = (position % self.size) as usize;
+        let start = self.value(cpu) + CONTROL as usize + offset;
+        // SAFETY: a record that begins within the ring ends before the slack does, and the tap does not
+        // touch it until it is released.
+        let header = unsafe {
+            self.memory
+                .start
+                .as_ptr()
+                .add(start)
+                .cast::<[u64; HEADER_LENGTH / 8]>()
+                .read_unaligned()
+        };
+        let [first, _, _, time_ns] = header.map(u64::from_le);
+        let length = u64::from(first as u32).max(HEADER_LENGTH as u64);
+        (time_ns, position + length)
+    }
+
     /// The bytes from `from` on in one piece, not beyond `to`, which a head once was, and no more than
     /// about `limit`; and the position behind them. They may end within a record, but not within one
     /// that runs into the slack. What lies there is the reader's until it is released.
@@ -167,7 +204,8 @@ impl Ring {
         let crosses = crossing > turn && crossing <= turn + u64::from(SLACK) && crossing <= to;
         let in_one_piece = if crosses { crossing } else { turn };
         let wanted = to.min(from + limit);
-        let end = if wanted > turn { in_one_piece } else { wanted };
+        // Not even where it would end at the turn: what crosses that goes on behind it.
+        let end = if wanted >= turn { in_one_piece } else { wanted };
         let end = end.max(from);
         let offset = (from % self.size) as usize;
         let length = ((end - from) as usize).min(self.size as usize + SLACK as usize - offset);

@@ -154,7 +154,9 @@ impl DataPlane {
             .map_err(|error| failed(error_of(error)))?;
         let map = ring.fd().as_fd().try_clone_to_owned();
         let mapped = map.and_then(|map| Ring::map(map, self.ring_size, possible_cpus() as u16));
-        mapped.map_err(|error| failed(error_of(error)))
+        let ring = mapped.map_err(|error| failed(error_of(error)))?;
+        ring.begin_life(uuid::Uuid::new_v4().as_u64_pair().1);
+        Ok(ring)
     }
 
     /// Takes the ring with this number away from the tap, and what it holds.

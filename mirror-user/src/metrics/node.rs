@@ -2,6 +2,7 @@
 //! true as the kernel's own counters.
 
 mod canary;
+mod look;
 mod rollout;
 
 use std::collections::HashMap;
@@ -104,6 +105,18 @@ families! {
     SAMPLE = GAUGE "modelmirror_mirror_sample_ratio",
     /// Mirror budget in bytes per second, headers included.
     BUDGET = GAUGE "modelmirror_mirror_budget_bytes",
+    /// Exchanges that the daemon itself read, of the sample, by what became of them.
+    LOOKED = COUNTER "modelmirror_looked_exchanges_total",
+    /// Exchanges of the sample of which the daemon itself saw the first byte.
+    LOOKED_BEGUN = COUNTER "modelmirror_looked_exchanges_begun_total",
+    /// Share of connections whose exchanges the daemon itself reads, after what the budget took away.
+    LOOK_SAMPLE = GAUGE "modelmirror_look_sample_ratio",
+    /// Copies for the daemon's own look that found its ring full, and were not read.
+    LOOK_REFUSED = COUNTER "modelmirror_look_refused_copies_total",
+    /// CPU time of the thread that reads exchanges.
+    LOOK_CPU = COUNTER "modelmirror_look_cpu_seconds_total",
+    /// Times that the thread that reads exchanges woke.
+    LOOK_WAKEUPS = COUNTER "modelmirror_look_wakeups_total",
     /// Copies handed to the uplink, or put into the ring, for an agent, by CPU.
     SENT_PACKETS = COUNTER "modelmirror_tunnel_sent_packets_total",
     /// TCP payload bytes of these copies, by CPU.
@@ -175,6 +188,7 @@ impl Collector for Node {
         scrape.services(&shared);
         scrape.agents(&shared);
         scrape.sender(&shared.sender);
+        scrape.look(&shared);
         for interface in &shared.status.interfaces {
             scrape.gauge(
                 &ATTACHED,

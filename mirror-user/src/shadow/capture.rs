@@ -31,6 +31,7 @@ mod roster;
 mod socket;
 pub(crate) mod streams;
 
+pub(crate) use self::classify::segment_of;
 pub(crate) use self::socket::bind;
 pub(crate) use self::streams::Streams;
 pub use self::streams::{Refusal, Refusals};
@@ -287,9 +288,11 @@ impl Capture {
         let mut count = 0;
         if !overloaded {
             let table = &mut self.table;
-            count += self
-                .inlet
-                .receive(|id, name, item| table.item(id, name, item, sink));
+            count += self.inlet.receive(|id, name, item| {
+                let copies = table.item(id, name, item, sink);
+                // That a stream begins or ends is known before what comes next.
+                (copies, table.streams.is_empty())
+            });
         }
         for socket in &self.sockets {
             for _ in 0..BATCHES {
@@ -432,7 +435,7 @@ impl Table {
 
 impl Tap {
     fn new(name: String) -> Self {
-        tracing::info!(tap = name, "is heard");
+        tracing::info!(tap = name, "new tap");
         Self {
             name,
             ..Self::default()

@@ -2,8 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use mirror_common::packet::{ACK, FIN, RST, SYN};
-use mirror_common::tunnel::{Arm, Direction, Header, Inner, Meta};
+use mirror_common::packet::{ACK, FIN, Link, RST, SYN, parse};
+use mirror_common::tunnel::mac::Key;
+use mirror_common::tunnel::{Arm, Direction, Header, Meta};
 
 use crate::tap_report::{CpuSent, ServiceReport, TapReport};
 
@@ -13,9 +14,14 @@ pub(crate) const SEGMENT: usize = 1_448;
 /// The version on trial, as the tap calls it.
 pub(crate) const CANARY: &str = "v13-canary";
 
+/// What a tap signs its datagrams with.
+pub(crate) const KEY: Key = [17, 4];
+
 /// A tap with one CPU.
 pub(crate) struct Tap {
     boot: u64,
+    /// The number that the agent gave it.
+    pub(crate) number: u16,
     reports: u64,
     copies: u64,
     bytes: u64,
@@ -29,6 +35,7 @@ impl Tap {
     pub(crate) fn new(boot: u64) -> Self {
         Self {
             boot,
+            number: 1,
             reports: 0,
             copies: 0,
             bytes: 0,
@@ -46,10 +53,10 @@ impl Tap {
         self.bytes
     }
 
-    /// The control packets of one report.
-    pub(crate) fn report(&mut self, services: &[(u32, &str)]) -> Vec<Vec<u8>> {
+    /// Its next report.
+    pub(crate) fn report(&mut self, services: &[(u32, &str)]) -> TapReport {
         self.reports += 1;
-        let report = TapReport {
+        TapReport {
             boot: self.boot,
             number: self.reports,
             sent_at_ns: self.time_ns,
@@ -71,8 +78,7 @@ impl Tap {
                     ..ServiceReport::default()
                 })
                 .collect(),
-        };
-        report.datagrams()
+        }
     }
 
     pub(crate) fn copy(
@@ -84,9 +90,8 @@ impl Tap {
         length: usize,
     ) -> Vec<u8> {
         self.time_ns += 10_240;
-        let header = Header {
+        let mut header = Header {
             vni: service,
-            inner: Inner::Packet,
             ipv6: false,
             meta: Meta {
                 direction,
@@ -97,10 +102,14 @@ impl Tap {
                 length: length as u32,
                 sequence: self.copies as u32,
                 time_ns: self.time_ns,
-                tap: 0,
+                tap: self.number,
                 mac: 0,
             },
         };
+        // What is no packet cannot be signed, and is not believed.
+        if let Ok(packet) = parse(&packet, packet.len() as u32, Link::Ip) {
+            header.meta.mac = header.mac(KEY, &packet);
+        }
         self.copies += 1;
         self.bytes += length as u64;
         let mut datagram = header.encode().to_vec();

@@ -45,7 +45,9 @@ impl Evidence {
             fails(&exchange.shadow),
         ];
         self.pairs.add(failed);
-        if let Some(shadow) = exchange.shadow_first_byte() {
+        if let Some(shadow) = exchange.shadow_first_byte()
+            && !exchange.request.late
+        {
             let pair = (bucket(exchange.production_first_byte()), bucket(shadow));
             *self.latency.entry(pair).or_default() += 1;
         }

@@ -41,6 +41,8 @@ pub struct Limits {
     pub idle: Duration,
     /// A connection with an open exchange is given up after so much silence.
     pub incomplete: Duration,
+    /// Bodies are framed, whatever their size, and not kept: those of the messages are empty.
+    pub skips_bodies: bool,
 }
 
 impl Limits {
@@ -53,6 +55,15 @@ impl Limits {
             // cannot be told.
             idle: Duration::from_secs(3_600),
             incomplete: Duration::from_secs(30),
+            skips_bodies: false,
+        }
+    }
+
+    /// The same for whoever only wants to know how exchanges end.
+    pub const fn without_bodies(self) -> Self {
+        Self {
+            skips_bodies: true,
+            ..self
         }
     }
 
@@ -80,6 +91,8 @@ pub enum Event {
         id: ExchangeId,
         /// Index of the service.
         service: usize,
+        /// Which version answers its connection.
+        arm: Arm,
     },
     /// A whole request, to be replayed. Requests of one connection come in their order.
     Request {
@@ -133,6 +146,7 @@ struct Key {
 /// Numbers exchanges, and takes down what happens.
 struct Journal<'a> {
     service: usize,
+    arm: Arm,
     exchanges: &'a mut u64,
     events: &'a mut Vec<Event>,
 }
@@ -144,6 +158,7 @@ impl Journal<'_> {
         self.events.push(Event::Seen {
             id,
             service: self.service,
+            arm: self.arm,
         });
         id
     }
@@ -198,6 +213,12 @@ impl Exchanges {
         self
     }
 
+    /// One more service; returns its index.
+    pub fn add_service(&mut self, limits: Limits) -> usize {
+        self.services.push(limits);
+        self.services.len() - 1
+    }
+
     /// A tap says whether it copies requests alone of this service. Exchanges end with their
     /// request from then on; those that await an answer now are dropped with the next segment of
     /// their connection.
@@ -235,10 +256,23 @@ impl Exchanges {
             tap: segment.tap,
             flow: segment.flow,
         };
-        let clock = self.clocks.get_mut(&segment.tap);
-        let now = clock.map_or(now, |clock| clock.at(segment.time_ns, now));
+        let begin = events.len();
+        let (mut late, wall) = (false, now);
+        let now = match self.clocks.get_mut(&segment.tap) {
+            Some(clock) => {
+                let now = clock.at(segment.time_ns, wall);
+                late = clock.is_late(wall);
+                // Much may come at once that was copied long apart: what is due by then comes first.
+                if self.is_due(segment.tap, now) {
+                    self.tick_tap(segment.tap, now, events);
+                }
+                now
+            }
+            None => now,
+        };
         let mut journal = Journal {
             service: segment.service,
+            arm: segment.arm,
             exchanges: &mut self.last_exchange,
             events,
         };
@@ -267,7 +301,10 @@ impl Exchanges {
             hash_map::Entry::Vacant(entry) => {
                 self.last_connection += 1;
                 let id = ConnectionId(self.last_connection);
-                let connection = Connection::new(id, &segment, limits, &self.memory, now);
+                let mut connection = Connection::new(id, &segment, limits, &self.memory, now);
+                if segment.flags & SYN == 0 && self.clocks.contains_key(&key.tap) {
+                    connection.awaits_no_handshake();
+                }
                 entry.insert(Box::new(connection))
             }
         };
@@ -275,6 +312,13 @@ impl Exchanges {
         connection.expect_answers(!alone, &mut journal);
         connection.segment(segment, now, &mut journal);
         wind(&mut self.timers, key, connection, now);
+        if late {
+            for event in events.iter_mut().skip(begin) {
+                if let Event::Request { request, .. } = event {
+                    request.late = true;
+                }
+            }
+        }
     }
 
     /// Lets time pass: declares gaps, gives up what is silent. To be called 10 times a second.
@@ -285,6 +329,11 @@ impl Exchanges {
             self.tick_tap(tap, clock.map_or(now, |clock| clock.now(now)), events);
         }
         self.timers.retain(|_, timers| !timers.is_empty());
+    }
+
+    fn is_due(&self, tap: TapId, now: Duration) -> bool {
+        let first = self.timers.get(&tap).and_then(BTreeSet::first);
+        first.is_some_and(|&(due, _)| due <= now)
     }
 
     fn tick_tap(&mut self, tap: TapId, now: Duration, events: &mut Vec<Event>) {
@@ -299,6 +348,7 @@ impl Exchanges {
             connection.timer = None;
             let mut journal = Journal {
                 service: key.service,
+                arm: connection.arm,
                 exchanges: &mut self.last_exchange,
                 events,
             };
@@ -310,16 +360,41 @@ impl Exchanges {
         }
     }
 
+    /// When [`Exchanges::tick`] has something to do next; nothing without connections.
+    pub fn deadline(&self) -> Option<Duration> {
+        let first = |timers: &BTreeSet<(Duration, Key)>| timers.first().map(|&(due, _)| due);
+        self.timers.values().filter_map(first).min()
+    }
+
     /// The agent stops: every open exchange is dropped as [`DropReason::Shutdown`].
     pub fn finish(&mut self, events: &mut Vec<Event>) {
-        self.timers.clear();
-        for (key, mut connection) in self.connections.drain() {
+        self.retain(|_, _, _| false, DropReason::Shutdown, events);
+    }
+
+    /// Forgets every connection but those that are kept, by service, arm and ends. Their open
+    /// exchanges are dropped for `reason`.
+    pub fn retain(
+        &mut self,
+        keep: impl Fn(usize, Arm, &Flow) -> bool,
+        reason: DropReason,
+        events: &mut Vec<Event>,
+    ) {
+        let dropped = self
+            .connections
+            .extract_if(|key, connection| !keep(key.service, connection.arm, &key.flow));
+        for (key, mut connection) in dropped {
             let mut journal = Journal {
                 service: key.service,
+                arm: connection.arm,
                 exchanges: &mut self.last_exchange,
                 events,
             };
-            connection.close(Duration::MAX, Some(DropReason::Shutdown), &mut journal);
+            connection.close(Duration::MAX, Some(reason), &mut journal);
+            if let Some(timer) = connection.timer
+                && let Some(timers) = self.timers.get_mut(&key.tap)
+            {
+                timers.remove(&(timer, key));
+            }
         }
     }
 }

@@ -71,6 +71,7 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         trailers: Vec::new(),
         first_byte_ns: 0,
         last_byte_ns: 0,
+        late: false,
         lease: Memory::new(usize::MAX).lease(0).unwrap(),
     }
 }

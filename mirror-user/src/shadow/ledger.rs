@@ -191,6 +191,9 @@ impl TapLedger {
     /// A copy with `length` payload bytes arrived in a stream: whole, and in its CPU's order.
     pub fn copy(&mut self, cpu: u16, sequence: u64, length: u32, outcome: Outcome) {
         if let Some(ledger) = self.cpus.get_mut(&cpu) {
+            if sequence < ledger.floor && ledger.is_untouched() {
+                ledger.begin_at(sequence);
+            }
             ledger.copy(sequence, length, outcome);
             return;
         }
@@ -352,6 +355,23 @@ impl CpuLedger {
             marks: VecDeque::new(),
             due: number,
         }
+    }
+
+    /// Whether reports are all that has come.
+    fn is_untouched(&self) -> bool {
+        self.window.is_empty() && self.totals.settled().copies == 0
+    }
+
+    /// The account begins earlier: what was taken for an earlier agent's has only been slow.
+    fn begin_at(&mut self, number: u64) {
+        let mut marks = std::mem::take(&mut self.marks);
+        if let Some((mark, _)) = self.base {
+            marks.push_front(mark);
+        }
+        *self = Self {
+            marks,
+            ..Self::starting_at(number)
+        };
     }
 
     fn next(&self) -> u64 {

@@ -76,6 +76,9 @@ pub struct Request {
     pub first_byte_ns: u64,
     /// When its last byte passed the tap.
     pub last_byte_ns: u64,
+    /// Whether it waited at the tap, and came with all that waited there: how long the shadow takes for it
+    /// says nothing, since it gets them all at once.
+    pub late: bool,
     /// The memory it occupies.
     pub lease: Lease,
 }

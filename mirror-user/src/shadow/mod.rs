@@ -20,6 +20,6 @@ pub mod stream;
 pub mod summary;
 
 #[cfg(test)]
-mod conversation;
+pub(crate) mod conversation;
 #[cfg(test)]
 mod fixtures;

@@ -150,12 +150,15 @@ impl Header {
     }
 }
 
+/// A frame's header, its body, and the length of both; nothing where bytes are missing.
+pub type Split<'a> = Option<(Header, &'a [u8], usize)>;
+
 /// A whole frame at the beginning of `bytes`: its header, its body, and the length of both; nothing
 /// when more bytes have to come first.
 ///
 /// # Errors
 /// When no further byte could make it one.
-pub fn split(bytes: &[u8]) -> Result<Option<(Header, &[u8], usize)>, Broken> {
+pub fn split(bytes: &[u8]) -> Result<Split<'_>, Broken> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LENGTH>() else {
         return Ok(None);
     };

@@ -118,13 +118,13 @@ pub enum Refusal {
         trusted: PublicKey,
     },
     /// The agent does not know this key; on its side.
-    #[error("the key {0} is none of the taps' (`[[tap]]`)")]
+    #[error("the key {0} belongs to no [[tap]] of the config")]
     UnknownTap(PublicKey),
     /// The agent does not know our key; on the tap's side.
     #[error("the agent does not know our key")]
     Unknown,
     /// The other side shows no raw public key of Ed25519: it is no modelmirror.
-    #[error("the other side does not prove itself by an Ed25519 key")]
+    #[error("the other side shows no Ed25519 key: it is no modelmirror, or has no key")]
     NoKey,
 }
 

@@ -7,4 +7,5 @@ mod loops;
 mod loss;
 mod marks;
 mod models;
+mod rings;
 mod uplink;

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH, Header, Inner, Meta};
+use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH, Header, Meta};
 use tests::{Scene, eventually};
 
 use crate::traffic::small;
@@ -11,7 +11,6 @@ use crate::traffic::small;
 fn copy() -> Vec<u8> {
     let header = Header {
         vni: 101,
-        inner: Inner::Packet,
         ipv6: false,
         meta: Meta {
             direction: Direction::Request,

@@ -10,7 +10,7 @@ use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link};
 use mirror_common::policy::{self, Agent, Service, Tap, WHOLE, agent_state};
 use mirror_common::record::SMALLEST_RING;
-use mirror_common::tunnel::{Arm, Datagram, Direction, Header, Inner, Meta, decode};
+use mirror_common::tunnel::{Arm, Datagram, Direction, Header, Meta, decode};
 use mirror_common::verdict::{Reason, Verdict};
 use mirror_user::dataplane::{DataPlane, Interface, Role, Sizes};
 use proptest::prelude::*;
@@ -737,7 +737,6 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
         header,
         Header {
             vni: 101,
-            inner: Inner::Packet,
             ipv6: false,
             meta
         }

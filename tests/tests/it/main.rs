@@ -15,6 +15,7 @@ mod forged;
 mod heartbeat;
 mod kernel;
 mod labels;
+mod look;
 mod mirrored;
 mod paths;
 mod plain;

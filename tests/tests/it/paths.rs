@@ -173,7 +173,6 @@ fn a_tun_carries_the_tunnel() {
     node.address("tun0", "10.9.0.5/24").unwrap();
     shadow.address("tun0", "10.9.0.9/24").unwrap();
     scene.set_mirror("agent", "10.9.0.9:6181");
-    scene.set_shadow("allow", vec!["10.9.0.5/32"]);
     scene.start();
     let mut sent = send_mixed(&scene, &["10.0.0.5:8000"]);
     scene.net.lone_segments().unwrap();

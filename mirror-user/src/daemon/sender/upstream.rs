@@ -3,7 +3,8 @@
 //!
 //! Bytes stay in the ring until the agent has acknowledged them, so a broken connection costs none.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
@@ -128,8 +129,10 @@ impl Upstream {
         let Some(ring) = self.ring.clone().filter(|_| may_plan) else {
             return !self.queue.is_empty();
         };
-        for cpu in 0..ring.cpus() {
-            self.plan_cpu(&ring, cpu);
+        let heads: Vec<u64> = (0..ring.cpus()).map(|cpu| ring.head(cpu)).collect();
+        let targets = round(&ring, &self.planned, &heads);
+        for (cpu, (head, target)) in (0..).zip(heads.into_iter().zip(targets)) {
+            self.plan_cpu(&ring, cpu, head, target);
         }
         if self.queue.is_empty() {
             return false;
@@ -140,20 +143,17 @@ impl Upstream {
         true
     }
 
-    fn plan_cpu(&mut self, ring: &Ring, cpu: u16) {
-        let head = ring.head(cpu);
-        let mut left = LONGEST_STRETCH as u64;
-        while self.planned[usize::from(cpu)] < head && left > 0 {
+    fn plan_cpu(&mut self, ring: &Ring, cpu: u16, head: u64, target: u64) {
+        while self.planned[usize::from(cpu)] < target {
             let from = self.planned[usize::from(cpu)];
-            let (bytes, to) = ring.stretch(cpu, from, head, left);
+            let (bytes, to) = ring.stretch(cpu, from, target, target - from);
             if bytes.is_empty() {
                 return;
             }
-            left = left.saturating_sub(bytes.len() as u64);
             let mut header = Header::new(Kind::Records, bytes.len());
             header.cpu = cpu;
             header.position = from;
-            header.more = to < head && left == 0;
+            header.more = to == target && target < head;
             self.queue.push_back(Chunk::Bytes(header.encode().to_vec()));
             self.queue.push_back(Chunk::Ring { cpu, from, to });
             self.planned[usize::from(cpu)] = to;
@@ -243,6 +243,34 @@ impl Upstream {
             ring.release(cpu, position.min(planned));
         }
     }
+}
+
+/// Up to where each CPU's ring goes out in one round: as far as it is filled, or, where that is too much for
+/// a round, the oldest records of all CPUs. The agent then has none to hold back until older ones come.
+fn round(ring: &Ring, planned: &[u64], heads: &[u64]) -> Vec<u64> {
+    let mut left = LONGEST_STRETCH as u64;
+    let waiting = heads.iter().zip(planned);
+    if waiting.map(|(head, planned)| head - planned).sum::<u64>() <= left {
+        return heads.to_vec();
+    }
+    let mut targets = planned.to_vec();
+    let next = |cpu: u16, from: u64| {
+        (from < heads[usize::from(cpu)]).then(|| {
+            let (time_ns, to) = ring.record_at(cpu, from);
+            Reverse((time_ns, cpu, to))
+        })
+    };
+    let cpus = (0..).zip(planned);
+    let mut oldest: BinaryHeap<_> = cpus.filter_map(|(cpu, from)| next(cpu, *from)).collect();
+    while left > 0
+        && let Some(Reverse((_, cpu, to))) = oldest.pop()
+    {
+        let target = &mut targets[usize::from(cpu)];
+        left = left.saturating_sub(to - *target);
+        *target = to;
+        oldest.extend(next(cpu, to));
+    }
+    targets
 }
 
 /// A report's frame. It counts what the rings have got by now, not when it was asked for: an agent that

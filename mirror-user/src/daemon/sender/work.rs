@@ -19,6 +19,7 @@ use super::upstream::{Said, Upstream};
 use super::{Event, What};
 use crate::config::Node;
 use crate::daemon::now_ns;
+use crate::daemon::priority::yield_to_everybody;
 use crate::dataplane::{Bell, Ring};
 use crate::tap_report::TapReport;
 use crate::transport::frame::Position;
@@ -35,8 +36,6 @@ pub(super) enum Order {
     Report(u32, Box<TapReport>),
     /// The agent with this number is no longer wanted.
     Drop(u32),
-    /// How it should work from now on.
-    Pace(Pace),
     Stop,
 }
 
@@ -150,7 +149,6 @@ impl Work {
                     }
                 }
                 Ok(Order::Drop(number)) => drop(agents.remove(&number)),
-                Ok(Order::Pace(pace)) => self.pace = pace,
                 Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
             }
@@ -222,17 +220,6 @@ impl Work {
         }
         rings().for_each(Ring::wake);
         self.bell.quiet();
-    }
-}
-
-/// Takes the CPU only where nobody else wants it: SCHED_IDLE (sched(7)).
-fn yield_to_everybody() {
-    // SAFETY: all zero is a value of it.
-    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: 0 = the calling thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } != 0 {
-        let error = std::io::Error::last_os_error();
-        tracing::warn!("the sender runs at normal priority: {error}");
     }
 }
 

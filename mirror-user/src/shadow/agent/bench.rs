@@ -7,7 +7,7 @@
 //! their system calls: sending over loopback includes the shadow's side of the receiving.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 
 use super::Agent;
 use crate::shadow::capture::streams::fixtures::{self as stream_fixtures, Rings};
-use crate::shadow::conversation::{Connection, Tap};
+use crate::shadow::conversation::{Connection, KEY, Tap};
 use crate::shadow::fixtures;
+use crate::transport::frame::{HEADER_LENGTH, Header, Kind};
 use crate::{config, metrics};
 
 const ID: u32 = 101;
@@ -219,11 +220,7 @@ struct Stream {
 
 impl Stream {
     fn connect(tunnel: SocketAddr) -> Self {
-        let mut tcp = TcpStream::connect(tunnel).unwrap();
-        tcp.set_nodelay(true).unwrap();
-        // Of the same life as the datagrams before.
-        tcp.write_all(&stream_fixtures::hello(1, Vec::new()))
-            .unwrap();
+        let tcp = connect(tunnel, &stream_fixtures::hello(1, Vec::new()));
         let mut told = tcp.try_clone().unwrap();
         let sink = move || std::io::copy(&mut told, &mut std::io::sink());
         thread::Builder::new()
@@ -249,7 +246,23 @@ impl Stream {
     }
 }
 
+/// A connection to the agent, on which the tap said hello and was welcomed.
+fn connect(tunnel: SocketAddr, hello: &[u8]) -> TcpStream {
+    let mut tcp = TcpStream::connect(tunnel).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    tcp.write_all(hello).unwrap();
+    let mut header = [0; HEADER_LENGTH];
+    tcp.read_exact(&mut header).unwrap();
+    let welcome = Header::decode(&header).unwrap();
+    assert_eq!(welcome.kind, Kind::Welcome);
+    tcp.read_exact(&mut vec![0; welcome.length as usize])
+        .unwrap();
+    tcp
+}
+
 struct Flood {
+    /// Keeps the key of the datagrams known.
+    _tap: TcpStream,
     socket: UdpSocket,
     stream: Option<Stream>,
     tap: Tap,
@@ -265,18 +278,22 @@ impl Flood {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.connect(tunnel).unwrap();
         let mut tap = Tap::new(1);
+        let mut stream = connect(tunnel, &stream_fixtures::hello_of_datagrams(1, KEY));
+        let report = tap.report(&[(ID, "v12")]);
+        let said = stream_fixtures::report(&report, report.sent_at_ns);
+        stream.write_all(&said).unwrap();
+        // Its echo: the key is known.
+        stream.read_exact(&mut [0; HEADER_LENGTH]).unwrap();
         let mut connections: Vec<_> = (0..CONNECTIONS)
             .map(|n| Connection::new(ID, 10_000 + n))
             .collect();
-        for datagram in tap.report(&[(ID, "v12")]) {
-            socket.send(&datagram).unwrap();
-        }
         for connection in &mut connections {
             for datagram in connection.open(&mut tap) {
                 socket.send(&datagram).unwrap();
             }
         }
         Self {
+            _tap: stream,
             socket,
             stream: None,
             tap,

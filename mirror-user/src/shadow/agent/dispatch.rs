@@ -68,7 +68,7 @@ impl Dispatcher {
         event: Event,
     ) -> Option<Pair> {
         match event {
-            Event::Seen { id, service } => {
+            Event::Seen { id, service, .. } => {
                 self.judge.seen(service);
                 pending.seen(id, service);
             }

@@ -10,26 +10,30 @@ use axum::response::IntoResponse;
 use mirror_common::tunnel::Arm;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::shadow::capture::streams::fixtures::{self as stream_fixtures, Rings};
-use crate::shadow::conversation::{CANARY, Connection, Tap};
+use crate::shadow::conversation::{CANARY, Connection, KEY, Tap};
 use crate::shadow::fixtures;
-use crate::transport::frame;
+use crate::transport::frame::{HEADER_LENGTH, Header, Kind, Welcome};
 
 const WAIT: Duration = Duration::from_secs(20);
 const ID: u32 = 101;
 const SERVICE: &str = "service-101";
+/// What the tap's connection takes of the agent's memory.
+const CONNECTION: f64 = 131_072.0;
 
 /// A running agent, and the tap that feeds it.
 struct Scene {
     metrics: metrics::Agent,
     tap: Tap,
+    /// Where its datagrams leave.
     socket: UdpSocket,
-    /// The same socket, for echoes.
-    echoes: tokio::net::UdpSocket,
+    /// Its connection, unless it was refused.
+    stream: Option<TcpStream>,
     folder: tempfile::TempDir,
     stop: oneshot::Sender<()>,
     agent: JoinHandle<anyhow::Result<()>>,
@@ -47,22 +51,34 @@ impl Scene {
         let agent = Agent::open(config).unwrap();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.connect(agent.tunnel_address().unwrap()).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let echoes = tokio::net::UdpSocket::from_std(socket.try_clone().unwrap()).unwrap();
+        let address = agent.tunnel_address().unwrap();
         let metrics = agent.metrics();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
         };
-        Self {
+        let agent = tokio::spawn(agent.run(shutdown));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let hello = stream_fixtures::hello_of_datagrams(1, KEY);
+        stream.write_all(&hello).await.unwrap();
+        let welcome = frame(&mut stream, Kind::Welcome).await;
+        let mut scene = Self {
             metrics,
             tap: Tap::new(1),
             socket,
-            echoes,
+            stream: None,
             folder,
             stop,
-            agent: tokio::spawn(agent.run(shutdown)),
+            agent,
+        };
+        if let Some((_, body)) = welcome {
+            let welcome: Welcome = serde_json::from_slice(&body).unwrap();
+            scene.tap.number = welcome.tap as u16;
+            scene.stream = Some(stream);
+            // The key is known when this is answered.
+            scene.report().await;
         }
+        scene
     }
 
     fn send(&self, datagrams: Vec<Vec<u8>>) {
@@ -71,13 +87,15 @@ impl Scene {
         }
     }
 
-    /// Sends the tap's report and waits for its echo.
+    /// Sends the tap's report and waits for its echo. What was sent before is received in the same
+    /// breath as the report is.
     async fn report(&mut self) {
         let report = self.tap.report(&[(ID, "v12")]);
-        self.send(report);
-        let mut echo = [0; 2_000];
-        let echo = tokio::time::timeout(WAIT, self.echoes.recv(&mut echo)).await;
-        echo.expect("an echo").unwrap();
+        let stream = self.stream.as_mut().unwrap();
+        let said = stream_fixtures::report(&report, report.sent_at_ns);
+        stream.write_all(&said).await.unwrap();
+        let echo = frame(stream, Kind::Echo).await;
+        assert_eq!(echo.expect("an echo").0.position, report.number);
     }
 
     fn open(&mut self, port: u16) -> Connection {
@@ -171,6 +189,23 @@ impl Scene {
         drop(metrics);
         (records, ledger)
     }
+}
+
+/// The next frame of this kind; nothing when there will be none.
+async fn frame(stream: &mut TcpStream, kind: Kind) -> Option<(Header, Vec<u8>)> {
+    let read = async {
+        loop {
+            let mut header = [0; HEADER_LENGTH];
+            stream.read_exact(&mut header).await.ok()?;
+            let header = Header::decode(&header).unwrap();
+            let mut body = vec![0; header.length as usize];
+            stream.read_exact(&mut body).await.ok()?;
+            if header.kind == kind {
+                return Some((header, body));
+            }
+        }
+    };
+    tokio::time::timeout(WAIT, read).await.unwrap()
 }
 
 /// Waits for a condition, by asking again and again.
@@ -326,7 +361,11 @@ async fn requests_that_are_copied_alone_end_with_the_shadow_s_answer() {
     assert_eq!(model.asked().len(), 3);
     let memory = || scene.metric("modelmirror_shadow_memory_used_bytes", &[]);
     let fidelity = || scene.metric("modelmirror_shadow_fidelity_ratio", &[SERVICE]);
-    eventually(|| fidelity() == 1.0 && memory() == 0.0, || scene.text()).await;
+    eventually(
+        || fidelity() == 1.0 && memory() == CONNECTION,
+        || scene.text(),
+    )
+    .await;
     let (records, ledger) = scene.finish_with_ledger().await;
     assert!(records.is_empty());
     assert_eq!(ledger.drops["not_compared"], 3);
@@ -411,7 +450,7 @@ async fn check_failing_shadow(target: SocketAddr, error: &str) {
     let errors = scene.metric("modelmirror_shadow_errors_total", &[SERVICE, error]);
     assert_eq!(errors, 3.0, "{}", scene.text());
     eventually(
-        || scene.metric("modelmirror_shadow_memory_used_bytes", &[]) == 0.0,
+        || scene.metric("modelmirror_shadow_memory_used_bytes", &[]) == CONNECTION,
         || scene.text(),
     )
     .await;
@@ -494,22 +533,26 @@ async fn there_may_be_more_connections_than_the_first_limit_of_files() {
 #[tokio::test]
 async fn memory_is_one_figure_and_is_given_back() {
     let model = Model::answering(&[("/small", b"s")]);
-    let change = |config: &mut config::Shadow| config.memory = 100_000;
+    let change = |config: &mut config::Shadow| config.memory = 600_000;
     let mut scene = Scene::new(model.start().await, change).await;
     scene.report().await;
     let mut connection = scene.open(1);
-    scene.exchange(&mut connection, &post("/large", &noise(200_000)), &ok(b"l"));
+    for piece in post("/large", &noise(500_000)).chunks(64 << 10) {
+        scene.request(&mut connection, piece);
+        scene.report().await;
+    }
+    scene.response(&mut connection, &ok(b"l"));
     scene.exchange(&mut connection, &post("/small", b"1"), &ok(b"s"));
     scene.until("compared", 1).await;
     scene.until("memory", 1).await;
     eventually(
-        || scene.metric("modelmirror_shadow_memory_used_bytes", &[]) == 0.0,
+        || scene.metric("modelmirror_shadow_memory_used_bytes", &[]) == CONNECTION,
         || scene.text(),
     )
     .await;
     assert_eq!(
         scene.metric("modelmirror_shadow_memory_limit_bytes", &[]),
-        100_000.0
+        600_000.0
     );
     assert_eq!(model.asked().len(), 1);
     scene.finish().await;
@@ -563,13 +606,13 @@ async fn peers_that_are_not_allowed_change_nothing() {
     let model = Model::default();
     let change = |config: &mut config::Shadow| config.allow = vec!["10.0.0.5/32".parse().unwrap()];
     let mut scene = Scene::new(model.start().await, change).await;
+    assert!(scene.stream.is_none());
     let mut connection = scene.open(1);
     scene.exchange(&mut connection, &post("/", b"1"), &ok(b"1"));
-    eventually(
-        || scene.metric("modelmirror_shadow_not_allowed_total", &[]) == 4.0,
-        || scene.text(),
-    )
-    .await;
+    let refused = || scene.metric("modelmirror_shadow_refused_connections_total", &[]);
+    let strays = "modelmirror_shadow_tunnel_packets_total";
+    let unknown = || scene.metric(strays, &["unknown_tap"]);
+    eventually(|| (refused(), unknown()) == (1.0, 4.0), || scene.text()).await;
     let (records, ledger) = scene.finish_with_ledger().await;
     assert_eq!((records.len(), ledger.seen), (0, 0));
 }
@@ -606,7 +649,7 @@ async fn the_admin_endpoint_shows_it_all() {
     }));
     let page = async |path: &str| {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.0\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut page = String::new();
@@ -643,15 +686,11 @@ async fn a_stream_is_replayed_as_datagrams_are() {
         rings.write_datagram(datagram);
     }
     for cut in [20_000, usize::MAX] {
-        let mut stream = tokio::net::TcpStream::connect(tunnel).await.unwrap();
+        let mut stream = TcpStream::connect(tunnel).await.unwrap();
         let hello = stream_fixtures::hello(1, rings.heads());
         stream.write_all(&hello).await.unwrap();
-        let mut header = [0; 24];
-        stream.read_exact(&mut header).await.unwrap();
-        let header = frame::Header::decode(&header).unwrap();
-        let mut body = vec![0; header.length as usize];
-        stream.read_exact(&mut body).await.unwrap();
-        let welcome: frame::Welcome = serde_json::from_slice(&body).unwrap();
+        let (_, body) = frame(&mut stream, Kind::Welcome).await.unwrap();
+        let welcome: Welcome = serde_json::from_slice(&body).unwrap();
         assert_eq!(welcome.name, "127.0.0.1");
         rings.go_on(&welcome.cpus);
         let wire = rings.rounds(10_000);

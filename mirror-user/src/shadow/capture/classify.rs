@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{Link, Packet, Transport, parse};
 use mirror_common::policy::{flow, worth_copying};
+use mirror_common::record::Record;
 use mirror_common::tunnel::{Arm, Direction, Header};
 use mirror_common::verdict::Reason;
 
@@ -131,6 +132,27 @@ impl Classifier {
     }
 }
 
+/// The segment in a record's packet, where there is one that says anything: for whoever reads records
+/// and keeps no ledger.
+pub(crate) fn segment_of(
+    service: usize,
+    tap: TapId,
+    record: &Record,
+    packet: &[u8],
+) -> Option<Segment> {
+    let (packet, payload) = dissect(packet, Link::Ip).ok()?;
+    let found = Found {
+        service,
+        tap,
+        direction: record.direction,
+        arm: record.arm,
+        time_ns: record.time_ns,
+        packet,
+        payload,
+    };
+    found.segment()
+}
+
 /// The TCP segment inside. Its checksum is not looked at: offloading leaves it unfinished.
 fn dissect(inner: &[u8], link: Link) -> Result<(Packet, &[u8]), Outcome> {
     let packet = parse(&inner, inner.len() as u32, link).map_err(|reason| match reason {
@@ -172,23 +194,27 @@ impl Copy<'_> {
     /// Hands the segment on, if that is its `outcome`. Foreign taps copy pure ACKs as well, which
     /// carry nothing.
     pub(super) fn hand_on(self, outcome: Outcome, sink: &mut impl FnMut(Segment)) {
-        let Ok(found) = self.found else {
-            return;
-        };
-        if outcome != Outcome::Received || !worth_copying(&found.packet) {
-            return;
+        let found = self.found.ok().filter(|_| outcome == Outcome::Received);
+        if let Some(segment) = found.and_then(Found::segment) {
+            sink(segment);
         }
-        sink(Segment {
-            service: found.service,
-            tap: found.tap,
-            flow: flow(&found.packet, found.direction),
-            direction: found.direction,
-            arm: found.arm,
-            time_ns: found.time_ns,
-            sequence: found.packet.sequence,
-            acknowledgement: found.packet.acknowledgement,
-            flags: found.packet.flags,
-            payload: Bytes::copy_from_slice(found.payload),
-        });
+    }
+}
+
+impl Found<'_> {
+    /// The segment, if it carries anything.
+    fn segment(self) -> Option<Segment> {
+        worth_copying(&self.packet).then(|| Segment {
+            service: self.service,
+            tap: self.tap,
+            flow: flow(&self.packet, self.direction),
+            direction: self.direction,
+            arm: self.arm,
+            time_ns: self.time_ns,
+            sequence: self.packet.sequence,
+            acknowledgement: self.packet.acknowledgement,
+            flags: self.packet.flags,
+            payload: Bytes::copy_from_slice(self.payload),
+        })
     }
 }

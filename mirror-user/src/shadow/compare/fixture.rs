@@ -45,6 +45,7 @@ pub(crate) fn exchange(production: Response, shadow: Result<Response, ShadowErro
             trailers: Vec::new(),
             first_byte_ns: 4_000_000,
             last_byte_ns: 5_000_000,
+            late: false,
             lease: Memory::new(1 << 30).lease(0).unwrap(),
         },
         arm: Arm::Stable,

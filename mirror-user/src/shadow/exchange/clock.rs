@@ -9,6 +9,9 @@ use std::time::Duration;
 /// How long copies may be on their way while the tap is connected.
 const ON_THE_WAY: Duration = Duration::from_secs(5);
 
+/// A copy that took longer from the tap to here, compared with the fastest one, has waited there.
+const LATE: Duration = Duration::from_secs(1);
+
 /// How long a tap may be away until what it has begun is given up.
 const AWAY: Duration = Duration::from_secs(600);
 
@@ -47,9 +50,19 @@ impl Clock {
     pub(super) fn at(&mut self, time_ns: u64, now: Duration) -> Duration {
         let (then_ns, then) = *self.base.get_or_insert((time_ns, now));
         let since = Duration::from_nanos(time_ns.saturating_sub(then_ns));
-        self.last = self.last.max(then.saturating_add(since));
+        let time = then.saturating_add(since);
+        if time > now {
+            // What came first had waited: this one was faster.
+            self.base = Some((time_ns, now));
+        }
+        self.last = self.last.max(time.min(now));
         self.told = now;
         self.last
+    }
+
+    /// Whether what comes now has waited at the tap.
+    pub(super) fn is_late(&self, now: Duration) -> bool {
+        now.saturating_sub(self.last) > LATE
     }
 
     /// What time it is at least.
@@ -71,6 +84,7 @@ mod tests {
         assert_eq!(clock.at(500_000_000_000, seconds(10)), seconds(10));
         // What comes a minute late was copied a second later.
         assert_eq!(clock.at(501_000_000_000, seconds(70)), seconds(11));
+        assert!(clock.is_late(seconds(70)));
         assert_eq!(clock.now(seconds(74)), seconds(11));
         assert_eq!(clock.now(seconds(85)), seconds(21));
         // It never goes back.
@@ -81,5 +95,19 @@ mod tests {
         clock.set_connected(true, seconds(400));
         assert_eq!(clock.now(seconds(405)), seconds(11));
         assert_eq!(clock.at(801_000_000_000, seconds(406)), seconds(311));
+    }
+
+    #[test]
+    fn what_waited_is_late_and_what_comes_at_once_is_not() {
+        let seconds = Duration::from_secs;
+        let mut clock = Clock::new(seconds(100));
+        // The first copies have waited for a minute, but nobody can know that.
+        clock.at(0, seconds(100));
+        assert!(!clock.is_late(seconds(100)));
+        clock.at(60_000_000_000, seconds(101));
+        clock.at(61_000_000_000, seconds(102));
+        assert!(!clock.is_late(seconds(102)));
+        clock.at(61_500_000_000, seconds(110));
+        assert!(clock.is_late(seconds(110)));
     }
 }

@@ -260,6 +260,13 @@ impl Connection {
         }
     }
 
+    /// Copies come in order: where it does not begin with its handshake, that came before the tap.
+    pub(super) fn awaits_no_handshake(&mut self) {
+        if matches!(self.mode, Mode::Unknown { .. }) {
+            self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
+        }
+    }
+
     /// The handshake is not waited for any longer: the connection was joined in its middle.
     fn join_midway(&mut self, journal: &mut Journal<'_>) {
         self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
@@ -421,12 +428,12 @@ impl Connection {
         if let Mode::Closed { until } = self.mode {
             return until <= now;
         }
-        if self.closing.is_some_and(|closing| closing <= now) {
-            self.close(now, None, journal);
-            return false;
-        }
+        // What came all at once may have begun and ended by now: it is taken up before it is over.
         if matches!(self.mode, Mode::Unknown { until } if until <= now) {
             self.join_midway(journal);
+        } else if self.closing.is_some_and(|closing| closing <= now) {
+            self.close(now, None, journal);
+            return false;
         }
         self.give_up_all(now, Patience::Usual, journal);
         self.bound(now, journal);

@@ -133,10 +133,17 @@ impl Connection {
         moved
     }
 
+    fn fit(&self, decoder: Decoder) -> Decoder {
+        match self.limits.skips_bodies {
+            true => decoder.without_body(),
+            false => decoder,
+        }
+    }
+
     fn read_request(&mut self, mut piece: Piece, journal: &mut Journal<'_>) {
         let decoder = self.requests.decoder.take();
-        let mut decoder =
-            decoder.unwrap_or_else(|| Decoder::request(&self.memory, self.limits.max_body));
+        let mut decoder = decoder
+            .unwrap_or_else(|| self.fit(Decoder::request(&self.memory, self.limits.max_body)));
         let fresh = !decoder.has_begun();
         let (start, end) = (piece.position, piece.end());
         let (starts, acknowledgement) = (piece.starts, piece.acknowledgement);
@@ -269,8 +276,13 @@ impl Connection {
 
     fn read_response(&mut self, mut piece: Piece, asked: Asked, journal: &mut Journal<'_>) {
         let decoder = self.responses.decoder.take();
-        let mut decoder = decoder
-            .unwrap_or_else(|| Decoder::response_to(asked, &self.memory, self.limits.max_body));
+        let mut decoder = decoder.unwrap_or_else(|| {
+            self.fit(Decoder::response_to(
+                asked,
+                &self.memory,
+                self.limits.max_body,
+            ))
+        });
         if !decoder.has_begun() && !self.answers_front(&piece) {
             // Sent before the request had come: it answers something else (a 408, say).
             return self.lose_responses(DropReason::ResponseIncomplete, journal);

@@ -18,6 +18,8 @@ pub(super) struct Body {
     sections: usize,
     /// How many bytes more may come.
     room: usize,
+    /// Nothing of it is kept.
+    skipped: bool,
     unfit: Option<Unfit>,
 }
 
@@ -34,8 +36,14 @@ impl Body {
             lease: memory.empty_lease(),
             sections: 0,
             room: max_body,
+            skipped: false,
             unfit: None,
         }
+    }
+
+    /// Nothing of it is to be kept, so that it may have any size.
+    pub(super) fn skip(&mut self) {
+        self.skipped = true;
     }
 
     /// Why it cannot be handed on, if so. The first reason stays.
@@ -68,14 +76,14 @@ impl Body {
 
     /// A body of `length` bytes is announced.
     pub(super) fn announce(&mut self, length: u64) {
-        if length > self.room as u64 {
+        if length > self.room as u64 && !self.skipped {
             self.spoil(Unfit::TooLarge);
         }
     }
 
     /// Takes in the next bytes; `rest` bytes are known to follow them.
     pub(super) fn push(&mut self, data: Bytes, rest: u64) {
-        if self.unfit.is_some() || data.is_empty() {
+        if self.unfit.is_some() || data.is_empty() || self.skipped {
             return;
         }
         if data.len() > self.room {

@@ -74,6 +74,12 @@ impl Decoder {
         }
     }
 
+    /// The same, with the body framed and not kept, whatever its size.
+    pub fn without_body(mut self) -> Self {
+        self.body.skip();
+        self
+    }
+
     /// The head, once it is whole; of a response the final one.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()
@@ -273,6 +279,7 @@ impl Decoder {
             trailers: self.trailers,
             first_byte_ns: self.first_byte_ns.unwrap_or(self.last_byte_ns),
             last_byte_ns: self.last_byte_ns,
+            late: false,
             lease,
         })
     }

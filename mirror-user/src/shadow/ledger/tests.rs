@@ -282,6 +282,24 @@ fn a_stream_s_copies_are_never_late() {
     assert!(totals.closes() && totals.late == 0);
 }
 
+/// A tap whose sender gets no CPU for a while.
+#[test]
+fn a_first_copy_may_be_slower_than_the_agent_s_patience() {
+    let mut ledger = streamed();
+    ledger.report(1, &[sent(73, 730)]);
+    for _ in 0..3 {
+        ledger.tick();
+    }
+    ledger.report(1, &[sent(90, 900)]);
+    assert_eq!(ledger.totals().earlier, volume(73, 730));
+    copies(&mut ledger, 20..100);
+    ledger.report(1, &[sent(100, 1_000)]);
+    let totals = ledger.totals();
+    assert_eq!(totals.earlier, volume(20, 200));
+    assert_eq!(totals.of(Outcome::Received), volume(80, 800));
+    assert!(totals.closes() && totals.late == 0, "{totals:?}");
+}
+
 #[test]
 fn what_a_tap_skipped_is_lost_in_a_stream_too() {
     let mut ledger = streamed();

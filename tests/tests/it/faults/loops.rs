@@ -40,10 +40,9 @@ fn two_nodes_shadow_each_other() {
     scene.set_interfaces(&["eth0", "lo"]);
     scene.start();
     let (home, net) = (Home::new().unwrap(), &scene.net);
-    let (mut node, mut shadow) = (home.node_config(), home.shadow_config());
+    let (mut node, shadow) = (home.node_config(), home.shadow_config());
     node["interfaces"] = vec!["eth0", "lo"].into();
     node["service"][0]["mirror"]["agent"] = "10.1.0.5:6181".into();
-    shadow["allow"] = vec!["10.1.0.9/32"].into();
     let agent = Agent::start(&net.node, &home, &shadow).unwrap();
     let daemon = Daemon::start(&net.shadow, &home, &node).unwrap();
     daemon.wait_for_agent().unwrap();
@@ -68,7 +67,6 @@ fn the_agent_is_on_the_same_host() {
     };
     scene.set_interfaces(&["lo"]);
     scene.set_mirror("agent", "127.0.0.1:6181");
-    scene.set_shadow("allow", vec!["127.0.0.0/8"]);
     scene.set_shadow_service("target", "127.0.0.1:8001");
     let (node, home) = (&scene.net.node, &scene.home);
     let model = Server::start(node, "127.0.0.1:8001".parse().unwrap(), &Answers::of("v13"));

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use nix::sys::signal::Signal;
 use tests::{
-    Answers, Client, Exchange, Mood, Outcome, Process, Request, Scene, eventually, pattern,
+    Answers, Client, Exchange, Mood, Outcome, Process, Request, Scene, Transport, eventually,
+    pattern,
 };
 
 /// Requests of each connection. A queue is answered one by one: a model that is silent for this
@@ -195,7 +196,14 @@ fn memory_has_an_end() {
         Request::post("/echo", &pattern(700_000, (connection * 10 + index) as u64))
     });
     let outcome = scene.account(&sent);
-    assert_eq!(outcome.seen(), 60, "{}", outcome.metrics);
+    // In a stream two requests may come before the agent finds, in what it has no memory for, where the
+    // first one ends: they are then one.
+    let least = match Transport::of_this_run() {
+        Transport::Stream => 55,
+        Transport::Geneve => 60,
+    };
+    let seen = outcome.seen();
+    assert!((least..=60).contains(&seen), "{seen}: {}", outcome.metrics);
     let (compared, memory) = (outcome.verdicts("error"), outcome.requests("memory"));
     assert!(memory > 0 && compared > 0, "{}", outcome.metrics);
     let resident = resident_bytes(scene.agent().process.id());

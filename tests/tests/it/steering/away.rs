@@ -137,7 +137,7 @@ fn what_is_mirrored_is_not_taken_early() {
     trial.wait_for_canary(1.0);
     let status = trial.scene.modelmirror(&["status"]);
     assert!(
-        status.contains("NOT AT XDP: its connections are mirrored"),
+        status.contains("NOT AT XDP: its connections are copied"),
         "{status}"
     );
     let sent = trial.scene.client.load(40, 3, large).unwrap();

@@ -167,6 +167,40 @@ fn a_full_ring_goes_out_in_frames_of_a_bounded_length() {
     assert_eq!(reader.join().unwrap(), expected);
 }
 
+/// Whatever waits, of whichever CPU: what goes out in one round is older than what goes out in the next.
+#[test]
+fn the_oldest_go_out_first() {
+    let ring = Arc::new(Ring::of_memory(3));
+    let (mut upstream, mut far) = upstream(&ring, &[]);
+    // CPU 0 has copied early, CPU 2 late, CPU 1 all the time; more than one round takes.
+    for sequence in 0..24 {
+        let cpu = match sequence {
+            0..8 => 0,
+            16.. => 2,
+            _ => 1,
+        };
+        write(&ring, cpu, sequence, 50_000);
+        write(&ring, 1, sequence, 300);
+    }
+    let reader = std::thread::spawn(move || {
+        let mut newest = 0;
+        let mut count = 0;
+        while count < 48 {
+            let mut sequences: Vec<_> = round(&mut far).0.into_iter().map(|(_, s)| s).collect();
+            count += sequences.len();
+            sequences.sort_unstable();
+            assert!(sequences[0] >= newest, "{} after {newest}", sequences[0]);
+            newest = sequences[sequences.len() - 1];
+        }
+    });
+    while upstream.plan(0) {
+        while upstream.is_blocked() {
+            upstream.write().unwrap();
+        }
+    }
+    reader.join().unwrap();
+}
+
 #[test]
 fn reports_do_not_pile_up_and_echoes_are_passed_on() {
     let ring = Arc::new(Ring::of_memory(1));

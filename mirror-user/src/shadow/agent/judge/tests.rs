@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::shadow::fixtures;
 use crate::shadow::memory::{Lease, Memory};
+use crate::shadow::message::TapId;
 
 const ID: u32 = 101;
 
@@ -56,7 +57,7 @@ impl Scene {
         (answer.body, answer.lease) = self.body(lengths.shadow);
         let origin = Origin {
             service: 0,
-            tap: "10.0.0.5".parse().unwrap(),
+            tap: TapId(1),
             client: "10.0.0.7:4000".parse().unwrap(),
             arm: Arm::Stable,
             time: jiff::Timestamp::UNIX_EPOCH,

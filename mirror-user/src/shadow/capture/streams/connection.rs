@@ -23,9 +23,10 @@ const READ: usize = 64 << 10;
 /// The longest time that a tap is not told how far it has got.
 const TELL: Duration = Duration::from_millis(3);
 
-/// How long records are held back when nothing comes. No tap leaves them to that, but a network that
-/// loses packets may for a while.
-const HOLD: Duration = Duration::from_secs(2);
+/// How long records are held back when nothing comes. No tap leaves them to that, but a network may be
+/// away in the middle of a round, and a node that is busy gives its sender no CPU; what is released
+/// meanwhile is out of order, and looks as if others were lost.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// An idle tap says nothing, and is left alone: whether its host is still there is TCP's matter.
 const IDLE: Duration = Duration::from_secs(3_600);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mirror_common::record::{Reader, Record};
+use mirror_common::tunnel::mac::Key;
 use mirror_common::tunnel::{Arm, Datagram, Direction, decode};
 
 use crate::tap_report::TapReport;
@@ -143,14 +144,29 @@ impl Rings {
 
 /// A tap's preface and hello.
 pub(crate) fn hello(boot: u64, cpus: Vec<Position>) -> Vec<u8> {
-    let hello = Hello {
+    hello_of(Hello {
         version: VERSION,
         program: "0.1.0".into(),
         boot,
         transport: Transport::Stream,
         cpus,
         mac_key: None,
-    };
+    })
+}
+
+/// The same of a tap whose copies are datagrams.
+pub(crate) fn hello_of_datagrams(boot: u64, key: Key) -> Vec<u8> {
+    hello_of(Hello {
+        version: VERSION,
+        program: "0.1.0".into(),
+        boot,
+        transport: Transport::Geneve,
+        cpus: Vec::new(),
+        mac_key: Some(key),
+    })
+}
+
+fn hello_of(hello: Hello) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     bytes.extend(message(Kind::Hello, &hello));
     bytes

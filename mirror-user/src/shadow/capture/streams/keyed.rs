@@ -51,8 +51,8 @@ impl KeyedDoor {
         let connection = stream.get_ref().1;
         let key = tls::peer_key(connection);
         let name = key.and_then(|key| self.taps.name(key));
-        let name =
-            name.ok_or_else(|| Refusal::UnknownKey.because("its key is not known any more"))?;
+        let name = name
+            .ok_or_else(|| Refusal::UnknownKey.because("its key is no longer that of a [[tap]]"))?;
         let protocol = match connection.alpn_protocol() {
             Some(ALPN_TAP) => Protocol::Tap,
             Some(ALPN_API) => Protocol::Api,
@@ -91,6 +91,8 @@ impl Accept for KeyedDoor {
 
 fn refused(error: io::Error) -> Refused {
     match tls::Refusal::of(&error) {
+        Some(tls::Refusal::Unknown) => Refusal::UnknownKey
+            .because("the node refuses this agent's key: its `agent_key` is another one"),
         Some(refusal) => Refusal::UnknownKey.because(refusal),
         None => Refusal::BadTls.because(error),
     }

@@ -139,8 +139,11 @@ impl Inlet {
     }
 
     /// Hands on what is there, an item of each tap in turn, but not all if that is a lot. `take`
-    /// says how many copies an item had; returns their sum.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(TapId, &str, Item) -> usize) -> usize {
+    /// says how many copies an item had, and whether to go on; returns their sum.
+    pub(crate) fn receive(
+        &mut self,
+        mut take: impl FnMut(TapId, &str, Item) -> (usize, bool),
+    ) -> usize {
         let _ = self.waker.event.read();
         // Before looking: whoever puts something in from now on wakes again.
         self.waker.woken.swap(false, Ordering::AcqRel);
@@ -153,9 +156,13 @@ impl Inlet {
                     continue;
                 };
                 self.left = true;
-                count += take(line.tap, &line.name, item);
+                let (copies, go_on) = take(line.tap, &line.name, item);
+                count += copies;
                 line.progress.done.fetch_add(1, Ordering::Release);
                 line.progress.moved.notify_one();
+                if !go_on {
+                    return count;
+                }
             }
             if !self.left {
                 break;

@@ -575,7 +575,7 @@ fn keys_say_who_a_tap_is() {
     drop((tap, clear));
     let (_, capture) = scene.finish();
     assert_eq!(refused(&capture, Refusal::UnknownKey), 1);
-    assert_eq!(refused(&capture, Refusal::BadTls), 1);
+    assert_eq!(refused(&capture, Refusal::ClearText), 1);
     let names: Vec<_> = capture.taps().map(|(_, tap)| &*tap.name).collect();
     assert_eq!(names, ["node-7"]);
 }

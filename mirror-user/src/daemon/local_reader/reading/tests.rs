@@ -1,0 +1,268 @@
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use mirror_common::flow::Flow;
+use mirror_common::packet::{ACK, FIN, RST, SYN};
+use mirror_common::record::Reader;
+use mirror_common::tunnel::Direction;
+
+use super::*;
+use crate::shadow::conversation::ipv4;
+
+const SERVICE: u32 = 101;
+const KEY: [u64; 2] = [3, 4];
+
+/// A reading of one service, and its clock.
+struct Bench {
+    reading: Reading,
+    tally: Arc<Tally>,
+    now: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut bench = Self {
+            reading: Reading::new(),
+            tally: Arc::default(),
+            now: Duration::ZERO,
+        };
+        bench.look([policy::WHOLE; 2]);
+        bench
+    }
+
+    fn look(&mut self, look: [u64; 2]) {
+        let policy = policy::Service {
+            look,
+            key: KEY,
+            ..policy::Service::default()
+        };
+        let tally = Arc::clone(&self.tally);
+        self.reading.set(SERVICE, Rule { policy, tally });
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.reading.tick(self.now);
+    }
+
+    /// Outcomes and how often they were, as `200: 2`; with how many were begun before them.
+    fn counts(&self, arm: Arm) -> String {
+        let counts = Outcome::all().map(|outcome| (outcome, self.tally.outcome(arm, outcome)));
+        let counts = counts.filter(|(_, count)| *count > 0);
+        let words: Vec<_> = counts
+            .map(|(outcome, count)| format!("{} {count}", outcome.label()))
+            .collect();
+        format!("{}: {}", self.tally.seen(arm), words.join(", "))
+    }
+}
+
+/// A connection as the tap copies it.
+struct Client {
+    arm: Arm,
+    ends: [SocketAddrV4; 2],
+    next: [u32; 2],
+}
+
+impl Client {
+    fn new(arm: Arm, port: u16) -> Self {
+        let client = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 7), port);
+        let server = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 5), 8000);
+        Self {
+            arm,
+            ends: [client, server],
+            next: [u32::MAX - 40, 77],
+        }
+    }
+
+    fn open(bench: &mut Bench, arm: Arm, port: u16) -> Self {
+        let mut client = Self::new(arm, port);
+        client.send(bench, Direction::Request, SYN, b"");
+        client.send(bench, Direction::Response, SYN | ACK, b"");
+        client
+    }
+
+    fn flow(&self) -> Flow {
+        let [client, server] = self.ends.map(|end| std::net::SocketAddr::from(end).into());
+        Flow { client, server }
+    }
+
+    fn send(&mut self, bench: &mut Bench, direction: Direction, flags: u8, payload: &[u8]) {
+        let (own, peer) = match direction {
+            Direction::Request => (0, 1),
+            Direction::Response => (1, 0),
+        };
+        let [from, to] = [own, peer].map(|at| self.ends[at]);
+        let packet = ipv4(from, to, self.next[own], self.next[peer], flags, payload);
+        let moves = payload.len() as u32 + u32::from(flags & (SYN | FIN) != 0);
+        self.next[own] = self.next[own].wrapping_add(moves);
+        bench.now += Duration::from_micros(10);
+        let record = Record {
+            direction,
+            arm: self.arm,
+            reader: Reader::Look,
+            cpu: 0,
+            service: SERVICE,
+            packet_length: packet.len() as u32,
+            sequence: 0,
+            time_ns: bench.now.as_nanos() as u64,
+        };
+        bench.reading.record(&record, &packet, bench.now);
+    }
+
+    fn ask(&mut self, bench: &mut Bench) {
+        let request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc";
+        self.send(bench, Direction::Request, ACK, request);
+    }
+
+    fn answer(&mut self, bench: &mut Bench, answer: &str) {
+        self.send(bench, Direction::Response, ACK, answer.as_bytes());
+    }
+
+    fn close(&mut self, bench: &mut Bench) {
+        self.send(bench, Direction::Response, FIN | ACK, b"");
+        self.send(bench, Direction::Request, FIN | ACK, b"");
+    }
+}
+
+fn with_status(status: u16) -> String {
+    format!("HTTP/1.1 {status} x\r\ncontent-length: 2\r\n\r\nok")
+}
+
+#[test]
+fn exchanges_are_counted_by_class_and_version() {
+    let mut bench = Bench::new();
+    for (arm, port, statuses) in [
+        (Arm::Stable, 1, &[200, 201, 404][..]),
+        (Arm::Canary, 2, &[500, 302]),
+    ] {
+        let mut client = Client::open(&mut bench, arm, port);
+        for status in statuses {
+            client.ask(&mut bench);
+            client.answer(&mut bench, &with_status(*status));
+        }
+        client.close(&mut bench);
+    }
+    assert_eq!(bench.counts(Arm::Stable), "3: 2xx 2, 4xx 1");
+    assert_eq!(bench.counts(Arm::Canary), "2: 3xx 1, 5xx 1");
+    bench.wait(3);
+    assert!(bench.reading.open.is_empty());
+    assert_eq!(bench.reading.deadline(), None, "nothing is left to do");
+}
+
+#[test]
+fn an_answer_has_an_end() {
+    let check = |answer: &str, flags: Option<u8>, expected: &str| {
+        let mut bench = Bench::new();
+        let mut client = Client::open(&mut bench, Arm::Canary, 1);
+        client.ask(&mut bench);
+        if !answer.is_empty() {
+            client.answer(&mut bench, answer);
+        }
+        match flags {
+            Some(RST) => client.send(&mut bench, Direction::Response, RST, b""),
+            Some(_) => client.close(&mut bench),
+            None => bench.wait(301),
+        }
+        bench.wait(1);
+        assert_eq!(bench.counts(Arm::Canary), expected, "{answer:?} {flags:?}");
+        assert_eq!(bench.counts(Arm::Stable), "0: ");
+        assert!(bench.reading.open.is_empty());
+    };
+    let short = "HTTP/1.1 200 x\r\ncontent-length: 100\r\n\r\nx";
+    let cut = "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let whole = "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for answer in ["", short, cut, "HTTP/1.1 200 x\r\n"] {
+        for end in [Some(FIN), Some(RST), None] {
+            check(answer, end, "1: response_incomplete 1");
+        }
+    }
+    check(whole, Some(FIN), "1: 2xx 1");
+    check("HTTP/1.1 200 x\r\n\r\nuntil the end", Some(FIN), "1: 2xx 1");
+    check("SSH-2.0-x\r\n", Some(FIN), "1: malformed 1");
+}
+
+/// Nothing of a body is kept, so that it may have any size.
+#[test]
+fn large_bodies_take_no_memory() {
+    let mut bench = Bench::new();
+    let mut client = Client::open(&mut bench, Arm::Stable, 1);
+    let size = 200 << 20;
+    client.ask(&mut bench);
+    client.answer(
+        &mut bench,
+        &format!("HTTP/1.1 200 x\r\ncontent-length: {size}\r\n\r\n"),
+    );
+    let piece = vec![b'x'; 60_000];
+    let mut left = size;
+    while left > 0 {
+        let length = left.min(piece.len());
+        client.send(&mut bench, Direction::Response, ACK, &piece[..length]);
+        left -= length;
+    }
+    assert_eq!(bench.counts(Arm::Stable), "1: 2xx 1");
+    assert!(bench.tally.bytes(Arm::Stable) > size as u64);
+}
+
+#[test]
+fn what_leaves_the_sample_does_not_count_as_failed() {
+    let mut bench = Bench::new();
+    let mut clients: Vec<_> = (1..=100)
+        .map(|port| Client::open(&mut bench, Arm::Stable, port))
+        .collect();
+    clients.iter_mut().for_each(|client| client.ask(&mut bench));
+    let half = policy::threshold(0.5);
+    bench.look([half, 0]);
+    let stays = |client: &Client| client.flow().hash(KEY) as u32 as u64 <= half;
+    let staying = clients.iter().filter(|client| stays(client)).count();
+    assert!((20..80).contains(&staying));
+    for client in &mut clients {
+        client.answer(&mut bench, &with_status(200));
+        client.close(&mut bench);
+    }
+    bench.wait(400);
+    let expected = format!("100: 2xx {staying}, shutdown {}", 100 - staying);
+    assert_eq!(bench.counts(Arm::Stable), expected);
+}
+
+#[test]
+fn after_a_loss_nothing_that_was_open_counts_as_failed() {
+    let mut bench = Bench::new();
+    let mut client = Client::open(&mut bench, Arm::Stable, 1);
+    client.ask(&mut bench);
+    bench.reading.lose();
+    // Its answer had found no room.
+    client.next[1] += 50;
+    bench.wait(400);
+    assert_eq!(bench.counts(Arm::Stable), "1: response_gap 1");
+    client.ask(&mut bench);
+    client.answer(&mut bench, &with_status(500));
+    client.ask(&mut bench);
+    client.answer(&mut bench, &with_status(200));
+    client.close(&mut bench);
+    bench.wait(400);
+    let counts = bench.counts(Arm::Stable);
+    assert!(!counts.contains("incomplete"), "{counts}");
+}
+
+#[test]
+fn other_services_and_what_is_no_tcp_are_left_out() {
+    let mut bench = Bench::new();
+    let mut client = Client::new(Arm::Stable, 1);
+    let record = Record {
+        direction: Direction::Request,
+        arm: Arm::Stable,
+        reader: Reader::Look,
+        cpu: 0,
+        service: SERVICE + 1,
+        packet_length: 3,
+        sequence: 0,
+        time_ns: 1,
+    };
+    bench.reading.record(&record, b"abc", bench.now);
+    let own = Record {
+        service: SERVICE,
+        ..record
+    };
+    bench.reading.record(&own, b"abc", bench.now);
+    client.send(&mut bench, Direction::Request, ACK, b"");
+    assert_eq!(bench.counts(Arm::Stable), "0: ");
+}
