@@ -22,6 +22,28 @@ pub(crate) struct Measured {
     pub(crate) p99_ms: f64,
     /// CPU seconds of the whole machine, or of the core that the load is to time.
     pub(crate) busy_seconds: f64,
+    /// What of it were softirqs, of the whole machine.
+    pub(crate) softirq_seconds: f64,
+    /// What copying says of itself.
+    pub(crate) copying: Copying,
+}
+
+/// What one load's copies came to, by the programs that made and took them; nothing where others copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Copying {
+    /// CPU seconds of the sender's thread, and of the sink's.
+    pub(crate) sender_seconds: f64,
+    pub(crate) sink_seconds: f64,
+    /// Packets that were copied.
+    pub(crate) copied: f64,
+    /// Packets that were not, since there was no room.
+    pub(crate) refused: f64,
+    /// Bytes of the ring that had left the node, and that had not, when the load ended.
+    pub(crate) shipped: f64,
+    pub(crate) held: f64,
+    /// CPU seconds of both threads that it took after the load to ship what was held.
+    pub(crate) late_sender_seconds: f64,
+    pub(crate) late_sink_seconds: f64,
 }
 
 impl Measured {
@@ -33,6 +55,55 @@ impl Measured {
     /// That for one request, in microseconds.
     pub(crate) fn cpu_us(&self) -> f64 {
         self.busy_seconds / self.requests * 1e6
+    }
+
+    /// CPU time in softirqs for one request, in microseconds.
+    pub(crate) fn softirq_us(&self) -> f64 {
+        self.softirq_seconds / self.requests * 1e6
+    }
+
+    /// CPU time of the sender's thread for one request, in microseconds.
+    pub(crate) fn sender_us(&self) -> f64 {
+        (self.copying.sender_seconds + self.copying.late_sender_seconds) / self.requests * 1e6
+    }
+
+    /// CPU time of the sink's thread for one request, in microseconds.
+    pub(crate) fn sink_us(&self) -> f64 {
+        (self.copying.sink_seconds + self.copying.late_sink_seconds) / self.requests * 1e6
+    }
+
+    /// How many of a hundred packets were not copied, since there was no room.
+    pub(crate) fn refused_percent(&self) -> f64 {
+        let Copying {
+            copied, refused, ..
+        } = self.copying;
+        100.0 * refused / (copied + refused)
+    }
+
+    /// How many of a hundred bytes that were copied had left the node when the load ended.
+    pub(crate) fn shipped_percent(&self) -> f64 {
+        let Copying { shipped, held, .. } = self.copying;
+        100.0 * (1.0 - held / (shipped + held).max(1.0))
+    }
+
+    /// Requests in a second, had all copies been shipped and taken by these cores meanwhile.
+    pub(crate) fn rate_with_all(&self, cores: usize) -> f64 {
+        let Copying {
+            late_sender_seconds,
+            late_sink_seconds,
+            ..
+        } = self.copying;
+        self.requests / (self.seconds + (late_sender_seconds + late_sink_seconds) / cores as f64)
+    }
+
+    /// Requests in a second, had all copies been shipped by these cores meanwhile, and taken by others.
+    pub(crate) fn rate_without_sink(&self, cores: usize) -> f64 {
+        let Copying {
+            late_sender_seconds,
+            sink_seconds,
+            ..
+        } = self.copying;
+        self.requests / (self.seconds + (late_sender_seconds - sink_seconds) / cores as f64)
     }
 }
 
@@ -100,10 +171,11 @@ impl Load {
             None => machine::busy_seconds(),
             Some(core) => machine::busy_seconds_of(core),
         };
-        let before = busy()?;
+        let before = (busy()?, machine::softirq_seconds()?);
         let arguments = ["-t1", &connections, &seconds, "-s", &script, &url];
         let output = client.output("wrk", &arguments)?;
-        let busy_seconds = busy()? - before;
+        let (busy_seconds, softirq_seconds) =
+            (busy()? - before.0, machine::softirq_seconds()? - before.1);
         let line = output.lines().last().unwrap_or_default();
         let figures: Value = serde_json::from_str(line).with_context(|| output.clone())?;
         let figure = |name: &str| figures[name].as_f64().unwrap_or(f64::NAN);
@@ -115,6 +187,8 @@ impl Load {
             p50_ms: figure("p50") / 1e3,
             p99_ms: figure("p99") / 1e3,
             busy_seconds,
+            softirq_seconds,
+            copying: Copying::default(),
         })
     }
 }

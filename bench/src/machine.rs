@@ -69,7 +69,14 @@ pub(crate) fn busy_seconds() -> Result<f64> {
     Ok(busy(&stat.total))
 }
 
-/// The same of one core.
+/// CPU seconds that all cores together have spent in softirqs, as far as the timer's ticks tell.
+pub(crate) fn softirq_seconds() -> Result<f64> {
+    let stat = KernelStats::current().context("cannot read /proc/stat")?;
+    let ticks = stat.total.softirq.unwrap_or_default();
+    Ok(ticks as f64 / procfs::ticks_per_second() as f64)
+}
+
+/// What [`busy_seconds`] is, of one core.
 pub(crate) fn busy_seconds_of(core: usize) -> Result<f64> {
     let stat = KernelStats::current().context("cannot read /proc/stat")?;
     let time = stat.cpu_time.get(core);
@@ -96,4 +103,29 @@ pub(crate) fn process_seconds(id: u32) -> Result<f64> {
 pub(crate) fn resident_bytes(id: u32) -> Result<u64> {
     let process = procfs::process::Process::new(id.cast_signed())?;
     Ok(process.statm()?.resident * procfs::page_size())
+}
+
+/// How often all threads of a process together have begun to run.
+pub(crate) fn switches(process: u32) -> Result<u64> {
+    let process = procfs::process::Process::new(process.cast_signed())?;
+    let mut sum = 0;
+    for task in process.tasks()?.flatten() {
+        let status = task.status()?;
+        sum += status.voluntary_ctxt_switches.unwrap_or_default();
+        sum += status.nonvoluntary_ctxt_switches.unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+/// The thread of a process that has this name.
+pub(crate) fn thread_of(process: u32, name: &str) -> Result<Pid> {
+    let folder = format!("/proc/{process}/task");
+    for task in fs::read_dir(&folder).context(folder)?.flatten() {
+        let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let number = task.file_name().to_string_lossy().parse();
+        if let (true, Ok(number)) = (comm.trim_end() == name, number) {
+            return Ok(Pid::from_raw(number));
+        }
+    }
+    anyhow::bail!("process {process} has no thread {name}")
 }

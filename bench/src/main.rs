@@ -7,8 +7,10 @@
 )]
 
 mod agent;
+mod classes;
 mod cores;
 mod frames;
+mod idle;
 mod kernel_time;
 mod load;
 mod machine;
@@ -19,6 +21,7 @@ mod rollout;
 mod samples;
 mod single;
 mod sink;
+mod soak;
 mod stage;
 mod statistics;
 mod steering;
@@ -32,18 +35,28 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Parser;
 
+use crate::agent::Agents;
+use crate::classes::Classes;
+use crate::idle::Idle;
+use crate::kernel_time::KernelTimes;
 use crate::load::Load;
 use crate::machine::Machine;
-use crate::page::{Kernel, Page};
+use crate::page::Page;
 use crate::rollout::Rollbacks;
-use crate::samples::Samples;
-use crate::single::Single;
 use crate::stage::{Offloads, Stage};
 use crate::steering::Steering;
+use crate::throughput::Throughput;
 
 /// Sizes of request bodies, in bytes.
 const SMALL: usize = 500;
 const LARGE: usize = 2048;
+const HUGE: usize = 20_000;
+
+/// Rounds of steering.
+const ROUNDS_OF_STEERING: usize = 3;
+
+/// Seconds without traffic.
+const IDLE_SECONDS: u64 = 10;
 
 /// Times that each kind of packet is measured by itself.
 const ROUNDS_OF_PACKETS: usize = 9;
@@ -73,8 +86,23 @@ struct Options {
     /// Only rollbacks, two minutes; only printed.
     #[arg(long)]
     rollout: bool,
+    /// Only the time in the kernel, a minute; only printed.
+    #[arg(long)]
+    kernel: bool,
+    /// Only the throughput and the sender's class, some minutes; only printed.
+    #[arg(long)]
+    throughput: bool,
+    /// Only the daemon without traffic; only printed.
+    #[arg(long)]
+    idle: bool,
+    /// An hour of 2,000 requests/s with an agent that is restarted every minute; only printed, a line a minute.
+    #[arg(long)]
+    soak: bool,
+    /// How long to soak.
+    #[arg(long, default_value_t = 60)]
+    minutes: usize,
     /// Rounds of all ways of mirroring.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Seconds of each load.
     #[arg(long, default_value_t = 2)]
@@ -100,34 +128,11 @@ fn bench() -> Result<()> {
     if options.quick {
         (options.rounds, options.seconds) = (1, 1);
     }
-    if options.packets {
-        let singles = single::measure(ROUNDS_OF_PACKETS)?;
-        println!("an empty program: {:.0} ns", singles.empty);
-        for Single { what, cost, .. } in singles.kinds {
-            println!("{what}: {cost:.0} ns");
-        }
-        println!("\n{}", steering::packets::measure()?);
-        return Ok(());
+    if options.soak {
+        return soak::run(options.minutes);
     }
-    if options.agent {
-        for run in agents(&Stage::build()?, options.seconds)? {
-            println!(
-                "{:.0} requests/s: {:.1} us each, {:.0} of {:.0} compared, {:.1} MB in RAM",
-                run.load.rate(),
-                run.cpu_us(),
-                run.compared,
-                run.load.requests,
-                run.memory[1] as f64 / 1e6
-            );
-        }
-        return Ok(());
-    }
-    if options.steering {
-        println!("\n{}", steering(&options)?);
-        return Ok(());
-    }
-    if options.rollout {
-        println!("\n{}", rollbacks(&options)?);
+    if let Some(part) = part(&options)? {
+        println!("\n{}", part.trim_end());
         return Ok(());
     }
     let start = Instant::now();
@@ -143,67 +148,116 @@ fn bench() -> Result<()> {
     Ok(())
 }
 
+/// The one section that was asked for.
+fn part(options: &Options) -> Result<Option<String>> {
+    let text = if options.packets {
+        let rounds = if options.quick { 3 } else { ROUNDS_OF_PACKETS };
+        println!("\n{}", single::measure(rounds)?);
+        match options.quick {
+            true => String::new(),
+            false => steering::packets::measure()?.to_string(),
+        }
+    } else if options.agent {
+        agents(options)?.to_string()
+    } else if options.idle {
+        idle(&Stage::build()?, options)?.to_string()
+    } else if options.kernel || options.throughput {
+        mirroring(options, Machine::this()?.cores)?.of(options)
+    } else if options.steering {
+        steering(options)?.to_string()
+    } else if options.rollout {
+        rollbacks(options)?.to_string()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(text))
+}
+
 fn measure(options: &Options) -> Result<Page> {
     let machine = Machine::this()?;
-    println!("bench: packets that are not copied");
+    println!("bench: single packets");
     let singles = single::measure(ROUNDS_OF_PACKETS)?;
+    let Mirroring {
+        throughput,
+        kernel,
+        classes,
+    } = mirroring(options, machine.cores)?;
     let stage = Stage::build()?;
-    let folder = stage.folder.path();
-    let small = Load::new(folder, SMALL, Duration::ZERO)?;
-    let large = Load::new(folder, LARGE, Duration::ZERO)?;
-    // Caches, neighbours and the processor's clock, before anything counts.
-    large.run(&stage.net.client, nginx::MODEL_PORT, 1)?;
-    let mut samples = Samples::default();
-    let mut kernel = Vec::new();
-    for round in 0..options.rounds {
-        println!("bench: round {} of {}", round + 1, options.rounds);
-        for offloads in [Offloads::On, Offloads::Off] {
-            let loads = [(SMALL, &small), (LARGE, &large)];
-            // Small packets are not cut by anything.
-            let loads = match offloads {
-                Offloads::On => &loads[..],
-                Offloads::Off => &loads[1..],
-            };
-            throughput::round(
-                &mut samples,
-                &stage,
-                round,
-                offloads,
-                loads,
-                options.seconds,
-            )?;
-            let pairs = kernel_time::measure(&stage, &[&small, &large], 1)?;
-            for (body, pair) in [SMALL, LARGE].into_iter().zip(pairs) {
-                kernel.push(Kernel {
-                    body,
-                    offloads,
-                    pair,
-                });
-            }
-        }
-    }
-    stage.set_offloads(Offloads::On)?;
-    let agents = agents(&stage, options.seconds)?;
+    let idle = idle(&stage, options)?;
     drop(stage);
-    let steering = steering(options)?;
-    let rollbacks = rollbacks(options)?;
     Ok(Page {
         machine,
         rounds: options.rounds,
         seconds: options.seconds,
-        samples,
+        throughput,
         kernel,
         singles,
-        agents,
-        steering,
-        rollbacks,
+        classes,
+        agents: agents(options)?,
+        idle,
+        steering: steering(options)?,
+        rollbacks: rollbacks(options)?,
     })
 }
 
-/// Steering, with as many rounds as the rest.
+/// What is measured in rounds of all ways of mirroring.
+struct Mirroring {
+    throughput: Throughput,
+    kernel: KernelTimes,
+    classes: Classes,
+}
+
+impl Mirroring {
+    fn of(&self, options: &Options) -> String {
+        if options.kernel {
+            self.kernel.to_string()
+        } else {
+            format!("{}\n{}", self.throughput, self.classes)
+        }
+    }
+}
+
+fn mirroring(options: &Options, cores: usize) -> Result<Mirroring> {
+    let stage = Stage::build()?;
+    let load = |body| Load::new(stage.folder.path(), body, Duration::ZERO);
+    let (small, large, huge) = (load(SMALL)?, load(LARGE)?, load(HUGE)?);
+    // Caches, neighbours and the processor's clock, before anything counts.
+    large.run(&stage.net.client, nginx::MODEL_PORT, 1)?;
+    let mut all = Mirroring {
+        throughput: Throughput::of(cores),
+        kernel: KernelTimes::default(),
+        classes: Classes::of(cores),
+    };
+    let loads = [(SMALL, &small), (LARGE, &large), (HUGE, &huge)];
+    let seconds = options.seconds;
+    for round in 0..options.rounds {
+        println!("bench: round {} of {}", round + 1, options.rounds);
+        if !options.throughput {
+            kernel_time::round(&mut all.kernel, &stage, round, &loads, 1)?;
+        }
+        if options.kernel {
+            continue;
+        }
+        // Small packets are not cut by anything.
+        for (offloads, loads) in [(Offloads::Off, &loads[1..2]), (Offloads::On, &loads[..2])] {
+            throughput::round(&mut all.throughput, &stage, round, offloads, loads, seconds)?;
+        }
+        classes::round(&mut all.classes, &stage, round, &large, seconds)?;
+    }
+    Ok(all)
+}
+
+/// The daemon without traffic.
+fn idle(stage: &Stage, options: &Options) -> Result<Idle> {
+    println!("bench: no traffic");
+    idle::measure(stage, if options.quick { 3 } else { IDLE_SECONDS })
+}
+
+/// Steering.
 fn steering(options: &Options) -> Result<Steering> {
     let offs = if options.quick { 3 } else { TIMES_OFF };
-    steering::measure(options.rounds, options.seconds, offs)
+    let rounds = options.rounds.min(ROUNDS_OF_STEERING);
+    steering::measure(rounds, options.seconds, offs)
 }
 
 /// Canaries that go bad.
@@ -213,11 +267,6 @@ fn rollbacks(options: &Options) -> Result<Rollbacks> {
 }
 
 /// The agent at rates that this machine can also replay, and at the highest.
-fn agents(stage: &Stage, seconds: u32) -> Result<Vec<agent::Run>> {
-    let measure = |pause| {
-        println!("bench: the agent, clients that wait {pause} ms");
-        let load = Load::new(stage.folder.path(), LARGE, Duration::from_millis(pause))?;
-        agent::measure(stage, &load, LARGE, seconds * 3)
-    };
-    [3, 1, 0].into_iter().map(measure).collect()
+fn agents(options: &Options) -> Result<Agents> {
+    agent::measure(LARGE, options.seconds * 3)
 }

@@ -1,24 +1,41 @@
-//! The least that a program can do to copy packets: `bpf_clone_redirect` to the uplink, and nothing
-//! else. Five instructions, written down as such.
+//! The least that a program can do to copy packets: `bpf_clone_redirect` to the uplink, or a record in the
+//! kernel's own ring buffer, and nothing else. Few instructions, written down as such.
 
 use std::ffi::c_long;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use mirror_user::dataplane::Hook;
 
 /// Commands and numbers of linux/bpf.h.
+const BPF_MAP_CREATE: c_long = 0;
+const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_PROG_LOAD: c_long = 5;
 const BPF_PROG_TEST_RUN: c_long = 10;
 const BPF_LINK_CREATE: c_long = 28;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_FUNC_KTIME_GET_NS: i32 = 5;
 const BPF_FUNC_CLONE_REDIRECT: i32 = 13;
+const BPF_FUNC_SKB_LOAD_BYTES: i32 = 26;
+const BPF_FUNC_RINGBUF_RESERVE: i32 = 131;
+const BPF_FUNC_RINGBUF_SUBMIT: i32 = 132;
+const BPF_RB_NO_WAKEUP: i32 = 1;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const TCX_NEXT: i32 = -1;
+
+/// The beginning of `union bpf_attr` for BPF_MAP_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
 
 /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
 #[repr(C)]
@@ -96,6 +113,43 @@ impl RawClone {
         ])
     }
 
+    /// Puts each packet, of `length` bytes from its IP header on, into `ring` (BPF_MAP_TYPE_RINGBUF): a
+    /// header of 32 bytes as ours has, the time in it, and no wake-up.
+    pub(crate) fn load_ring_buffer(ring: BorrowedFd<'_>, length: u32) -> Result<Self> {
+        let record = (32 + length).next_multiple_of(8).cast_signed();
+        let length = length.cast_signed();
+        let (call, move_to, add, load_map, store, store_immediate) =
+            (0x85, 0xbf, 0x07, 0x18, 0x7b, 0x7a);
+        Self::load_instructions(&[
+            wide(move_to, 6, 1, 0, 0),
+            // r1 = the map: its descriptor, in two instructions.
+            wide(load_map, 1, 1, 0, ring.as_raw_fd()),
+            instruction(0, 0, 0),
+            instruction(0xb7, 2, record),
+            instruction(0xb7, 3, 0),
+            instruction(call, 0, BPF_FUNC_RINGBUF_RESERVE),
+            // Full: nothing.
+            wide(0x15, 0, 0, 15, 0),
+            wide(move_to, 7, 0, 0, 0),
+            instruction(call, 0, BPF_FUNC_KTIME_GET_NS),
+            wide(store, 7, 0, 0, 0),
+            wide(store_immediate, 7, 0, 8, 1),
+            wide(store_immediate, 7, 0, 16, 2),
+            wide(store_immediate, 7, 0, 24, 3),
+            wide(move_to, 1, 6, 0, 0),
+            instruction(0xb7, 2, 14),
+            wide(move_to, 3, 7, 0, 0),
+            instruction(add, 3, 32),
+            instruction(0xb7, 4, length),
+            instruction(call, 0, BPF_FUNC_SKB_LOAD_BYTES),
+            wide(move_to, 1, 7, 0, 0),
+            instruction(0xb7, 2, BPF_RB_NO_WAKEUP),
+            instruction(call, 0, BPF_FUNC_RINGBUF_SUBMIT),
+            instruction(0xb7, 0, TCX_NEXT),
+            instruction(0x95, 0, 0),
+        ])
+    }
+
     fn load_instructions(instructions: &[u64]) -> Result<Self> {
         let license = c"GPL";
         let mut load = ProgLoad {
@@ -164,6 +218,22 @@ impl Attached {
 /// A BPF instruction without source register and offset.
 const fn instruction(code: u64, destination: u64, immediate: i32) -> u64 {
     code | destination << 8 | (immediate.cast_unsigned() as u64) << 32
+}
+
+/// One with source register and offset.
+const fn wide(code: u64, destination: u64, source: u64, offset: u64, immediate: i32) -> u64 {
+    instruction(code, destination, immediate) | source << 12 | offset << 16
+}
+
+/// A ring buffer of the kernel's own, of so many bytes.
+pub(crate) fn ring_buffer(bytes: u32) -> Result<OwnedFd> {
+    let mut create = MapCreate {
+        map_type: BPF_MAP_TYPE_RINGBUF,
+        max_entries: bytes,
+        ..MapCreate::default()
+    };
+    // SAFETY: there are no addresses in it.
+    unsafe { descriptor(BPF_MAP_CREATE, &mut create) }.context("cannot make a ring buffer")
 }
 
 /// A call of bpf(2).

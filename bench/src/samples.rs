@@ -1,26 +1,26 @@
-//! Loads of several rounds, and what they say together.
+//! Measurements of several rounds, and what they say together.
 
 use crate::load::Measured;
 use crate::statistics::Spread;
 
-/// All loads of all rounds; a cell is what was the same in each round.
-pub(crate) struct Samples<C>(Vec<Sample<C>>);
+/// All measurements of all rounds; a cell is what was the same in each round.
+pub(crate) struct Samples<C, M = Measured>(Vec<Sample<C, M>>);
 
-struct Sample<C> {
+struct Sample<C, M> {
     round: usize,
     cell: C,
-    measured: Measured,
+    measured: M,
 }
 
-impl<C> Default for Samples<C> {
+impl<C, M> Default for Samples<C, M> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<C: Copy + PartialEq> Samples<C> {
+impl<C: Copy + PartialEq, M> Samples<C, M> {
     /// One more.
-    pub(crate) fn push(&mut self, round: usize, cell: C, measured: Measured) {
+    pub(crate) fn push(&mut self, round: usize, cell: C, measured: M) {
         self.0.push(Sample {
             round,
             cell,
@@ -29,21 +29,38 @@ impl<C: Copy + PartialEq> Samples<C> {
     }
 
     /// A figure of a cell over all rounds.
-    pub(crate) fn spread(&self, cell: C, figure: impl Fn(&Measured) -> f64) -> Spread {
-        Spread::of(self.of(cell).map(|sample| figure(&sample.measured)))
+    pub(crate) fn spread(&self, cell: C, figure: impl Fn(&M) -> f64) -> Spread {
+        self.together([cell], |[measured]| figure(measured))
     }
 
-    /// A cell's throughput in times of another's, each round by itself.
-    pub(crate) fn ratio(&self, cell: C, other: C) -> Spread {
-        Spread::of(self.of(cell).filter_map(|sample| {
-            let mut others = self.of(other);
-            let other = others.find(|other| other.round == sample.round)?;
-            Some(sample.measured.rate() / other.measured.rate())
+    /// What several cells say together, each round by itself.
+    pub(crate) fn together<const N: usize>(
+        &self,
+        cells: [C; N],
+        figure: impl Fn([&M; N]) -> f64,
+    ) -> Spread {
+        let rounds = self.0.iter().map(|sample| sample.round + 1);
+        let rounds = 0..rounds.max().unwrap_or(0);
+        Spread::of(rounds.filter_map(|round| {
+            let found: Vec<&M> = cells
+                .iter()
+                .filter_map(|cell| self.find(round, *cell))
+                .collect();
+            Some(figure(found.try_into().ok()?))
         }))
     }
 
-    fn of(&self, cell: C) -> impl Iterator<Item = &Sample<C>> {
-        self.0.iter().filter(move |sample| sample.cell == cell)
+    fn find(&self, round: usize, cell: C) -> Option<&M> {
+        let mut all = self.0.iter();
+        all.find(|sample| (sample.round, sample.cell) == (round, cell))
+            .map(|sample| &sample.measured)
+    }
+}
+
+impl<C: Copy + PartialEq> Samples<C> {
+    /// A cell's throughput in times of another's, each round by itself.
+    pub(crate) fn ratio(&self, cell: C, other: C) -> Spread {
+        self.together([cell, other], |[one, other]| one.rate() / other.rate())
     }
 }
 
@@ -57,16 +74,6 @@ pub(crate) fn turns<T: Copy>(all: &[T], round: usize) -> impl Iterator<Item = T>
 mod tests {
     use super::*;
 
-    fn measured(requests: f64) -> Measured {
-        Measured {
-            requests,
-            seconds: 1.0,
-            p50_ms: 0.0,
-            p99_ms: 0.0,
-            busy_seconds: 0.0,
-        }
-    }
-
     #[test]
     fn ratios_are_formed_within_rounds() {
         let mut samples = Samples::default();
@@ -77,9 +84,10 @@ mod tests {
             (1, "a", 30.0),
             (2, "a", 7.0),
         ] {
-            samples.push(round, cell, measured(requests));
+            samples.push(round, cell, requests);
         }
-        assert_eq!(format!("{:.1}", samples.ratio("a", "b")), "2.5 (2.0-3.0)");
+        let ratio = samples.together(["a", "b"], |[a, b]| a / b);
+        assert_eq!(format!("{ratio:.1}"), "2.5 (2.0-3.0)");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Rounds of all ways of copying, one after the other.
 
+mod page;
+
 use anyhow::{Context, Result};
 
 use crate::load::Load;
@@ -9,16 +11,32 @@ use crate::variant::Variant;
 
 /// What is measured in each round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cell {
-    pub(crate) variant: Variant,
+struct Cell {
+    variant: Variant,
     /// Bytes of a request's body.
-    pub(crate) body: usize,
-    pub(crate) offloads: Offloads,
+    body: usize,
+    offloads: Offloads,
+}
+
+/// All rounds.
+pub(crate) struct Throughput {
+    samples: Samples<Cell>,
+    cores: usize,
+}
+
+impl Throughput {
+    /// Nothing yet, of a machine with so many cores.
+    pub(crate) fn of(cores: usize) -> Self {
+        Self {
+            samples: Samples::default(),
+            cores,
+        }
+    }
 }
 
 /// One round: every variant is attached afresh, and given each load.
 pub(crate) fn round(
-    samples: &mut Samples<Cell>,
+    throughput: &mut Throughput,
     stage: &Stage,
     round: usize,
     offloads: Offloads,
@@ -30,15 +48,14 @@ pub(crate) fn round(
         let failed = || format!("measuring {}", variant.label());
         let attached = variant.attach(stage).with_context(failed)?;
         for &(body, load) in loads {
-            let measured = load
-                .run(&stage.net.client, variant.port(), seconds)
-                .with_context(failed)?;
+            let run = || load.run(&stage.net.client, variant.port(), seconds);
+            let measured = attached.watch(run).with_context(failed)?;
             let cell = Cell {
                 variant,
                 body,
                 offloads,
             };
-            samples.push(round, cell, measured);
+            throughput.samples.push(round, cell, measured);
         }
         drop(attached);
     }
