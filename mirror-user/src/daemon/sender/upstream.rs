@@ -257,7 +257,8 @@ fn round(ring: &Ring, planned: &[u64], heads: &[u64]) -> Vec<u64> {
     let next = |cpu: u16, from: u64| {
         (from < heads[usize::from(cpu)]).then(|| {
             let (time_ns, to) = ring.record_at(cpu, from);
-            Reverse((time_ns, cpu, to))
+            // An agent that acknowledges half a record gets nonsense, and no more than there is.
+            Reverse((time_ns, cpu, to.min(heads[usize::from(cpu)])))
         })
     };
     let cpus = (0..).zip(planned);
