@@ -1,6 +1,6 @@
 //! Which shares of connections are looked at, so that the exchanges fit their budget. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mirror_common::tunnel::Arm;
 
@@ -11,6 +11,10 @@ use crate::daemon::budget::{Load, next_limit};
 /// What the copies of one service's look may be, in bytes per second: a budget in exchanges does not
 /// bound what production's CPUs copy of large ones.
 const BYTES_PER_SECOND: f64 = 50e6;
+
+/// Less time than this says nothing of a rate: the local reader reads in bursts, and the daemon's loop may
+/// be late.
+const SHORTEST: Duration = Duration::from_millis(500);
 
 /// The shares of one service, stable's and the canary's.
 #[derive(Debug)]
@@ -61,6 +65,10 @@ impl Shares {
     /// Looks at what was counted since the last time, and sets the limits for the next second.
     /// `refused` is how many copies of any look have found the ring full so far.
     pub(super) fn measure(&mut self, tally: &Tally, refused: u64, now: Instant) {
+        let too_soon = |last: Reading| now.duration_since(last.at) < SHORTEST;
+        if self.last.is_some_and(too_soon) {
+            return;
+        }
         let arms = [Arm::Stable, Arm::Canary];
         let reading = Reading {
             at: now,
@@ -71,7 +79,7 @@ impl Shares {
         let Some(last) = self.last.replace(reading) else {
             return;
         };
-        let seconds = now.duration_since(last.at).as_secs_f64().max(0.001);
+        let seconds = now.duration_since(last.at).as_secs_f64();
         let per_second = |counts: [u64; 2], before: [u64; 2]| {
             [0, 1].map(|arm| counts[arm].saturating_sub(before[arm]) as f64 / seconds)
         };
@@ -166,6 +174,21 @@ mod tests {
         };
         shares.want(&look, false);
         assert_eq!(shares.effective(), [0.0; 2]);
+    }
+
+    #[test]
+    fn a_late_second_is_not_measured_with_the_next_one() {
+        let (tally, start) = (Tally::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut shares = shares(1.0, 1.0, 100);
+        shares.measure(&tally, 0, start);
+        shares.measure(&tally, 0, at(1_900));
+        (0..50).for_each(|_| tally.count_seen(Arm::Stable));
+        shares.measure(&tally, 0, at(2_000));
+        assert_eq!(shares.effective(), [1.0; 2]);
+        shares.measure(&tally, 0, at(3_000));
+        let rate = shares.rates[0];
+        assert!((40.0..50.0).contains(&rate), "{rate}");
     }
 
     #[test]
