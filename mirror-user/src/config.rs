@@ -20,6 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use globset::Glob;
 use mirror_common::tunnel::Arm;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -35,7 +36,7 @@ pub use node::node;
 pub use reload::{Changes, NeedsRestart, changes};
 pub use rollout::{plan, read_plan};
 pub use shadow::shadow;
-pub use values::is_name;
+pub use values::{glob, is_name};
 
 /// Where the daemon is controlled unless the config says otherwise.
 pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";
@@ -432,12 +433,31 @@ pub struct ShadowService {
     pub queue: usize,
     /// Largest body that is rebuilt, in bytes.
     pub max_body: usize,
+    /// Which requests are replayed, and what of them.
+    pub requests: Requests,
     /// How answers are held against each other.
     pub compare: Compare,
     /// What is written down.
     pub record: Record,
     /// What turns out to be right later.
     pub labels: Option<Labels>,
+}
+
+/// Which requests are replayed, and what of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// Methods that are replayed.
+    pub methods: Vec<String>,
+    /// Patterns of the paths that are replayed.
+    pub include: Vec<Glob>,
+    /// Patterns of those among them that are not.
+    pub exclude: Vec<Glob>,
+    /// Whether health checks and `/metrics` are replayed.
+    pub health_checks: bool,
+    /// Whether what administers the server is replayed.
+    pub administration: bool,
+    /// Headers that the shadow does not get, in lower case.
+    pub strip_headers: Vec<String>,
 }
 
 /// What turns out to be right later.

@@ -36,13 +36,13 @@ impl Outcome {
         ensure!(open == 0.0, "{open} requests have no outcome\n{agent}");
         let outcome = Self { metrics: agent };
         let faithful = outcome.requests("compared") + outcome.requests("not_compared");
-        let seen = outcome.seen();
+        let seen = outcome.seen() - outcome.requests("excluded");
         let fidelity = outcome
             .metrics
             .sum("modelmirror_shadow_fidelity_ratio", &[]);
         ensure!(
             seen == 0 || (fidelity - faithful as f64 / seen as f64).abs() < 1e-9,
-            "fidelity is {fidelity}, {faithful} of {seen} are compared, or replayed alone"
+            "fidelity is {fidelity}, {faithful} of the {seen} that are not excluded are compared, or replayed alone"
         );
         Ok(outcome)
     }

@@ -10,7 +10,8 @@ use toml::Spanned;
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::{
-    Columns, Compare, HostHeader, Labels, Payloads, Record, Shadow, ShadowService, Tap, values,
+    Columns, Compare, HostHeader, Labels, Payloads, Record, Requests, Shadow, ShadowService, Tap,
+    glob, values,
 };
 use crate::transport::keys::PublicKey;
 
@@ -60,6 +61,7 @@ struct TypedService {
     concurrency: u64,
     queue: u64,
     max_body: Spanned<u64>,
+    requests: Requests,
     compare: Compare,
     record: Record,
     labels: Option<Spanned<Labels>>,
@@ -81,6 +83,9 @@ const REDACTED: [&str; 5] = [
     "set-cookie",
     "x-api-key",
 ];
+
+/// Methods that ask a model something; others change what a server is.
+const METHODS: [&str; 3] = ["GET", "HEAD", "POST"];
 
 impl Typed {
     fn read(mut root: Section<'_>) -> Self {
@@ -322,6 +327,7 @@ impl TypedService {
                 .or("queue", 8192, values::integer(1, 1 << 20))
                 .into_inner(),
             max_body: section.or("max_body", 64 * MIB, values::size),
+            requests: requests(section.section("requests")),
             compare: compare(section.section("compare")),
             record: record(section.section("record")),
             labels: labels(section.section("labels")),
@@ -346,11 +352,32 @@ impl TypedService {
             concurrency: self.concurrency as usize,
             queue: self.queue as usize,
             max_body: usize::try_from(self.max_body.into_inner()).unwrap_or(usize::MAX),
+            requests: self.requests,
             compare: self.compare,
             record: self.record,
             labels: self.labels.map(Spanned::into_inner),
         })
     }
+}
+
+fn requests(section: Option<Section<'_>>) -> Requests {
+    let mut requests = Requests::default();
+    let Some(mut section) = section else {
+        return requests;
+    };
+    if let Some(methods) = plain(section.list("methods", values::method)) {
+        requests.methods = methods;
+    }
+    if let Some(include) = plain(section.list("include", values::path_pattern)) {
+        requests.include = include;
+    }
+    requests.exclude = plain(section.list("exclude", values::path_pattern)).unwrap_or_default();
+    requests.health_checks = section.value("health_checks", false, values::flag);
+    requests.administration = section.value("administration", false, values::flag);
+    requests.strip_headers =
+        plain(section.list("strip_headers", values::header)).unwrap_or_default();
+    section.finish();
+    requests
 }
 
 fn compare(section: Option<Section<'_>>) -> Compare {
@@ -422,6 +449,19 @@ fn labels(section: Option<Section<'_>>) -> Option<Spanned<Labels>> {
 
 fn plain<T>(items: Option<Vec<Spanned<T>>>) -> Option<Vec<T>> {
     Some(items?.into_iter().map(Spanned::into_inner).collect())
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            methods: METHODS.map(str::to_owned).to_vec(),
+            include: glob("/**").into_iter().collect(),
+            exclude: Vec::new(),
+            health_checks: false,
+            administration: false,
+            strip_headers: Vec::new(),
+        }
+    }
 }
 
 impl Default for Compare {

@@ -530,6 +530,22 @@ fn shadow_values_are_refused_by_name() {
             "file.toml:12:12: `id_field` in [service.labels]: a field has a name",
         ),
         (
+            "[service.requests]\ninclude = [\"v2/models\"]",
+            "file.toml:9:12: `include` in [service.requests]: \"v2/models\" does not begin as a path does",
+        ),
+        (
+            "[service.requests]\nexclude = [\"/a{b\"]",
+            "file.toml:9:12: `exclude` in [service.requests]: \"/a{b\" is not a pattern: unclosed alternate group",
+        ),
+        (
+            "[service.requests]\nexclude = [\"/a?b=c\"]",
+            "file.toml:9:12: `exclude` in [service.requests]: \"/a?b=c\" has a query",
+        ),
+        (
+            "[service.requests]\nmethods = [\"G ET\"]",
+            "file.toml:9:12: `methods` in [service.requests]: \"G ET\" is not a method",
+        ),
+        (
             "[service.record]\npayloads = \"some\"",
             "file.toml:9:12: `payloads` in [service.record]: \"some\" is not known",
         ),

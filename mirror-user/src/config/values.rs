@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use globset::{Glob, GlobBuilder};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
@@ -481,6 +482,43 @@ pub(super) fn pointer(value: &DeValue<'_>) -> Result<String, Fault> {
         return Ok(typed.to_owned());
     }
     Err(Fault::new(format!("{typed:?} is not a JSON pointer"), cure))
+}
+
+/// A request's method (RFC 9110, 9.1); names are told apart by case.
+pub(super) fn method(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write the method as clients send it, such as \"POST\"";
+    let typed = text(value, cure)?;
+    hyper::Method::from_bytes(typed.as_bytes())
+        .map(|method| method.as_str().to_owned())
+        .map_err(|_| Fault::new(format!("{typed:?} is not a method"), cure))
+}
+
+/// A pattern of paths.
+pub(super) fn path_pattern(value: &DeValue<'_>) -> Result<Glob, Fault> {
+    let cure = "write a pattern of paths such as \"/v2/models/*/infer\": `*` within a segment, `**` for any number of them";
+    let typed = text(value, cure)?;
+    if !typed.starts_with(['/', '{', '*']) {
+        let what = format!("{typed:?} does not begin as a path does, with a slash");
+        return Err(Fault::new(what, cure));
+    }
+    if typed.contains('?') && typed.contains('=') {
+        let what = format!("{typed:?} has a query, and paths are judged without");
+        return Err(Fault::new(what, cure));
+    }
+    glob(typed).map_err(|error| {
+        let what = format!("{typed:?} is not a pattern: {}", error.kind());
+        Fault::new(what, cure)
+    })
+}
+
+/// A pattern of paths: `*` and `?` within a segment, `**` for any number of them, `{a,b}` for either.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn glob(text: &str) -> Result<Glob, globset::Error> {
+    let mut builder = GlobBuilder::new(text);
+    builder.literal_separator(true).empty_alternates(true);
+    builder.build()
 }
 
 /// A header's name (RFC 9110, 5.1), in lower case.

@@ -166,7 +166,12 @@ impl Agent {
             )
             .context("cannot start the streams thread")?;
         let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
-        let dispatcher = Dispatcher::new(replays, Arc::clone(&judge), intake.backlog());
+        let dispatcher = Dispatcher::new(
+            &config.services,
+            replays,
+            Arc::clone(&judge),
+            intake.backlog(),
+        );
         let dispatched = tokio::spawn(dispatcher.run(events));
         let mut served = JoinSet::new();
         served.spawn(serve_admin(admin, &judge, Arc::clone(&figures), &intake));

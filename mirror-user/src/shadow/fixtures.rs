@@ -42,6 +42,7 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
         concurrency: 64,
         queue: 1024,
         max_body: 64 << 20,
+        requests: config::Requests::default(),
         compare: config::Compare {
             prediction: None,
             slice: None,

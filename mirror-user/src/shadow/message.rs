@@ -147,6 +147,8 @@ pub enum DropReason {
     Memory,
     /// The service's queue is full.
     QueueFull,
+    /// The service's file leaves it out.
+    Excluded,
     /// A request that is itself shadow traffic.
     Loop,
     /// Too many connections at once.
@@ -173,6 +175,7 @@ impl DropReason {
         Self::TooLarge,
         Self::Memory,
         Self::QueueFull,
+        Self::Excluded,
         Self::Loop,
         Self::TooManyConnections,
         Self::Shutdown,
@@ -194,6 +197,7 @@ impl DropReason {
             Self::TooLarge => "too_large",
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
+            Self::Excluded => "excluded",
             Self::Loop => "loop",
             Self::TooManyConnections => "too_many_connections",
             Self::Shutdown => "shutdown",

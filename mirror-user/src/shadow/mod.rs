@@ -16,6 +16,7 @@ pub mod record;
 pub mod replay;
 pub mod report;
 pub mod requests;
+pub mod selection;
 pub mod stream;
 pub mod summary;
 

@@ -105,6 +105,8 @@ pub struct Replay<S> {
 struct Target {
     address: SocketAddr,
     host: Option<String>,
+    /// Headers that it does not get.
+    strip: Vec<String>,
     timeout: Duration,
     max_body: usize,
     memory: Memory,
@@ -130,6 +132,7 @@ impl<S: Sink> Replay<S> {
             target: Arc::new(Target {
                 address: service.target,
                 host,
+                strip: service.requests.strip_headers.clone(),
                 timeout: service.timeout,
                 max_body: service.max_body,
                 memory,
@@ -267,7 +270,7 @@ impl Target {
         kept: Option<Connection>,
         job: &Job,
     ) -> Result<Answer, Failure> {
-        let request = wire::encode(&job.request, job.id, self.host.as_deref());
+        let request = wire::encode(&job.request, job.id, self.host.as_deref(), &self.strip);
         if let Some(mut kept) = kept {
             match kept.exchange(self, &job.request.method, &request).await {
                 Err(failure) if failure.unanswered => {

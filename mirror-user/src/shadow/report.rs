@@ -56,8 +56,16 @@ pub struct LedgerFile {
 impl LedgerFile {
     /// Those that the shadow answered and that nothing was to be compared with.
     pub(super) fn not_compared(&self) -> u64 {
-        let label = DropReason::NotCompared.label();
-        self.drops.get(label).copied().unwrap_or_default()
+        self.dropped(DropReason::NotCompared)
+    }
+
+    /// Those that the service's file leaves out.
+    pub(super) fn excluded(&self) -> u64 {
+        self.dropped(DropReason::Excluded)
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason.label()).copied().unwrap_or_default()
     }
 }
 

@@ -69,9 +69,10 @@ impl Balance {
         self.compared + self.drops[DropReason::NotCompared as usize]
     }
 
-    /// Faithful requests as a part of those with an outcome; nothing before the first one.
+    /// Faithful requests as a part of those with an outcome that were meant to be replayed; nothing
+    /// before the first one.
     pub fn fidelity(&self) -> Option<f64> {
-        let settled = self.settled();
+        let settled = self.settled() - self.drops[DropReason::Excluded as usize];
         (settled > 0).then(|| self.faithful() as f64 / settled as f64)
     }
 
@@ -107,6 +108,8 @@ mod tests {
             ledger.dropped(DropReason::NotCompared);
         }
         assert_eq!(ledger.balance().fidelity(), Some(0.875));
+        ledger.dropped(DropReason::Excluded);
+        assert_eq!(ledger.balance().fidelity(), Some(0.875), "nobody wants it");
         let balance = Balance {
             drops: balance.drops,
             ..balance

@@ -24,6 +24,7 @@ mod reload;
 mod report;
 mod requests_only;
 mod rollout;
+mod selection;
 mod servers;
 mod steering;
 mod takeover;

@@ -8,12 +8,16 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
 use super::judge::Judge;
+use crate::config;
 use crate::shadow::exchange::{ConnectionId, Event};
 use crate::shadow::join::{Origin, Pair, Pending};
 use crate::shadow::message::{DropReason, ExchangeId};
 use crate::shadow::replay::{Job, QueueFull, Replay};
+use crate::shadow::selection::Selection;
 
 pub(super) struct Dispatcher {
+    /// By the services' places in the config, as `replays`.
+    selections: Vec<Selection>,
     replays: Vec<Replay<Judge>>,
     judge: Arc<Judge>,
     backlog: Arc<AtomicUsize>,
@@ -23,11 +27,14 @@ pub(super) struct Dispatcher {
 
 impl Dispatcher {
     pub(super) fn new(
+        services: &[config::ShadowService],
         replays: Vec<Replay<Judge>>,
         judge: Arc<Judge>,
         backlog: Arc<AtomicUsize>,
     ) -> Self {
+        let selections = services.iter().map(|service| &service.requests);
         Self {
+            selections: selections.map(Selection::new).collect(),
             replays,
             judge,
             backlog,
@@ -116,6 +123,11 @@ impl Dispatcher {
         job: Job,
     ) {
         let id = job.exchange;
+        let selection = self.selections.get(service);
+        if selection.is_some_and(|s| !s.takes(&job.request.method, &job.request.target)) {
+            self.discard(pending, id, DropReason::Excluded);
+            return;
+        }
         let Some(replay) = self.replays.get_mut(service) else {
             return;
         };

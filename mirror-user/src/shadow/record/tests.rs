@@ -37,6 +37,7 @@ fn config(record_dir: &Path, record: config::Record) -> Shadow {
             concurrency: 1,
             queue: 1,
             max_body: 1 << 20,
+            requests: config::Requests::default(),
             compare: config::Compare {
                 prediction: Some("/y".into()),
                 ..compare_config()

@@ -390,7 +390,7 @@ async fn large_bodies_move_by_turns() {
     });
     let mut request = fixtures::request("POST", "/");
     request.body = vec![b'x'; BODY].into();
-    let request = wire::encode(&request, Uuid::nil(), None);
+    let request = wire::encode(&request, Uuid::nil(), None, &[]);
     let mut polls = 0;
     let mut exchange = std::pin::pin!(connection.exchange(&target, "POST", &request));
     let counted = std::future::poll_fn(|context| {

@@ -37,8 +37,10 @@ const HOP_BY_HOP: [&str; 8] = [
 /// Fields that a `Connection` field cannot take away: without them the message is another one.
 const ESSENTIAL: [&str; 3] = ["host", "content-length", "transfer-encoding"];
 
-/// Encodes `request`; `host` replaces the client's Host where it is given.
-pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>) -> Encoded {
+/// Encodes `request`; `host` replaces the client's Host where it is given. Fields that are named in
+/// `strip`, trailers too, stay behind.
+pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>, strip: &[String]) -> Encoded {
+    let stripped = |field: &Field| strip.iter().any(|name| is(field, name));
     let mut head = Vec::with_capacity(256 + request.target.len() + 64 * request.headers.len());
     let version: &[u8] = match request.version {
         Version::Http10 => b" HTTP/1.0\r\n",
@@ -51,7 +53,9 @@ pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>) -> Encoded
     for field in &request.headers {
         match host {
             Some(host) if is(field, "host") => put(&mut head, &field.name, host.as_bytes()),
-            _ if goes_on(field, request) => put(&mut head, &field.name, &field.value),
+            _ if goes_on(field, request) && !stripped(field) => {
+                put(&mut head, &field.name, &field.value)
+            }
             _ => {}
         }
     }
@@ -64,7 +68,8 @@ pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>) -> Encoded
     put(&mut head, SHADOW_HEADER.as_bytes(), b"1");
     head.extend_from_slice(b"\r\n");
     let tail = if request.chunked {
-        frame_chunk(&mut head, request)
+        let trailers = request.trailers.iter().filter(|field| !stripped(field));
+        frame_chunk(&mut head, &request.body, trailers)
     } else {
         Vec::new()
     };
@@ -76,15 +81,19 @@ pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>) -> Encoded
 }
 
 /// The body as one chunk (RFC 9112, 7.1): its size goes to the head, what follows it is returned.
-fn frame_chunk(head: &mut Vec<u8>, request: &Request) -> Vec<u8> {
+fn frame_chunk<'a>(
+    head: &mut Vec<u8>,
+    body: &[u8],
+    trailers: impl Iterator<Item = &'a Field>,
+) -> Vec<u8> {
     let mut tail = Vec::new();
-    if !request.body.is_empty() {
+    if !body.is_empty() {
         // Writing to a vector cannot fail.
-        let _ = write!(head, "{:x}\r\n", request.body.len());
+        let _ = write!(head, "{:x}\r\n", body.len());
         tail.extend_from_slice(b"\r\n");
     }
     tail.extend_from_slice(b"0\r\n");
-    for field in &request.trailers {
+    for field in trailers {
         put(&mut tail, &field.name, &field.value);
     }
     tail.extend_from_slice(b"\r\n");
@@ -135,7 +144,18 @@ mod tests {
     /// `expected` is what stands before the fields that are always added, and what after them.
     #[track_caller]
     fn check(request: &Request, host: Option<&str>, expected: (&str, &str)) {
-        let encoded = encode(request, ID, host);
+        check_stripped(request, host, &[], expected);
+    }
+
+    #[track_caller]
+    fn check_stripped(
+        request: &Request,
+        host: Option<&str>,
+        strip: &[&str],
+        expected: (&str, &str),
+    ) {
+        let strip: Vec<String> = strip.iter().map(|&name| name.to_owned()).collect();
+        let encoded = encode(request, ID, host, &strip);
         let whole = [&encoded.head[..], &encoded.body, &encoded.tail].concat();
         let whole = String::from_utf8(whole).unwrap();
         assert_eq!(whole, format!("{}{ADDED}{}", expected.0, expected.1));
@@ -202,6 +222,28 @@ mod tests {
         request.body = Bytes::new();
         request.trailers.clear();
         check(&request, None, (head, "0\r\n\r\n"));
+    }
+
+    #[test]
+    fn what_is_stripped_stays_behind() {
+        let mut request = request("POST", "/");
+        request.push("Authorization", "Bearer secret");
+        request.push("Host", "a");
+        request.push("X-API-Key", "secret");
+        request.push("x-api-key", "another");
+        request.push("Transfer-Encoding", "chunked");
+        request.chunked = true;
+        for name in [&b"X-Sum"[..], b"authorization"] {
+            request.trailers.push(Field {
+                name: Bytes::copy_from_slice(name),
+                value: Bytes::from_static(b"7"),
+            });
+        }
+        let expected = (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n",
+            "0\r\nX-Sum: 7\r\n\r\n",
+        );
+        check_stripped(&request, None, &["authorization", "x-api-key"], expected);
     }
 
     #[test]

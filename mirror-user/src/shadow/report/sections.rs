@@ -244,6 +244,7 @@ fn overview(service: &Service) -> Section {
         ]);
         let mut drops = fidelity.ledger.drops.clone();
         drops.remove(DropReason::NotCompared.label());
+        drops.remove(DropReason::Excluded.label());
         let dropped = drops.values().sum();
         if dropped > 0 {
             table.row([
@@ -321,7 +322,11 @@ fn seen(fidelity: &Fidelity) -> String {
         0 => String::new(),
         replayed => format!(", replayed alone {}", count(replayed)),
     };
-    format!("compared {compared}{replayed} of {seen} seen since {since} UTC")
+    let excluded = match ledger.excluded() {
+        0 => String::new(),
+        excluded => format!(", {} excluded", count(excluded)),
+    };
+    format!("compared {compared}{replayed} of {seen} seen since {since} UTC{excluded}")
 }
 
 fn by_reason(counts: &BTreeMap<String, u64>) -> String {

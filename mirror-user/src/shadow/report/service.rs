@@ -283,12 +283,14 @@ impl Tally {
             shadow_versions: self.shadow.versions,
             production_status: self.production.status,
             shadow_status: self.shadow.status,
-            fidelity: ledger
-                .filter(|ledger| ledger.seen > 0)
-                .map(|ledger| Fidelity {
-                    ratio: (ledger.compared + ledger.not_compared()) as f64 / ledger.seen as f64,
+            fidelity: ledger.and_then(|ledger| {
+                let meant = ledger.seen - ledger.excluded().min(ledger.seen);
+                let faithful = ledger.compared + ledger.not_compared();
+                (meant > 0).then(|| Fidelity {
+                    ratio: faithful as f64 / meant as f64,
                     ledger,
-                }),
+                })
+            }),
             differences,
             other_differences,
             predictions: self.predictions.finish(),
