@@ -236,8 +236,11 @@ fn expected_of_both(exchange: &Exchange, production: &Answers, shadow: &Answers)
         let label = classified.then(|| answers.label(&request.body));
         (answers.to(&request.path, &request.body).status, label)
     });
-    let agree = was == now;
-    let verdict = if agree { "match" } else { "different" };
+    let verdict = match [was.0, now.0] {
+        statuses if statuses.iter().all(|status| *status >= 400) => "both_failed",
+        _ if was == now => "match",
+        _ => "different",
+    };
     json!({ "shadow": answer(shadow, exchange), "verdict": verdict })
 }
 

@@ -146,6 +146,7 @@ fn read_shadow(mut section: Section<'_>) -> Shadow {
     let read = Shadow {
         min_compared: section.value("min_compared", default.min_compared, many()),
         agreement: section.value("agreement", default.agreement, values::share),
+        max_both_failed: section.value("max_both_failed", default.max_both_failed, values::share),
         max_latency_ratio: section.value(
             "max_latency_ratio",
             default.max_latency_ratio,

@@ -57,6 +57,9 @@ pub struct Shadow {
     pub min_compared: u64,
     /// The least share of matching answers, 0 to 1.
     pub agreement: f64,
+    /// The largest share of comparisons in which neither served, 0 to 1.
+    #[serde(default = "defaults::max_both_failed")]
+    pub max_both_failed: f64,
     /// The largest ratio of the 99th percentiles, the shadow's to production's.
     pub max_latency_ratio: f64,
     /// How much more often than production the shadow may fail, 0 to 1.

@@ -199,10 +199,12 @@ impl Arm {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Shadow {
-    /// Comparisons.
+    /// Comparisons in which one of them served at least.
     pub compared: u64,
     /// Those of them that match.
     pub matching: u64,
+    /// Comparisons besides these, in which neither served.
+    pub both_failed: u64,
     /// Who failed.
     pub failures: Pairs,
     /// Production's bucket, the shadow's, how many.

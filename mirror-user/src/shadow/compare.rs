@@ -45,11 +45,15 @@ pub enum Verdict {
     Different,
     /// The shadow gave no answer.
     Error,
+    /// Neither has served the request: both answered with a status of 400 or more, equal or not. What they
+    /// would have answered is not known.
+    #[serde(rename = "both_failed")]
+    BothFailed,
 }
 
 impl Verdict {
     /// Every verdict.
-    pub const ALL: &'static [Self] = &[Self::Match, Self::Different, Self::Error];
+    pub const ALL: &'static [Self] = &[Self::Match, Self::Different, Self::Error, Self::BothFailed];
 
     /// The value of the `verdict` label.
     pub const fn label(self) -> &'static str {
@@ -57,6 +61,7 @@ impl Verdict {
             Self::Match => "match",
             Self::Different => "different",
             Self::Error => "error",
+            Self::BothFailed => "both_failed",
         }
     }
 }
@@ -67,7 +72,7 @@ pub struct Comparison {
     /// What it came to.
     pub verdict: Verdict,
     /// 1 = equal, 0 = nothing alike: the share of JSON leaves, lines or bytes that agree; 0 when the
-    /// status differs or there is no answer.
+    /// status differs, or where one of them has not served.
     pub score: f64,
     /// The difference to name, in words.
     pub difference: Option<String>,
@@ -78,6 +83,9 @@ pub struct Comparison {
     /// The request's slice; [`Slices`] bounds how many there are.
     pub slice: Option<String>,
 }
+
+/// A status from which on a request was not served: refused or failed (RFC 9110, 15.5 and 15.6).
+const NOT_SERVED: u16 = 400;
 
 /// See [`is_huge`].
 const HUGE: usize = 1 << 20;
@@ -170,6 +178,11 @@ impl Comparer {
                 return comparison.unlike(Verdict::Error, 0.0, error_words(*error).to_owned());
             }
         };
+        if production.status >= NOT_SERVED && shadow.status >= NOT_SERVED {
+            comparison.verdict = Verdict::BothFailed;
+            comparison.score = 0.0;
+            return comparison;
+        }
         if production.status == shadow.status && production.body == shadow.body {
             comparison.production_prediction = self.prediction(production);
             comparison.shadow_prediction = comparison.production_prediction.clone();

@@ -205,6 +205,7 @@ mod tests {
                 ("match", r#match),
                 ("different", different),
                 ("error", error),
+                ("both_failed", 0),
             ]
             .map(|(name, count)| (name.to_owned(), count))
             .into(),

@@ -97,8 +97,10 @@ fn errors_slices_and_latencies_are_told_in_pairs() {
         let pairs = Pairs::count(of(), &shadow);
         let slice = slices[name];
         assert_eq!(Pairs::of(&slice["pairs"]), pairs, "{slice:#}");
-        let (different, count) = (pairs.0[2], of().count() as u64);
-        let verdicts = json!({"match": count - different, "different": different, "error": 0});
+        let ([both, _, different, _], count) = (pairs.0, of().count() as u64);
+        let verdicts = json!({
+            "match": count - different - both, "different": different, "error": 0, "both_failed": both
+        });
         assert_eq!(slice["verdicts"], verdicts, "{slice:#}");
         let labels = [("slice", name), ("verdict", "different")];
         let name = "modelmirror_shadow_slice_comparisons_total";

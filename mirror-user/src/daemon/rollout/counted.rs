@@ -57,10 +57,8 @@ pub(super) fn turned_away(now: &ArmCounters, then: &ArmCounters) -> u64 {
 /// What the agent compared since.
 pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Baseline) -> Shadow {
     let since = |now: u64, then: u64| now.saturating_sub(then);
-    let (compared, matching) = {
-        let [(all, matches), (before, matched)] = [now, then].map(|said| verdicts(&said.verdicts));
-        (since(all, before), since(matches, matched))
-    };
+    let [new, old] = [now, then].map(|said| Verdicts::of(&said.verdicts));
+    let all = new.since(old);
     let failures = |pairs: &ErrorPairs| {
         [
             pairs.both,
@@ -87,13 +85,13 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
         });
     let slices = now.slices.iter().filter_map(|slice| {
         let before = then.slices.iter().find(|then| then.slice == slice.slice);
-        let (all, matches) = verdicts(&slice.verdicts);
-        let (counted, matched) = before.map_or((0, 0), |then| verdicts(&then.verdicts));
+        let counted = before.map_or_else(Verdicts::default, |then| Verdicts::of(&then.verdicts));
+        let new = Verdicts::of(&slice.verdicts).since(counted);
         let slice_since = Slice {
-            compared: since(all, counted),
-            matching: since(matches, matched),
+            compared: new.compared,
+            matching: new.matching,
         };
-        (slice_since.compared > 0).then(|| (slice.slice.clone(), slice_since))
+        (new.compared > 0).then(|| (slice.slice.clone(), slice_since))
     });
     let labels = now.labels.as_ref().map(|labels| {
         let before = then.labels.as_ref();
@@ -101,8 +99,9 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
         difference(wrong(labels, baseline), counted)
     });
     Shadow {
-        compared,
-        matching,
+        compared: all.compared,
+        matching: all.matching,
+        both_failed: all.both_failed,
         failures: difference(failures(&now.pairs), failures(&then.pairs)),
         latencies: latencies.collect(),
         slices: slices.collect(),
@@ -116,10 +115,33 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
     }
 }
 
-/// All verdicts, and those that match.
-fn verdicts(verdicts: &BTreeMap<String, u64>) -> (u64, u64) {
-    let matching = verdicts.get("match").copied().unwrap_or_default();
-    (verdicts.values().sum(), matching)
+/// What comparisons came to.
+#[derive(Clone, Copy, Default)]
+struct Verdicts {
+    /// One of them served at least.
+    compared: u64,
+    matching: u64,
+    both_failed: u64,
+}
+
+impl Verdicts {
+    fn of(verdicts: &BTreeMap<String, u64>) -> Self {
+        let count = |verdict: &str| verdicts.get(verdict).copied().unwrap_or_default();
+        let both_failed = count("both_failed");
+        Self {
+            compared: verdicts.values().sum::<u64>() - both_failed,
+            matching: count("match"),
+            both_failed,
+        }
+    }
+
+    fn since(self, then: Self) -> Self {
+        Self {
+            compared: self.compared.saturating_sub(then.compared),
+            matching: self.matching.saturating_sub(then.matching),
+            both_failed: self.both_failed.saturating_sub(then.both_failed),
+        }
+    }
 }
 
 /// Who was wrong: both, the one that is held against, the shadow, neither.

@@ -8,7 +8,7 @@ use super::resources::Resources;
 use super::{Gate, Role, Unit, counts, percent};
 use crate::rollout::plan::{Baseline, Shadow as Limits};
 use crate::rollout::record::{Arm, Shadow};
-use crate::rollout::statistics::{PairedDifference, PairedQuantileRatio, Rate};
+use crate::rollout::statistics::{Finding, PairedDifference, PairedQuantileRatio, Rate, Verdict};
 
 /// At most so many slices are told apart, and "other": each has an even part of one gate's budget.
 const SLICES: f64 = 101.0;
@@ -28,6 +28,8 @@ pub(super) struct Compared {
 enum Against {
     Production {
         agreement: Rate,
+        /// Comparisons that neither served, and the others.
+        both_failed: [u64; 2],
         slices: BTreeMap<String, Rate>,
         errors: PairedDifference,
         p99: Box<PairedQuantileRatio>,
@@ -53,6 +55,7 @@ impl Compared {
         let against = if *baseline == Baseline::Stable {
             Against::Production {
                 agreement: Rate::at_least(limits.agreement, alpha),
+                both_failed: [0; 2],
                 slices: BTreeMap::new(),
                 errors: PairedDifference::new(limits.max_error_delta, alpha),
                 p99: Box::new(PairedQuantileRatio::new(
@@ -80,11 +83,14 @@ impl Compared {
         match &mut self.against {
             Against::Production {
                 agreement,
+                both_failed,
                 slices,
                 errors,
                 p99,
             } => {
                 agreement.observe(counts(seen.matching, seen.compared));
+                let counted = [seen.both_failed, seen.compared];
+                *both_failed = [0, 1].map(|at| both_failed[at] + counted[at]);
                 for (name, slice) in &seen.slices {
                     let fresh = || Rate::at_least(self.limits.agreement, self.alpha / SLICES);
                     let test = slices.entry(name.clone()).or_insert_with(fresh);
@@ -116,6 +122,7 @@ impl Compared {
         match &self.against {
             Against::Production {
                 agreement,
+                both_failed,
                 errors,
                 p99,
                 ..
@@ -127,6 +134,7 @@ impl Compared {
                     limit,
                     agreement.finding(),
                 ));
+                gates.push(self.both_failed(*both_failed));
                 let limit = format!("at most {delta} more than production");
                 gates.push(Gate::of(
                     "shadow errors",
@@ -164,5 +172,40 @@ impl Compared {
             }));
         }
         gates
+    }
+
+    /// Where neither serves, nothing is known of the versions: it is waited for, and nobody is to blame.
+    fn both_failed(&self, [failed, others]: [u64; 2]) -> Gate {
+        let limit = self.limits.max_both_failed;
+        let all = failed + others;
+        let share = failed as f64 / all.max(1) as f64;
+        let is_within = all > 0 && share <= limit;
+        let finding = Finding {
+            verdict: if is_within {
+                Verdict::Within
+            } else {
+                Verdict::Unknown
+            },
+            estimate: (all > 0).then_some(share),
+            low: None,
+            high: None,
+            limit,
+            worse: 0.0,
+            within: f64::from(u8::from(is_within)),
+            needed: 1.0,
+            events: [0, failed],
+            trials: [0, all],
+        };
+        let gate = Gate::of(
+            "both failed",
+            Unit::Share,
+            format!("at most {}", percent(limit)),
+            finding,
+        );
+        let note = "of requests that both versions answer with 4xx or 5xx nothing is known";
+        Gate {
+            note: (!is_within).then(|| note.to_owned()),
+            ..gate
+        }
     }
 }

@@ -321,6 +321,28 @@ fn a_bad_shadow_is_no_canary() {
     told.assert("rolling back", 0.0);
 }
 
+/// Equal failures prove nothing, and blame nobody.
+#[test]
+fn what_both_versions_refuse_is_no_agreement() {
+    let refused = |count, both_failed| {
+        let mut window = compared(count, count);
+        if let Some(shadow) = &mut window.shadow {
+            shadow.both_failed = both_failed;
+        }
+        window
+    };
+    let mut told = Told::new(with_shadow);
+    told.see_for(300, &refused(0, 100));
+    told.assert("shadowing", 0.0);
+    told.see_for(300, &refused(100, 20));
+    told.assert("shadowing", 0.0);
+    assert!(told.waits().contains(&Kind::NotProven), "{told}");
+    let why =
+        "both failed is not proven to be within its limit, at most 10 %: 54.55 % (36000 of 66000)";
+    assert!(told.to_string().contains(why), "{told}");
+    told.reach("stage 1", &refused(500, 0));
+}
+
 /// What holds a rollout up at its first stage, though the time is over and nothing is worse.
 #[track_caller]
 fn check_held(change: impl FnOnce(&mut Plan), window: &Window, kinds: &[Kind]) {

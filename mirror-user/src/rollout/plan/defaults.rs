@@ -25,12 +25,18 @@ impl Default for Plan {
     }
 }
 
+/// Clients that ask for what is not there are part of life; a service that refuses most is not tested.
+pub(super) const fn max_both_failed() -> f64 {
+    0.1
+}
+
 impl Default for Shadow {
     /// What an empty `[service.rollout.shadow]` says.
     fn default() -> Self {
         Self {
             min_compared: 1_000,
             agreement: 0.99,
+            max_both_failed: max_both_failed(),
             max_latency_ratio: 1.2,
             max_error_delta: 0.005,
             max_accuracy_drop: None,

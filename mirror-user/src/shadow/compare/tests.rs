@@ -494,8 +494,17 @@ fn the_status_comes_first() {
         comparison.difference.as_deref(),
         Some("status 200 became 503")
     );
-    let both = comparer.compare(&exchange(answer(500, "x"), Ok(answer(500, "x"))));
-    assert_eq!(both.verdict, Verdict::Match);
+    for [was, now] in [[500, 500], [422, 422], [400, 503]] {
+        let both = comparer.compare(&exchange(answer(was, "x"), Ok(answer(now, "x"))));
+        assert_eq!(both.verdict, Verdict::BothFailed, "{was} {now}");
+        assert_eq!((both.score, both.difference), (0.0, None));
+    }
+    for [was, now] in [[404, 200], [200, 404], [302, 404]] {
+        let one = comparer.compare(&exchange(answer(was, "x"), Ok(answer(now, "x"))));
+        assert_eq!(one.verdict, Verdict::Different, "{was} {now}");
+    }
+    let moved = comparer.compare(&exchange(answer(302, ""), Ok(answer(302, ""))));
+    assert_eq!(moved.verdict, Verdict::Match);
 }
 
 #[test]

@@ -218,8 +218,8 @@ fn overview(service: &Service) -> Section {
         table.row(["agreement".into(), percent(share).into(), interval.into()]);
     }
     if let Some(score) = service.mean_score {
-        let judged = count(service.compared - verdicts.error);
-        let words = format!("mean of the {judged} that are not errors; 1 = equal");
+        let served = count(verdicts.served());
+        let words = format!("mean of the {served} that both answered; 1 = equal");
         table.row(["score".into(), format!("{score:.4}").into(), words.into()]);
     }
     if verdicts.different > 0 {
@@ -254,11 +254,11 @@ fn overview(service: &Service) -> Section {
             ]);
         }
     }
-    if service.both_failed > 0 {
-        let words = "answered with 5xx by both, equal or not";
+    if verdicts.both_failed > 0 {
+        let words = "answered with 4xx or 5xx by both: not part of the agreement";
         table.row([
             "both failed".into(),
-            count(service.both_failed).into(),
+            count(verdicts.both_failed).into(),
             words.into(),
         ]);
     }
@@ -293,6 +293,7 @@ fn canary(canary: &Canary) -> Section {
     let verdicts = [
         ("different", canary.verdicts.different),
         ("errors", canary.verdicts.error),
+        ("both failed", canary.verdicts.both_failed),
     ];
     for (name, number) in verdicts.into_iter().filter(|&(_, number)| number > 0) {
         table.row([name.into(), count(number).into(), "".into()]);

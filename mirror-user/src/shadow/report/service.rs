@@ -34,14 +34,12 @@ pub struct Service {
     pub compared: u64,
     /// What the comparisons came to.
     pub verdicts: Verdicts,
-    /// Share of comparisons that matched. Errors did not.
+    /// Share of comparisons that matched, of those that were [`Verdicts::judged`].
     pub agreement: Option<Share>,
-    /// Mean score of the comparisons that are no errors.
+    /// Mean score of the comparisons in which both served.
     pub mean_score: Option<f64>,
     /// Exchanges without an answer of the shadow's, by kind.
     pub errors: BTreeMap<String, u64>,
-    /// Exchanges in which both answered with a status of 500 or more.
-    pub both_failed: u64,
     /// Production's status by class (`2xx`).
     pub production_status: BTreeMap<String, u64>,
     /// The shadow's.
@@ -91,6 +89,30 @@ pub struct Verdicts {
     pub different: u64,
     /// Without an answer of the shadow's.
     pub error: u64,
+    /// Answered with a status of 400 or more by both.
+    pub both_failed: u64,
+}
+
+impl Verdicts {
+    fn add(&mut self, verdict: Verdict) {
+        *match verdict {
+            Verdict::Match => &mut self.r#match,
+            Verdict::Different => &mut self.different,
+            Verdict::Error => &mut self.error,
+            Verdict::BothFailed => &mut self.both_failed,
+        } += 1;
+    }
+
+    /// Comparisons in which both served.
+    pub(super) fn served(&self) -> u64 {
+        self.r#match + self.different
+    }
+
+    /// Comparisons that say whether the versions agree: errors disagree, and where both failed nobody
+    /// knows.
+    pub(super) fn judged(&self) -> u64 {
+        self.served() + self.error
+    }
 }
 
 /// Latency of both legs, from the last byte of the request on.
@@ -126,7 +148,7 @@ pub struct Fidelity {
 pub struct Slice {
     /// Its name.
     pub slice: String,
-    /// How many of its requests were compared.
+    /// How many of its requests were compared, without those that both failed.
     pub compared: u64,
     /// Share of them that matched.
     pub agreement: Share,
@@ -145,7 +167,6 @@ pub(super) struct Tally {
     production: Leg,
     shadow: Leg,
     errors: BTreeMap<String, u64>,
-    both_failed: u64,
     differences: Differences,
     predictions: Gathered,
     slices: HashMap<String, (u64, u64)>,
@@ -209,11 +230,7 @@ impl Tally {
         self.last = self.last.max(Some(record.time));
         self.production.add(&record.production);
         self.shadow.add(&record.shadow);
-        match record.verdict {
-            Verdict::Match => self.verdicts.r#match += 1,
-            Verdict::Different => self.verdicts.different += 1,
-            Verdict::Error => self.verdicts.error += 1,
-        }
+        self.verdicts.add(record.verdict);
     }
 
     /// What was said.
@@ -224,8 +241,6 @@ impl Tally {
         } else {
             self.score += record.score;
         }
-        let failed = |answer: &Answer<'_>| answer.status.is_some_and(|status| status >= 500);
-        self.both_failed += u64::from(failed(&record.production) && failed(&record.shadow));
         if let Some(difference) = &record.difference {
             self.differences.add(record, difference);
         }
@@ -234,7 +249,9 @@ impl Tally {
             record.production.prediction.as_deref(),
             record.shadow.prediction.as_deref(),
         );
-        if let Some(slice) = &record.slice {
+        if let Some(slice) = &record.slice
+            && record.verdict != Verdict::BothFailed
+        {
             self.slice(slice, record.verdict);
         }
     }
@@ -250,7 +267,7 @@ impl Tally {
         Canary {
             compared: self.compared,
             verdicts: self.verdicts,
-            agreement: Share::of(self.verdicts.r#match, self.compared),
+            agreement: Share::of(self.verdicts.r#match, self.verdicts.judged()),
             latency: self.latency(),
             versions: self.production.versions,
         }
@@ -267,17 +284,16 @@ impl Tally {
     pub(super) fn finish(self, service: String, ledger: Option<LedgerFile>) -> Service {
         let latency = self.latency();
         let (differences, other_differences) = self.differences.finish();
-        let judged = self.compared - self.verdicts.error;
+        let served = self.verdicts.served();
         Service {
             service,
             first: self.first,
             last: self.last,
             compared: self.compared,
             verdicts: self.verdicts,
-            agreement: Share::of(self.verdicts.r#match, self.compared),
-            mean_score: (judged > 0).then(|| self.score / judged as f64),
+            agreement: Share::of(self.verdicts.r#match, self.verdicts.judged()),
+            mean_score: (served > 0).then(|| self.score / served as f64),
             errors: self.errors,
-            both_failed: self.both_failed,
             latency,
             production_versions: self.production.versions,
             shadow_versions: self.shadow.versions,
@@ -294,7 +310,7 @@ impl Tally {
             differences,
             other_differences,
             predictions: self.predictions.finish(),
-            slices: slices(self.slices, [self.verdicts.r#match, self.compared]),
+            slices: slices(self.slices, [self.verdicts.r#match, self.verdicts.judged()]),
             labels: None,
             canary: self.canary.map(|canary| canary.into_canary()),
             unreadable_lines: self.unreadable,

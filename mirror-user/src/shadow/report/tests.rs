@@ -115,6 +115,39 @@ fn the_canary_is_counted_apart() {
     );
 }
 
+/// Equal refusals are no agreement, and unequal ones no difference.
+#[test]
+fn what_both_failed_is_counted_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = folder.path().join("sentiment");
+    fs::create_dir(&service).unwrap();
+    let failed = |index| {
+        line(index, |record| {
+            record["verdict"] = "both_failed".into();
+            record["score"] = 0.0.into();
+            record["production"]["status"] = 422.into();
+            record["shadow"]["status"] = 422.into();
+        })
+    };
+    let lines = [
+        line(1, |_| {}),
+        failed(2),
+        failed(3),
+        different(7),
+        failed(4),
+    ];
+    fs::write(service.join("comparisons-1.jsonl"), lines.concat()).unwrap();
+    let report = summarize(folder.path(), None, None).unwrap();
+    let service = &report.services[0];
+    assert_eq!((service.compared, service.verdicts.both_failed), (5, 3));
+    assert_eq!(service.agreement.unwrap().share, 0.5);
+    let compared: u64 = service.slices.iter().map(|slice| slice.compared).sum();
+    assert_eq!(compared, 2);
+    let text = report.to_string();
+    let row = "both failed        3  answered with 4xx or 5xx by both: not part of the agreement";
+    assert!(text.contains(row), "{text}");
+}
+
 #[test]
 fn records_are_added_up() {
     let folder = records();
@@ -125,6 +158,7 @@ fn records_are_added_up() {
         r#match: 276,
         different: 20,
         error: 4,
+        both_failed: 0,
     };
     assert_eq!(service.verdicts, verdicts);
     assert_eq!(service.agreement.unwrap().share, 0.92);
