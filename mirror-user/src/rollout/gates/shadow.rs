@@ -27,7 +27,7 @@ pub(super) struct Compared {
 #[derive(Clone, Debug, PartialEq)]
 enum Against {
     Production {
-        agreement: Rate,
+        agreement: Box<Rate>,
         /// Comparisons that neither served, and the others.
         both_failed: [u64; 2],
         slices: BTreeMap<String, Rate>,
@@ -54,7 +54,7 @@ impl Compared {
     pub(super) fn new(limits: &Limits, baseline: &Baseline, alpha: f64) -> Self {
         let against = if *baseline == Baseline::Stable {
             Against::Production {
-                agreement: Rate::at_least(limits.agreement, alpha),
+                agreement: Box::new(Rate::at_least(limits.agreement, alpha)),
                 both_failed: [0; 2],
                 slices: BTreeMap::new(),
                 errors: PairedDifference::new(limits.max_error_delta, alpha),
