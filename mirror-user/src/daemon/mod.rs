@@ -212,8 +212,6 @@ struct Daemon {
     /// The same as rollouts change it.
     config: Node,
     rollouts: Rollouts,
-    /// When anything was told to a rollout last.
-    clock: jiff::Timestamp,
     options: Options,
     state: State,
     shared: Arc<Mutex<Shared>>,
@@ -330,7 +328,6 @@ impl Daemon {
             refused_config: None,
             blind: None,
             unwritten: None,
-            clock: jiff::Timestamp::now(),
             rollouts,
             file,
             config,

@@ -15,8 +15,12 @@ use super::waits::Held;
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// When.
+    /// When, on the clock that rollouts go by: the wall clock at the daemon's start, and then as the
+    /// monotonic clock goes.
     pub time: Timestamp,
+    /// What the wall clock said, where that differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall: Option<Timestamp>,
     /// What.
     #[serde(flatten)]
     pub entry: Entry,

@@ -48,7 +48,11 @@ impl Story {
         let event = (!seen).then_some(Entry::Event(event));
         let decisions = decisions.into_iter().map(Entry::Decision);
         let entries = event.into_iter().chain(decisions);
-        self.lines.extend(entries.map(|entry| Line { time, entry }));
+        self.lines.extend(entries.map(|entry| Line {
+            time,
+            wall: None,
+            entry,
+        }));
     }
 
     /// Lets anna want something.

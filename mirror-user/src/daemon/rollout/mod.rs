@@ -6,6 +6,7 @@
 //! back waits for nothing: the map is written first.
 
 mod asks;
+mod clock;
 mod counted;
 mod hooks;
 mod http;
@@ -27,6 +28,7 @@ use mirror_common::steer::{Steering, flag};
 use tokio::sync::mpsc;
 
 use self::asks::{Heard, Heeded};
+use self::clock::Clock;
 use self::counted::Counted;
 use self::journal::{Journal, Written};
 use self::records::Records;
@@ -55,6 +57,7 @@ pub(super) struct Rollouts {
     traffic: BTreeMap<String, Samples>,
     /// Services whose record cannot be understood: their steering stays as the kernel has it.
     unreadable: BTreeMap<String, String>,
+    clock: Clock,
 }
 
 /// One rollout, and what is known beside it.
@@ -124,8 +127,11 @@ impl Rollouts {
             running: BTreeMap::new(),
             traffic: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            clock: Clock::start(None),
         };
         rollouts.take_up_all(config);
+        let entered = rollouts.running.values();
+        rollouts.clock = Clock::start(entered.map(|running| running.rollout.entered()).max());
         Ok(rollouts)
     }
 
@@ -143,7 +149,7 @@ impl Rollouts {
         match taken_up {
             Ok(None) => {}
             Ok(Some((rollout, path))) => {
-                let running = Running::new(rollout, path, Timestamp::now());
+                let running = Running::new(rollout, path, self.clock.now());
                 self.running.insert(service.to_owned(), running);
             }
             Err(error) => {
@@ -221,7 +227,7 @@ impl Rollouts {
     /// Where the last rollout of a service is.
     pub(super) fn state(&self, service: &str) -> Option<RolloutState> {
         let running = self.running.get(service)?;
-        let mut state = RolloutState::of(&running.rollout, Timestamp::now());
+        let mut state = RolloutState::of(&running.rollout, self.clock.now());
         state.warnings = running.warnings.iter().cloned().collect();
         state.warnings.extend(running.trouble.clone());
         Some(state)
@@ -462,15 +468,15 @@ impl Daemon {
         }
     }
 
-    /// The time, which never goes back.
-    fn now(&mut self) -> Timestamp {
-        self.clock = self.clock.max(Timestamp::now());
-        self.clock
+    /// The time that rollouts go by.
+    fn now(&self) -> Timestamp {
+        self.rollouts.clock.now()
     }
 }
 
 fn line(time: Timestamp, entry: Entry) -> Line {
-    Line { time, entry }
+    let wall = clock::wall(time);
+    Line { time, wall, entry }
 }
 
 /// What was decided, in the log.

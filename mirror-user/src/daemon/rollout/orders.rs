@@ -267,7 +267,7 @@ impl Daemon {
         };
         let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
         let age = Duration::from(since_boot.ok()?).checked_sub(youngest)?;
-        let lasts = Duration::try_from(Timestamp::now().duration_since(rollout.began())).ok()?;
+        let lasts = Duration::try_from(self.now().duration_since(rollout.began())).ok()?;
         (age > lasts).then_some(
             "who listens at the service's own address was started before the rollout was",
         )

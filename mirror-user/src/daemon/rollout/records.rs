@@ -107,6 +107,7 @@ pub(super) fn summary(path: &Path) -> Result<RolloutSummary> {
     let Some(Line {
         time,
         entry: Entry::Event(Event::Started(started)),
+        ..
     }) = first
     else {
         bail!("{shown} does not begin as a record does");

@@ -135,7 +135,11 @@ impl std::fmt::Display for Told {
 }
 
 fn line(time: Timestamp, entry: Entry) -> Line {
-    Line { time, entry }
+    Line {
+        time,
+        wall: None,
+        entry,
+    }
 }
 
 fn arm(responses: u64, errors: u64, bucket: u16) -> Arm {
