@@ -159,20 +159,29 @@ impl Namespace {
     }
 
     /// What the kernel has counted here: `counter("Tcp", "InErrs")`, by the names that
-    /// /proc/net/snmp and /proc/net/netstat have.
+    /// /proc/net/snmp, netstat and snmp6 have.
     ///
     /// # Errors
     /// When there is no such counter.
     pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
         let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-        let text = self.run(|| io::Result::Ok(read("snmp")? + &read("netstat")?))?;
+        let read_all = || io::Result::Ok((read("snmp")? + &read("netstat")?, read("snmp6")?));
+        let (tables, list) = self.run(read_all)?;
         // A line of names, followed by one of values.
-        let mut lines = text
+        let mut lines = tables
             .lines()
             .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
         let (names, values) = lines.next().zip(lines.next()).unwrap_or_default();
         let mut pairs = names.split(' ').zip(values.split(' '));
         let value = pairs.find_map(|(found, value)| (found == name).then_some(value));
+        // Of IPv6 there is one counter a line.
+        let of_ipv6 = || {
+            let mut lines = list.lines().filter_map(|line| line.split_once(' '));
+            lines.find_map(|(found, value)| {
+                (found.strip_prefix(group)? == name).then_some(value.trim())
+            })
+        };
+        let value = value.or_else(of_ipv6);
         let value = value.with_context(|| format!("{}: no counter {group} {name}", self.name))?;
         Ok(value.parse()?)
     }

@@ -1,6 +1,7 @@
 //! Everything that goes wrong, end to end: production never notices, and every loss is counted.
 
 mod agents;
+mod busy;
 pub(crate) mod disk;
 mod interfaces;
 mod loops;
@@ -8,4 +9,5 @@ mod loss;
 mod marks;
 mod models;
 mod rings;
+mod slow;
 mod uplink;

@@ -1,6 +1,6 @@
 //! Every way by which clients' packets may come and copies may leave.
 
-use tests::{Client, Request, Scene, Server, tun};
+use tests::{Client, Exchange, Request, Scene, Server, Transport, Weather, tun};
 
 use crate::traffic::{both_ways, copied_once, mixed, send_mixed};
 
@@ -169,7 +169,7 @@ fn a_tun_carries_the_tunnel() {
         return;
     };
     let (node, shadow) = (&scene.net.node, &scene.net.shadow);
-    let _cable = tun((node, "tun0"), (shadow, "tun0")).unwrap();
+    let _cable = tun((node, "tun0"), (shadow, "tun0"), Weather::default()).unwrap();
     node.address("tun0", "10.9.0.5/24").unwrap();
     shadow.address("tun0", "10.9.0.9/24").unwrap();
     scene.set_mirror("agent", "10.9.0.9:6181");
@@ -178,4 +178,62 @@ fn a_tun_carries_the_tunnel() {
     scene.net.lone_segments().unwrap();
     sent.extend(scene.send("[fd00:0::5]:8000", &[Request::get("/bytes/70000")]));
     scene.prove(&sent);
+}
+
+/// Which agents are behind a router that passes on no more than 1,280 bytes.
+const BEHIND_A_ROUTER: [&str; 2] = ["10.5.0.9:6181", "[fd00:5::9]:6181"];
+
+/// A router on the way has a smaller MTU than both ends: it says so to whoever sends too much, and passes
+/// on nothing of that. Returns what was sent, and how often it said so.
+#[track_caller]
+fn narrow(scene: &mut Scene, agent: &str, known: bool) -> (Vec<Exchange>, u64) {
+    let router = scene.net.router(1280).unwrap();
+    if known {
+        for route in [
+            "10.5.0.0/24 via 10.4.0.1",
+            "fd00:5::/64 via fd00:4::1 metric 10",
+        ] {
+            let line = format!("route replace {route} mtu 1280");
+            scene.net.node.ip(&line).unwrap();
+        }
+    }
+    scene.set_mirror("agent", agent);
+    scene.start();
+    let sent = send_mixed(scene, &["10.0.0.5:8000", "[fd00:0::5]:8000"]);
+    scene.account(&sent);
+    let too_large = ["Ip", "Ip6"].map(|group| router.counter(group, "FragFails").unwrap());
+    (sent, too_large.iter().sum())
+}
+
+/// A connection finds out by itself. Datagrams of the kernel's are lost, and counted.
+#[test]
+fn a_narrow_router_that_nobody_knows_of_loses_datagrams_alone() {
+    for agent in BEHIND_A_ROUTER {
+        let Some(mut scene) = Scene::new() else {
+            return;
+        };
+        let (sent, too_large) = narrow(&mut scene, agent, false);
+        assert!(too_large > 0, "{agent}: the path was wide enough");
+        match Transport::of_this_run() {
+            Transport::Stream => scene.complete(&sent, &[]),
+            Transport::Geneve => {
+                let outcome = scene.settle();
+                let lost = outcome.copies("lost") + outcome.copies("partial");
+                assert!(lost > 0, "{agent}\n{}", outcome.metrics);
+            }
+        }
+    }
+}
+
+/// Told by the route, the kernel makes datagrams small enough.
+#[test]
+fn a_narrow_router_that_the_route_knows_of_loses_nothing() {
+    for agent in BEHIND_A_ROUTER {
+        let Some(mut scene) = Scene::new() else {
+            return;
+        };
+        let (sent, too_large) = narrow(&mut scene, agent, true);
+        scene.complete(&sent, &[]);
+        assert_eq!(too_large, 0, "{agent}: something was too large");
+    }
 }

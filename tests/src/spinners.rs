@@ -1,0 +1,60 @@
+//! Other people's work: CPUs that are never idle.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::Result;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// The thread that asks.
+const THIS: Pid = Pid::from_raw(0);
+
+/// A thread of normal priority on each CPU that this process may use, always running; they end when this
+/// is dropped.
+#[derive(Debug)]
+pub struct Spinners {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Spinners {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// When a thread cannot be bound to a CPU.
+    pub fn start() -> Result<Self> {
+        let allowed = sched_getaffinity(THIS)?;
+        let mut spinners = Self {
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        for cpu in 0..CpuSet::count() {
+            if !allowed.is_set(cpu)? {
+                continue;
+            }
+            let mut only = CpuSet::new();
+            only.set(cpu)?;
+            let stop = Arc::clone(&spinners.stop);
+            let (bound, is_bound) = std::sync::mpsc::channel();
+            spinners.threads.push(std::thread::spawn(move || {
+                let _ = bound.send(sched_setaffinity(THIS, &only));
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            }));
+            is_bound.recv()??;
+        }
+        Ok(spinners)
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
