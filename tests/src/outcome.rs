@@ -32,6 +32,22 @@ impl Outcome {
     /// With what does not hold yet.
     pub fn of(tap: &Metrics, agent: Metrics) -> Result<Self> {
         packets_settled(tap, &agent)?;
+        Self::closed(agent)
+    }
+
+    /// Holds the agent's figures against each other alone: every copy that it was told of is settled,
+    /// and nothing is under way. For an agent that the tap has left.
+    ///
+    /// # Errors
+    /// With what does not hold yet.
+    pub fn closed(agent: Metrics) -> Result<Self> {
+        for unit in ["packets", "bytes"] {
+            let (reported, settled) = both_sides(&agent, unit);
+            ensure!(
+                reported == settled,
+                "{unit}: {reported} were reported, and {settled} are settled\n{agent}"
+            );
+        }
         let open = agent.sum("modelmirror_shadow_requests_in_flight", &[]);
         ensure!(open == 0.0, "{open} requests have no outcome\n{agent}");
         let outcome = Self { metrics: agent };
@@ -111,14 +127,9 @@ impl Outcome {
 pub(crate) fn packets_settled(tap: &Metrics, agent: &Metrics) -> Result<()> {
     for unit in ["packets", "bytes"] {
         let sent = tap.sum(&format!("modelmirror_tunnel_sent_{unit}_total"), &[]);
-        let reported = agent.sum(&format!("modelmirror_shadow_tunnel_sent_{unit}_total"), &[]);
+        let (reported, settled) = both_sides(agent, unit);
         let earlier = format!("modelmirror_shadow_tunnel_earlier_{unit}_total");
         let earlier = agent.sum(&earlier, &[]);
-        let name = format!("modelmirror_shadow_tunnel_{unit}_total");
-        let fates = FATES.iter();
-        let settled: f64 = fates
-            .map(|fate| agent.sum(&name, &[("outcome", fate)]))
-            .sum();
         ensure!(
             sent == earlier + reported && reported == settled,
             "{unit}: the tap sent {sent}, reported {earlier} and {reported}, and {settled} are \
@@ -126,4 +137,13 @@ pub(crate) fn packets_settled(tap: &Metrics, agent: &Metrics) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What the tap has told the agent that it sent, and what has become of it.
+fn both_sides(agent: &Metrics, unit: &str) -> (f64, f64) {
+    let reported = agent.sum(&format!("modelmirror_shadow_tunnel_sent_{unit}_total"), &[]);
+    let name = format!("modelmirror_shadow_tunnel_{unit}_total");
+    let fates = FATES.iter();
+    let settled = fates.map(|fate| agent.sum(&name, &[("outcome", fate)]));
+    (reported, settled.sum())
 }

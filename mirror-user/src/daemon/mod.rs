@@ -57,7 +57,7 @@ use self::keys::Keys;
 use self::local_reader::LocalReader;
 use self::milestones::Milestones;
 use self::network::{Interest, Look, View};
-use self::reach::write_ways;
+use self::reach::{forget_ways, write_ways};
 pub(crate) use self::reach::{ring_size_of, rings_of};
 use self::rollout::Rollouts;
 pub(crate) use self::sender::Figures;
@@ -221,6 +221,8 @@ struct Daemon {
     tap: mirror_common::policy::Tap,
     services: Vec<Service>,
     agents: BTreeMap<AgentAddress, Agent>,
+    /// Agents that the config no longer names, and that have not been told yet.
+    leaving: Vec<Agent>,
     keys: Keys,
     /// Keeps the connections to the agents, ...
     sender: Sender,
@@ -244,7 +246,7 @@ struct Daemon {
     heartbeat: Heartbeat,
     reports: u64,
     ticks: u64,
-    /// What somebody should know: a config that was not taken, ...
+    /// What somebody should know: a config that was rejected, ...
     refused_config: Option<String>,
     /// ... a network that cannot be looked at, ...
     blind: Option<String>,
@@ -313,6 +315,7 @@ impl Daemon {
             tap,
             services: Vec::new(),
             agents: BTreeMap::new(),
+            leaving: Vec::new(),
             keys,
             happened,
             health: Health::new(attempts),
@@ -371,6 +374,7 @@ impl Daemon {
     /// One turn. Once a second the agents are asked, and the last second is looked at.
     fn look_after(&mut self) {
         self.ticks += 1;
+        self.leave_agents();
         if self.ticks % 2 == 1 {
             self.measure();
             self.bring_back_escaped();
@@ -473,7 +477,8 @@ impl Daemon {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let written = steered
             .and_then(|()| write_ways(&mut shared.plane, &self.agents))
-            .and_then(|()| shared.plane.set_services(&endpoints));
+            .and_then(|()| shared.plane.set_services(&endpoints))
+            .and_then(|()| forget_ways(&mut shared.plane, &self.agents));
         drop(shared);
         match written {
             Ok(()) => {

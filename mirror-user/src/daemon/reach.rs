@@ -94,6 +94,14 @@ pub(super) fn write_ways(
             plane.set_agent(agent.number, &policy)?;
         }
     }
+    Ok(())
+}
+
+/// Takes away the ways to agents that no rule names any more.
+pub(super) fn forget_ways(
+    plane: &mut DataPlane,
+    agents: &BTreeMap<AgentAddress, Agent>,
+) -> Result<(), dataplane::Error> {
     plane.retain_agents(|number| agents.values().any(|agent| agent.number == number))
 }
 

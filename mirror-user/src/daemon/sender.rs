@@ -180,6 +180,14 @@ impl Sender {
         }
     }
 
+    /// Leaves the agent with this number, with a last report behind what its ring holds.
+    pub(super) fn leave(&mut self, number: u32, report: TapReport) {
+        if let Some(task) = self.tasks.remove(&number) {
+            task.abort();
+            self.orders.give(Order::Leave(number, Box::new(report)));
+        }
+    }
+
     /// Sends a report to the agent with this number, if there is a connection.
     pub(super) fn report(&self, number: u32, report: TapReport) {
         self.orders.give(Order::Report(number, Box::new(report)));

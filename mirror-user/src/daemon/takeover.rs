@@ -11,7 +11,7 @@ use mirror_common::steer::Steering;
 use super::Daemon;
 use super::agents::{Access, Agent};
 use super::numbers::{self, assign};
-use super::services::Service;
+use super::services::{self, Service};
 use crate::dataplane::Error;
 use crate::transport::frame::Transport;
 
@@ -41,6 +41,7 @@ impl Daemon {
         known.extend(
             self.agents
                 .values()
+                .chain(&self.leaving)
                 .map(|agent| (agent.access.id(), agent.number)),
         );
         let numbers = assign(wanted.keys().copied(), &known, numbers::AGENTS);
@@ -52,14 +53,14 @@ impl Daemon {
         }
         for id in numbers.without {
             let agent = &wanted[&id].address;
-            tracing::error!(%agent, "more agents than fit; not mirrored");
+            tracing::error!(%agent, "too many agents; nothing is copied to this one");
         }
         let mut old = std::mem::take(&mut self.agents);
         for (id, number) in numbers.of {
             let access = &wanted[&id];
-            let before = old.remove(&access.address);
-            let agent = match before {
-                Some(agent) if agent.access == *access => agent,
+            let mut before = old.extract_if(.., |_, agent| agent.number == number);
+            let agent = match before.next() {
+                Some((_, agent)) if agent.access == *access => agent,
                 _ => {
                     let ring = match access.transport {
                         Transport::Stream => Some(Arc::new(shared.plane.ring(number)?)),
@@ -72,19 +73,37 @@ impl Daemon {
             };
             self.agents.insert(access.address.clone(), agent);
         }
-        let numbers: Vec<u32> = self.agents.values().map(|agent| agent.number).collect();
-        for agent in old
-            .values()
-            .filter(|agent| !numbers.contains(&agent.number))
-        {
-            self.sender.disconnect(agent.number);
-        }
+        let stays = |number: u32| self.agents.values().any(|agent| agent.number == number);
+        self.leaving.extend(old.into_values());
+        self.leaving.retain(|agent| !stays(agent.number));
+        let leaves = |number| self.leaving.iter().any(|agent| agent.number == number);
         for number in shared.plane.ring_numbers() {
-            if number < MAX_AGENTS && !numbers.contains(&number) {
+            if number < MAX_AGENTS && !stays(number) && !leaves(number) {
                 shared.plane.remove_ring(number)?;
             }
         }
         Ok(())
+    }
+
+    /// Leaves the agents that the config no longer names, once the programs copy nothing more to them:
+    /// what their rings hold is sent, and their ledgers close.
+    pub(super) fn leave_agents(&mut self) {
+        if self.view.is_none() || self.unwritten.is_some() {
+            return;
+        }
+        for agent in std::mem::take(&mut self.leaving) {
+            self.reports += 1;
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let (plane, number) = (&shared.plane, self.reports);
+            match services::report(plane, &self.tap, number, &agent, std::iter::empty()) {
+                Ok(report) => self.sender.leave(agent.number, report),
+                Err(_) => self.sender.disconnect(agent.number),
+            }
+            // The sender has it mapped, and goes on until it is empty.
+            if let Err(error) = shared.plane.remove_ring(agent.number) {
+                tracing::error!("{error}");
+            }
+        }
     }
 
     fn take_over_services(&mut self) -> Result<(), Error> {
@@ -103,7 +122,7 @@ impl Daemon {
         for config in &self.config.services {
             let Some(&row) = rows.of.get(&config.id) else {
                 let service = &config.name;
-                tracing::error!(service, "more services than fit: not mirrored");
+                tracing::error!(service, "too many services; this one is not mirrored");
                 continue;
             };
             let before = old.iter().position(|old| old.config.id == config.id);

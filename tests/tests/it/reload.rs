@@ -1,11 +1,15 @@
-//! Configs that are read again on SIGHUP.
+//! Configs that are reloaded on SIGHUP.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Process, Scene, eventually};
+use tests::{
+    Agent, Answers, Exchange, Home, Outcome, Process, Scene, Server, Transport, eventually,
+    eventually_within,
+};
 
 use crate::traffic::{is_not_mirrored, mirrors, small};
 
@@ -31,7 +35,7 @@ fn the_daemon_takes_a_new_config_and_refuses_a_bad_one() {
     reload(&scene, &good.replace("sample", "simple"));
     eventually("the bad config is refused", || {
         let status = scene.modelmirror(&["status"]);
-        let refused = status.contains("was not taken") && status.contains("simple");
+        let refused = status.contains("rejected") && status.contains("simple");
         ensure!(refused, "{status}");
         Ok(())
     });
@@ -43,7 +47,7 @@ fn the_daemon_takes_a_new_config_and_refuses_a_bad_one() {
     is_not_mirrored(&scene, &mut sent);
     assert!(scene.packets("not_sampled") > 0, "{}", scene.node_metrics());
     let status = scene.modelmirror(&["status"]);
-    assert!(!status.contains("was not taken"), "{status}");
+    assert!(!status.contains("rejected"), "{status}");
     reload(&scene, &good);
     scene.wait_for(sample, &effective, 1.0);
     mirrors(&scene, &mut sent);
@@ -100,7 +104,7 @@ fn the_agent_takes_a_new_config_and_refuses_a_bad_one() {
     };
     // Nothing of it is taken: not even the figures begin anew.
     reload(&scene, &good.replace("target", "tarket"));
-    says(&scene, &["refused", "`tarket`", "shadow.toml:"]);
+    says(&scene, &["reload rejected", "`tarket`", "shadow.toml:"]);
     mirrors(&scene, &mut sent);
 
     // One that can be read, but not run, on this host: the model has that port.
@@ -134,4 +138,82 @@ fn the_agent_takes_a_new_config_and_refuses_a_bad_one() {
     scene.set_shadow_service("version", "v14");
     reload(&scene, &scene.shadow_config.to_string());
     compares_as(&scene, "v14");
+}
+
+/// Has the daemon mirror to another address, in the middle of requests, and sends one more as soon as it
+/// does: the agent there compares it.
+#[track_caller]
+fn moves(scene: &mut Scene, sent: &mut Vec<Exchange>, address: &str, agent: &Agent) {
+    scene.set_mirror("agent", address);
+    let mut first = Vec::new();
+    sent.extend(scene.load_while(3, small, |scene| {
+        scene.wait_for_packets("mirrored");
+        let daemon = scene.daemon();
+        reload(
+            &daemon.process,
+            daemon.config(),
+            &scene.node_config.to_string(),
+        );
+        eventually("copies are for the other agent", || {
+            let (metrics, labels) = (scene.daemon().metrics()?, [("agent", address)]);
+            // Rings take copies before the agent is reached.
+            let is_so = match Transport::of_this_run() {
+                Transport::Stream => metrics.has("modelmirror_agent_up", &labels),
+                Transport::Geneve => metrics.sum("modelmirror_agent_up", &labels) == 1.0,
+            };
+            ensure!(is_so, "{metrics}");
+            Ok(())
+        });
+        first = scene.load(1, 1, small);
+        scene.wait_for_packets("mirrored");
+    }));
+    let id = first[0].id.clone();
+    sent.extend(first);
+    eventually("it is compared there", || {
+        let records = agent.records()?;
+        let is_there = records.iter().any(|record| record["request_id"] == *id);
+        ensure!(is_there, "{id} is none of {}", records.len());
+        Ok(())
+    });
+}
+
+#[test]
+fn copies_go_to_another_agent_and_back() {
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    let (host, home) = (scene.net.other_shadow().unwrap(), Home::new().unwrap());
+    let model = "127.0.0.1:8000".parse().unwrap();
+    let _model = Server::start(&host, model, &Answers::of("v13")).unwrap();
+    let mut config = scene.shadow_config.clone();
+    config["record_dir"] = home.record_dir().to_string_lossy().into_owned().into();
+    let other = Agent::start(&host, &home, &config).unwrap();
+    scene.start();
+    let agent = scene.agent.take().unwrap();
+    let mut sent = Vec::new();
+    moves(&mut scene, &mut sent, "10.3.0.9:6181", &other);
+    moves(&mut scene, &mut sent, "10.1.0.9:6181", &agent);
+    scene.serves(&sent);
+    let mut compared = 0;
+    for agent in [agent, other] {
+        // Half a minute for connections whose other half went elsewhere.
+        let limit = Duration::from_secs(90);
+        let outcome = eventually_within(limit, "its ledgers close", || {
+            Outcome::closed(agent.metrics()?)
+        });
+        assert_eq!(outcome.copies("lost"), 0, "{}", outcome.metrics);
+        compared += outcome.requests("compared");
+    }
+    // Of each connection that was open at a move, the request that was under way.
+    let least = sent.len() as u64 - 6;
+    assert!(
+        (least..=sent.len() as u64).contains(&compared),
+        "{compared} of {}",
+        sent.len()
+    );
+    if Transport::of_this_run() == Transport::Stream {
+        for reason in ["no_ring", "ring_full", "stale"] {
+            assert_eq!(scene.packets(reason), 0, "{}", scene.node_metrics());
+        }
+    }
 }

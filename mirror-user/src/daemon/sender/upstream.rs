@@ -53,6 +53,20 @@ pub(super) struct Upstream {
     introduced: bool,
     /// Bytes of rings that were written.
     pub(super) shipped: u64,
+    farewell: Farewell,
+}
+
+/// How far the tap has come with leaving the agent.
+#[derive(Debug)]
+enum Farewell {
+    /// It stays.
+    No,
+    /// This report is the last one, and goes out behind what the rings hold.
+    Wanted(Box<TapReport>),
+    /// The last report was sent at this time, and its echo is awaited.
+    Said(u64),
+    /// The agent has taken everything in.
+    Heard,
 }
 
 impl Upstream {
@@ -76,6 +90,7 @@ impl Upstream {
             input: Vec::new(),
             introduced: false,
             shipped: 0,
+            farewell: Farewell::No,
         }
     }
 
@@ -122,9 +137,32 @@ impl Upstream {
         }
     }
 
-    /// Plans a round of what the rings hold, unless one is still under way. Says whether there is
-    /// anything.
+    /// Has the tap leave the agent: what the rings hold is sent, then this report, and no more.
+    pub(super) fn leave(&mut self, report: Box<TapReport>) {
+        self.introduced = true;
+        self.farewell = Farewell::Wanted(report);
+    }
+
+    /// Whether the agent has taken in that the tap leaves.
+    pub(super) fn has_left(&self) -> bool {
+        matches!(self.farewell, Farewell::Heard)
+    }
+
+    /// Plans a round of what the rings hold, or the farewell behind them, unless something is still under
+    /// way. Says whether there is anything.
     pub(super) fn plan(&mut self, now_ns: u64) -> bool {
+        if !self.plan_round(now_ns)
+            && let Farewell::Wanted(report) = &self.farewell
+        {
+            let (report, bye) = (report.clone(), Header::new(Kind::Bye, 0));
+            self.farewell = Farewell::Said(report.sent_at_ns);
+            self.queue.push_back(Chunk::Report(report));
+            self.queue.push_back(Chunk::Bytes(bye.encode().to_vec()));
+        }
+        !self.queue.is_empty()
+    }
+
+    fn plan_round(&mut self, now_ns: u64) -> bool {
         let may_plan = self.queue.is_empty() && self.introduced;
         let Some(ring) = self.ring.clone().filter(|_| may_plan) else {
             return !self.queue.is_empty();
@@ -217,9 +255,13 @@ impl Upstream {
                         self.acknowledge(cpu, position);
                     }
                 }
-                Kind::Echo => said.push(Said::Echo {
-                    sent_at_ns: header.until_ns,
-                }),
+                Kind::Echo => {
+                    let sent_at_ns = header.until_ns;
+                    if matches!(self.farewell, Farewell::Said(last) if last == sent_at_ns) {
+                        self.farewell = Farewell::Heard;
+                    }
+                    said.push(Said::Echo { sent_at_ns });
+                }
                 Kind::Refused => {
                     let refused =
                         serde_json::from_slice::<Refused>(body).map(|refused| refused.reason);

@@ -27,6 +27,9 @@ use crate::transport::frame::Position;
 /// How long the thread may be ahead of its share of a CPU.
 const CPU_BURST: Duration = Duration::from_millis(20);
 
+/// How long an agent that is left may take to take in the rest.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// What the thread is told.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -34,7 +37,9 @@ pub(super) enum Order {
     Link(Box<Link>),
     /// A report for the agent with this number.
     Report(u32, Box<TapReport>),
-    /// The agent with this number is no longer wanted.
+    /// The agent with this number is no longer wanted: it gets what its ring holds and this report.
+    Leave(u32, Box<TapReport>),
+    /// The agent with this number gets nothing more.
     Drop(u32),
     Stop,
 }
@@ -103,6 +108,16 @@ pub(super) struct Work {
 struct Connected {
     upstream: Upstream,
     ended: oneshot::Sender<String>,
+    /// When an agent that is left is given up.
+    until: Option<Instant>,
+}
+
+impl Connected {
+    /// Whether an agent that is left needs no more, or has had its time.
+    fn is_over(&self) -> bool {
+        let late = |until| Instant::now() > until;
+        self.upstream.has_left() || self.until.is_some_and(late)
+    }
 }
 
 impl Work {
@@ -141,11 +156,23 @@ impl Work {
                         ended,
                     } = *link;
                     let upstream = Upstream::new(pipe, ring, &welcome);
-                    agents.insert(number, Connected { upstream, ended });
+                    let until = None;
+                    let connected = Connected {
+                        upstream,
+                        ended,
+                        until,
+                    };
+                    agents.insert(number, connected);
                 }
                 Ok(Order::Report(number, report)) => {
                     if let Some(agent) = agents.get_mut(&number) {
                         agent.upstream.report(report);
+                    }
+                }
+                Ok(Order::Leave(number, report)) => {
+                    if let Some(agent) = agents.get_mut(&number) {
+                        agent.upstream.leave(report);
+                        agent.until = Some(Instant::now() + FAREWELL);
                     }
                 }
                 Ok(Order::Drop(number)) => drop(agents.remove(&number)),
@@ -175,6 +202,7 @@ impl Work {
                 let _ = self.events.send(Event { number, what });
             }
         }
+        agents.retain(|_, agent| !agent.is_over());
         for (number, error) in broken {
             if let Some(agent) = agents.remove(&number) {
                 let why = match error.kind() {
@@ -216,7 +244,12 @@ impl Work {
                 };
                 PollFd::new(agent.upstream.pipe().fd(), PollFlags::POLLIN | write)
             }));
-            let _ = poll(&mut polled, PollTimeout::NONE);
+            let leaves = agents.values().any(|agent| agent.until.is_some());
+            let limit = match leaves {
+                true => PollTimeout::from(1_000_u16),
+                false => PollTimeout::NONE,
+            };
+            let _ = poll(&mut polled, limit);
         }
         rings().for_each(Ring::wake);
         self.bell.quiet();

@@ -239,3 +239,36 @@ fn reports_do_not_pile_up_and_echoes_are_passed_on() {
     };
     assert_eq!(error.to_string(), "another tap has this key");
 }
+
+#[test]
+fn who_leaves_sends_what_is_left_and_a_last_report() {
+    let ring = Arc::new(Ring::of_memory(1));
+    let (mut upstream, mut far) = upstream(&ring, &[]);
+    write(&ring, 0, 0, 100);
+    let last = TapReport {
+        number: 8,
+        sent_at_ns: 77,
+        ..TapReport::default()
+    };
+    upstream.leave(Box::new(last));
+    while upstream.plan(0) {
+        upstream.write().unwrap();
+    }
+    assert_eq!(round(&mut far).0, [(0, 0)]);
+    let (header, body) = frame(&mut far);
+    assert_eq!((header.kind, header.position), (Kind::Report, 8));
+    assert_eq!(TapReport::parse(&body).unwrap().cpus[0].copies, 1);
+    assert_eq!(frame(&mut far).0.kind, Kind::Bye);
+    let mut said = Vec::new();
+    // Of an earlier report, and of the last one.
+    for (sent_at_ns, is_over) in [(76, false), (77, true)] {
+        let mut echo = Header::new(Kind::Echo, 0);
+        echo.until_ns = sent_at_ns;
+        far.write_all(&echo.encode()).unwrap();
+        while said.is_empty() {
+            upstream.read(&mut said).unwrap();
+        }
+        said.clear();
+        assert_eq!(upstream.has_left(), is_over);
+    }
+}

@@ -56,6 +56,8 @@ pub(super) struct Keep {
     room: Room,
     /// There is no memory: nothing is held back, and nothing read while something is under way.
     short: bool,
+    /// Whether the tap has said that it does not come back.
+    has_left: bool,
 }
 
 impl Keep {
@@ -79,11 +81,13 @@ impl Keep {
             echoes: VecDeque::new(),
             room: memory.room(),
             short: false,
+            has_left: false,
         }
     }
 
     /// A connection of this tap begins. Another life of the tap's has other positions.
     pub(super) fn hello(&mut self, hello: Hello) -> Welcome {
+        self.has_left = false;
         if self.boot != Some(hello.boot) {
             self.boot = Some(hello.boot);
             self.order.clear();
@@ -123,7 +127,10 @@ impl Keep {
                     let echo = (reported.number, reported.sent_ns);
                     self.push(Item::Report(reported.report), 0, Vec::new(), Some(echo));
                 }
-                Said::Bye => tracing::info!(tap = self.name, "tap stops for good"),
+                Said::Bye => {
+                    tracing::info!(tap = self.name, "tap has left");
+                    self.has_left = true;
+                }
             }
         }
         self.forward();
@@ -150,8 +157,12 @@ impl Keep {
         self.forward();
     }
 
-    /// Says that the tap is not there.
+    /// Says that the tap is not there. For one that does not come back time goes on: what it has begun
+    /// gets no more copies.
     pub(super) fn leave(&mut self) {
+        if self.has_left {
+            return;
+        }
         self.push(Item::Gone, 0, Vec::new(), None);
         self.forward();
     }
