@@ -1,6 +1,6 @@
 //! Why a connection is not, or no longer, listened to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -18,16 +18,16 @@ pub(crate) enum Broken {
     #[error("a tap does not send {0:?}")]
     NotATaps(Kind),
     /// A message longer than any.
-    #[error("a message of {0} bytes")]
+    #[error("a message of {0} bytes is too long")]
     LongMessage(u32),
     /// No record.
-    #[error("no record: {0:?}")]
+    #[error("not a record: {0:?}")]
     Record(DecodeError),
     /// A record of another CPU than its ring's.
     #[error("a record of CPU {of} in the ring of CPU {ring}")]
     OtherCpu { ring: u16, of: u16 },
     /// A position that no ring reaches.
-    #[error("a position of {0}")]
+    #[error("position {0} is beyond any ring")]
     Position(u64),
     /// More CPUs than any host has.
     #[error("more than {0} CPUs")]
@@ -146,11 +146,17 @@ impl From<Broken> for Refused {
 /// Peers and reasons that are said, at most.
 const MAX_SAID: usize = 256;
 
+/// Keys of one peer's that are named, at most: whoever likes can make new ones.
+const MAX_KEYS: usize = 16;
+
+/// What was said of each peer for each reason.
+type Said = BTreeMap<(String, Refusal), BTreeSet<String>>;
+
 /// How many connections were refused, or closed, and why.
 #[derive(Debug)]
 pub struct Refusals {
     counts: [AtomicU64; Refusal::ALL.len()],
-    said: Mutex<BTreeSet<(String, Refusal)>>,
+    said: Mutex<Said>,
 }
 
 impl Default for Refusals {
@@ -169,13 +175,26 @@ impl Refusals {
         Refusal::ALL.into_iter().map(move |r| (r, count(r)))
     }
 
-    /// Counts one, and says so, once for each peer and reason.
+    /// Counts one, and says so, once for each peer and reason, and each key.
     pub(crate) fn count(&self, peer: &str, refused: &Refused) {
         let Refused { refusal, why } = refused;
         self.counts[*refusal as usize].fetch_add(1, Ordering::Relaxed);
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() < MAX_SAID && said.insert((peer.to_owned(), *refusal)) {
+        if self.is_news(peer, refused) {
             tracing::warn!(peer, reason = refusal.label(), "connection refused: {why}");
+        }
+    }
+
+    fn is_news(&self, peer: &str, refused: &Refused) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (key, is_full) = ((peer.to_owned(), refused.refusal), said.len() >= MAX_SAID);
+        // Several nodes may come from one address, each with a key that somebody has to write down.
+        let (what, most) = match refused.refusal {
+            Refusal::UnknownKey => (refused.why.as_str(), MAX_KEYS),
+            _ => ("", 1),
+        };
+        match said.get_mut(&key) {
+            Some(known) => known.len() < most && known.insert(what.to_owned()),
+            None => !is_full && said.insert(key, [what.to_owned()].into()).is_none(),
         }
     }
 }
@@ -194,5 +213,24 @@ mod tests {
         refusals.count("a", &Refusal::Memory.because("none"));
         let counts: Vec<_> = refusals.counts().filter(|&(_, count)| count > 0).collect();
         assert_eq!(counts, [(Refusal::Memory, 2)]);
+    }
+
+    #[test]
+    fn each_peer_reason_and_key_is_said_once_and_not_without_end() {
+        let refusals = Refusals::default();
+        let is_news =
+            |peer: &str, refusal: Refusal, why: &str| refusals.is_news(peer, &refusal.because(why));
+        assert!(is_news("a", Refusal::BadTls, "one"));
+        assert!(!is_news("a", Refusal::BadTls, "another"));
+        assert!(is_news("b", Refusal::BadTls, "one"));
+        let key = |number: usize| format!("the key {number}");
+        for number in 0..100 {
+            let expected = number < MAX_KEYS;
+            assert_eq!(is_news("a", Refusal::UnknownKey, &key(number)), expected);
+            assert!(!is_news("a", Refusal::UnknownKey, &key(number)));
+        }
+        let news = (0..1_000).filter(|peer| is_news(&peer.to_string(), Refusal::Memory, "none"));
+        assert_eq!(news.count(), MAX_SAID - 3);
+        assert!(!is_news("a", Refusal::UnknownKey, &key(1)));
     }
 }
