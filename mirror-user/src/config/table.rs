@@ -186,7 +186,7 @@ impl<'a> Section<'a> {
     pub(super) fn gone(&mut self, key: &'static str, why: &str, cure: &str) {
         if let Some(place) = self.place_of(key) {
             self.known.push(key);
-            let what = format!("{} is no more: {why}", self.named(key));
+            let what = format!("{} is no longer supported: {why}", self.named(key));
             self.problems.add(place, Fault::new(what, cure));
         }
     }

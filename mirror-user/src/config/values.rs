@@ -217,13 +217,19 @@ pub(super) fn agent(value: &DeValue<'_>) -> Result<AgentAddress, Fault> {
 pub(super) fn public_key(value: &DeValue<'_>) -> Result<PublicKey, Fault> {
     let cure = "write what `modelmirror keys show` prints on that host, 44 characters";
     let typed = text(value, cure)?;
-    typed.parse().map_err(|error| match error {
+    let key: PublicKey = typed.parse().map_err(|error| match error {
         NotAKey::Private => Fault::new(
             error.to_string(),
             "make another with `modelmirror keys new --replace` there, and write what it prints",
         ),
         NotAKey::NoKey => Fault::new(format!("{typed:?} is no public key: {error}"), cure),
-    })
+    })?;
+    // As `config default` prints it, or as one fills in what one does not know yet.
+    if typed.starts_with("PutHere") || key.0.iter().all(|byte| *byte == key.0[0]) {
+        let what = format!("{typed:?} stands where a key belongs, and is nobody's");
+        return Err(Fault::new(what, cure));
+    }
+    Ok(key)
 }
 
 /// A tap's name: those without a key are called by their address.

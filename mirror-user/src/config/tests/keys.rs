@@ -1,8 +1,8 @@
 use super::*;
 
-const AGENT_KEY: &str = "agent_key = \"PutHereWhatKeysShowPrintsOnTheShadowHost000=\"\n";
+const AGENT_LINE: &str = "agent_key = \"7AE7TsxOLw1P8Fa38qS031aZlH55SjH+8KWGHdZs57I=\"\n";
 const TAP: &str =
-    "[[tap]]\nname = \"node-1\"\nkey = \"PutHereWhatKeysShowPrintsOnTheNode000000000=\"\n";
+    "[[tap]]\nname = \"node-1\"\nkey = \"7DE/pLphe1I114BApFokjCbQ6arHUq+6pP2Y5PKCCd0=\"\n";
 const OTHER_KEY: &str = "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
 
 #[test]
@@ -11,24 +11,43 @@ fn an_agent_is_known_by_its_key_or_on_purpose_by_nothing() {
         "file.toml:6:1: `agent_key` in [service.mirror] is missing",
         "`modelmirror keys show` prints on the shadow host",
     ];
-    check(Kind::Node, (AGENT_KEY, ""), missing);
-    check(Kind::Node, (AGENT_KEY, "insecure = false\n"), missing);
-    check(Kind::Node, (AGENT_KEY, "insecure = true\n"), &[]);
+    check(Kind::Node, (AGENT_LINE, ""), missing);
+    check(Kind::Node, (AGENT_LINE, "insecure = false\n"), missing);
+    check(Kind::Node, (AGENT_LINE, "insecure = true\n"), &[]);
     let key = |typed: &str| format!("agent_key = {typed}\n");
     check(
         Kind::Node,
-        (AGENT_KEY, &key("\"abc\"")),
+        (AGENT_LINE, &key("\"abc\"")),
         &["file.toml:8:13: `agent_key` in [service.mirror]: \"abc\" is no public key"],
     );
     let private = "\"MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\"";
     check(
         Kind::Node,
-        (AGENT_KEY, &key(private)),
+        (AGENT_LINE, &key(private)),
         &[
             "file.toml:8:13: `agent_key` in [service.mirror]: this is a private key",
             "keys new --replace",
         ],
     );
+}
+
+#[test]
+fn what_only_stands_in_for_a_key_is_refused() {
+    let remedy = "write what `modelmirror keys show` prints on that host";
+    let zeros = format!("{}=", "A".repeat(43));
+    for nobodys in [NO_AGENT_KEY, &zeros] {
+        let line = format!("agent_key = \"{nobodys}\"\n");
+        let what = format!("file.toml:8:13: `agent_key` in [service.mirror]: \"{nobodys}\"");
+        check(Kind::Node, (AGENT_LINE, &line), &[&what, remedy]);
+    }
+    let what = format!("file.toml:3:7: `key` in [tap]: \"{NO_TAP_KEY}\"");
+    check(Kind::Shadow, (TAP_KEY, NO_TAP_KEY), &[&what, remedy]);
+    // So is what `config default` prints, until somebody has filled it in.
+    for kind in [Kind::Node, Kind::Shadow] {
+        let report = report(kind, default_text(kind));
+        assert!(report.contains("is nobody's"), "{report}");
+        assert_eq!(report.matches("file.toml:").count(), 1, "{report}");
+    }
 }
 
 #[test]
@@ -58,13 +77,13 @@ fn one_agent_is_reached_in_one_way() {
         let first = report.lines().next().unwrap_or_default();
         assert_eq!(first, expected);
     };
-    check(AGENT_KEY, "");
+    check(AGENT_LINE, "");
     check(
         &format!("agent_key = \"{OTHER_KEY}\""),
         "file.toml:14:9: the agent 10.0.0.9:6181 has another `agent_key` in another service",
     );
     check(
-        &format!("{AGENT_KEY}transport = \"geneve\""),
+        &format!("{AGENT_LINE}transport = \"geneve\""),
         "file.toml:14:9: the agent 10.0.0.9:6181 has another `transport` in another service",
     );
     check(
@@ -158,11 +177,11 @@ fn taps_differ_in_name_and_key() {
         (TAP, &second("node-1", OTHER_KEY)),
         &["file.toml:5:8: tap name node-1 stands here a second time"],
     );
-    let same = "PutHereWhatKeysShowPrintsOnTheNode000000000=";
+    let same = "7DE/pLphe1I114BApFokjCbQ6arHUq+6pP2Y5PKCCd0=";
     check(
         Kind::Shadow,
         (TAP, &second("node-2", same)),
-        &["file.toml:6:7: tap key PutHere"],
+        &["file.toml:6:7: tap key 7DE/"],
     );
     check(
         Kind::Shadow,
@@ -184,15 +203,15 @@ fn keys_of_the_earlier_shadow_host_are_told_what_became_of_them() {
     let cases = [
         (
             "api = \"0.0.0.0:9471\"",
-            "file.toml:1:1: `api` is no more: nodes ask at `listen`",
+            "file.toml:1:1: `api` is no longer supported: nodes ask at `listen`",
         ),
         (
             "token_file = \"/token\"",
-            "file.toml:1:1: `token_file` is no more",
+            "file.toml:1:1: `token_file` is no longer supported",
         ),
         (
             "gather = \"500us\"",
-            "file.toml:1:1: `gather` is no more: it is called `batch_interval`",
+            "file.toml:1:1: `gather` is no longer supported: it is called `batch_interval`",
         ),
     ];
     for (line, expected) in cases {

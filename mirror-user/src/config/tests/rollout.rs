@@ -423,7 +423,7 @@ fn a_shadow_stage_needs_a_mirror_that_can_be_asked() {
         assert!(report.contains(expected), "{report}");
         assert_eq!(report.matches("file.toml:").count(), 1, "{report}");
     };
-    let mirror = "[service.mirror]\nagent = \"10.0.0.9:6181\"\nagent_key = \"PutHereWhatKeysShowPrintsOnTheShadowHost000=\"\n";
+    let mirror = "[service.mirror]\nagent = \"10.0.0.9:6181\"\nagent_key = \"7AE7TsxOLw1P8Fa38qS031aZlH55SjH+8KWGHdZs57I=\"\n";
     check(
         mirror,
         "",
