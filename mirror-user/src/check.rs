@@ -10,6 +10,7 @@ mod files;
 mod interfaces;
 mod kernel;
 mod listeners;
+mod memory;
 mod overhear;
 mod ring;
 mod services;

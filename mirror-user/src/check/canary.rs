@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use tokio::net::TcpStream;
 
 use super::Finding;
+use super::memory::{Memory, shown};
 use super::services::about;
 use crate::config::{Canary, Node, PortRange, Service, XdpHook};
 use crate::netlink::{self, HostAddress, Link, Netlink};
@@ -15,9 +15,6 @@ use crate::sock_diag;
 
 /// Kernel memory for each connection, measured: an entry of both tables, 200 and 192 bytes.
 const CONNECTION_BYTES: u64 = 392;
-
-/// From this on the tables are worth a second thought.
-const MUCH: u64 = 128 << 20;
 
 /// How long a canary may take to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -38,7 +35,8 @@ pub(super) async fn findings(
         return Ok(Vec::new());
     }
     let here = |ip: IpAddr| ip.is_loopback() || host.iter().any(|own| own.ip == ip);
-    let mut findings = vec![table(node.connections)];
+    let table = |memory| table(node.connections, memory);
+    let mut findings = Vec::from_iter(Memory::of_host().map(table));
     let mut away = canaries()
         .filter(|(_, canary)| !here(canary.address.ip()))
         .peekable();
@@ -65,20 +63,15 @@ pub(super) async fn findings(
     Ok(findings)
 }
 
-fn table(connections: u32) -> Finding {
+fn table(connections: u32, host: Memory) -> Finding {
     let bytes = u64::from(connections) * CONNECTION_BYTES;
     let what = format!(
         "{connections} are remembered, in {} of kernel memory",
-        ByteSize(bytes).display().iec()
+        shown(bytes)
     );
-    if bytes <= MUCH {
-        return Finding::ok("connections", what);
-    }
-    Finding::warn(
-        "connections",
-        what,
-        "nothing, if the memory is there: the tables are made whole at the start; the oldest connections fall out of smaller ones",
-    )
+    let cure =
+        "lower `connections`: where more are open at once, the oldest are no longer remembered";
+    host.price("connections", &what, bytes, cure)
 }
 
 /// What this host does with ports.
@@ -261,12 +254,13 @@ mod tests {
 
     #[test]
     fn a_table_has_its_price() {
-        check(
-            &table(65_536),
-            Level::Ok,
-            "65536 are remembered, in 24.5 MiB",
-        );
-        check(&table(1_000_000), Level::Warn, "373.8 MiB");
+        let host = Memory {
+            total: 1 << 30,
+            available: 128 << 20,
+        };
+        let few = "65536 are remembered, in 24.5 MiB of kernel memory";
+        check(&table(65_536, host), Level::Ok, few);
+        check(&table(1_000_000, host), Level::Warn, "373.8 MiB");
     }
 
     #[test]

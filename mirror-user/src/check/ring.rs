@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use mirror_common::record::value_size;
-use procfs::{Current as _, Meminfo};
 
 use super::Finding;
+use super::memory::{Memory, shown};
 use crate::config::Node;
 use crate::{daemon, dataplane};
 
@@ -28,10 +28,7 @@ pub(super) async fn findings(node: &Node) -> Vec<Finding> {
         cpus: dataplane::possible_cpus().into(),
         size: daemon::ring_size_of(node).into(),
     };
-    let mut findings = Vec::from_iter(Meminfo::current().ok().map(|found| {
-        let available = found.mem_available.unwrap_or(found.mem_free);
-        rings.cost(found.mem_total, available)
-    }));
+    let mut findings = Vec::from_iter(Memory::of_host().map(|host| rings.cost(host)));
     findings.extend(
         bytes_per_second(&node.interfaces)
             .await
@@ -55,24 +52,16 @@ struct Rings {
 }
 
 impl Rings {
-    fn cost(&self, total: u64, available: u64) -> Finding {
+    fn cost(&self, host: Memory) -> Finding {
         let Self { agents, cpus, size } = self;
         let each = u32::try_from(*size).map_or(u32::MAX, value_size);
         let cost = agents * cpus * u64::from(each);
-        let show = |bytes| ByteSize(bytes).display().iec().to_string();
-        let (shown, size) = (show(cost), show(*size));
+        let (takes, size) = (shown(cost), shown(*size));
         let what = format!(
-            "takes {shown} of memory: {size} for each of {agents} agents and {cpus} CPUs, and what surrounds them"
+            "takes {takes} of memory: {size} for each of {agents} agents and {cpus} CPUs, and what surrounds them"
         );
         let cure = "lower `ring`, or mirror to fewer agents; no ring is smaller than 512 KiB";
-        if cost > total {
-            return Finding::refuse(ABOUT, format!("{what}; the host has {}", show(total)), cure);
-        }
-        if cost > available {
-            let free = show(available);
-            return Finding::warn(ABOUT, format!("{what}; only {free} are free now"), cure);
-        }
-        Finding::ok(ABOUT, what)
+        host.price(ABOUT, &what, cost, cure)
     }
 
     /// Every byte is copied to one agent at most, and CPUs share the load.
@@ -136,17 +125,12 @@ mod tests {
             size: 16 << 20,
         };
         let price = "takes 128.5 MiB of memory: 16.0 MiB for each of 2 agents and 4 CPUs";
-        check(&rings.cost(1 << 30, 1 << 30), Level::Ok, price);
-        check(
-            &rings.cost(1 << 30, 1 << 20),
-            Level::Warn,
-            "only 1.0 MiB are free",
-        );
-        check(
-            &rings.cost(1 << 20, 1 << 20),
-            Level::Refuse,
-            "the host has 1.0 MiB",
-        );
+        let host = |available| Memory {
+            total: 1 << 30,
+            available,
+        };
+        check(&rings.cost(host(1 << 30)), Level::Ok, price);
+        check(&rings.cost(host(1 << 20)), Level::Warn, price);
         check(&rings.last(0.0), Level::Ok, "idle");
         check(&rings.last((64 << 20) as f64), Level::Ok, "holds 1000 ms");
         check(
