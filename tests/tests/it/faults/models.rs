@@ -196,14 +196,20 @@ fn memory_has_an_end() {
         Request::post("/echo", &pattern(700_000, (connection * 10 + index) as u64))
     });
     let outcome = scene.account(&sent);
-    // In a stream two requests may come before the agent finds, in what it has no memory for, where the
-    // first one ends: they are then one.
-    let least = match Transport::of_this_run() {
-        Transport::Stream => 55,
-        Transport::Geneve => 60,
-    };
+    // What comes in a stream for a connection that has just lost a request to the limit, while there is no
+    // room yet to look for where the next one begins, is passed over, and cannot be told from the request
+    // that was lost. So each drop hides the two requests behind it at most; datagrams come one by one, and
+    // the room is back in time.
     let seen = outcome.seen();
-    assert!((least..=60).contains(&seen), "{seen}: {}", outcome.metrics);
+    let hidden = match Transport::of_this_run() {
+        Transport::Stream => 2 * outcome.requests("memory"),
+        Transport::Geneve => 0,
+    };
+    assert!(
+        (60_u64.saturating_sub(hidden)..=60).contains(&seen),
+        "{seen}: {}",
+        outcome.metrics
+    );
     let (compared, memory) = (outcome.verdicts("error"), outcome.requests("memory"));
     assert!(memory > 0 && compared > 0, "{}", outcome.metrics);
     let resident = resident_bytes(scene.agent().process.id());
