@@ -43,7 +43,7 @@ impl Source {
     /// The word for it.
     pub const fn label(self) -> &'static str {
         match self {
-            Self::File => "file",
+            Self::File => "config",
             Self::Cli => "cli",
         }
     }

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn without_a_summary_the_cure_fits() {
         let found = no_summary(&agent(), &Error::Refused(Refusal::Unknown));
-        check(&found, Level::Refuse, "does not know our key");
+        check(&found, Level::Refuse, "does not know this node's key");
         assert!(found.cure.unwrap().contains("[[tap]]"));
         let (shown, trusted) = (PublicKey([1; 32]), PublicKey([2; 32]));
         let other = Refusal::OtherAgent { shown, trusted };

@@ -64,14 +64,16 @@ async fn successor(file: &Path, reload: &mut mpsc::Receiver<()>, doors: &Doors) 
         let config = match config::read_shadow(file) {
             Ok(config) => config,
             Err(error) => {
-                tracing::error!("the new config is refused, the old one goes on: {error}");
+                tracing::error!("reload rejected; keeping current config: {error}");
                 continue;
             }
         };
         match Agent::open_after(config, doors) {
             Ok(agent) => return agent,
             Err(error) => {
-                tracing::error!("the new config cannot run, the old one goes on: {error:#}");
+                tracing::error!(
+                    "reload rejected; keeping current config, since the new one cannot run: {error:#}"
+                );
             }
         }
     }

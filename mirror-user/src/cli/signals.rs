@@ -44,7 +44,7 @@ impl Signals {
                     _ = interrupt.recv() => "SIGINT",
                     _ = terminate.recv() => "SIGTERM",
                     _ = hangup.recv() => {
-                        tracing::info!("SIGHUP: reading the config again");
+                        tracing::info!("SIGHUP: reloading the config");
                         let _ = reload.try_send(());
                         continue;
                     }

@@ -26,7 +26,7 @@ impl fmt::Display for Status {
         if self.off {
             writeln!(
                 f,
-                "OFF: nothing is attached; `modelmirror mirror on --service NAME` lifts it"
+                "OFF: nothing is attached; `modelmirror mirror on --service NAME` ends that"
             )?;
         }
         for warning in &self.warnings {
@@ -35,6 +35,13 @@ impl fmt::Display for Status {
         writeln!(f, "\n{}", interfaces(&self.interfaces))?;
         if !self.agents.is_empty() {
             writeln!(f, "\n{}", agents(&self.agents))?;
+        }
+        // Whole, as something may be copied from it, and so not in the table.
+        let troubles = self.agents.iter().filter(|agent| !agent.alive);
+        for agent in troubles {
+            if let Some(error) = &agent.error {
+                writeln!(f, "{} DOWN: {error}", agent.address)?;
+            }
         }
         for service in &self.services {
             writeln!(f)?;
@@ -93,18 +100,17 @@ fn agents(agents: &[Agent]) -> String {
     let mut table = table(&[
         "AGENT",
         "STATE",
-        "BY",
+        "TRANSPORT",
         "LAST ECHO",
         "ROUND TRIP",
         "WAITING",
         "UPLINK",
     ]);
     for agent in agents {
-        let state = match (agent.alive, &agent.paused, &agent.error) {
-            (true, Some(why), _) => format!("paused: {why}"),
-            (true, None, _) => "alive".to_owned(),
-            (false, _, Some(error)) => format!("DOWN: {error}"),
-            (false, _, None) => "DOWN".to_owned(),
+        let state = match (agent.alive, &agent.paused) {
+            (true, Some(why)) => format!("paused: {why}"),
+            (true, None) => "alive".to_owned(),
+            (false, _) => "DOWN".to_owned(),
         };
         let by = match agent.insecure {
             true => format!("{}, INSECURE", agent.transport.label()),
@@ -144,10 +150,7 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
     )?;
     match &service.mirror {
         Some(mirror) => write_mirror(f, mirror)?,
-        None => writeln!(
-            f,
-            "  mirror       none in the file: packets are counted only"
-        )?,
+        None => writeln!(f, "  mirror       not configured; packets are counted only")?,
     }
     if let Some(look) = &service.look {
         writeln!(f, "  look         {}", self::look(look))?;
@@ -175,23 +178,23 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
 fn write_mirror(f: &mut fmt::Formatter<'_>, mirror: &MirrorState) -> fmt::Result {
     let on = if mirror.on { "on" } else { "OFF" };
     let insecure = match mirror.insecure {
-        true => ", in CLEAR TEXT to whoever is there (`insecure`)",
+        true => ", in CLEAR TEXT, without keys (`insecure`)",
         false => "",
     };
     writeln!(
         f,
-        "  mirror       {on} (by {}), to {}{insecure}",
+        "  mirror       {on} (source: {}), to {}{insecure}",
         mirror.from.label(),
         mirror.agent
     )?;
     let sample = &mirror.sample;
     write!(
         f,
-        "  sample       {} effective; {} in the file",
+        "  sample       {} effective; config {}",
         sample.effective, sample.configured
     )?;
     match sample.set {
-        Some(set) => writeln!(f, ", {set} by cli")?,
+        Some(set) => writeln!(f, ", cli {set}")?,
         None => writeln!(f)?,
     }
     let rate = rate(mirror.bytes_per_second as u64);

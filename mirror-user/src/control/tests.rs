@@ -137,12 +137,12 @@ INTERFACE  INDEX  HOOK  STATE
 eth0       2      tcx   attached
 veth-pod   -      -     NOT ATTACHED: no such interface; waiting for it
 
-AGENT          STATE  BY      LAST ECHO  ROUND TRIP  WAITING                   UPLINK
-10.0.0.9:6181  alive  stream  0.4 s ago  0.21 ms     3.0 MiB, 2 % of the ring  eth0
+AGENT          STATE  TRANSPORT  LAST ECHO  ROUND TRIP  WAITING                   UPLINK
+10.0.0.9:6181  alive  stream     0.4 s ago  0.21 ms     3.0 MiB, 2 % of the ring  eth0
 
 SERVICE sentiment  id 101, version v12, *:8000
-  mirror       on (by file), to 10.0.0.9:6181
-  sample       0.25 effective; 1 in the file, 0.5 by cli
+  mirror       on (source: config), to 10.0.0.9:6181
+  sample       0.25 effective; config 1, cli 0.5
   rate         3.2 MB/s of 12.5 MB/s allowed
   look         0.250 of stable, 1.000 of canary; 97 exchanges/s of 100 allowed
   connections  1200, 3 shut out by the budget
@@ -156,12 +156,30 @@ cost of our programs: p50 448 ns, p99 1024 ns a packet (one run in 1,024 timed: 
     assert_eq!(status().to_string(), expected);
 }
 
+/// However long the reason: the table stays narrow, and the reason is whole.
+#[test]
+fn why_an_agent_is_down_stands_below_the_table() {
+    let mut status = status();
+    let why =
+        "10.0.0.9:6181 does not know this node's key: add [[tap]] name = \"...\", key = \"...\"";
+    (status.agents[0].alive, status.agents[0].error) = (false, Some(why.to_owned()));
+    let expected = format!(
+        "
+AGENT          STATE  TRANSPORT  LAST ECHO  ROUND TRIP  WAITING                   UPLINK
+10.0.0.9:6181  DOWN   stream     0.4 s ago  0.21 ms     3.0 MiB, 2 % of the ring  eth0
+10.0.0.9:6181 DOWN: {why}
+"
+    );
+    let shown = status.to_string();
+    assert!(shown.contains(&expected), "{shown}");
+}
+
 #[test]
 fn clear_text_is_said() {
     let mut status = status();
     status.services[0].mirror.as_mut().unwrap().insecure = true;
     let shown = status.to_string();
-    let line = "to 10.0.0.9:6181, in CLEAR TEXT to whoever is there (`insecure`)\n";
+    let line = "to 10.0.0.9:6181, in CLEAR TEXT, without keys (`insecure`)\n";
     assert!(shown.contains(line), "{shown}");
 }
 
@@ -213,7 +231,7 @@ fn both_versions_stand_side_by_side() {
     });
     let expected = "
   canary       v13, 10.0.0.5:8001, on this host; a client keeps its version
-  share        0.05 effective; 0 in the file, 0.05 by cli
+  share        0.05 effective; config 0, cli 0.05
   achieved     5.00 % of connections, 6.12 % of requests, - of bytes, in 3m 7s
   clients      16 on 94 connections; 10.0.0.2 sends 9.75 % of the requests' bytes
   VERSION                   stable v12  canary v13

@@ -264,7 +264,7 @@ impl Agent {
             Ok(Way { link, dropped, .. }) => self.watch_drops(link.index, *dropped, now),
             Err(why) => {
                 if self.way.as_ref().err() != Some(why) {
-                    tracing::warn!(agent = %self.access.address, "{why}");
+                    tracing::warn!(agent = %self.access.address, "no way to the agent: {why}");
                 }
                 // What an uplink drops while it is down, or leads nowhere, is no sign of too much
                 // traffic.

@@ -1,4 +1,4 @@
-//! What the daemon is told to do: by the command line, and by its config when it is read again.
+//! What the daemon is told to do: by the command line, and by its config when it is reloaded.
 
 use super::services::Service;
 use super::{Daemon, status};
@@ -82,13 +82,13 @@ impl Daemon {
         let (new, changes) = match checked {
             Ok(checked) => checked,
             Err(error) => {
-                let why = format!("{path} was not taken: {error}");
-                tracing::error!("{why}");
+                tracing::error!("reload rejected; keeping current config: {error}");
+                let why = format!("reload of {path} rejected, the current config stays: {error}");
                 self.refused_config = Some(why);
                 return self.publish();
             }
         };
-        tracing::info!("{path} read again: {changes}");
+        tracing::info!("config reloaded from {path}: {changes}");
         self.file = new;
         self.overlay();
         self.refused_config = None;

@@ -121,10 +121,10 @@ pub enum Refusal {
     #[error("the key {0} belongs to no [[tap]] of the config")]
     UnknownTap(PublicKey),
     /// The agent does not know our key; on the tap's side.
-    #[error("the agent does not know our key")]
+    #[error("the agent does not know this node's key")]
     Unknown,
     /// The other side shows no raw public key of Ed25519: it is no modelmirror.
-    #[error("the other side shows no Ed25519 key: it is no modelmirror, or has no key")]
+    #[error("the peer shows no Ed25519 key: it is not modelmirror, or has no key")]
     NoKey,
 }
 

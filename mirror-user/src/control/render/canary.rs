@@ -40,12 +40,12 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
     let share = &canary.share;
     write!(
         f,
-        "  share        {} effective; {} in the file",
+        "  share        {} effective; config {}",
         share.effective, share.configured
     )?;
     match share.set {
         _ if share.by_rollout => writeln!(f, "; a rollout has it")?,
-        Some(set) => writeln!(f, ", {set} by cli")?,
+        Some(set) => writeln!(f, ", cli {set}")?,
         None => writeln!(f)?,
     }
     let achieved = &share.achieved;

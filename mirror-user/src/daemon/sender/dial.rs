@@ -129,7 +129,7 @@ pub(in crate::daemon) enum Failure {
         own: PublicKey,
     },
     /// It does not take us, or is no agent.
-    #[error("{peer} refuses: {why}")]
+    #[error("{peer} refused the connection: {why}")]
     Refused {
         /// Who.
         peer: SocketAddr,
@@ -251,7 +251,7 @@ async fn say_hello(
     stream.read_exact(&mut header).await?;
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let header = Header::decode(&header)
-        .map_err(|error| invalid(format!("it is no agent of modelmirror: {error}")))?;
+        .map_err(|error| invalid(format!("this is not a modelmirror agent: {error}")))?;
     let mut body = vec![0; header.length as usize];
     stream.read_exact(&mut body).await?;
     match header.kind {
@@ -262,6 +262,8 @@ async fn say_hello(
                 refused.map_or_else(|_| "no reason given".to_owned(), |refused| refused.reason);
             Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason))
         }
-        kind => Err(invalid(format!("it greets with {kind:?}"))),
+        kind => Err(invalid(format!(
+            "its first frame is {kind:?}, not a welcome"
+        ))),
     }
 }

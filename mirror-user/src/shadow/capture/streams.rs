@@ -99,7 +99,7 @@ impl Streams {
             .name("streams".into())
             .spawn(move || {
                 if let Err(error) = runtime.block_on(hall.run(listener)) {
-                    tracing::error!(%error, "taps cannot connect any more");
+                    tracing::error!(%error, "no tap can connect any more");
                 }
                 // Tasks that others run go on without it.
                 runtime.shutdown_background();
@@ -186,7 +186,9 @@ impl Hall {
                 drop(waits);
                 return api(stream);
             }
-            (Protocol::Api, None) => Err(Refusal::BadPreface.because("it is no tap")),
+            (Protocol::Api, None) => {
+                Err(Refusal::BadPreface.because("it does not begin as a tap does"))
+            }
             (Protocol::Tap, _) => {
                 let hello = timeout(HANDSHAKE, hello(&mut stream)).await;
                 drop(waits);
@@ -219,7 +221,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 fn too_slow() -> Refused {
-    Refusal::HandshakeTimeout.because("it has not said who it is within 5 s")
+    Refusal::HandshakeTimeout.because("no handshake within 5 s")
 }
 
 /// A tap's hello.
@@ -240,7 +242,10 @@ async fn hello(stream: &mut Box<dyn Stream>) -> Result<Hello, Refused> {
     let hello: Hello =
         serde_json::from_slice(&body).map_err(|error| Refusal::BadHello.because(error))?;
     if hello.version != VERSION {
-        let what = format!("it speaks version {}, the agent {VERSION}", hello.version);
+        let what = format!(
+            "protocol version {}, and the agent has {VERSION}",
+            hello.version
+        );
         return Err(Refusal::BadHello.because(what));
     }
     Ok(hello)

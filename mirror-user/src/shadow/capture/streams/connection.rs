@@ -197,7 +197,7 @@ impl<'a> Connection<'a> {
     fn tell(&mut self, now: Instant) -> Result<(), Refused> {
         if self.has_out() {
             if now - self.unread >= UNREAD || self.keep.has_too_many_echoes() {
-                return Err(Refusal::NotReading.because("it does not read what it is told"));
+                return Err(Refusal::NotReading.because("it does not read the agent's replies"));
             }
             return Ok(());
         }

@@ -52,14 +52,14 @@ impl KeyedDoor {
         let key = tls::peer_key(connection);
         let name = key.and_then(|key| self.taps.name(key));
         let name = name
-            .ok_or_else(|| Refusal::UnknownKey.because("its key is no longer that of a [[tap]]"))?;
+            .ok_or_else(|| Refusal::UnknownKey.because("its key no longer belongs to a [[tap]]"))?;
         let protocol = match connection.alpn_protocol() {
             Some(ALPN_TAP) => Protocol::Tap,
             Some(ALPN_API) => Protocol::Api,
-            _ => return Err(Refusal::BadPreface.because("it does not say what it speaks")),
+            _ => return Err(Refusal::BadPreface.because("it names no protocol (ALPN)")),
         };
         if protocol == Protocol::Tap && first_bytes(&mut stream).await? != PREFACE {
-            return Err(Refusal::BadPreface.because("it is no tap"));
+            return Err(Refusal::BadPreface.because("it does not begin as a tap does"));
         }
         Ok(Caller {
             stream: Box::new(stream),
@@ -75,13 +75,12 @@ impl Accept for KeyedDoor {
             let mut first = [0];
             let seen = stream.peek(&mut first).await;
             if seen.map_err(|error| Refusal::BadPreface.because(error))? == 0 {
-                return Err(Refusal::BadPreface.because("it says nothing"));
+                return Err(Refusal::BadPreface.because("it closed without a byte"));
             }
             if first != [TLS_HANDSHAKE] {
                 return match &self.open {
                     Some(open) => open.accept(stream, peer).await,
-                    None => Err(Refusal::ClearText
-                        .because("it speaks in clear text, which `insecure = true` would allow")),
+                    None => Err(Refusal::ClearText.because("clear text, and `insecure` is off")),
                 };
             }
             self.encrypted(stream).await
@@ -92,7 +91,7 @@ impl Accept for KeyedDoor {
 fn refused(error: io::Error) -> Refused {
     match tls::Refusal::of(&error) {
         Some(tls::Refusal::Unknown) => Refusal::UnknownKey
-            .because("the node refuses this agent's key: its `agent_key` is another one"),
+            .because("the node rejects this agent's key: its config has another `agent_key`"),
         Some(refusal) => Refusal::UnknownKey.because(refusal),
         None => Refusal::BadTls.because(error),
     }

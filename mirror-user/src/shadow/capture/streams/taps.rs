@@ -97,7 +97,7 @@ impl Taps {
             .await;
         match &end {
             Ok(End::Closed) => tracing::info!(tap = name, "tap disconnected"),
-            Ok(End::Replaced) => tracing::info!(tap = name, "tap connected anew"),
+            Ok(End::Replaced) => tracing::info!(tap = name, "tap reconnected"),
             Ok(End::Stopped) | Err(_) => {}
         }
         drop(base);

@@ -473,7 +473,7 @@ fn those_who_are_no_taps_are_refused_by_name() {
     let version = b"\"version\":";
     let at = hello.windows(version.len()).position(|w| w == version);
     other[at.unwrap() + version.len()] = b'9';
-    check(4, &other, "bad_hello: it speaks version 9");
+    check(4, &other, "bad_hello: protocol version 9");
     check(5, &[&hello[..], &[0xff; 24]].concat(), "bad_frame");
     let records = fixtures::records(0, 0, false, &[0xff; 64]);
     check(6, &[&hello[..], &records].concat(), "bad_record");
