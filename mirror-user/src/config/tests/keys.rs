@@ -223,3 +223,39 @@ fn keys_of_the_earlier_shadow_host_are_told_what_became_of_them() {
         &["file.toml:1:9: `admin` and `listen` listen on the same port"],
     );
 }
+
+/// What the docs show of keys, and of sections, can be written into configs as it stands there.
+#[test]
+fn what_the_docs_show_is_accepted() {
+    const PREDICTION: &str = "[service.compare]\nprediction = \"/outputs/0/data\"\n";
+    let pages = [
+        include_str!("../../../../docs/commands.md"),
+        include_str!("../../../../docs/labels.md"),
+        include_str!("../../../../docs/security.md"),
+    ];
+    let (line_of_key, without_tap) = (AGENT_LINE.trim_end(), SHADOW.replace(TAP, ""));
+    let mut shown = 0;
+    for page in pages {
+        let mut lines = page.lines().filter_map(|line| line.strip_prefix("    "));
+        while let Some(line) = lines.next() {
+            let is_section =
+                line == "[[tap]]" || line.starts_with("[service.") && !line.contains(' ');
+            if line.starts_with("agent_key = ") {
+                node(&NODE.replace(line_of_key, line)).unwrap();
+            } else if is_section {
+                let values = lines.by_ref().take_while(|line| line.contains(" = "));
+                let section: Vec<_> = [line].into_iter().chain(values).collect();
+                let section = section.join("\n");
+                let text = match line {
+                    "[[tap]]" => format!("{section}\n{without_tap}"),
+                    _ => format!("{SHADOW}{PREDICTION}{section}"),
+                };
+                shadow(&text).unwrap();
+            } else {
+                continue;
+            }
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 5, "sections and keys");
+}

@@ -5,8 +5,9 @@ use tests::{Request, Scene, Spinners, Transport, eventually, pattern};
 
 use crate::traffic::mirrors;
 
-/// What may become of a packet here: anything else would be for a reason that the mirror does not have.
-const REASONS: [&str; 3] = ["mirrored", "pure_ack", "ring_full"];
+/// What may become of a packet here. A daemon that gets no turn for 5 s, which takes more than one thread for
+/// each CPU, stops copying by itself: that is `stale`.
+const REASONS: [&str; 4] = ["mirrored", "pure_ack", "ring_full", "stale"];
 
 fn large(connection: usize, index: usize) -> Request {
     Request::post(
