@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ConstantBuilder, ExponentialBuilder};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -36,8 +36,25 @@ const TRAFFIC_CLASS: u32 = 1 << 2;
 /// TC_PRIO_FILLER: the lowest band of the kernel's default queue.
 const LOWEST_PRIORITY: u32 = 1;
 
-/// A connection that held for this long was a good one: the next attempt comes at once.
-const GOOD: Duration = Duration::from_secs(5);
+/// A connection that held for this long was a good one: the next attempts come soon.
+const GOOD: Duration = Duration::from_secs(1);
+
+/// So many attempts come soon: an agent that restarts is back within a second or so.
+const SOON: usize = 20;
+
+/// Waits between attempts: 50 to 100 ms, then ever longer.
+fn delays() -> impl Iterator<Item = Duration> {
+    let soon = ConstantBuilder::new()
+        .with_delay(Duration::from_millis(50))
+        .with_max_times(SOON)
+        .with_jitter();
+    let seldom = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .with_jitter();
+    soon.build().chain(seldom.build())
+}
 
 /// Keeps a connection to the agent, until the task is aborted.
 pub(super) async fn keep_connected(
@@ -52,12 +69,7 @@ pub(super) async fn keep_connected(
             what,
         });
     };
-    let backoff = ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .with_jitter();
-    let mut delays = backoff.build();
+    let mut delays = delays();
     loop {
         let began = Instant::now();
         match reach(&target).await {
@@ -80,7 +92,7 @@ pub(super) async fn keep_connected(
                     .unwrap_or_else(|_| "the sender has ended".to_owned());
                 tell(What::Lost { why });
                 if began.elapsed() > GOOD {
-                    delays = backoff.build();
+                    delays = self::delays();
                 }
             }
             Err(failure) => tell(What::Failed(failure)),
@@ -265,5 +277,29 @@ async fn say_hello(
         kind => Err(invalid(format!(
             "its first frame is {kind:?}, not a welcome"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_restarts_is_tried_soon_and_one_that_is_away_seldom() {
+        let all: Vec<_> = delays().take(40).collect();
+        let ms = Duration::from_millis;
+        assert!(
+            all.iter()
+                .take(SOON)
+                .all(|&delay| ms(50) <= delay && delay <= ms(100)),
+            "{all:?}"
+        );
+        // Jitter adds up to as much again.
+        assert!(
+            all.iter()
+                .skip(SOON + 6)
+                .all(|&delay| ms(5_000) <= delay && delay <= ms(10_000)),
+            "{all:?}"
+        );
     }
 }
