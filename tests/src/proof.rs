@@ -81,6 +81,25 @@ impl Scene {
         self.complete(sent, &[]);
     }
 
+    /// The same, where agents before this one have compared so many of the requests: what they had not taken
+    /// in has come to this one, and nothing twice.
+    #[track_caller]
+    pub fn prove_after(&self, sent: &[Exchange], before: u64) {
+        let outcome = self.settle();
+        assert_eq!(outcome.copies("lost"), 0, "{}", outcome.metrics);
+        let all = sent.len() as u64;
+        let rest = BTreeMap::from([("compared".to_owned(), all - before)]);
+        assert_eq!(
+            outcome.all_requests(),
+            rest,
+            "{all}, {before} of them before"
+        );
+        self.serves(sent);
+        self.replays_only(sent);
+        assert_eq!(self.shadowed().len(), sent.len(), "requests at the shadow");
+        self.records_only(sent, all);
+    }
+
     /// Waits until nothing is under way: every request that the agent has seen has an outcome, and
     /// it has settled every copy that the tap says it sent.
     #[track_caller]

@@ -23,13 +23,14 @@ use tokio::task::JoinSet;
 
 use self::dispatch::Dispatcher;
 pub use self::doors::Doors;
-use self::intake::Intake;
+use self::intake::{Intake, Rest};
 use self::judge::Judge;
 use self::labels::Follower;
 use super::capture::Capture;
-use super::capture::streams::{Accept, Api, KeyedDoor, OpenDoor};
+use super::capture::streams::{Accept, Api, Got, KeyedDoor, OpenDoor};
 use super::memory::Memory;
 use super::replay::{Load, Replay};
+use super::resume::{Resume, TapResume};
 use super::{record, summary};
 use crate::admin::{self, Readiness};
 use crate::config::ServiceAddress;
@@ -136,7 +137,7 @@ impl Agent {
     /// When the tunnel's socket fails, or records cannot be listed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
-            capture,
+            mut capture,
             streams,
             door,
             admin,
@@ -157,6 +158,7 @@ impl Agent {
             loads: replays.iter().map(Replay::load).collect(),
             servers: servers(&config),
         });
+        capture.resume(Resume::take(&config.record_dir));
         let streams = capture
             .listen(
                 streams,
@@ -198,9 +200,10 @@ impl Agent {
             () = shutdown => Ok(()),
             ended = intake.ended() => ended,
         };
-        // What streams have brought is taken in before the capture ends.
-        streams.stop().await;
+        // Streams go on until what they have begun is over.
         let stopped = intake.stop().await;
+        let got = streams.stop().await;
+        let stopped = stopped.map(|rest| leave(&config, got, rest));
         served.shutdown().await;
         let replays = dispatched.await.context("the dispatcher panicked")?;
         drain(replays, &judge).await;
@@ -209,6 +212,30 @@ impl Agent {
         let _ = shown.await;
         finish(judge).await;
         ended.and(stopped)
+    }
+}
+
+/// Leaves to the next agent what it can go on with.
+fn leave(config: &config::Shadow, got: Vec<Got>, mut rest: Rest) {
+    let taps = got.into_iter().map(|got| {
+        let left = rest.taps.remove(&got.name).unwrap_or_default();
+        TapResume {
+            name: got.name,
+            boot: got.boot,
+            positions: got.positions,
+            moment: left.moment,
+            connections: left.connections,
+        }
+    });
+    let untouched = std::mem::take(&mut rest.untouched);
+    let is_touched = |tap: &TapResume| untouched.iter().all(|left| left.name != tap.name);
+    let mut taps: Vec<_> = taps.filter(is_touched).collect();
+    taps.extend(untouched.iter().cloned());
+    if taps.is_empty() {
+        return;
+    }
+    if let Err(error) = Resume::write(&config.record_dir, taps) {
+        tracing::warn!(%error, "the next agent will join every connection in its middle");
     }
 }
 

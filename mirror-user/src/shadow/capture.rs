@@ -16,10 +16,11 @@ use self::keys::Keys;
 use self::notices::Notices;
 use self::roster::Roster;
 use self::socket::{Buffers, Received, Socket};
-use self::streams::{Accept, Inlet, Item, Outlet};
+use self::streams::{Accept, Got, Inlet, Item, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
 use super::memory::Memory;
 use super::message::{Segment, TapId};
+use super::resume::TapResume;
 use crate::config;
 use crate::tap_report::{ServiceReport, TapReport};
 use crate::transport::frame::Transport;
@@ -97,6 +98,17 @@ impl From<DecodeError> for Stray {
     }
 }
 
+/// What is new of a tap's stream.
+#[derive(Debug)]
+pub(crate) enum StreamNews {
+    /// It has begun.
+    Begins(TapId),
+    /// It has begun, and goes on where another agent has left it.
+    Resumes(TapId, TapResume),
+    /// It has ended.
+    Ends(TapId),
+}
+
 /// What is known of one tap.
 #[derive(Debug, Default)]
 pub struct Tap {
@@ -146,7 +158,11 @@ struct Table {
     strays: [u64; Stray::ALL.len()],
     not_allowed: u64,
     /// Streams that have begun or ended.
-    streams: Vec<(TapId, bool)>,
+    streams: Vec<StreamNews>,
+    /// What the agent before this one has left, by the taps' names.
+    left: HashMap<String, TapResume>,
+    /// The next agent goes on with the streams.
+    paused: bool,
     notices: Notices,
     changed: bool,
 }
@@ -176,10 +192,31 @@ impl Capture {
                 strays: Default::default(),
                 not_allowed: 0,
                 streams: Vec::new(),
+                left: HashMap::new(),
+                paused: false,
                 notices: Notices::new(&config.services),
                 changed: false,
             },
         })
+    }
+
+    /// Goes on where another agent has left these taps.
+    pub(crate) fn resume(&mut self, taps: Vec<TapResume>) {
+        let taps = taps.into_iter().map(|tap| (tap.name.clone(), tap));
+        self.table.left = taps.collect();
+    }
+
+    /// What streams bring from here on comes once more, to the next agent: it is handed on, and in no
+    /// ledger.
+    pub(crate) fn pause(&mut self) {
+        self.table.paused = true;
+        self.inlet.pause();
+    }
+
+    /// What the agent before this one has left of taps that have not connected.
+    pub(crate) fn take_left(&mut self) -> Vec<TapResume> {
+        let left = std::mem::take(&mut self.table.left);
+        left.into_values().collect()
     }
 
     /// Lets taps connect at `listener`, until [`Streams::stop`]. What they send is handed on as
@@ -199,6 +236,11 @@ impl Capture {
             self.outlet.clone(),
             Arc::clone(&self.refusals),
             memory,
+            self.table.left.values().map(|left| Got {
+                name: left.name.clone(),
+                boot: left.boot,
+                positions: left.positions.clone(),
+            }),
         );
         Streams::start(listener, door, taps, api)
     }
@@ -241,7 +283,7 @@ impl Capture {
     }
 
     /// Taps whose streams have begun, or ended, since this was last asked, in order.
-    pub fn take_streams(&mut self) -> Vec<(TapId, bool)> {
+    pub(crate) fn take_streams(&mut self) -> Vec<StreamNews> {
         std::mem::take(&mut self.table.streams)
     }
 
@@ -391,11 +433,18 @@ impl Table {
                 }
                 let streamed = hello.transport == Transport::Stream;
                 if streamed {
-                    self.streams.push((id, true));
+                    let left = match self.paused {
+                        false => self.left.remove(name),
+                        // The next agent may go on with it.
+                        true => None,
+                    };
+                    let left = left.filter(|left| left.boot == hello.boot);
+                    let left = left.map(|left| StreamNews::Resumes(id, left));
+                    self.streams.push(left.unwrap_or(StreamNews::Begins(id)));
                 }
                 tap.ledger.hello(hello.boot, streamed);
             }
-            Item::Gone => self.streams.push((id, false)),
+            Item::Gone => self.streams.push(StreamNews::Ends(id)),
             Item::Report(report) => {
                 if tap.report(report) {
                     self.changed = true;
@@ -407,8 +456,10 @@ impl Table {
                     let copy = self.classifier.record(id, copied);
                     let outcome = copy.outcome(false);
                     let record = &copied.record;
-                    tap.ledger
-                        .copy(record.cpu, record.sequence, copy.length, outcome);
+                    if !self.paused {
+                        tap.ledger
+                            .copy(record.cpu, record.sequence, copy.length, outcome);
+                    }
                     copy.hand_on(outcome, sink);
                 }
                 return copies.len();

@@ -4,10 +4,12 @@
 //! [`Event::Seen`] ends in exactly one [`Event::Response`], [`Event::Dropped`], or
 //! [`Event::Request`] that will not be answered.
 
+mod anchor;
 mod clock;
 mod connection;
 mod framing;
 mod half;
+mod handover;
 mod resync;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
@@ -21,8 +23,10 @@ use mirror_common::tunnel::{Arm, Direction};
 use super::http::begins_request;
 use super::memory::Memory;
 use super::message::{DropReason, ExchangeId, Request, Response, Segment, TapId};
+pub use anchor::Anchor;
 use clock::Clock;
 use connection::Connection;
+pub use handover::HandedOver;
 
 /// The most connections at once, of all services and taps together.
 pub const MAX_CONNECTIONS: usize = 65_536;
@@ -143,6 +147,16 @@ struct Key {
     flow: Flow,
 }
 
+impl Key {
+    fn of(segment: &Segment) -> Self {
+        Self {
+            service: segment.service,
+            tap: segment.tap,
+            flow: segment.flow,
+        }
+    }
+}
+
 /// Numbers exchanges, and takes down what happens.
 struct Journal<'a> {
     service: usize,
@@ -189,6 +203,8 @@ pub struct Exchanges {
     max_connections: usize,
     last_exchange: u64,
     last_connection: u64,
+    /// Another agent goes on with what streams bring.
+    paused: bool,
 }
 
 impl Exchanges {
@@ -204,6 +220,7 @@ impl Exchanges {
             max_connections: MAX_CONNECTIONS,
             last_exchange: 0,
             last_connection: 0,
+            paused: false,
         }
     }
 
@@ -251,17 +268,14 @@ impl Exchanges {
         let Some(&limits) = self.services.get(segment.service) else {
             return;
         };
-        let key = Key {
-            service: segment.service,
-            tap: segment.tap,
-            flow: segment.flow,
-        };
+        let key = Key::of(&segment);
+        let is_left = self.paused && self.clocks.contains_key(&key.tap);
         let begin = events.len();
         let (mut late, wall) = (false, now);
         let now = match self.clocks.get_mut(&segment.tap) {
             Some(clock) => {
                 let now = clock.at(segment.time_ns, wall);
-                late = clock.is_late(wall);
+                late = clock.is_late(segment.time_ns, wall);
                 // Much may come at once that was copied long apart: what is due by then comes first.
                 if self.is_due(segment.tap, now) {
                     self.tick_tap(segment.tap, now, events);
@@ -280,8 +294,14 @@ impl Exchanges {
         let connection = match self.connections.entry(key) {
             hash_map::Entry::Occupied(entry) => {
                 let connection = entry.into_mut();
+                if connection.is_rested() {
+                    return;
+                }
                 if segment.flags & SYN != 0 && connection.is_replaced_by(&segment) {
                     connection.close(now, None, &mut journal);
+                    if is_left {
+                        return;
+                    }
                     self.last_connection += 1;
                     let id = ConnectionId(self.last_connection);
                     let timer = connection.timer.take();
@@ -290,7 +310,7 @@ impl Exchanges {
                 }
                 connection
             }
-            hash_map::Entry::Vacant(_) if !Connection::is_begun_by(&segment) => return,
+            hash_map::Entry::Vacant(_) if is_left || !Connection::is_begun_by(&segment) => return,
             hash_map::Entry::Vacant(_) if full => {
                 // Its connection is not remembered, so only what is certainly a request counts.
                 if segment.direction == Direction::Request && begins_request(&segment.payload) {

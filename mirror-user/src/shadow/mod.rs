@@ -17,6 +17,7 @@ pub mod replay;
 pub mod report;
 pub mod requests;
 pub mod selection;
+pub(crate) mod resume;
 pub mod stream;
 pub mod summary;
 

@@ -27,6 +27,7 @@ use super::compare::Comparison;
 use super::memory::Lease;
 use super::message::Exchange;
 use super::report::LedgerFile;
+use super::resume;
 use crate::config;
 
 /// Records that wait to be written.
@@ -127,7 +128,7 @@ pub fn prepare(config: &config::Shadow) -> anyhow::Result<Vec<PathBuf>> {
     let record_dir = &config.record_dir;
     let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
     folder::private(record_dir, |name| {
-        names.iter().any(|service| name == *service)
+        name == resume::FILE || names.iter().any(|service| name == *service)
     })?;
     names
         .iter()

@@ -63,6 +63,21 @@ impl Stream {
         self.next.unwrap_or(0)
     }
 
+    /// The lowest position that is not settled, as far as anything is known.
+    pub fn known(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// Behind everything that has come.
+    pub fn received(&self) -> u64 {
+        self.pieces.back().map_or(self.next(), Piece::end)
+    }
+
+    /// The FIN's position, where it is known.
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+
     /// Whether the stream knows where it goes on.
     pub fn is_anchored(&self) -> bool {
         self.anchored

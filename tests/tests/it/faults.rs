@@ -8,6 +8,7 @@ mod loops;
 mod loss;
 mod marks;
 mod models;
+mod restarts;
 mod rings;
 mod slow;
 mod uplink;

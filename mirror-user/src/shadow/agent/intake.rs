@@ -1,23 +1,34 @@
 //! The capture thread: from the socket to events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use mirror_common::flow::Flow;
 use mirror_common::tunnel::Arm;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::judge::Judge;
 use crate::config;
-use crate::shadow::capture::Capture;
-use crate::shadow::exchange::{Event, Exchanges, Limits};
+use crate::shadow::capture::{Capture, StreamNews};
+use crate::shadow::exchange::{Event, Exchanges, HandedOver, Limits};
 use crate::shadow::memory::Memory;
+use crate::shadow::message::TapId;
+use crate::shadow::resume::{Left, TapResume, unix_ns};
 
 /// The longest sleep: gaps are declared by the clock, not by datagrams.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How long streams are read for the rest of what has begun when the agent stops. Meanwhile their rings
+/// are not emptied.
+const REST: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether that has come.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// With fewer datagrams at once than this, the thread lets some more come together before it looks
 /// again: each look costs more than a datagram, and nothing here is measured by the agent's clock.
@@ -34,8 +45,26 @@ const BACKLOG: usize = 1 << 16;
 pub(super) struct Intake {
     stop: Arc<AtomicBool>,
     backlog: Arc<AtomicUsize>,
-    end: Option<oneshot::Receiver<std::io::Result<()>>>,
+    end: Option<oneshot::Receiver<std::io::Result<Rest>>>,
     alive: Arc<AtomicBool>,
+    rest: Rest,
+}
+
+/// What is left to the next agent.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Of each tap that streams, by its name.
+    pub(super) taps: HashMap<String, TapRest>,
+    /// What the agent before this one has left, and this one has not gone on with.
+    pub(super) untouched: Vec<TapResume>,
+}
+
+/// What is left of one tap.
+#[derive(Debug, Default)]
+pub(super) struct TapRest {
+    /// A moment by its clock, and in nanoseconds since 1970.
+    pub(super) moment: Option<(u64, u64)>,
+    pub(super) connections: Vec<Left>,
 }
 
 impl Intake {
@@ -57,6 +86,7 @@ impl Intake {
             backlog: Arc::default(),
             end: Some(end),
             alive: Arc::new(AtomicBool::new(true)),
+            rest: Rest::default(),
         };
         let work = Work {
             exchanges: Exchanges::new(limits.collect(), memory),
@@ -66,6 +96,8 @@ impl Intake {
             judge: Arc::clone(judge),
             ids: config.services.iter().map(|service| service.id).collect(),
             batch_interval: config.batch_interval,
+            start: Instant::now(),
+            began_ns: unix_ns(),
             stop: Arc::clone(&intake.stop),
             backlog: Arc::clone(&intake.backlog),
         };
@@ -101,15 +133,21 @@ impl Intake {
         let result = end.await;
         self.end = None;
         match result {
-            Ok(result) => result.context("the tunnel cannot be received any more"),
+            Ok(Ok(rest)) => {
+                self.rest = rest;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error).context("the tunnel cannot be received any more"),
             Err(_) => Err(anyhow!("the capture thread panicked")),
         }
     }
 
-    /// Ends the thread; its last events are then sent.
-    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
+    /// Ends the thread, once what streams have begun is over, or after 500 ms; its last events are then
+    /// sent. Returns what is left to the next agent.
+    pub(super) async fn stop(&mut self) -> anyhow::Result<Rest> {
         self.stop.store(true, Ordering::Relaxed);
-        self.ended().await
+        self.ended().await?;
+        Ok(std::mem::take(&mut self.rest))
     }
 }
 
@@ -122,17 +160,20 @@ struct Work {
     /// Ids of the services, by index.
     ids: Vec<u32>,
     batch_interval: Duration,
+    start: Instant,
+    /// The same in nanoseconds since 1970.
+    began_ns: u64,
     stop: Arc<AtomicBool>,
     backlog: Arc<AtomicUsize>,
 }
 
 impl Work {
-    fn run(mut self) -> std::io::Result<()> {
-        let start = Instant::now();
+    fn run(mut self) -> std::io::Result<Rest> {
+        let start = self.start;
         let (mut ticked, mut settled) = (start, start);
-        let mut result = Ok(());
-        while result.is_ok() && !self.stop.load(Ordering::Relaxed) {
-            let received = self.receive(start);
+        let mut paused = None;
+        while !self.is_over(&mut paused) {
+            let received = self.receive(if paused.is_some() { LOOK } else { TICK });
             let now = Instant::now();
             if now - ticked >= TICK {
                 ticked = now;
@@ -148,28 +189,114 @@ impl Work {
             match received {
                 Ok(count) if (1..FEW).contains(&count) => thread::sleep(self.batch_interval),
                 Ok(_) => {}
-                Err(error) => result = Err(error),
+                Err(error) => {
+                    self.end();
+                    return Err(error);
+                }
             }
         }
-        self.exchanges.finish(&mut self.batch);
+        Ok(self.end())
+    }
+
+    /// Whether the agent stops, and what streams have begun is over. `paused`: since when the next agent goes
+    /// on with them.
+    fn is_over(&mut self, paused: &mut Option<Instant>) -> bool {
+        if !self.stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let since = *paused.get_or_insert_with(|| {
+            self.capture.pause();
+            self.exchanges.pause(self.start.elapsed(), &mut self.batch);
+            Instant::now()
+        });
+        since.elapsed() >= REST || self.exchanges.is_at_rest()
+    }
+
+    fn end(&mut self) -> Rest {
+        let taps = self.capture.taps();
+        let mut rest: HashMap<_, _> = taps
+            .filter_map(|(id, tap)| {
+                let (time_ns, since) = self.exchanges.moment(id)?;
+                let then_ns = self.began_ns.saturating_add(since.as_nanos() as u64);
+                let rest = TapRest {
+                    moment: Some((time_ns, then_ns)),
+                    connections: Vec::new(),
+                };
+                Some((id, (tap.name.clone(), rest)))
+            })
+            .collect();
+        for handed_over in self.exchanges.hand_over(&mut self.batch) {
+            let service = self.ids.get(handed_over.service);
+            if let (Some(&service), Some((_, rest))) = (service, rest.get_mut(&handed_over.tap)) {
+                rest.connections.push(Left {
+                    service,
+                    client: handed_over.flow.client.into(),
+                    server: handed_over.flow.server.into(),
+                    at: handed_over.anchor,
+                });
+            }
+        }
+        let rest = Rest {
+            taps: rest.into_values().collect(),
+            untouched: self.capture.take_left(),
+        };
         self.send();
         self.capture.close();
         self.show();
-        result
+        rest
     }
 
-    fn receive(&mut self, start: Instant) -> std::io::Result<usize> {
+    fn receive(&mut self, wait: Duration) -> std::io::Result<usize> {
+        let start = self.start;
         let overloaded = self.backlog.load(Ordering::Relaxed) > BACKLOG;
         let (exchanges, batch) = (&mut self.exchanges, &mut self.batch);
         let mut sink = |segment| exchanges.segment(segment, start.elapsed(), batch);
-        let count = self.capture.receive(TICK, overloaded, &mut sink)?;
-        for (tap, connected) in self.capture.take_streams() {
-            self.exchanges.streams(tap, connected, start.elapsed());
+        let count = self.capture.receive(wait, overloaded, &mut sink)?;
+        for news in self.capture.take_streams() {
+            self.take_stream(news);
         }
         if self.capture.take_changed() {
             self.take_reports();
         }
         Ok(count)
+    }
+
+    fn take_stream(&mut self, news: StreamNews) {
+        let now = self.start.elapsed();
+        match news {
+            StreamNews::Begins(tap) => self.exchanges.streams(tap, true, now),
+            StreamNews::Ends(tap) => self.exchanges.streams(tap, false, now),
+            StreamNews::Resumes(tap, left) => {
+                self.resume(tap, &left, now);
+                self.exchanges.streams(tap, true, now);
+            }
+        }
+    }
+
+    /// Goes on where the agent before this one has left a tap.
+    fn resume(&mut self, tap: TapId, resumed: &TapResume, now: Duration) {
+        if let Some((time_ns, then_ns)) = resumed.moment {
+            let since = self.began_ns.saturating_sub(then_ns);
+            self.exchanges
+                .resume_clock(tap, time_ns.saturating_add(since));
+        }
+        for left in &resumed.connections {
+            let service = self.ids.iter().position(|&id| id == left.service);
+            let Some(service) = service else {
+                continue;
+            };
+            let flow = Flow {
+                client: left.client.into(),
+                server: left.server.into(),
+            };
+            let handed_over = HandedOver {
+                service,
+                tap,
+                flow,
+                anchor: left.at.clone(),
+            };
+            self.exchanges.resume(&handed_over, now);
+        }
     }
 
     fn send(&mut self) {

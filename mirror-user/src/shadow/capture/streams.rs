@@ -27,6 +27,7 @@ use self::door::{Caller, Protocol, Stream};
 use self::error::Refused;
 pub use self::error::{Refusal, Refusals};
 pub(crate) use self::frames::Frames;
+pub(crate) use self::keep::Got;
 pub(crate) use self::keyed::KeyedDoor;
 pub(super) use self::line::{Inlet, Item, Outlet, pair};
 pub(crate) use self::order::{Copied, Order};
@@ -71,7 +72,7 @@ pub(crate) type Api = Arc<dyn Fn(Box<dyn Stream>) + Send + Sync>;
 /// The thread that listens to taps.
 pub(crate) struct Streams {
     stop: watch::Sender<bool>,
-    ended: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<Vec<Got>>,
 }
 
 impl Streams {
@@ -95,6 +96,7 @@ impl Streams {
             farewells: Semaphore::new(HANDSHAKES),
             stop: stopped,
         });
+        let taps = hall.taps.clone();
         thread::Builder::new()
             .name("streams".into())
             .spawn(move || {
@@ -103,16 +105,16 @@ impl Streams {
                 }
                 // Tasks that others run go on without it.
                 runtime.shutdown_background();
-                let _ = end.send(());
+                let _ = end.send(taps.got());
             })?;
         Ok(Self { stop, ended })
     }
 
-    /// Reads nothing more, and ends when what was read is processed and the taps know. The capture
-    /// thread has to run meanwhile.
-    pub(crate) async fn stop(self) {
+    /// Reads nothing more, and ends when the taps know how far the capture thread, which has ended, has
+    /// got. Returns that.
+    pub(crate) async fn stop(self) -> Vec<Got> {
         let _ = self.stop.send(true);
-        let _ = self.ended.await;
+        self.ended.await.unwrap_or_default()
     }
 }
 

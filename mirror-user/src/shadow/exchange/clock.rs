@@ -21,6 +21,8 @@ pub(super) struct Clock {
     connected: bool,
     /// A moment by the tap's clock, in nanoseconds, and by ours.
     base: Option<(u64, Duration)>,
+    /// What was copied before, by the tap's clock, has waited for the tap to connect.
+    waited_ns: u64,
     /// The time that was told last, and when that was by the agent's clock.
     last: Duration,
     told: Duration,
@@ -32,9 +34,25 @@ impl Clock {
         Self {
             connected: true,
             base: None,
+            waited_ns: 0,
             last: now,
             told: now,
         }
+    }
+
+    /// Goes on where another agent's stopped: it was `time_ns` by the tap's clock when this agent began. The
+    /// tap has yet to connect.
+    pub(super) fn resumed(time_ns: u64) -> Self {
+        Self {
+            connected: false,
+            base: Some((time_ns, Duration::ZERO)),
+            ..Self::new(Duration::ZERO)
+        }
+    }
+
+    /// The moment by which both clocks are held against each other.
+    pub(super) fn moment(&self) -> Option<(u64, Duration)> {
+        self.base
     }
 
     /// The tap has connected, or is gone.
@@ -43,6 +61,10 @@ impl Clock {
             self.last = self.now(now);
             self.told = now;
             self.connected = connected;
+            if let (true, Some((then_ns, then))) = (connected, self.base) {
+                let since = now.saturating_sub(then).as_nanos();
+                self.waited_ns = then_ns.saturating_add(since as u64);
+            }
         }
     }
 
@@ -60,9 +82,9 @@ impl Clock {
         self.last
     }
 
-    /// Whether what comes now has waited at the tap.
-    pub(super) fn is_late(&self, now: Duration) -> bool {
-        now.saturating_sub(self.last) > LATE
+    /// Whether a copy that the tap made at `time_ns` and that comes now has waited there.
+    pub(super) fn is_late(&self, time_ns: u64, now: Duration) -> bool {
+        time_ns < self.waited_ns || now.saturating_sub(self.last) > LATE
     }
 
     /// What time it is at least.
@@ -84,7 +106,7 @@ mod tests {
         assert_eq!(clock.at(500_000_000_000, seconds(10)), seconds(10));
         // What comes a minute late was copied a second later.
         assert_eq!(clock.at(501_000_000_000, seconds(70)), seconds(11));
-        assert!(clock.is_late(seconds(70)));
+        assert!(clock.is_late(501_000_000_000, seconds(70)));
         assert_eq!(clock.now(seconds(74)), seconds(11));
         assert_eq!(clock.now(seconds(85)), seconds(21));
         // It never goes back.
@@ -103,11 +125,28 @@ mod tests {
         let mut clock = Clock::new(seconds(100));
         // The first copies have waited for a minute, but nobody can know that.
         clock.at(0, seconds(100));
-        assert!(!clock.is_late(seconds(100)));
+        assert!(!clock.is_late(0, seconds(100)));
         clock.at(60_000_000_000, seconds(101));
         clock.at(61_000_000_000, seconds(102));
-        assert!(!clock.is_late(seconds(102)));
+        assert!(!clock.is_late(61_000_000_000, seconds(102)));
         clock.at(61_500_000_000, seconds(110));
-        assert!(clock.is_late(seconds(110)));
+        assert!(clock.is_late(61_500_000_000, seconds(110)));
+    }
+
+    #[test]
+    fn what_waited_for_the_next_agent_is_late() {
+        let ms = Duration::from_millis;
+        // The tap's clock says 100 s when the agent begins, and 100.3 s when the tap connects.
+        let mut clock = Clock::resumed(100_000_000_000);
+        clock.set_connected(true, ms(300));
+        for (time_ns, late) in [
+            (99_800_000_000, true),
+            (100_200_000_000, true),
+            (100_301_000_000, false),
+        ] {
+            clock.at(time_ns, ms(302));
+            assert_eq!(clock.is_late(time_ns, ms(302)), late, "{time_ns}");
+        }
+        assert_eq!(clock.at(100_301_000_000, ms(302)), ms(301));
     }
 }

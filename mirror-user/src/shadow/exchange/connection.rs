@@ -7,10 +7,11 @@ use std::time::Duration;
 use mirror_common::packet::{ACK, FIN, RST, SYN};
 use mirror_common::tunnel::{Arm, Direction};
 
+use super::anchor::Pause;
 use super::framing::Open;
 use super::half::{Half, Patience};
 use super::resync::Seek;
-use super::{ConnectionId, Event, Journal, LINGER, Limits};
+use super::{ConnectionId, Event, Journal, Key, LINGER, Limits};
 use crate::shadow::http::Decoder;
 use crate::shadow::memory::{Lease, Memory};
 use crate::shadow::message::{DropReason, Segment, TapId};
@@ -61,14 +62,16 @@ pub(super) struct Connection {
     pub(super) limits: Limits,
     pub(super) memory: Memory,
     /// Pays for segments that wait.
-    lease: Lease,
+    pub(super) lease: Lease,
     pub(super) mode: Mode,
+    /// Whether another agent goes on with it, and from where.
+    pub(super) pause: Pause,
     pub(super) requests: Half,
     pub(super) responses: Half,
     /// Exchanges whose request or response is not yet whole, in their order.
     pub(super) open: VecDeque<Open>,
     /// Where the client's and the server's first bytes stand, as far as SYNs told.
-    starts: (Option<u32>, Option<u32>),
+    pub(super) starts: (Option<u32>, Option<u32>),
     /// When the tap saw the segment that made it known: its handshake cannot be later.
     known_ns: u64,
     /// Whether the client was seen to send a request before it had the answer to the last one.
@@ -78,8 +81,8 @@ pub(super) struct Connection {
     /// Whether answers are copied, too.
     pub(super) answered: bool,
     /// When it will be closed for good.
-    closing: Option<Duration>,
-    last_segment: Duration,
+    pub(super) closing: Option<Duration>,
+    pub(super) last_segment: Duration,
     /// When it will be looked at again.
     pub(super) timer: Option<Duration>,
 }
@@ -98,20 +101,37 @@ impl Connection {
         now: Duration,
     ) -> Self {
         let until = now.saturating_add(LATE);
+        let key = Key::of(segment);
+        Self {
+            mode: Mode::Unknown { until },
+            known_ns: segment.time_ns,
+            ..Self::blank(id, &key, segment.arm, limits, memory)
+        }
+    }
+
+    /// One of which nothing is known.
+    pub(super) fn blank(
+        id: ConnectionId,
+        key: &Key,
+        arm: Arm,
+        limits: Limits,
+        memory: &Memory,
+    ) -> Self {
         Self {
             id,
-            tap: segment.tap,
-            client: segment.flow.client.into(),
-            arm: segment.arm,
+            tap: key.tap,
+            client: key.flow.client.into(),
+            arm,
             limits,
             memory: memory.clone(),
             lease: memory.empty_lease(),
-            mode: Mode::Unknown { until },
+            mode: Mode::Alone,
+            pause: Pause::No,
             requests: Half::new(),
             responses: Half::new(),
             open: VecDeque::new(),
             starts: (None, None),
-            known_ns: segment.time_ns,
+            known_ns: 0,
             pipelines: false,
             has_requests: false,
             answered: true,
@@ -195,6 +215,7 @@ impl Connection {
         }
         self.pump(journal);
         self.bound(now, journal);
+        self.rest(journal);
         self.conclude(now, journal);
     }
 
@@ -268,7 +289,7 @@ impl Connection {
     }
 
     /// The handshake is not waited for any longer: the connection was joined in its middle.
-    fn join_midway(&mut self, journal: &mut Journal<'_>) {
+    pub(super) fn join_midway(&mut self, journal: &mut Journal<'_>) {
         self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
         self.pump(journal);
     }
@@ -348,7 +369,7 @@ impl Connection {
         self.announce_closed(journal);
     }
 
-    fn announce_closed(&mut self, journal: &mut Journal<'_>) {
+    pub(super) fn announce_closed(&mut self, journal: &mut Journal<'_>) {
         if std::mem::take(&mut self.has_requests) {
             let connection = self.id;
             journal.events.push(Event::Closed { connection });
@@ -364,6 +385,7 @@ impl Connection {
             self.end_responses(journal);
         }
         let answered = !self.answered || self.responses.is_ended();
+        self.rest(journal);
         if self.requests.is_ended() && answered && self.open.is_empty() {
             self.close(now, None, journal);
         }
@@ -381,6 +403,10 @@ impl Connection {
             Mode::Unknown { .. } => self.join_midway(journal),
             _ => {}
         }
+        if self.is_rested() {
+            return;
+        }
+        let cut = self.is_within_request();
         if reason.is_none() {
             self.give_up_all(now, Patience::None, journal);
             self.end_requests(journal);
@@ -397,11 +423,12 @@ impl Connection {
         match self.mode {
             Mode::Seek(_) => self.pass_all(reason, journal),
             // An answer to nothing that was seen, or bytes behind a request to leave HTTP/1.
-            Mode::Framed if waiting && unclaimed => {
+            Mode::Framed if waiting && unclaimed && !self.is_between_requests() => {
                 journal.missed(reason.unwrap_or(DropReason::RequestIncomplete));
             }
             _ => {}
         }
+        self.rest_closed(cut, unclaimed);
         self.requests.clear();
         self.responses.clear();
         self.lease.shrink_to(0);
@@ -425,6 +452,9 @@ impl Connection {
 
     /// Lets time pass. Whether the connection can be forgotten.
     pub(super) fn tick(&mut self, now: Duration, journal: &mut Journal<'_>) -> bool {
+        if self.is_rested() {
+            return false;
+        }
         if let Mode::Closed { until } = self.mode {
             return until <= now;
         }
@@ -437,7 +467,11 @@ impl Connection {
         }
         self.give_up_all(now, Patience::Usual, journal);
         self.bound(now, journal);
+        self.rest(journal);
         self.conclude(now, journal);
+        if self.is_rested() {
+            return false;
+        }
         if matches!(self.mode, Mode::Closed { .. }) || now < self.silent_at() {
             return false;
         }
@@ -448,7 +482,7 @@ impl Connection {
             return false;
         }
         self.close(now, None, journal);
-        true
+        !self.is_rested()
     }
 
     fn is_incomplete(&self) -> bool {
@@ -468,6 +502,9 @@ impl Connection {
 
     /// When it has to be looked at again.
     pub(super) fn deadline(&self) -> Duration {
+        if self.is_rested() {
+            return self.silent_at();
+        }
         if let Mode::Closed { until } = self.mode {
             return until;
         }

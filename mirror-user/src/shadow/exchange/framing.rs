@@ -82,7 +82,7 @@ impl Open {
         matches!(self.answer, Answer::Awaited)
     }
 
-    fn is_going(&self) -> bool {
+    pub(super) fn is_going(&self) -> bool {
         matches!(self.request, Reading::Going)
     }
 }
@@ -94,6 +94,8 @@ impl Connection {
             let moved = match self.mode {
                 Mode::Framed => self.read_requests(journal) | self.read_responses(journal),
                 Mode::SeekResponses => self.read_requests(journal) | self.realign(journal),
+                // Where what follows begins is another agent's to find.
+                Mode::Seek(_) if self.is_paused() => self.read_responses(journal),
                 Mode::Seek(_) => {
                     self.read_responses(journal) | self.realign(journal) | self.resync(journal)
                 }
@@ -109,7 +111,8 @@ impl Connection {
         let mut moved = false;
         while matches!(self.mode, Mode::Framed | Mode::SeekResponses)
             && self.open.len() < MAX_OPEN
-            && !self.open.back().is_some_and(|open| open.leaves)
+            && !self.awaits_leave()
+            && !self.is_between_requests()
         {
             let Some(piece) = self.requests.take() else {
                 break;
@@ -118,6 +121,11 @@ impl Connection {
             moved = true;
         }
         moved
+    }
+
+    /// Whether the server has still to say if the connection leaves HTTP/1.
+    pub(super) fn awaits_leave(&self) -> bool {
+        self.open.back().is_some_and(|open| open.leaves)
     }
 
     fn read_responses(&mut self, journal: &mut Journal<'_>) -> bool {

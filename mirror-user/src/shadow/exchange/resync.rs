@@ -76,6 +76,11 @@ impl Seek {
         }
     }
 
+    /// What was passed over last, if anything: in which direction, and what it acknowledged.
+    pub(super) fn last(&self) -> Option<(Direction, Option<u32>)> {
+        self.turns.last
+    }
+
     /// Passes over these pieces, and enters the exchanges that they are of into the ledger.
     fn pass(
         &mut self,

@@ -8,6 +8,7 @@ use super::*;
 use crate::shadow::message::header;
 
 mod alone;
+mod handover;
 mod lossy;
 
 const MAX_BODY: usize = 1_000;

@@ -34,8 +34,8 @@ const IDLE: Duration = Duration::from_secs(3_600);
 /// How long a tap may leave unread what it is told.
 const UNREAD: Duration = Duration::from_secs(10);
 
-/// How long a connection takes to end what it has begun when the agent stops.
-const STOP: Duration = Duration::from_secs(2);
+/// How long the tap may take to be told how far it has got when the agent stops.
+const STOP: Duration = Duration::from_secs(1);
 
 /// When to leave.
 pub(super) struct Quit {
@@ -245,14 +245,13 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// The agent stops: nothing more is read, and what was read is processed.
+    /// The agent stops: nothing more is read, and the tap is told how far it has got.
     fn stop(&mut self) {
         self.stopping = Some(Instant::now());
-        self.keep.break_off();
     }
 
     fn is_done(&self) -> bool {
-        self.keep.is_idle() && !self.keep.has_untold() && !self.has_out() && !self.unflushed
+        !self.keep.has_untold() && !self.has_out() && !self.unflushed
     }
 }
 
@@ -268,16 +267,7 @@ pub(super) async fn leave(keep: &mut Keep, quit: &mut Quit) {
         tokio::select! {
             () = keep.queue_has_room(), if keep.is_waiting() => keep.forward(),
             () = keep.moved() => {}
-            call = quit.called(false) => match call {
-                Call::Replaced => return,
-                Call::Stop => break,
-            },
+            _ = quit.called(false) => return,
         }
-    }
-    let stopped = Instant::now();
-    while !keep.is_idle() && stopped.elapsed() < STOP {
-        keep.forward();
-        let _ = tokio::time::timeout(TELL, keep.moved()).await;
-        keep.settle();
     }
 }

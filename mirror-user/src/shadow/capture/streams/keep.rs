@@ -13,6 +13,17 @@ use crate::shadow::memory::{Lease, Memory};
 use crate::shadow::message::TapId;
 use crate::transport::frame::{Header, Hello, Kind, Position, Positions, Welcome};
 
+/// How far an agent has got in a tap's rings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Got {
+    /// The tap.
+    pub(crate) name: String,
+    /// The life in which its rings had these positions.
+    pub(crate) boot: u64,
+    /// Everything below has been processed.
+    pub(crate) positions: Vec<Position>,
+}
+
 /// What one item for the capture may cost, in bytes; one record may cost more.
 const BATCH: usize = 128 << 10;
 
@@ -61,13 +72,24 @@ pub(super) struct Keep {
 }
 
 impl Keep {
-    pub(super) fn new(id: TapId, name: &str, outlet: Outlet, memory: &Memories) -> Self {
+    /// `got`: how far the agent before this one has got.
+    pub(super) fn new(
+        id: TapId,
+        name: &str,
+        outlet: Outlet,
+        memory: &Memories,
+        got: Option<&Got>,
+    ) -> Self {
         let (items, progress) = outlet.line(id, name);
+        let mut order = Order::new(memory.most_held());
+        let positions = got.map_or(&[][..], |got| &got.positions);
+        order.resume(positions);
+        let positions = positions.iter();
         Self {
             id,
             name: name.to_owned(),
-            boot: None,
-            order: Order::new(memory.most_held()),
+            boot: got.map(|got| got.boot),
+            order,
             waiting: VecDeque::new(),
             under_way: VecDeque::new(),
             cost: 0,
@@ -75,7 +97,9 @@ impl Keep {
             items,
             progress,
             outlet,
-            processed: BTreeMap::new(),
+            processed: positions
+                .map(|&Position { cpu, position }| (cpu, position))
+                .collect(),
             untold: BTreeSet::new(),
             untold_bytes: 0,
             echoes: VecDeque::new(),
@@ -110,8 +134,35 @@ impl Keep {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             tap: self.id.0,
             name: self.name.clone(),
-            cpus: self.order.positions(),
+            cpus: self.positions(),
         }
+    }
+
+    /// Where the tap goes on: what has been read and does not count has to come to the next agent.
+    fn positions(&mut self) -> Vec<Position> {
+        self.settle();
+        match self.progress.last() {
+            u64::MAX => self.order.positions(),
+            _ => self.processed(),
+        }
+    }
+
+    fn processed(&self) -> Vec<Position> {
+        let processed = self.processed.iter();
+        processed
+            .map(|(&cpu, &position)| Position { cpu, position })
+            .collect()
+    }
+
+    /// How far it has got; nothing of a tap without rings.
+    pub(super) fn got(&mut self) -> Option<Got> {
+        self.settle();
+        let positions = self.processed();
+        Some(Got {
+            name: self.name.clone(),
+            boot: self.boot.filter(|_| !positions.is_empty())?,
+            positions,
+        })
     }
 
     pub(super) fn order(&mut self) -> &mut Order {
@@ -245,12 +296,16 @@ impl Keep {
     /// Sees what the capture has taken in.
     pub(super) fn settle(&mut self) {
         let done = self.progress.done();
+        let last = self.progress.last();
         while self.done < done {
             self.done += 1;
             let Some(under_way) = self.under_way.pop_front() else {
                 continue;
             };
             self.cost -= under_way.cost;
+            if self.done > last {
+                continue;
+            }
             self.untold_bytes += under_way.cost;
             for Position { cpu, position } in under_way.positions {
                 self.processed.insert(cpu, position);

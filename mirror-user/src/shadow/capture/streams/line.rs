@@ -36,15 +36,36 @@ pub(crate) enum Item {
 }
 
 /// How many of a tap's items the capture has taken in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Progress {
     done: AtomicU64,
+    /// As many of them count; what came later will come once more, to the next agent.
+    last: AtomicU64,
     pub(crate) moved: Notify,
 }
 
 impl Progress {
+    fn new() -> Self {
+        Self {
+            done: AtomicU64::new(0),
+            last: AtomicU64::new(u64::MAX),
+            moved: Notify::new(),
+        }
+    }
+
     pub(crate) fn done(&self) -> u64 {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// How many of the items count. Asked after [`Progress::done`], it holds for all of those.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    /// None of the items that are taken in from here on counts.
+    fn pause(&self) {
+        let done = self.done.load(Ordering::Relaxed);
+        self.last.store(done, Ordering::Release);
     }
 }
 
@@ -79,6 +100,7 @@ pub(crate) struct Inlet {
     waker: Arc<Waker>,
     /// Something may be left.
     left: bool,
+    paused: bool,
 }
 
 /// Both ends.
@@ -98,6 +120,7 @@ pub(crate) fn pair() -> io::Result<(Outlet, Inlet)> {
         lines: Vec::new(),
         waker,
         left: false,
+        paused: false,
     };
     Ok((outlet, inlet))
 }
@@ -106,7 +129,7 @@ impl Outlet {
     /// A queue for this tap, of which there is one only.
     pub(crate) fn line(&self, tap: TapId, name: &str) -> (mpsc::Sender<Item>, Arc<Progress>) {
         let (sender, items) = mpsc::channel(WAITING);
-        let progress = Arc::<Progress>::default();
+        let progress = Arc::new(Progress::new());
         let line = Line {
             tap,
             name: name.to_owned(),
@@ -138,6 +161,14 @@ impl Inlet {
         self.left
     }
 
+    /// What is handed on from here on is not acknowledged.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+        for line in &self.lines {
+            line.progress.pause();
+        }
+    }
+
     /// Hands on what is there, an item of each tap in turn, but not all if that is a lot. `take`
     /// says how many copies an item had, and whether to go on; returns their sum.
     pub(crate) fn receive(
@@ -147,7 +178,12 @@ impl Inlet {
         let _ = self.waker.event.read();
         // Before looking: whoever puts something in from now on wakes again.
         self.waker.woken.swap(false, Ordering::AcqRel);
+        let known = self.lines.len();
         self.lines.extend(self.new.try_iter());
+        if self.paused {
+            let new = self.lines.iter().skip(known);
+            new.for_each(|line| line.progress.pause());
+        }
         let mut count = 0;
         for _ in 0..TURNS {
             self.left = false;

@@ -194,6 +194,18 @@ impl Order {
         *self = Self::new(self.most);
     }
 
+    /// Goes on at these positions.
+    pub(crate) fn resume(&mut self, positions: &[Position]) {
+        for &Position { cpu, position } in positions.iter().take(MAX_CPUS) {
+            let next = position.min(LAST_POSITION);
+            let ring = Cpu {
+                next,
+                ..Cpu::default()
+            };
+            self.cpus.insert(cpu, ring);
+        }
+    }
+
     /// Where to go on.
     pub(crate) fn positions(&self) -> Vec<Position> {
         let positions = self.cpus.iter();

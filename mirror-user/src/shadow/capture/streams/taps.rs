@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::connection::{Connection, End, Quit, leave};
 use super::door::Stream;
 use super::error::{Refusal, Refusals, Refused};
-use super::keep::{BASE, Keep, Memories};
+use super::keep::{BASE, Got, Keep, Memories};
 use super::line::Outlet;
 use crate::shadow::capture::roster::Roster;
 use crate::shadow::memory::Memory;
@@ -23,6 +23,8 @@ pub(crate) struct Taps {
     refusals: Arc<Refusals>,
     memories: Memories,
     slots: Arc<Mutex<HashMap<TapId, Arc<Slot>>>>,
+    /// How far the agent before this one has got, by the taps' names.
+    before: Arc<HashMap<String, Got>>,
 }
 
 /// One tap's place, which has one connection at a time.
@@ -38,13 +40,16 @@ impl Taps {
         outlet: Outlet,
         refusals: Arc<Refusals>,
         memory: &Memory,
+        before: impl IntoIterator<Item = Got>,
     ) -> Self {
+        let before = before.into_iter().map(|got| (got.name.clone(), got));
         Self {
             roster,
             outlet,
             refusals,
             memories: Memories::new(memory),
             slots: Arc::default(),
+            before: Arc::new(before.collect()),
         }
     }
 
@@ -102,8 +107,11 @@ impl Taps {
         }
         drop(base);
         // Its peer sees that it is over, whatever the rest takes; a newer connection need not wait.
+        let stopped = matches!(end, Ok(End::Stopped));
         let rest = async move {
-            leave(&mut keep, &mut quit).await;
+            if !stopped {
+                leave(&mut keep, &mut quit).await;
+            }
             drop(keep);
         };
         let farewell = async {
@@ -116,6 +124,13 @@ impl Taps {
         Ok(())
     }
 
+    /// How far it has got with each tap, once no connection is served any more.
+    pub(super) fn got(&self) -> Vec<Got> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeps = slots.values().filter_map(|slot| slot.keep.try_lock().ok());
+        keeps.filter_map(|mut keep| keep.got()).collect()
+    }
+
     fn slot(&self, name: &str) -> Result<Arc<Slot>, Refused> {
         let id = self
             .roster
@@ -124,7 +139,14 @@ impl Taps {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(id).or_insert_with(|| {
             Arc::new(Slot {
-                keep: Keep::new(id, name, self.outlet.clone(), &self.memories).into(),
+                keep: Keep::new(
+                    id,
+                    name,
+                    self.outlet.clone(),
+                    &self.memories,
+                    self.before.get(name),
+                )
+                .into(),
                 newest: watch::Sender::new(0),
             })
         });

@@ -15,6 +15,7 @@ use crate::shadow::conversation;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::memory::Memory;
 use crate::shadow::message::{Segment, TapId};
+use crate::shadow::resume::TapResume;
 use crate::tap_report::{CpuSent, TapReport};
 use crate::transport::frame::{PREFACE, Position, Positions, Welcome};
 use crate::transport::keys::PrivateKey;
@@ -38,6 +39,7 @@ struct Shared {
     segments: Mutex<Vec<Segment>>,
     stop: AtomicBool,
     overloaded: AtomicBool,
+    pause: AtomicBool,
 }
 
 impl Scene {
@@ -49,13 +51,22 @@ impl Scene {
         let open = |config: &config::Shadow| -> Arc<dyn Accept> {
             Arc::new(OpenDoor::new(config.allow.clone()))
         };
-        Self::through(open, change, api)
+        Self::through(open, change, api, Vec::new())
+    }
+
+    /// The agent after one that has left this.
+    fn after(left: Vec<TapResume>) -> Self {
+        let open = |config: &config::Shadow| -> Arc<dyn Accept> {
+            Arc::new(OpenDoor::new(config.allow.clone()))
+        };
+        Self::through(open, |_| {}, None, left)
     }
 
     fn through(
         door: impl FnOnce(&config::Shadow) -> Arc<dyn Accept>,
         change: impl FnOnce(&mut config::Shadow),
         api: Option<Api>,
+        left: Vec<TapResume>,
     ) -> Self {
         let target = "127.0.0.1:1".parse().unwrap();
         let mut config = config::Shadow {
@@ -64,6 +75,7 @@ impl Scene {
         };
         change(&mut config);
         let mut capture = Capture::open(&config, Vec::new()).unwrap();
+        capture.resume(left);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let memory = Memory::new(256 << 20);
@@ -76,6 +88,9 @@ impl Scene {
         let thread = thread::spawn(move || {
             let wait = Duration::from_millis(10);
             while !ours.stop.load(Ordering::Relaxed) {
+                if ours.pause.swap(false, Ordering::Relaxed) {
+                    capture.pause();
+                }
                 let overloaded = ours.overloaded.load(Ordering::Relaxed);
                 let sink = &mut |segment| ours.segments.lock().unwrap().push(segment);
                 capture.receive(wait, overloaded, sink).unwrap();
@@ -104,17 +119,30 @@ impl Scene {
     }
 
     /// Stops everything: the segments, and the capture, its ledgers closed.
-    fn finish(mut self) -> (Vec<Segment>, Capture) {
+    fn finish(self) -> (Vec<Segment>, Capture) {
+        let (segments, capture, _) = self.hand_over();
+        (segments, capture)
+    }
+
+    /// The same, and what is left to the next agent.
+    fn hand_over(mut self) -> (Vec<Segment>, Capture, Vec<TapResume>) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        runtime.block_on(self.streams.take().unwrap().stop());
+        let got = runtime.block_on(self.streams.take().unwrap().stop());
+        let left = got.into_iter().map(|got| TapResume {
+            name: got.name,
+            boot: got.boot,
+            positions: got.positions,
+            moment: None,
+            connections: Vec::new(),
+        });
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut capture = self.thread.take().unwrap().join().unwrap();
         capture.close();
         assert_eq!(self.memory.used(), 0, "memory was not given back");
         let segments = std::mem::take(&mut *self.shared.segments.lock().unwrap());
-        (segments, capture)
+        (segments, capture, left.collect())
     }
 }
 
@@ -398,18 +426,22 @@ fn another_life_of_a_tap_starts_anew() {
 }
 
 #[test]
-fn what_was_read_is_processed_and_acknowledged_when_the_agent_stops() {
+fn what_was_processed_is_acknowledged_when_the_agent_stops() {
     let scene = Scene::new();
     let mut tap = FakeTap::new(scene.address, 1);
     tap.connect();
-    for n in 0..500_u32 {
+    for n in 0..200_u32 {
+        tap.copy((n % 2) as u16, &[n as u8; 1_000]);
+    }
+    tap.flush(300_000);
+    for n in 0..300_u32 {
         tap.copy((n % 2) as u16, &[n as u8; 1_000]);
     }
     // No end of the round: all of it is held back.
     let wire = tap.rings.round(300_000);
     tap.send(&wire[..wire.len() - HEADER_LENGTH]);
-    thread::sleep(Duration::from_millis(50));
-    let (segments, _) = scene.finish();
+    scene.until(200);
+    let (segments, _, left) = scene.hand_over();
     let mut stream = tap.stream.take().unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
@@ -421,8 +453,75 @@ fn what_was_read_is_processed_and_acknowledged_when_the_agent_stops() {
     }
     let acked: u64 = tap.acked.values().sum();
     let record = u64::from(mirror_common::record::record_length(1_040));
-    assert_eq!(acked, segments.len() as u64 * record);
-    assert!(!segments.is_empty());
+    assert_eq!((acked, segments.len()), (200 * record, 200));
+    let left: u64 = left[0].positions.iter().map(|got| got.position).sum();
+    assert_eq!(left, acked);
+}
+
+/// What the first agent reads on for the rest of what has begun, the second one gets once more.
+#[test]
+fn the_next_agent_goes_on_where_the_last_one_has_acknowledged() {
+    let mut tap = FakeTap::new(([127, 0, 0, 1], 0).into(), 1);
+    let mut left = Vec::new();
+    let mut all = Vec::new();
+    let mut received = 0;
+    for agent in 0..4_u8 {
+        let scene = Scene::after(left);
+        tap.address = scene.address;
+        if agent == 2 {
+            // The tap has not been here, so it is where it was.
+            left = capture_left(scene);
+            continue;
+        }
+        let known = tap.connect();
+        assert_eq!(known.cpus.len(), if agent == 0 { 0 } else { 3 });
+        let before = all.len();
+        for n in 0..300_u16 {
+            let part = [agent; 500];
+            tap.copy(n % 3, &part);
+            all.extend(part);
+        }
+        tap.report();
+        tap.flush(10_000);
+        let anew = if agent == 0 { 0 } else { 150 };
+        scene.until(300 + anew);
+        scene.shared.pause.store(true, Ordering::Relaxed);
+        eventually(
+            || !scene.shared.pause.load(Ordering::Relaxed),
+            || "it does not pause".to_owned(),
+        );
+        for n in 0..150_u16 {
+            let part = [agent; 500];
+            tap.copy(n % 3, &part);
+            all.extend(part);
+        }
+        tap.flush(10_000);
+        scene.until(450 + anew);
+        // It may connect anew meanwhile, and is told the same.
+        let known = tap.connect();
+        tap.flush(10_000);
+        let (segments, capture, next) = scene.hand_over();
+        assert_eq!(next[0].positions, known.cpus);
+        let (id, known) = tap_named(&capture, "127.0.0.1");
+        assert!(payload(&segments, id) == all[before - anew * 500..]);
+        let totals = known.totals();
+        assert_eq!(totals.of(Outcome::Received).copies, 300 + anew as u64);
+        assert_eq!((totals.of(Outcome::Lost).copies, totals.late), (0, 0));
+        received += totals.of(Outcome::Received).copies;
+        assert_eq!(
+            totals.earlier.copies + totals.of(Outcome::Received).copies,
+            received
+        );
+        assert!(totals.closes());
+        left = next;
+    }
+}
+
+/// What an agent leaves that no tap has connected to.
+fn capture_left(scene: Scene) -> Vec<TapResume> {
+    let (_, mut capture, got) = scene.hand_over();
+    assert_eq!(got, []);
+    capture.take_left()
 }
 
 #[test]
@@ -527,7 +626,7 @@ fn keys_say_who_a_tap_is() {
             stream.shutdown().await.unwrap();
         });
     });
-    let scene = Scene::through(|_| Arc::new(door), |_| {}, Some(api));
+    let scene = Scene::through(|_| Arc::new(door), |_| {}, Some(api), Vec::new());
     let dial = |key: &PrivateKey, alpn| {
         let config = tls::client_config(key, agent.public(), alpn).unwrap();
         let tls = rustls::ClientConnection::new(config, tls::server_name()).unwrap();

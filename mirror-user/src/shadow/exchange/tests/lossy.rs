@@ -8,10 +8,10 @@ use super::*;
 use crate::shadow::http::may_be_interim;
 
 /// splitmix64 (Steele, Lea and Flood, 2014): a conversation is told by its seed.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub(super) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,20 +19,20 @@ impl Dice {
         (word ^ (word >> 31)) as usize % sides
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
         self.roll(100) < percent
     }
 }
 
 /// What one exchange is, and its bytes on the wire.
-struct Original {
-    method: &'static str,
+pub(super) struct Original {
+    pub(super) method: &'static str,
     request: Vec<u8>,
     /// The client waits for `100 Continue` behind so many bytes of the request.
     waits: Option<usize>,
-    request_body: Vec<u8>,
+    pub(super) request_body: Vec<u8>,
     response: Vec<u8>,
-    response_body: Vec<u8>,
+    pub(super) response_body: Vec<u8>,
 }
 
 fn body(dice: &mut Dice, index: usize) -> Vec<u8> {
@@ -133,7 +133,7 @@ struct Tunnel {
 }
 
 /// A segment, and the exchange that it is of.
-type Tagged = (usize, Segment);
+pub(super) type Tagged = (usize, Segment);
 
 fn send(
     dice: &mut Dice,
@@ -173,7 +173,11 @@ fn send(
 
 /// A whole connection. At most `depth` requests are unanswered at any time; a client that
 /// pipelines does so from the beginning.
-fn conversation(dice: &mut Dice, depth: usize, overlap: usize) -> (Vec<Original>, Vec<Tagged>) {
+pub(super) fn conversation(
+    dice: &mut Dice,
+    depth: usize,
+    overlap: usize,
+) -> (Vec<Original>, Vec<Tagged>) {
     let count = 1 + dice.roll(12);
     let originals: Vec<_> = (0..count)
         .map(|index| original(dice, index, index + 1 == count))
