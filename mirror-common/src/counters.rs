@@ -40,8 +40,8 @@ impl AddAssign<&Self> for Counters {
     }
 }
 
-/// What one CPU has sent to one agent: the tap's side of the packet ledger. Kept per CPU, never
-/// added up, since every CPU numbers its own copies.
+/// What one CPU has sent to one agent, or put into one of its lanes: the tap's side of the packet ledger.
+/// Never added up there, since each numbers its own copies.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {

@@ -154,7 +154,7 @@ pub struct Tap {
     /// Key of the connection hash: kept as long as the maps, so that a restarted daemon samples
     /// the same connections.
     pub key: [u64; 2],
-    /// Bytes of each CPU's ring.
+    /// Bytes of each CPU's value in the map of a ring.
     pub ring: u64,
 }
 

@@ -1,9 +1,16 @@
-//! The ring of the `stream` transport: what a record of a copied packet looks like, and where it lies.
+//! The rings of the `stream` transport: what a record of a copied packet looks like, and where it lies.
 //!
-//! Every agent has a ring for each CPU of the node. Positions in it only grow; a position's place is
-//! the position modulo the ring's size. A record that begins before the end of the ring runs on into
-//! the slack behind it, so that every record lies in one piece, and the bytes between two positions
-//! in two pieces at the most:
+//! Every agent has two rings for each CPU of the node, its lanes: a small one that stays in the
+//! processor's caches, the hot lane, and a deep one for what finds no room there. A lane is a ring of its
+//! own: positions, numbers and counts are each lane's.
+//!
+//! ```text
+//!   control | hot ring | slack | control | deep ring            | slack     one CPU
+//! ```
+//!
+//! Positions in a ring only grow; a position's place is the position modulo the ring's size. A record
+//! that begins before the end of the ring runs on into the slack behind it, so that every record lies
+//! in one piece, and the bytes between two positions in two pieces at the most:
 //!
 //! ```text
 //!   control | ring, a power of two                     | slack, one record
@@ -32,24 +39,41 @@ pub const SLACK: u32 = (64 << 10) + 128;
 /// Bytes before the ring: [`place`].
 pub const CONTROL: u32 = 512;
 
-/// The smallest ring of one CPU, in bytes.
+/// Lanes of each CPU. Their numbers are twice the CPU's for the hot one, and one more for the deep one.
+pub const LANES: u16 = 2;
+
+/// Whether a lane is its CPU's deep one.
+pub const fn is_deep(lane: u16) -> bool {
+    !lane.is_multiple_of(LANES)
+}
+
+/// Bytes of a hot lane's ring: as much as a core's caches hold beside all else, since the tap comes back to
+/// every place in it.
+pub const HOT_RING: u32 = 512 << 10;
+
+/// Where a CPU's deep lane begins, in bytes behind its hot one.
+pub const DEEP: u32 = lane_size(HOT_RING);
+
+/// The smallest ring of one CPU's deep lane, in bytes.
 pub const SMALLEST_RING: u32 = 512 << 10;
 
-/// The largest ring of one CPU, in bytes: with what is around it, less than the verifier lets a program
-/// reach in one value.
+/// The largest ring of one CPU's deep lane, in bytes: with what is around it, less than the verifier lets a
+/// program reach in one value.
 pub const LARGEST_RING: u32 = 256 << 20;
 
-/// Places of words in the ring's control block. Each side writes to cache lines of its own.
+/// Places of words in a lane's control block. Each side writes to cache lines of its own. What concerns a
+/// whole CPU is in its hot lane's.
 pub mod place {
     /// Where the next record will begin. Written by the tap, last of all that it writes.
     pub const HEAD: usize = 0;
     /// Where the record ended that ran into the slack last. Written by the tap before the head.
     pub const CROSSING: usize = 8;
-    /// 1 while the tap writes a record; only used where programs may interrupt each other.
+    /// Hot lane: 1 while the tap writes a record; only used where programs may interrupt each other.
     pub const BUSY: usize = 16;
-    /// What the tap has put in: [`crate::counters::Sent`]. Written by the tap, before the head.
+    /// What the tap has put in: [`crate::counters::Sent`]. Written by the tap, before the head. What neither
+    /// lane has room for counts as refused by the deep one.
     pub const SENT: usize = 24;
-    /// 1 = the reader sleeps, and wants to be woken. Set by the reader, cleared by the tap.
+    /// Hot lane: 1 = the reader sleeps, and wants to be woken. Set by the reader, cleared by the tap.
     pub const ASLEEP: usize = 128;
     /// Names this life of the ring: positions and numbers of another one begin anew. Written once by the
     /// daemon, for CPU 0.
@@ -84,8 +108,8 @@ pub struct Record {
     pub arm: Arm,
     /// For whom it is.
     pub reader: Reader,
-    /// The CPU that copied it: numbers count per ring and CPU.
-    pub cpu: u16,
+    /// The lane in which it lies, see [`LANES`]: numbers count per agent and lane.
+    pub lane: u16,
     /// The service's id.
     pub service: u32,
     /// The packet from its IP header on, in bytes.
@@ -103,13 +127,24 @@ pub const fn record_length(packet_length: u32) -> u32 {
     (HEADER_LENGTH as u32 + packet_length + 7) & !7
 }
 
-/// Bytes of a ring of `ring` bytes with all that is around it: the size of the map's value.
-pub const fn value_size(ring: u32) -> u32 {
+/// Bytes of a lane whose ring has `ring` bytes.
+const fn lane_size(ring: u32) -> u32 {
     CONTROL + ring + SLACK
 }
 
-/// The size of each CPU's ring, when all of a host's rings together may have `total` bytes: a power of
-/// two, at least [`SMALLEST_RING`].
+/// Bytes of both lanes of a CPU whose deep ring has `ring` bytes: the size of the map's value.
+pub const fn value_size(ring: u32) -> u32 {
+    DEEP + lane_size(ring)
+}
+
+/// Bytes of the deep ring in a map's value of so many bytes; nothing where that is another layout's.
+pub fn ring_in(value: u64) -> Option<u32> {
+    let ring = u32::try_from(value).ok()?.checked_sub(value_size(0))?;
+    (ring.is_power_of_two() && (SMALLEST_RING..=LARGEST_RING).contains(&ring)).then_some(ring)
+}
+
+/// The size of each CPU's deep ring, when all of a host's deep rings together may have `total` bytes: a
+/// power of two, at least [`SMALLEST_RING`].
 pub fn ring_size(total: u64, rings: u64) -> u32 {
     let each =
         (total / rings.max(1)).clamp(u64::from(SMALLEST_RING), u64::from(LARGEST_RING)) as u32;
@@ -130,7 +165,7 @@ impl Record {
             (record_length(self.packet_length) as u64
                 | (FORMAT_VERSION as u64) << 32
                 | (flags as u64) << 40
-                | (self.cpu as u64) << 48)
+                | (self.lane as u64) << 48)
                 .to_le(),
             (self.service as u64 | (self.packet_length as u64) << 32).to_le(),
             self.sequence.to_le(),
@@ -194,7 +229,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, DecodeError> {
         } else {
             Reader::Look
         },
-        cpu: (first >> 48) as u16,
+        lane: (first >> 48) as u16,
         service: second as u32,
         packet_length,
         sequence: word(2),
@@ -229,12 +264,12 @@ mod tests {
             packet in proptest::collection::vec(any::<u8>(), 0..200),
             cut in 0_usize..300,
         ) {
-            let (cpu, service, sequence, time_ns) = numbers;
+            let (lane, service, sequence, time_ns) = numbers;
             let record = Record {
                 direction: if flags[0] { Direction::Response } else { Direction::Request },
                 arm: if flags[1] { Arm::Canary } else { Arm::Stable },
                 reader: if flags[2] { Reader::Look } else { Reader::Sender },
-                cpu,
+                lane,
                 service,
                 packet_length: packet.len() as u32,
                 sequence,
@@ -263,8 +298,26 @@ mod tests {
     }
 
     #[test]
+    fn a_value_s_size_tells_its_ring_s() {
+        let mut ring = SMALLEST_RING;
+        while ring <= LARGEST_RING {
+            assert_eq!(ring_in(value_size(ring).into()), Some(ring));
+            // What had one lane named its ring, and had this size.
+            assert_eq!(ring_in(ring.into()), None);
+            assert_eq!(ring_in(lane_size(ring).into()), None);
+            ring *= 2;
+        }
+        assert_eq!(ring_in(0), None);
+        assert_eq!(ring_in(u64::MAX), None);
+    }
+
+    #[test]
     fn the_slack_holds_what_runs_over() {
-        assert!(LONGEST_RECORD <= SLACK && CONTROL as usize >= place::TAIL + 8);
+        assert!(LONGEST_RECORD <= SLACK && CONTROL as usize >= place::LIFE + 8);
+        // Both control blocks begin a cache line.
+        assert!(
+            DEEP.is_multiple_of(64) && HOT_RING.is_power_of_two() && HOT_RING >= LONGEST_RECORD
+        );
         assert!(place::SENT + size_of::<crate::counters::Sent>() <= place::ASLEEP);
     }
 }

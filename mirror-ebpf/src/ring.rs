@@ -1,4 +1,4 @@
-//! The tap's end of the `stream` transport: a record of the packet into this CPU's ring.
+//! The tap's end of the `stream` transport: a record of the packet into one of this CPU's two rings.
 //!
 //! One helper call copies the packet, and one store makes it known: no lock, no second packet, and no
 //! wake-up unless the reader sleeps. What a record looks like and where it lies: `mirror_common::record`.
@@ -12,7 +12,8 @@ use mirror_common::counters::Sent;
 use mirror_common::packet::Packet;
 use mirror_common::policy::Service;
 use mirror_common::record::{
-    CONTROL, HEADER_LENGTH, LONGEST_PACKET, Reader, Record, place, record_length,
+    CONTROL, DEEP, HEADER_LENGTH, HOT_RING, LANES, LONGEST_PACKET, Reader, Record, place,
+    record_length,
 };
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
@@ -20,7 +21,7 @@ use mirror_common::verdict::Reason;
 use crate::frame::{Skb, cpu, exchange};
 use crate::maps;
 
-/// Bytes of each CPU's ring. The daemon sets it before it loads the programs, so that the verifier
+/// Bytes of each CPU's deep ring. The daemon sets it before it loads the programs, so that the verifier
 /// knows it too.
 #[unsafe(no_mangle)]
 static RING_SIZE: u32 = 0;
@@ -54,7 +55,7 @@ impl Rings {
         }))
     }
 
-    /// This CPU's ring of `number`, from its control block on.
+    /// This CPU's lanes of `number`, from the hot one's control block on.
     #[inline(always)]
     fn get(&self, number: u32, cpu: u32) -> Option<*mut u8> {
         // SAFETY: the keys outlive the calls; the verifier checks both maps.
@@ -80,7 +81,16 @@ pub struct Said<'a> {
     pub time_ns: u64,
 }
 
-/// Puts a copy of the packet into this CPU's ring of `number`.
+/// A lane with room for a record.
+struct Room {
+    /// Where it begins, behind the hot lane.
+    start: u32,
+    /// Bytes of its ring.
+    size: u32,
+    head: u64,
+}
+
+/// Puts a copy of the packet into one of this CPU's lanes of `number`.
 #[inline(always)]
 pub fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
     let cpu = cpu();
@@ -101,8 +111,6 @@ pub fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
 #[inline(always)]
 fn write(skb: &Skb, ring: *mut u8, cpu: u32, said: &Said<'_>) -> Reason {
     let Said { packet, .. } = said;
-    // SAFETY: in the control block, which only this CPU writes; the daemon reads it word by word.
-    let sent = unsafe { &mut *ring.add(place::SENT).cast::<Sent>() };
     let packet_length = packet.payload_offset + packet.payload_length - packet.network_offset;
     // Shown to the verifier once more: the compiler knows, and would leave the test out. It learns more
     // from "less than" than from "not 0", which kernels before 6.8 make nothing of.
@@ -111,33 +119,27 @@ fn write(skb: &Skb, ring: *mut u8, cpu: u32, said: &Said<'_>) -> Reason {
         return Reason::TooLong;
     }
     let packet_length = less + 1;
-    // SAFETY: the control block lies before the ring; only this CPU writes the head.
-    let (head, tail) = unsafe {
-        (
-            ring.add(place::HEAD).cast::<u64>().read(),
-            ring.add(place::TAIL).cast::<u64>().read_volatile(),
-        )
-    };
     let length = u64::from(record_length(packet_length));
-    // SAFETY: a constant that the daemon has set.
-    let size = unsafe { (&raw const RING_SIZE).read_volatile() };
-    if (head + length).wrapping_sub(tail) > u64::from(size) {
-        sent.refused += 1;
+    let Some(Room { start, size, head }) = room(ring, length) else {
         return Reason::RingFull;
-    }
+    };
+    // SAFETY: a lane begins within the value.
+    let lane = unsafe { ring.add(start as usize) };
+    // SAFETY: in the control block, which only this CPU writes; the daemon reads it word by word.
+    let sent = unsafe { &mut *lane.add(place::SENT).cast::<Sent>() };
     let offset = core::hint::black_box(head as u32) & (size - 1);
     let record = Record {
         direction: said.direction,
         arm: said.arm,
         reader: said.reader,
-        cpu: cpu as u16,
+        lane: cpu as u16 * LANES + u16::from(start != 0),
         service: said.service.id,
         packet_length,
         sequence: sent.copies,
         time_ns: said.time_ns,
     };
     // SAFETY: a record that begins within the ring ends before the slack does.
-    let to = unsafe { ring.add((CONTROL + offset) as usize) };
+    let to = unsafe { lane.add((CONTROL + offset) as usize) };
     let [first, second, third, fourth] = record.encode();
     // SAFETY: as above.
     unsafe {
@@ -153,14 +155,42 @@ fn write(skb: &Skb, ring: *mut u8, cpu: u32, said: &Said<'_>) -> Reason {
     let end = head + length;
     if u64::from(offset) + length > u64::from(size) {
         // SAFETY: as for the head.
-        unsafe { ring.add(place::CROSSING).cast::<u64>().write(end) };
+        unsafe { lane.add(place::CROSSING).cast::<u64>().write(end) };
     }
     sent.copies += 1;
     sent.bytes += u64::from(packet.payload_length);
     // Orders what was written before, and what `wake` reads afterwards.
     // SAFETY: as for the head.
-    exchange(unsafe { ring.add(place::HEAD).cast() }, end);
+    exchange(unsafe { lane.add(place::HEAD).cast() }, end);
     Reason::Mirrored
+}
+
+/// Where a record of so many bytes goes: into the hot lane, or else the deep one. Its beginning and size are
+/// constants on either way from here on, by which the verifier bounds the one write that follows.
+#[inline(always)]
+fn room(ring: *mut u8, length: u64) -> Option<Room> {
+    let fits = |start: u32, size: u32| {
+        // SAFETY: a control block; only this CPU writes the head.
+        let (head, tail) = unsafe {
+            let lane = ring.add(start as usize);
+            (
+                lane.add(place::HEAD).cast::<u64>().read(),
+                lane.add(place::TAIL).cast::<u64>().read_volatile(),
+            )
+        };
+        let has_room = (head + length).wrapping_sub(tail) <= u64::from(size);
+        has_room.then_some(Room { start, size, head })
+    };
+    if let Some(hot) = fits(0, HOT_RING) {
+        return Some(hot);
+    }
+    // SAFETY: a constant that the daemon has set.
+    let deep = fits(DEEP, unsafe { (&raw const RING_SIZE).read_volatile() });
+    if deep.is_none() {
+        // SAFETY: in the control block, which only this CPU writes; the daemon reads it word by word.
+        unsafe { (*ring.add(DEEP as usize + place::SENT).cast::<Sent>()).refused += 1 };
+    }
+    deep
 }
 
 #[inline(always)]

@@ -179,7 +179,7 @@ const PROGRAMS: [&str; 8] = [
 pub struct Sizes {
     /// Entries of the tables of connections.
     pub connections: u32,
-    /// Bytes of each CPU's ring: a power of two.
+    /// Bytes of each CPU's deep ring: a power of two.
     pub ring: u32,
 }
 
@@ -211,7 +211,7 @@ pub struct DataPlane {
     ebpf: Ebpf,
     links: PathBuf,
     mechanism: Mechanism,
-    /// Bytes of each CPU's ring.
+    /// Bytes of each CPU's deep ring.
     ring_size: u32,
     /// The rules that were written last: nobody else writes them.
     written: Option<HashMap<Endpoint, Service>>,

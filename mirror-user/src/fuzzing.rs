@@ -148,7 +148,7 @@ pub fn http(input: &[u8]) {
 }
 
 /// A tap's connections: frames at will, or as a tap sends them, cut and broken at will. Records of a
-/// CPU come in their order and no later than bytes behind them; what is held is bounded and given back.
+/// lane come in their order and no later than bytes behind them; what is held is bounded and given back.
 pub fn tap(input: &[u8]) {
     const MOST: u64 = 2_000;
     let mut input = Input(input);
@@ -187,16 +187,16 @@ pub fn tap(input: &[u8]) {
     assert_eq!(order.held(), 0);
     for position in order.positions() {
         assert!(
-            ends.get(&position.cpu)
+            ends.get(&position.lane)
                 .is_none_or(|end| *end <= position.position)
         );
     }
 }
 
-/// Every record ends behind the one before it of its CPU.
+/// Every record ends behind the one before it of its lane.
 fn enter(ends: &mut HashMap<u16, u64>, copies: &[Copied]) {
     for copied in copies {
-        let before = ends.insert(copied.record.cpu, copied.end);
+        let before = ends.insert(copied.record.lane, copied.end);
         assert!(before.is_none_or(|before| before < copied.end));
     }
 }
@@ -255,7 +255,7 @@ impl<'a> Input<'a> {
     /// A frame of records, of which the last may be cut off.
     fn records(&mut self) -> Vec<u8> {
         let kind = self.number(1);
-        let (count, cpu) = ((kind >> 4) as usize, (kind & 3) as u16);
+        let (count, lane) = ((kind >> 4) as usize, (kind & 3) as u16);
         let position = u64::from(self.number(2)) & !7;
         let mut body = Vec::new();
         for _ in 0..count {
@@ -264,7 +264,7 @@ impl<'a> Input<'a> {
                 direction: Direction::Request,
                 arm: Arm::Stable,
                 reader: Reader::Sender,
-                cpu,
+                lane,
                 service: 1,
                 packet_length: packet,
                 sequence: 0,
@@ -275,7 +275,7 @@ impl<'a> Input<'a> {
         }
         body.truncate(body.len().saturating_sub(self.number(1) as usize));
         let header = Header {
-            cpu,
+            lane,
             more: kind & 4 != 0,
             position,
             ..Header::new(Kind::Records, body.len())

@@ -15,35 +15,37 @@ pub struct TapReport {
     pub number: u64,
     /// When it was sent, on the tap's monotonic clock, in nanoseconds.
     pub sent_at_ns: u64,
-    /// What each CPU has sent since the tap's start.
+    /// What each lane has sent since the tap's start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cpus: Vec<CpuSent>,
+    pub lanes: Vec<LaneSent>,
     /// What is mirrored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceReport>,
 }
 
-/// What one CPU has sent to this agent.
+/// What one lane has sent to this agent. A lane is what numbers its copies by itself: one of a CPU's two rings; where
+/// copies are datagrams, the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuSent {
-    /// The CPU's number.
-    pub cpu: u16,
+pub struct LaneSent {
+    /// The lane's number.
+    pub lane: u16,
     /// Copies = the next copy's sequence number; in datagrams that wraps at 2^32.
     pub copies: u64,
     /// Their payload bytes.
     pub bytes: u64,
 }
 
-impl CpuSent {
-    /// Of each CPU that has sent anything.
-    pub fn of(cpus: &[Sent]) -> Vec<Self> {
-        let cpus = (0..).zip(cpus).filter(|(_, sent)| sent.copies > 0);
-        cpus.map(|(cpu, sent)| Self {
-            cpu,
-            copies: sent.copies,
-            bytes: sent.bytes,
-        })
-        .collect()
+impl LaneSent {
+    /// Of each lane that has sent anything.
+    pub fn of(lanes: &[Sent]) -> Vec<Self> {
+        let lanes = (0..).zip(lanes).filter(|(_, sent)| sent.copies > 0);
+        lanes
+            .map(|(lane, sent)| Self {
+                lane,
+                copies: sent.copies,
+                bytes: sent.bytes,
+            })
+            .collect()
     }
 }
 
@@ -85,7 +87,7 @@ pub struct Mirrored {
 impl TapReport {
     /// Whether both say the same, number and time apart.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        self.boot == other.boot && self.cpus == other.cpus && self.services == other.services
+        self.boot == other.boot && self.lanes == other.lanes && self.services == other.services
     }
 
     /// Reads the body of a report's frame.
@@ -108,8 +110,8 @@ mod tests {
             boot: u64::MAX,
             number: 7,
             sent_at_ns: 1 << 60,
-            cpus: vec![CpuSent {
-                cpu: 3,
+            lanes: vec![LaneSent {
+                lane: 3,
                 copies: 1 << 40,
                 bytes: u64::MAX,
             }],

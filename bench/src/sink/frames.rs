@@ -11,7 +11,7 @@ pub(super) struct Frames {
     header: Vec<u8>,
     /// Bytes to skip before it.
     skip: usize,
-    /// How far each CPU's records have come in this round.
+    /// How far each lane's records have come in this round.
     positions: Vec<Position>,
 }
 
@@ -54,14 +54,14 @@ impl Frames {
                     program: "sink".to_owned(),
                     tap: 1,
                     name: "node".to_owned(),
-                    cpus: Vec::new(),
+                    lanes: Vec::new(),
                 };
                 said.extend(message(Kind::Welcome, &welcome));
             }
             Kind::Records => {
-                let (cpu, position) = (header.cpu, header.position + u64::from(header.length));
-                self.positions.retain(|known| known.cpu != cpu);
-                self.positions.push(Position { cpu, position });
+                let (lane, position) = (header.lane, header.position + u64::from(header.length));
+                self.positions.retain(|known| known.lane != lane);
+                self.positions.push(Position { lane, position });
             }
             Kind::Round => {
                 said.extend(Positions::encode(&self.positions));
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn frames_are_answered_however_they_are_cut() {
         let mut records = Header::new(Kind::Records, 100);
-        (records.cpu, records.position) = (1, 1000);
+        (records.lane, records.position) = (1, 1000);
         let mut report = Header::new(Kind::Report, 2);
         (report.position, report.until_ns) = (3, 4);
         let mut bytes = PREFACE.to_vec();
@@ -98,8 +98,8 @@ mod tests {
         bytes.extend(report.encode());
         bytes.extend(*b"{}");
         let whole = Frames::default().take(&bytes).unwrap();
-        let (cpu, position) = (1, 1100);
-        let mut end = Positions::encode(&[Position { cpu, position }]);
+        let (lane, position) = (1, 1100);
+        let mut end = Positions::encode(&[Position { lane, position }]);
         let mut echo = Header::new(Kind::Echo, 0);
         (echo.position, echo.until_ns) = (3, 4);
         end.extend(echo.encode());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use mirror_common::record::value_size;
+use mirror_common::record::{HOT_RING, value_size};
 
 use super::Finding;
 use super::memory::{Memory, shown};
@@ -43,11 +43,11 @@ pub(super) async fn findings(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// One of each agent and CPU.
+/// Two of each agent and CPU.
 struct Rings {
     agents: u64,
     cpus: u64,
-    /// Bytes of each.
+    /// Bytes of each deep one.
     size: u64,
 }
 
@@ -56,11 +56,11 @@ impl Rings {
         let Self { agents, cpus, size } = self;
         let each = u32::try_from(*size).map_or(u32::MAX, value_size);
         let cost = agents * cpus * u64::from(each);
-        let (takes, size) = (shown(cost), shown(*size));
+        let (takes, size, hot) = (shown(cost), shown(*size), shown(HOT_RING.into()));
         let what = format!(
-            "takes {takes} of memory: {size} for each of {agents} agents and {cpus} CPUs, and what surrounds them"
+            "takes {takes} of memory: {size} and {hot} for each of {agents} agents and {cpus} CPUs, and what surrounds them"
         );
-        let cure = "lower `ring`, or mirror to fewer agents; no ring is smaller than 512 KiB";
+        let cure = "lower `ring`, or mirror to fewer agents; no CPU has less than 512 KiB and 512 KiB for an agent";
         host.price(ABOUT, &what, cost, cure)
     }
 
@@ -72,7 +72,7 @@ impl Rings {
                 "the tapped interfaces are idle: how long it lasts while the agent is away shows under load",
             );
         }
-        let held = self.cpus as f64 * self.size as f64;
+        let held = self.cpus as f64 * (self.size + u64::from(HOT_RING)) as f64;
         let seconds = held / bytes_per_second;
         let rate = ByteSize(bytes_per_second as u64).display().si().to_string();
         let what = format!(
@@ -124,7 +124,8 @@ mod tests {
             cpus: 4,
             size: 16 << 20,
         };
-        let price = "takes 128.5 MiB of memory: 16.0 MiB for each of 2 agents and 4 CPUs";
+        let price =
+            "takes 133.0 MiB of memory: 16.0 MiB and 512.0 KiB for each of 2 agents and 4 CPUs";
         let host = |available| Memory {
             total: 1 << 30,
             available,
@@ -132,11 +133,11 @@ mod tests {
         check(&rings.cost(host(1 << 30)), Level::Ok, price);
         check(&rings.cost(host(1 << 20)), Level::Warn, price);
         check(&rings.last(0.0), Level::Ok, "idle");
-        check(&rings.last((64 << 20) as f64), Level::Ok, "holds 1000 ms");
+        check(&rings.last((66 << 20) as f64), Level::Ok, "holds 1000 ms");
         check(
             &rings.last(1e9),
             Level::Warn,
-            "holds 67 ms of the present traffic, 1.0 GB/s",
+            "holds 69 ms of the present traffic, 1.0 GB/s",
         );
     }
 }

@@ -169,7 +169,7 @@ impl Agent {
     /// What each CPU has sent to it.
     pub(super) fn sent(&self, plane: &DataPlane) -> Result<Vec<Sent>, dataplane::Error> {
         match &self.ring {
-            Some(ring) => Ok(ring.sent_by_cpu()),
+            Some(ring) => Ok(ring.sent_by_lane()),
             None => plane.sent(self.number),
         }
     }
@@ -501,7 +501,7 @@ mod tests {
         agent.on_event(What::Echo { sent_at_ns: 0 }, Instant::now(), 0);
         report.number += 1;
         assert!(!agent.should_hear(&report));
-        report.cpus.push(crate::tap_report::CpuSent::default());
+        report.lanes.push(crate::tap_report::LaneSent::default());
         assert!(agent.should_hear(&report));
     }
 }

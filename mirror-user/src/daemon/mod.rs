@@ -43,6 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mirror_common::record::value_size;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, watch};
@@ -263,9 +264,9 @@ impl Daemon {
                 [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|uuid| uuid.as_u64_pair());
             tap.boot = a.0 | 1;
             tap.key = [a.1 ^ b.0.rotate_left(32), b.1];
-            tap.ring = plane.ring_size().into();
-            plane.set_tap(tap)?;
         }
+        tap.ring = value_size(plane.ring_size()).into();
+        plane.set_tap(tap)?;
         let mut pulse = plane.pulse()?;
         let heartbeat = Heartbeat::start(move || {
             tap.heartbeat_ns = now_ns();

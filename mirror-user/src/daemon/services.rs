@@ -14,7 +14,7 @@ use super::rules::Rule;
 use crate::config::{self, AgentAddress, Directions};
 use crate::dataplane::{self, DataPlane};
 use crate::state::{Effective, Overrides};
-use crate::tap_report::{CpuSent, Mirrored, ServiceReport, TapReport};
+use crate::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
 
 /// What an uplink whose speed is unknown is taken to carry of copies, in bytes per second.
 pub(crate) const UNKNOWN_SPEED_BUDGET: u64 = 100_000_000;
@@ -169,7 +169,7 @@ pub(super) fn report<'a>(
     agent: &Agent,
     services: impl Iterator<Item = &'a Service>,
 ) -> Result<TapReport, dataplane::Error> {
-    let cpus = agent.sent(plane)?;
+    let sent = agent.sent(plane)?;
     let mirrored = |row, direction| {
         counters(plane, row, direction).map(|counters| Mirrored {
             packets: counters.packets[Reason::Mirrored as usize],
@@ -202,7 +202,7 @@ pub(super) fn report<'a>(
         boot: agent.life(tap.boot),
         number,
         sent_at_ns: super::now_ns(),
-        cpus: CpuSent::of(&cpus),
+        lanes: LaneSent::of(&sent),
         services: reports,
     })
 }

@@ -296,7 +296,7 @@ fn describe(agent: &super::Agent, now: Instant) -> Agent {
         connections: agent.connections,
         other_keys: agent.other_keys,
         ring: agent.ring.as_ref().map(|ring| RingState {
-            size_bytes: ring.size() * u64::from(ring.cpus()),
+            size_bytes: ring.capacity(),
             held_bytes: ring.held(),
             fullness: ring.fullness(),
         }),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 use mirror_common::policy::{MAX_RINGS, Tap};
-use mirror_common::record::{LARGEST_RING, SMALLEST_RING, value_size};
+use mirror_common::record::{SMALLEST_RING, ring_in, value_size};
 use nix::errno::Errno;
 
 use super::maps::map_error;
@@ -22,15 +22,15 @@ const MAPPABLE: u32 = 1 << 10;
 /// How pins of rings begin; the number follows.
 pub(super) const PREFIX: &str = "RING_";
 
-/// Makes the map of all rings where there is none yet, for rings of about `wanted` bytes for each CPU:
-/// smaller ones where the kernel has limits of its own. Returns the size of the rings.
+/// Makes the map of all rings where there is none yet, with about `wanted` bytes for each CPU's deep ring:
+/// less where the kernel has limits of its own. Returns that size.
 pub(super) fn prepare(maps: &Path, wanted: u32) -> Result<u32, Error> {
     let pin = maps.join("RINGS");
     if pin.exists() {
         if let Some(size) = known_size(maps)? {
             return Ok(size);
         }
-        // Whoever made it did not come as far as to say how large they are.
+        // Whoever made it did not come as far as to say how large they are, or made them otherwise.
         std::fs::remove_file(&pin).map_err(|error| map_error("RINGS", error_of(error)))?;
     }
     let mut size = wanted;
@@ -49,7 +49,7 @@ fn is_too_large(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::E2BIG | Errno::ENOMEM | Errno::EINVAL))
 }
 
-/// The size of the rings that an earlier daemon made; nothing where it made none.
+/// The size of the deep rings that an earlier daemon made; nothing where it made none, or of another layout.
 fn known_size(maps: &Path) -> Result<Option<u32>, Error> {
     let failed = |source| map_error("TAP", source);
     let pin = maps.join("TAP");
@@ -58,9 +58,7 @@ fn known_size(maps: &Path) -> Result<Option<u32>, Error> {
     }
     let tap = MapData::from_pin(pin).map_err(failed)?;
     let tap = Array::<_, Tap>::try_from(Map::Array(tap)).map_err(failed)?;
-    let ring = tap.get(&0, 0).map_err(failed)?.ring;
-    let size = u32::try_from(ring).ok();
-    Ok(size.filter(|size| size.is_power_of_two() && (SMALLEST_RING..=LARGEST_RING).contains(size)))
+    Ok(ring_in(tap.get(&0, 0).map_err(failed)?.ring))
 }
 
 fn error_of(error: io::Error) -> MapError {
@@ -183,7 +181,7 @@ impl DataPlane {
             .collect()
     }
 
-    /// Bytes of each CPU's ring.
+    /// Bytes of each CPU's deep ring.
     pub fn ring_size(&self) -> u32 {
         self.ring_size
     }

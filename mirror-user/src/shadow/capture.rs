@@ -443,6 +443,8 @@ impl Table {
                     self.streams.push(left.unwrap_or(StreamNews::Begins(id)));
                 }
                 tap.ledger.hello(hello.boot, streamed);
+                let begun = hello.lanes.iter().filter(|lane| lane.position > 0);
+                tap.ledger.begun(begun.map(|lane| lane.lane));
             }
             Item::Gone => self.streams.push(StreamNews::Ends(id)),
             Item::Report(report) => {
@@ -458,7 +460,7 @@ impl Table {
                     let record = &copied.record;
                     if !self.paused {
                         tap.ledger
-                            .copy(record.cpu, record.sequence, copy.length, outcome);
+                            .copy(record.lane, record.sequence, copy.length, outcome);
                     }
                     copy.hand_on(outcome, sink);
                 }
@@ -495,7 +497,7 @@ impl Tap {
 
     /// Takes a report in; says whether a service is not what it was, figures apart.
     fn report(&mut self, report: TapReport) -> bool {
-        self.ledger.report(report.boot, &report.cpus);
+        self.ledger.report(report.boot, &report.lanes);
         let mut changed = false;
         for service in report.services {
             let known = self.services.get(&service.id);

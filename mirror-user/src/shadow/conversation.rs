@@ -6,7 +6,7 @@ use mirror_common::packet::{ACK, FIN, Link, RST, SYN, parse};
 use mirror_common::tunnel::mac::Key;
 use mirror_common::tunnel::{Arm, Direction, Header, Meta};
 
-use crate::tap_report::{CpuSent, ServiceReport, TapReport};
+use crate::tap_report::{LaneSent, ServiceReport, TapReport};
 
 /// What an ordinary path carries of TCP's payload in one segment.
 pub(crate) const SEGMENT: usize = 1_448;
@@ -60,8 +60,8 @@ impl Tap {
             boot: self.boot,
             number: self.reports,
             sent_at_ns: self.time_ns,
-            cpus: vec![CpuSent {
-                cpu: 0,
+            lanes: vec![LaneSent {
+                lane: 0,
                 copies: self.copies,
                 bytes: self.bytes,
             }],

@@ -1,10 +1,10 @@
 //! The packet ledger: what a tap sent = what arrived + what was lost + what the agent dropped.
 //!
-//! Pure. Every copy has a number per tap and CPU, and says how many payload bytes it has in all;
-//! it may arrive in several datagrams, in any order, some twice. Numbers tell which copies are
+//! Pure. Every copy has a number per tap and lane (of a stream: one of a CPU's two rings; of datagrams: the
+//! CPU), and says how many payload bytes it has in all; it may arrive in several datagrams, in any order, some twice. Numbers tell which copies are
 //! missing; the tap's own counters, reported once a second, tell how many bytes those had.
 //!
-//! In a stream, copies of a CPU arrive whole and in their order: each is settled when it arrives, and
+//! In a stream, copies of a lane arrive whole and in their order: each is settled when it arrives, and
 //! those before it that have not arrived never will.
 //!
 //! ```text
@@ -13,22 +13,20 @@
 //!                  floor                         next
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{AddAssign, Sub};
 
 use mirror_common::tunnel::Meta;
 
-use crate::tap_report::CpuSent;
+use crate::tap_report::LaneSent;
+use crate::transport::frame::MAX_LANES;
 
 mod parts;
 
 use parts::Parts;
 
-/// Copies of one CPU that may overtake each other: what is older is settled at once.
+/// Copies of one lane that may overtake each other: what is older is settled at once.
 const WINDOW: u64 = 1 << 14;
-
-/// CPUs of one tap; the copies of more are handed on, but not accounted.
-const MAX_CPUS: usize = 1024;
 
 /// What became of a copy. Every copy that a tap sent has exactly one. Label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,7 +154,7 @@ impl AddAssign for Totals {
     }
 }
 
-/// How many ticks a CPU's first report waits for copies that were sent before it, in a stream.
+/// How many ticks a lane's first report waits for copies that were sent before it, in a stream.
 const PATIENCE: u8 = 3;
 
 /// The ledger of one tap.
@@ -165,10 +163,13 @@ pub struct TapLedger {
     boot: Option<u64>,
     /// Whether copies come in a stream.
     streamed: bool,
-    cpus: BTreeMap<u16, CpuLedger>,
-    /// First reports of CPUs whose ledgers have not begun, with the ticks since.
-    early: BTreeMap<u16, (CpuSent, u8)>,
-    /// Of CPUs of earlier lives.
+    lanes: BTreeMap<u16, LaneLedger>,
+    /// Lanes whose rings no longer held their first copy when the tap connected; nothing where it has not
+    /// said so.
+    begun: Option<BTreeSet<u16>>,
+    /// First reports of lanes whose ledgers have not begun, with the ticks since.
+    early: BTreeMap<u16, (LaneSent, u8)>,
+    /// Of lanes of earlier lives.
     closed: Totals,
 }
 
@@ -176,72 +177,101 @@ impl TapLedger {
     /// A datagram arrived that carries `length` payload bytes of a copy, from TCP's `sequence` on,
     /// and `outcome` is what the agent makes of it ([`Outcome::Received`] when it is handed on).
     pub fn datagram(&mut self, meta: &Meta, sequence: u32, length: u32, outcome: Outcome) {
-        let room = self.cpus.len() < MAX_CPUS;
-        let ledger = match self.cpus.get_mut(&meta.cpu) {
+        // Copies of more are handed on, but not accounted.
+        let room = self.lanes.len() < MAX_LANES;
+        let ledger = match self.lanes.get_mut(&meta.cpu) {
             Some(ledger) => ledger,
             None if room => self
-                .cpus
+                .lanes
                 .entry(meta.cpu)
-                .or_insert_with(|| CpuLedger::starting_at(u64::from(meta.sequence))),
+                .or_insert_with(|| LaneLedger::starting_at(u64::from(meta.sequence))),
             None => return,
         };
         ledger.datagram(meta, sequence, length, outcome);
     }
 
-    /// A copy with `length` payload bytes arrived in a stream: whole, and in its CPU's order.
-    pub fn copy(&mut self, cpu: u16, sequence: u64, length: u32, outcome: Outcome) {
-        if let Some(ledger) = self.cpus.get_mut(&cpu) {
+    /// A copy with `length` payload bytes arrived in a stream: whole, and in its lane's order.
+    pub fn copy(&mut self, lane: u16, sequence: u64, length: u32, outcome: Outcome) {
+        if let Some(ledger) = self.lanes.get_mut(&lane) {
             if sequence < ledger.floor && ledger.is_untouched() {
                 ledger.begin_at(sequence);
             }
             ledger.copy(sequence, length, outcome);
             return;
         }
-        if self.cpus.len() >= MAX_CPUS {
+        if self.lanes.len() >= MAX_LANES {
+            return;
+        }
+        if self.is_fresh(lane) {
+            let ledger = self.lanes.entry(lane);
+            let ledger = ledger.or_insert_with(LaneLedger::of_all);
+            ledger.copy(sequence, length, outcome);
             return;
         }
         // Between a first report and a first copy, some may have been lost.
-        let early = self.early.remove(&cpu).map(|(sent, _)| sent);
+        let early = self.early.remove(&lane).map(|(sent, _)| sent);
         let start = early.map_or(sequence, |sent| sent.copies.min(sequence));
-        let mut ledger = CpuLedger::starting_at(start);
+        let mut ledger = LaneLedger::starting_at(start);
         if let Some(sent) = early {
             ledger.report(&sent);
         }
         ledger.copy(sequence, length, outcome);
-        self.cpus.insert(cpu, ledger);
+        self.lanes.insert(lane, ledger);
     }
 
     /// The tap lives the life `boot`, and sends its copies in a stream, or else as datagrams.
     pub fn hello(&mut self, boot: u64, streamed: bool) {
         if self.boot.is_some_and(|known| known != boot) {
             self.close();
+            self.begun = None;
         }
         self.boot = Some(boot);
         self.streamed = streamed;
     }
 
-    /// The tap reports what its CPUs have sent in the life `boot`.
-    pub fn report(&mut self, boot: u64, cpus: &[CpuSent]) {
+    /// A tap that streams has said hello: of these lanes it no longer has the first copy. Those of all
+    /// others are still to come, however late: a deep lane's come after all that its hot one holds.
+    pub fn begun(&mut self, lanes: impl Iterator<Item = u16>) {
+        self.begun = Some(lanes.collect());
+    }
+
+    /// Whether every copy of a lane is still to come, or has.
+    fn is_fresh(&self, lane: u16) -> bool {
+        self.streamed
+            && self
+                .begun
+                .as_ref()
+                .is_some_and(|begun| !begun.contains(&lane))
+    }
+
+    /// The tap reports what its lanes have sent in the life `boot`.
+    pub fn report(&mut self, boot: u64, lanes: &[LaneSent]) {
         self.hello(boot, self.streamed);
-        for sent in cpus {
-            match self.cpus.get_mut(&sent.cpu) {
+        for sent in lanes {
+            let is_fresh = self.is_fresh(sent.lane) && self.lanes.len() < MAX_LANES;
+            match self.lanes.get_mut(&sent.lane) {
                 Some(ledger) => ledger.report(sent),
+                None if is_fresh => {
+                    let mut ledger = LaneLedger::of_all();
+                    ledger.report(sent);
+                    self.lanes.insert(sent.lane, ledger);
+                }
                 // What it had sent may still be on its way here.
-                None if self.streamed => drop(self.early.entry(sent.cpu).or_insert((*sent, 0))),
+                None if self.streamed => drop(self.early.entry(sent.lane).or_insert((*sent, 0))),
                 None => self.begin(sent),
             }
-            if self.early.len() > MAX_CPUS {
+            if self.early.len() > MAX_LANES {
                 self.early.pop_last();
             }
         }
     }
 
-    /// A CPU's ledger begins with a report.
-    fn begin(&mut self, sent: &CpuSent) {
-        if self.cpus.len() < MAX_CPUS {
-            self.cpus
-                .entry(sent.cpu)
-                .or_insert_with(|| CpuLedger::starting_at(sent.copies))
+    /// A lane's ledger begins with a report.
+    fn begin(&mut self, sent: &LaneSent) {
+        if self.lanes.len() < MAX_LANES {
+            self.lanes
+                .entry(sent.lane)
+                .or_insert_with(|| LaneLedger::starting_at(sent.copies))
                 .report(sent);
         }
     }
@@ -250,16 +280,16 @@ impl TapLedger {
     pub fn tick(&mut self) {
         for (sent, ticks) in self.early.values_mut() {
             *ticks += 1;
-            if *ticks == PATIENCE && self.cpus.len() < MAX_CPUS {
-                let mut ledger = CpuLedger::starting_at(sent.copies);
+            if *ticks == PATIENCE && self.lanes.len() < MAX_LANES {
+                let mut ledger = LaneLedger::starting_at(sent.copies);
                 ledger.report(sent);
-                self.cpus.insert(sent.cpu, ledger);
+                self.lanes.insert(sent.lane, ledger);
             }
         }
         self.early.retain(|_, (_, ticks)| *ticks < PATIENCE);
         // In a stream, time does not tell what is lost: it may wait at the tap for long.
         if !self.streamed {
-            for ledger in self.cpus.values_mut() {
+            for ledger in self.lanes.values_mut() {
                 ledger.tick();
             }
         }
@@ -271,7 +301,7 @@ impl TapLedger {
         for (sent, _) in std::mem::take(&mut self.early).into_values() {
             self.begin(&sent);
         }
-        for mut ledger in std::mem::take(&mut self.cpus).into_values() {
+        for mut ledger in std::mem::take(&mut self.lanes).into_values() {
             let end = if goes_on {
                 ledger.next()
             } else {
@@ -293,18 +323,20 @@ impl TapLedger {
         self.end(self.streamed);
     }
 
-    /// All CPUs together, earlier lives of the tap included.
+    /// All lanes together, earlier lives of the tap included.
     pub fn totals(&self) -> Totals {
         let mut totals = self.closed;
-        for ledger in self.cpus.values() {
+        for ledger in self.lanes.values() {
             totals += ledger.totals;
         }
         totals
     }
 
-    /// Each CPU of the present life.
-    pub fn cpus(&self) -> impl Iterator<Item = (u16, &Totals)> {
-        self.cpus.iter().map(|(&cpu, ledger)| (cpu, &ledger.totals))
+    /// Each lane of the present life.
+    pub fn lanes(&self) -> impl Iterator<Item = (u16, &Totals)> {
+        self.lanes
+            .iter()
+            .map(|(&lane, ledger)| (lane, &ledger.totals))
     }
 }
 
@@ -330,7 +362,7 @@ struct Mark {
 /// Invariant: `floor <= next`, `window.len() == next - floor <= WINDOW`; every copy below `floor` is
 /// counted in exactly one of `totals.outcomes`.
 #[derive(Debug)]
-struct CpuLedger {
+struct LaneLedger {
     floor: u64,
     window: VecDeque<Slot>,
     /// Of copies in the window that came in several datagrams and are not complete.
@@ -344,7 +376,7 @@ struct CpuLedger {
     due: u64,
 }
 
-impl CpuLedger {
+impl LaneLedger {
     fn starting_at(number: u64) -> Self {
         Self {
             floor: number,
@@ -354,6 +386,18 @@ impl CpuLedger {
             base: None,
             marks: VecDeque::new(),
             due: number,
+        }
+    }
+
+    /// Of a lane's copies from the first one on: nothing was sent earlier.
+    fn of_all() -> Self {
+        let nothing = Mark {
+            number: 0,
+            sent: Volume::default(),
+        };
+        Self {
+            base: Some((nothing, Volume::default())),
+            ..Self::starting_at(0)
         }
     }
 
@@ -458,7 +502,7 @@ impl CpuLedger {
         }
     }
 
-    fn report(&mut self, sent: &CpuSent) {
+    fn report(&mut self, sent: &LaneSent) {
         let Some(number) = self.unwrap(sent.copies as u32) else {
             return;
         };

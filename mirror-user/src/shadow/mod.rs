@@ -16,8 +16,8 @@ pub mod record;
 pub mod replay;
 pub mod report;
 pub mod requests;
-pub mod selection;
 pub(crate) mod resume;
+pub mod selection;
 pub mod stream;
 pub mod summary;
 

@@ -147,7 +147,7 @@ mod tests {
             name: "node-1".to_owned(),
             boot: u64::MAX,
             positions: vec![Position {
-                cpu: 3,
+                lane: 3,
                 position: 4_096,
             }],
             moment: Some((7, 8)),

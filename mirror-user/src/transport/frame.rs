@@ -25,8 +25,11 @@ pub const HEADER_LENGTH: usize = 24;
 /// The longest body of a frame, in bytes.
 pub const LONGEST_BODY: usize = 1 << 20;
 
-/// The bytes that one round may carry for one CPU.
+/// The bytes that one round may carry for one lane.
 pub const LONGEST_STRETCH: usize = LONGEST_BODY - record::LONGEST_RECORD as usize;
+
+/// Lanes that one tap may have: those of 1,024 CPUs.
+pub const MAX_LANES: usize = 1024 * record::LANES as usize;
 
 /// What a frame is.
 #[repr(u8)]
@@ -34,7 +37,7 @@ pub const LONGEST_STRETCH: usize = LONGEST_BODY - record::LONGEST_RECORD as usiz
 pub enum Kind {
     /// Tap: who it is, as [`Hello`].
     Hello = 1,
-    /// Tap: bytes of a CPU's ring, from `position` on.
+    /// Tap: bytes of a lane's ring, from `position` on.
     Records = 2,
     /// Tap: the end of a round.
     Round = 3,
@@ -75,10 +78,10 @@ impl Kind {
 pub struct Header {
     /// What it is.
     pub kind: Kind,
-    /// Of [`Kind::Records`]: the CPU's ring holds more than this.
+    /// Of [`Kind::Records`]: the lane's ring holds more than this.
     pub more: bool,
     /// Of [`Kind::Records`]: whose ring.
-    pub cpu: u16,
+    pub lane: u16,
     /// Bytes that follow.
     pub length: u32,
     /// Of [`Kind::Records`]: where the body's first byte lies. Of [`Kind::Report`] and [`Kind::Echo`]:
@@ -108,7 +111,7 @@ impl Header {
         Self {
             kind,
             more: false,
-            cpu: 0,
+            lane: 0,
             length: length as u32,
             position: 0,
             until_ns: 0,
@@ -120,7 +123,7 @@ impl Header {
         let mut bytes = [0; HEADER_LENGTH];
         bytes[0] = self.kind as u8;
         bytes[1] = u8::from(self.more) * FLAG_MORE;
-        bytes[2..4].copy_from_slice(&self.cpu.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.lane.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.position.to_le_bytes());
         bytes[16..].copy_from_slice(&self.until_ns.to_le_bytes());
@@ -142,7 +145,7 @@ impl Header {
         Ok(Self {
             kind,
             more: flags & FLAG_MORE != 0,
-            cpu: u16::from_le_bytes([c0, c1]),
+            lane: u16::from_le_bytes([c0, c1]),
             length,
             position: u64::from_le_bytes([p0, p1, p2, p3, p4, p5, p6, p7]),
             until_ns: u64::from_le_bytes(until),
@@ -199,11 +202,11 @@ impl Transport {
     }
 }
 
-/// A place in a CPU's ring.
+/// A place in a lane's ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// The CPU's number.
-    pub cpu: u16,
+    /// The lane's number.
+    pub lane: u16,
     /// Bytes since the ring was made.
     pub position: u64,
 }
@@ -219,9 +222,9 @@ pub struct Hello {
     pub boot: u64,
     /// How copies travel.
     pub transport: Transport,
-    /// The oldest byte that each ring still has; CPUs that have copied nothing are left out.
+    /// The oldest byte that each ring still has; lanes that have copied nothing are left out.
     #[serde(default)]
-    pub cpus: Vec<Position>,
+    pub lanes: Vec<Position>,
     /// What datagrams are signed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac_key: Option<[u64; 2]>,
@@ -240,7 +243,7 @@ pub struct Welcome {
     pub name: String,
     /// Where to go on, of the rings of this boot that the agent knows.
     #[serde(default)]
-    pub cpus: Vec<Position>,
+    pub lanes: Vec<Position>,
 }
 
 /// Why an agent closes.
@@ -259,8 +262,8 @@ impl Positions {
         let mut bytes = Header::new(Kind::Ack, positions.len() * 16)
             .encode()
             .to_vec();
-        for Position { cpu, position } in positions {
-            bytes.extend_from_slice(&u64::from(*cpu).to_le_bytes());
+        for Position { lane, position } in positions {
+            bytes.extend_from_slice(&u64::from(*lane).to_le_bytes());
             bytes.extend_from_slice(&position.to_le_bytes());
         }
         bytes
@@ -271,7 +274,7 @@ impl Positions {
         body.as_chunks::<16>().0.iter().map(|entry| {
             let [c0, c1, _, _, _, _, _, _, position @ ..] = *entry;
             Position {
-                cpu: u16::from_le_bytes([c0, c1]),
+                lane: u16::from_le_bytes([c0, c1]),
                 position: u64::from_le_bytes(position),
             }
         })
@@ -293,8 +296,8 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..100),
             rest in any::<[u8; 3]>(),
         ) {
-            let (cpu, position, until_ns) = numbers;
-            let header = Header { kind, more, cpu, length: body.len() as u32, position, until_ns };
+            let (lane, position, until_ns) = numbers;
+            let header = Header { kind, more, lane, length: body.len() as u32, position, until_ns };
             let mut bytes = header.encode().to_vec();
             bytes.extend_from_slice(&body);
             for short in 0..bytes.len() {
@@ -325,7 +328,7 @@ mod tests {
 
     #[test]
     fn positions_are_read_as_they_were_written() {
-        let positions = [(3, 1 << 40), (0, 7)].map(|(cpu, position)| Position { cpu, position });
+        let positions = [(3, 1 << 40), (0, 7)].map(|(lane, position)| Position { lane, position });
         let frame = Positions::encode(&positions);
         let (header, body, _) = split(&frame).unwrap().unwrap();
         assert_eq!(header.kind, Kind::Ack);

@@ -9,7 +9,7 @@ use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement, 
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{self, Link};
 use mirror_common::policy::{self, Agent, Service, Tap, WHOLE, agent_state};
-use mirror_common::record::SMALLEST_RING;
+use mirror_common::record::{SMALLEST_RING, value_size};
 use mirror_common::tunnel::{Arm, Datagram, Direction, Header, Meta, decode};
 use mirror_common::verdict::{Reason, Verdict};
 use mirror_user::dataplane::{DataPlane, Interface, Role, Sizes};
@@ -73,7 +73,7 @@ impl Bench {
             heartbeat_ns: now_ns(),
             boot: 1,
             key: KEY,
-            ring: SMALLEST_RING.into(),
+            ring: value_size(SMALLEST_RING).into(),
         };
         let mut bench = Self {
             plane,

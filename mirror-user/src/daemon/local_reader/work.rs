@@ -115,8 +115,7 @@ impl Work {
             ring.sleep();
         }
         // What came before the tap knew has not rung.
-        let holds = |ring: &Arc<Ring>| (0..ring.cpus()).any(|cpu| !ring.is_empty(cpu));
-        if !ring.as_ref().is_some_and(holds) {
+        if ring.as_ref().is_none_or(|ring| ring.is_empty()) {
             let mut polled = [
                 PollFd::new(self.wanted.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.bell.fd(), PollFlags::POLLIN),

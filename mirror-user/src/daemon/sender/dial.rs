@@ -84,7 +84,7 @@ pub(super) async fn keep_connected(
                     number: target.number,
                     pipe: reached.pipe,
                     ring: target.ring.clone(),
-                    welcome: reached.welcome.cpus,
+                    welcome: reached.welcome.lanes,
                     ended,
                 })));
                 let why = end
@@ -240,11 +240,11 @@ async fn say_hello(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     target: &Target,
 ) -> io::Result<Welcome> {
-    let cpus = target.ring.iter().flat_map(|ring| {
-        let known = (0..ring.cpus()).filter(|cpu| ring.head(*cpu) > 0);
-        known.map(|cpu| Position {
-            cpu,
-            position: ring.tail(cpu),
+    let lanes = target.ring.iter().flat_map(|ring| {
+        let known = (0..ring.lanes()).filter(|lane| ring.head(*lane) > 0);
+        known.map(|lane| Position {
+            lane,
+            position: ring.tail(lane),
         })
     });
     let hello = Hello {
@@ -252,7 +252,7 @@ async fn say_hello(
         program: env!("CARGO_PKG_VERSION").to_owned(),
         boot: target.boot,
         transport: target.transport,
-        cpus: cpus.collect(),
+        lanes: lanes.collect(),
         mac_key: (target.transport == Transport::Geneve).then_some(target.mac_key),
     };
     let mut bytes = PREFACE.to_vec();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::pipe::Pipe;
 use crate::dataplane::Ring;
-use crate::tap_report::{CpuSent, TapReport};
+use crate::tap_report::{LaneSent, TapReport};
 use crate::transport::frame::{Header, Kind, LONGEST_STRETCH, Position, Positions, Refused, split};
 
 /// Reports that may wait to be written; while the socket takes nothing, newer ones say more.
@@ -23,7 +23,7 @@ enum Chunk {
     Report(Box<TapReport>),
     Bytes(Vec<u8>),
     Ring {
-        cpu: u16,
+        lane: u16,
         from: u64,
         to: u64,
     },
@@ -42,7 +42,7 @@ pub(super) struct Upstream {
     pipe: Pipe,
     /// Nothing where copies do not travel in this connection.
     ring: Option<Arc<Ring>>,
-    /// How far each CPU's ring has been put into `queue`.
+    /// How far each lane's ring has been put into `queue`.
     planned: Vec<u64>,
     queue: VecDeque<Chunk>,
     /// Bytes of the first chunk that have been written.
@@ -74,12 +74,12 @@ impl Upstream {
     pub(super) fn new(pipe: Pipe, ring: Option<Arc<Ring>>, welcome: &[Position]) -> Self {
         let mut planned = Vec::new();
         if let Some(ring) = &ring {
-            for Position { cpu, position } in welcome {
-                if *cpu < ring.cpus() {
-                    ring.release(*cpu, *position);
+            for Position { lane, position } in welcome {
+                if *lane < ring.lanes() {
+                    ring.release(*lane, *position);
                 }
             }
-            planned = (0..ring.cpus()).map(|cpu| ring.tail(cpu)).collect();
+            planned = (0..ring.lanes()).map(|lane| ring.tail(lane)).collect();
         }
         Self {
             pipe,
@@ -122,7 +122,7 @@ impl Upstream {
         let Some(ring) = self.ring.as_ref().filter(|_| may_plan) else {
             return false;
         };
-        let heads = (0..ring.cpus()).map(|cpu| ring.head(cpu));
+        let heads = ring.heads().into_iter();
         heads
             .zip(&self.planned)
             .any(|(head, planned)| head > *planned)
@@ -167,10 +167,18 @@ impl Upstream {
         let Some(ring) = self.ring.clone().filter(|_| may_plan) else {
             return !self.queue.is_empty();
         };
-        let heads: Vec<u64> = (0..ring.cpus()).map(|cpu| ring.head(cpu)).collect();
+        let heads = ring.heads();
         let targets = round(&ring, &self.planned, &heads);
-        for (cpu, (head, target)) in (0..).zip(heads.into_iter().zip(targets)) {
-            self.plan_cpu(&ring, cpu, head, target);
+        let lanes = (0..).zip(self.planned.iter().zip(&targets));
+        let mut lanes: Vec<(u64, u16)> = lanes
+            .filter(|(_, (planned, target))| planned < target)
+            .map(|(lane, (planned, _))| (ring.record_at(lane, *planned).0, lane))
+            .collect();
+        // Where the connection breaks in between, little has overtaken what comes by the next one.
+        lanes.sort_unstable();
+        for (_, lane) in lanes {
+            let at = usize::from(lane);
+            self.plan_lane(&ring, lane, heads[at], targets[at]);
         }
         if self.queue.is_empty() {
             return false;
@@ -181,20 +189,20 @@ impl Upstream {
         true
     }
 
-    fn plan_cpu(&mut self, ring: &Ring, cpu: u16, head: u64, target: u64) {
-        while self.planned[usize::from(cpu)] < target {
-            let from = self.planned[usize::from(cpu)];
-            let (bytes, to) = ring.stretch(cpu, from, target, target - from);
+    fn plan_lane(&mut self, ring: &Ring, lane: u16, head: u64, target: u64) {
+        while self.planned[usize::from(lane)] < target {
+            let from = self.planned[usize::from(lane)];
+            let (bytes, to) = ring.stretch(lane, from, target, target - from);
             if bytes.is_empty() {
                 return;
             }
             let mut header = Header::new(Kind::Records, bytes.len());
-            header.cpu = cpu;
+            header.lane = lane;
             header.position = from;
             header.more = to == target && target < head;
             self.queue.push_back(Chunk::Bytes(header.encode().to_vec()));
-            self.queue.push_back(Chunk::Ring { cpu, from, to });
-            self.planned[usize::from(cpu)] = to;
+            self.queue.push_back(Chunk::Ring { lane, from, to });
+            self.planned[usize::from(lane)] = to;
         }
     }
 
@@ -212,11 +220,11 @@ impl Upstream {
             let rest = match chunk {
                 Chunk::Report(_) => continue,
                 Chunk::Bytes(bytes) => &bytes[self.written..],
-                Chunk::Ring { cpu, from, to } => {
+                Chunk::Ring { lane, from, to } => {
                     let Some(ring) = &self.ring else {
                         return Err(ErrorKind::InvalidData.into());
                     };
-                    &ring.stretch(*cpu, *from, *to, *to - *from).0[self.written..]
+                    &ring.stretch(*lane, *from, *to, *to - *from).0[self.written..]
                 }
             };
             let taken = self.pipe.write(rest)?;
@@ -251,8 +259,8 @@ impl Upstream {
             };
             match header.kind {
                 Kind::Ack => {
-                    for Position { cpu, position } in Positions::decode(body) {
-                        self.acknowledge(cpu, position);
+                    for Position { lane, position } in Positions::decode(body) {
+                        self.acknowledge(lane, position);
                     }
                 }
                 Kind::Echo => {
@@ -277,18 +285,18 @@ impl Upstream {
         came
     }
 
-    fn acknowledge(&self, cpu: u16, position: u64) {
+    fn acknowledge(&self, lane: u16, position: u64) {
         let Some(ring) = &self.ring else { return };
-        let planned = self.planned.get(usize::from(cpu)).copied();
+        let planned = self.planned.get(usize::from(lane)).copied();
         // More than was sent cannot have arrived.
         if let Some(planned) = planned {
-            ring.release(cpu, position.min(planned));
+            ring.release(lane, position.min(planned));
         }
     }
 }
 
-/// Up to where each CPU's ring goes out in one round: as far as it is filled, or, where that is too much for
-/// a round, the oldest records of all CPUs. The agent then has none to hold back until older ones come.
+/// Up to where each lane's ring goes out in one round: as far as it is filled, or, where that is too much for
+/// a round, the oldest records of all lanes. The agent then has none to hold back until older ones come.
 fn round(ring: &Ring, planned: &[u64], heads: &[u64]) -> Vec<u64> {
     let mut left = LONGEST_STRETCH as u64;
     let waiting = heads.iter().zip(planned);
@@ -296,22 +304,22 @@ fn round(ring: &Ring, planned: &[u64], heads: &[u64]) -> Vec<u64> {
         return heads.to_vec();
     }
     let mut targets = planned.to_vec();
-    let next = |cpu: u16, from: u64| {
-        (from < heads[usize::from(cpu)]).then(|| {
-            let (time_ns, to) = ring.record_at(cpu, from);
+    let next = |lane: u16, from: u64| {
+        (from < heads[usize::from(lane)]).then(|| {
+            let (time_ns, to) = ring.record_at(lane, from);
             // An agent that acknowledges half a record gets nonsense, and no more than there is.
-            Reverse((time_ns, cpu, to.min(heads[usize::from(cpu)])))
+            Reverse((time_ns, lane, to.min(heads[usize::from(lane)])))
         })
     };
-    let cpus = (0..).zip(planned);
-    let mut oldest: BinaryHeap<_> = cpus.filter_map(|(cpu, from)| next(cpu, *from)).collect();
+    let lanes = (0..).zip(planned);
+    let mut oldest: BinaryHeap<_> = lanes.filter_map(|(lane, from)| next(lane, *from)).collect();
     while left > 0
-        && let Some(Reverse((_, cpu, to))) = oldest.pop()
+        && let Some(Reverse((_, lane, to))) = oldest.pop()
     {
-        let target = &mut targets[usize::from(cpu)];
+        let target = &mut targets[usize::from(lane)];
         left = left.saturating_sub(to - *target);
         *target = to;
-        oldest.extend(next(cpu, to));
+        oldest.extend(next(lane, to));
     }
     targets
 }
@@ -320,7 +328,7 @@ fn round(ring: &Ring, planned: &[u64], heads: &[u64]) -> Vec<u64> {
 /// has been sent more than a report says could not settle by it.
 fn encode(report: &mut TapReport, ring: Option<&Ring>) -> Vec<u8> {
     if let Some(ring) = ring {
-        report.cpus = CpuSent::of(&ring.sent_by_cpu());
+        report.lanes = LaneSent::of(&ring.sent_by_lane());
     }
     // Strings and numbers: there is nothing that JSON could refuse.
     let body = serde_json::to_vec(report).unwrap_or_default();

@@ -692,7 +692,7 @@ async fn a_stream_is_replayed_as_datagrams_are() {
         let (_, body) = frame(&mut stream, Kind::Welcome).await.unwrap();
         let welcome: Welcome = serde_json::from_slice(&body).unwrap();
         assert_eq!(welcome.name, "127.0.0.1");
-        rings.go_on(&welcome.cpus);
+        rings.go_on(&welcome.lanes);
         let wire = rings.rounds(10_000);
         let wire = &wire[..cut.min(wire.len())];
         stream.write_all(wire).await.unwrap();

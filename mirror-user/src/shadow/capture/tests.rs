@@ -59,7 +59,7 @@ fn hello(key: Key) -> Item {
         program: "0.1.0".into(),
         boot: 1,
         transport: Transport::Geneve,
-        cpus: Vec::new(),
+        lanes: Vec::new(),
         mac_key: Some(key),
     })
 }

@@ -20,9 +20,9 @@ fn meta(sequence: u32, length: u32) -> Meta {
     }
 }
 
-fn sent(copies: u64, bytes: u64) -> CpuSent {
-    CpuSent {
-        cpu: 3,
+fn sent(copies: u64, bytes: u64) -> LaneSent {
+    LaneSent {
+        lane: 3,
         copies,
         bytes,
     }
@@ -300,6 +300,32 @@ fn a_first_copy_may_be_slower_than_the_agent_s_patience() {
     assert!(totals.closes() && totals.late == 0, "{totals:?}");
 }
 
+/// A deep lane's copies wait until all that is older has been sent.
+#[test]
+fn first_copies_that_the_tap_still_has_are_waited_for() {
+    let mut ledger = streamed();
+    ledger.begun([4].into_iter());
+    ledger.report(1, &[sent(73, 730)]);
+    for _ in 0..10 {
+        ledger.tick();
+    }
+    ledger.report(1, &[sent(100, 1_000)]);
+    assert_eq!(ledger.totals(), Totals::default());
+    copies(&mut ledger, 0..100);
+    let totals = ledger.totals();
+    assert_eq!(totals.earlier, volume(0, 0));
+    assert_eq!(totals.of(Outcome::Received), volume(100, 1_000));
+    assert!(totals.closes() && totals.late == 0, "{totals:?}");
+    // What comes before any report begins at the beginning, too.
+    let mut ledger = streamed();
+    ledger.begun([].into_iter());
+    copies(&mut ledger, 2..4);
+    ledger.report(1, &[sent(4, 40)]);
+    let totals = ledger.totals();
+    assert_eq!(totals.of(Outcome::Lost), volume(2, 20));
+    assert!(totals.closes() && totals.earlier == volume(0, 0));
+}
+
 #[test]
 fn what_a_tap_skipped_is_lost_in_a_stream_too() {
     let mut ledger = streamed();
@@ -352,7 +378,7 @@ fn a_tap_s_other_life_takes_with_it_what_was_on_its_way() {
 }
 
 #[test]
-fn a_cpu_that_copies_nothing_begins_with_its_report() {
+fn a_lane_that_copies_nothing_begins_with_its_report() {
     let mut ledger = streamed();
     ledger.report(1, &[sent(6, 60)]);
     assert_eq!(ledger.totals().earlier, volume(0, 0));

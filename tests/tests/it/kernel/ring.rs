@@ -1,7 +1,9 @@
 //! Copies into the ring: what lies there is the packet, byte for byte, and a full ring is left alone.
 
 use mirror_common::policy::{LOOK_RING, transport};
-use mirror_common::record::{Reader, Record, SMALLEST_RING, decode};
+use mirror_common::record::{
+    HOT_RING, Reader, Record, SMALLEST_RING, decode, record_length, value_size,
+};
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
 use mirror_user::dataplane::Ring;
@@ -33,12 +35,16 @@ fn bench() -> Option<(Bench, Ring)> {
     Some((bench, ring))
 }
 
-/// Everything in CPU 0's ring from `from` on: records, with their packets.
-fn read(ring: &Ring, mut from: u64) -> Vec<(Record, Vec<u8>)> {
+/// CPU 0's lanes.
+const HOT: u16 = 0;
+const DEEP: u16 = 1;
+
+/// Everything in a lane of CPU 0 from `from` on: records, with their packets.
+fn read(ring: &Ring, lane: u16, mut from: u64) -> Vec<(Record, Vec<u8>)> {
     let (mut bytes, mut records) = (Vec::new(), Vec::new());
-    let head = ring.head(0);
+    let head = ring.head(lane);
     while from < head {
-        let (stretch, end) = ring.stretch(0, from, head, 10_000);
+        let (stretch, end) = ring.stretch(lane, from, head, 10_000);
         bytes.extend_from_slice(stretch);
         from = end;
     }
@@ -89,7 +95,7 @@ fn what_lies_in_the_ring_is_the_packet() {
         let (verdict, counted) = bench.run("ingress", &frame).unwrap();
         let row = 1 + direction as usize;
         assert_eq!((verdict, counted), (NEXT, Some((row, Reason::Mirrored))));
-        let records = read(&ring, from);
+        let records = read(&ring, HOT, from);
         let [(record, copy)] = &records[..] else {
             panic!("one record: {records:?}");
         };
@@ -98,7 +104,7 @@ fn what_lies_in_the_ring_is_the_packet() {
             direction,
             arm: Arm::Stable,
             reader: Reader::Sender,
-            cpu: 0,
+            lane: HOT,
             service: 101,
             packet_length: packet.len() as u32,
             sequence: sequence as u64,
@@ -111,39 +117,127 @@ fn what_lies_in_the_ring_is_the_packet() {
     assert_eq!(sent.copies, frames().len() as u64);
 }
 
+/// Copies until there is no room for more; says how many each lane got.
+fn fill(bench: &mut Bench, ring: &Ring, frame: &[u8]) -> [u64; 2] {
+    let copies = || [HOT, DEEP].map(|lane| ring.sent(lane).copies);
+    let before = copies();
+    loop {
+        let (heads, refused) = (ring.heads(), ring.refused());
+        let (verdict, counted) = bench.run("ingress", frame).unwrap();
+        assert_eq!(verdict, NEXT);
+        match counted {
+            Some((1, Reason::Mirrored)) => assert_eq!(ring.refused(), refused),
+            Some((1, Reason::RingFull)) => {
+                assert_eq!((ring.heads(), ring.refused()), (heads, refused + 1));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let after = copies();
+    [after[0] - before[0], after[1] - before[1]]
+}
+
 #[test]
-fn a_full_ring_is_left_alone_and_goes_on_where_it_was() {
+fn full_lanes_are_left_alone_and_go_on_where_they_were() {
     let Some((mut bench, ring)) = bench() else {
         return;
     };
     let frame = tcp(CLIENT, SERVER, "AP", &[0x5a; 2_900]);
-    let (mut written, mut position) = (0, 0);
+    let length = u64::from(record_length(frame.len() as u32 - 14));
+    let fit = [HOT, DEEP].map(|lane| ring.size(lane) / length);
     // Several turns, so that records run into the slack at different places.
-    for _ in 0..4 {
-        loop {
-            let head = ring.head(0);
-            let (verdict, counted) = bench.run("ingress", &frame).unwrap();
-            assert_eq!(verdict, NEXT);
-            match counted {
-                Some((1, Reason::Mirrored)) => written += 1,
-                Some((1, Reason::RingFull)) => {
-                    assert_eq!(ring.head(0), head);
-                    break;
-                }
-                other => panic!("{other:?}"),
+    for turn in 0..4 {
+        let (from, written) = (
+            [HOT, DEEP].map(|lane| ring.head(lane)),
+            [HOT, DEEP].map(|lane| ring.sent(lane).copies),
+        );
+        assert_eq!(fill(&mut bench, &ring, &frame), fit);
+        assert_eq!(
+            (ring.refused(), ring.held()),
+            (turn + 1, (fit[0] + fit[1]) * length)
+        );
+        assert!(ring.fullness() > 0.99);
+        for lane in [HOT, DEEP] {
+            let at = usize::from(lane);
+            for (number, (record, packet)) in (written[at]..).zip(read(&ring, lane, from[at])) {
+                assert_eq!((record.lane, record.sequence), (lane, number));
+                assert_eq!(packet, &frame[14..]);
             }
+            ring.release(lane, ring.head(lane));
         }
-        assert!(ring.held() > u64::from(SMALLEST_RING) - 3_000 && ring.fullness() > 0.99);
-        let records = read(&ring, position);
-        for (record, packet) in &records {
-            assert_eq!(packet, &frame[14..]);
-            assert!(record.sequence < written);
-        }
-        assert_eq!(records.last().unwrap().0.sequence, written - 1);
-        position = ring.head(0);
-        ring.release(0, position);
     }
-    assert_eq!(ring.sent(0).copies, written);
+}
+
+#[test]
+fn what_the_hot_lane_has_no_room_for_lies_in_the_deep_one() {
+    let Some((mut bench, ring)) = bench() else {
+        return;
+    };
+    let filling = tcp(CLIENT, SERVER, "AP", &[0x5a; 3_000]);
+    while ring.held_by(HOT) + 3_100 <= u64::from(HOT_RING) {
+        bench.run("ingress", &filling).unwrap();
+    }
+    assert_eq!(ring.head(DEEP), 0);
+    let hot = ring.head(HOT);
+    let payload: Vec<u8> = (0..3_200_u32).map(|at| (at * 7) as u8).collect();
+    let frame = tcp(CLIENT, SERVER, "AP", &payload);
+    let run = |bench: &mut Bench| {
+        let counted = bench.run("ingress", &frame).unwrap();
+        assert_eq!(counted, (NEXT, Some((1, Reason::Mirrored))));
+    };
+    for number in 0..3 {
+        run(&mut bench);
+        let records = read(&ring, DEEP, 0);
+        let (record, copy) = &records[number];
+        assert_eq!((record.lane, record.sequence), (DEEP, number as u64));
+        assert_eq!(copy, &frame[14..]);
+    }
+    assert_eq!(ring.head(HOT), hot);
+    // As soon as the hot lane has room it is used, whatever the deep one still holds.
+    let deep = ring.head(DEEP);
+    ring.release(HOT, hot);
+    run(&mut bench);
+    assert_eq!(ring.head(DEEP), deep);
+    let records = read(&ring, HOT, hot);
+    let [(record, copy)] = &records[..] else {
+        panic!("one record: {records:?}");
+    };
+    assert_eq!((record.lane, &copy[..]), (HOT, &frame[14..]));
+    let last = &read(&ring, DEEP, 0)[2].0;
+    assert!(record.time_ns > last.time_ns && ring.refused() == 0);
+}
+
+/// Rings of another layout are no rings: they are made anew where nothing lies in them, or else refused.
+#[test]
+fn no_ring_of_another_layout_is_written_to() {
+    if !privileged() {
+        return;
+    }
+    let home = Home::new().unwrap();
+    let load = |ring: u32| {
+        let sizes = Sizes {
+            ring,
+            ..Sizes::small(1_024)
+        };
+        DataPlane::load(home.pins(), None, sizes)
+    };
+    let say = |plane: &mut DataPlane, ring: u32| {
+        let mut tap = plane.tap().unwrap();
+        tap.ring = ring.into();
+        plane.set_tap(tap).unwrap();
+    };
+    let mut plane = load(SMALLEST_RING).unwrap();
+    say(&mut plane, value_size(SMALLEST_RING));
+    let mut plane = load(2 * SMALLEST_RING).unwrap();
+    assert_eq!(plane.ring_size(), SMALLEST_RING, "they keep their size");
+    // What rings with a single lane said.
+    say(&mut plane, SMALLEST_RING);
+    let mut plane = load(2 * SMALLEST_RING).unwrap();
+    assert_eq!(plane.ring_size(), 2 * SMALLEST_RING);
+    plane.ring(AGENT_NUMBER).unwrap();
+    let refused = load(SMALLEST_RING).unwrap_err().to_string();
+    assert!(refused.contains("RING_0"), "{refused}");
 }
 
 #[test]
@@ -208,7 +302,10 @@ fn the_daemon_s_own_look_has_a_ring_of_its_own() {
         let (to_agent, to_look) = (shipped.head(0), looked.head(0));
         let counted = bench.run("ingress", &frame).unwrap();
         assert_eq!(counted, (NEXT, Some((1, expected.0))));
-        let copies = (read(&shipped, to_agent).len(), read(&looked, to_look));
+        let copies = (
+            read(&shipped, HOT, to_agent).len(),
+            read(&looked, HOT, to_look),
+        );
         assert_eq!((copies.0, copies.1.len()), (expected.1, expected.2));
         for (record, packet) in copies.1 {
             assert_eq!((record.reader, &packet[..]), (Reader::Look, &frame[14..]));

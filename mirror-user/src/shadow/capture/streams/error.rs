@@ -23,15 +23,15 @@ pub(crate) enum Broken {
     /// No record.
     #[error("not a record: {0:?}")]
     Record(DecodeError),
-    /// A record of another CPU than its ring's.
-    #[error("a record of CPU {of} in the ring of CPU {ring}")]
-    OtherCpu { ring: u16, of: u16 },
+    /// A record of another lane than its ring's.
+    #[error("a record of lane {of} in the ring of lane {ring}")]
+    OtherLane { ring: u16, of: u16 },
     /// A position that no ring reaches.
     #[error("position {0} is beyond any ring")]
     Position(u64),
-    /// More CPUs than any host has.
-    #[error("more than {0} CPUs")]
-    TooManyCpus(usize),
+    /// More lanes than any host has.
+    #[error("more than {0} lanes")]
+    TooManyLanes(usize),
 }
 
 impl Broken {
@@ -39,9 +39,10 @@ impl Broken {
     pub(crate) const fn refusal(self) -> Refusal {
         match self {
             Self::Frame(_) | Self::NotATaps(_) | Self::LongMessage(_) => Refusal::BadFrame,
-            Self::Record(_) | Self::OtherCpu { .. } | Self::Position(_) | Self::TooManyCpus(_) => {
-                Refusal::BadRecord
-            }
+            Self::Record(_)
+            | Self::OtherLane { .. }
+            | Self::Position(_)
+            | Self::TooManyLanes(_) => Refusal::BadRecord,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::transport::frame::{
 pub(crate) struct Rings {
     rings: BTreeMap<u16, Ring>,
     pub(crate) time_ns: u64,
-    /// CPU, number and time of every record, in the order of time.
+    /// Lane, number and time of every record, in the order of time.
     pub(crate) written: Vec<(u16, u64, u64)>,
 }
 
@@ -36,23 +36,23 @@ pub(crate) struct Kept {
 }
 
 impl Rings {
-    pub(crate) fn write(&mut self, cpu: u16, later: u64, packet: &[u8]) {
+    pub(crate) fn write(&mut self, lane: u16, later: u64, packet: &[u8]) {
         let kept = Kept {
             service: 7,
             direction: Direction::Request,
             arm: Arm::Stable,
         };
-        self.write_of(kept, cpu, later, packet);
+        self.write_of(kept, lane, later, packet);
     }
 
-    pub(crate) fn write_of(&mut self, kept: Kept, cpu: u16, later: u64, packet: &[u8]) {
+    pub(crate) fn write_of(&mut self, kept: Kept, lane: u16, later: u64, packet: &[u8]) {
         self.time_ns += later;
-        let ring = self.rings.entry(cpu).or_default();
+        let ring = self.rings.entry(lane).or_default();
         let record = Record {
             direction: kept.direction,
             arm: kept.arm,
             reader: Reader::Sender,
-            cpu,
+            lane,
             service: kept.service,
             packet_length: packet.len() as u32,
             sequence: ring.copies,
@@ -64,11 +64,11 @@ impl Rings {
         ring.bytes.extend_from_slice(packet);
         ring.bytes
             .resize(ring.bytes.len().next_multiple_of(8), 0xaa);
-        self.written.push((cpu, ring.copies, self.time_ns));
+        self.written.push((lane, ring.copies, self.time_ns));
         ring.copies += 1;
     }
 
-    /// The copy in a datagram of the tunnel, as CPU 0 would have written it.
+    /// The copy in a datagram of the tunnel, as its CPU would have written it.
     pub(crate) fn write_datagram(&mut self, datagram: &[u8]) {
         let Ok(Datagram::Geneve { header, payload }) = decode(datagram) else {
             panic!("no copy");
@@ -82,26 +82,26 @@ impl Rings {
         self.write_of(kept, header.meta.cpu, later, payload);
     }
 
-    pub(crate) fn bytes(&self, cpu: u16) -> &[u8] {
-        &self.rings[&cpu].bytes
+    pub(crate) fn bytes(&self, lane: u16) -> &[u8] {
+        &self.rings[&lane].bytes
     }
 
     /// Takes a ring's bytes out; positions are the caller's then.
-    pub(crate) fn take(&mut self, cpu: u16) -> Vec<u8> {
+    pub(crate) fn take(&mut self, lane: u16) -> Vec<u8> {
         self.written.clear();
-        std::mem::take(&mut self.rings.entry(cpu).or_default().bytes)
+        std::mem::take(&mut self.rings.entry(lane).or_default().bytes)
     }
 
     pub(crate) fn copies(&self) -> impl Iterator<Item = (u16, u64)> {
-        self.rings.iter().map(|(&cpu, ring)| (cpu, ring.copies))
+        self.rings.iter().map(|(&lane, ring)| (lane, ring.copies))
     }
 
     /// Where the next record of each ring will begin.
     pub(crate) fn heads(&self) -> Vec<Position> {
         self.rings
             .iter()
-            .map(|(&cpu, ring)| Position {
-                cpu,
+            .map(|(&lane, ring)| Position {
+                lane,
                 position: ring.bytes.len() as u64,
             })
             .collect()
@@ -110,14 +110,14 @@ impl Rings {
     /// The frames of one round, with at most `stretch` bytes of each ring.
     pub(crate) fn round(&mut self, stretch: usize) -> Vec<u8> {
         let mut wire = Vec::new();
-        for (&cpu, ring) in &mut self.rings {
+        for (&lane, ring) in &mut self.rings {
             let left = &ring.bytes[ring.sent..];
             if left.is_empty() {
                 continue;
             }
             let length = left.len().min(stretch);
             let more = length < left.len();
-            wire.extend(records(cpu, ring.sent, more, &left[..length]));
+            wire.extend(records(lane, ring.sent, more, &left[..length]));
             ring.sent += length;
         }
         wire.extend(round(self.time_ns + 1));
@@ -135,21 +135,21 @@ impl Rings {
 
     /// Goes on where the agent says, and at the beginning of rings that it does not know.
     pub(crate) fn go_on(&mut self, positions: &[Position]) {
-        for (&cpu, ring) in &mut self.rings {
-            let known = positions.iter().find(|known| known.cpu == cpu);
+        for (&lane, ring) in &mut self.rings {
+            let known = positions.iter().find(|known| known.lane == lane);
             ring.sent = known.map_or(0, |known| known.position as usize);
         }
     }
 }
 
 /// A tap's preface and hello.
-pub(crate) fn hello(boot: u64, cpus: Vec<Position>) -> Vec<u8> {
+pub(crate) fn hello(boot: u64, lanes: Vec<Position>) -> Vec<u8> {
     hello_of(Hello {
         version: VERSION,
         program: "0.1.0".into(),
         boot,
         transport: Transport::Stream,
-        cpus,
+        lanes,
         mac_key: None,
     })
 }
@@ -161,7 +161,7 @@ pub(crate) fn hello_of_datagrams(boot: u64, key: Key) -> Vec<u8> {
         program: "0.1.0".into(),
         boot,
         transport: Transport::Geneve,
-        cpus: Vec::new(),
+        lanes: Vec::new(),
         mac_key: Some(key),
     })
 }
@@ -173,9 +173,9 @@ fn hello_of(hello: Hello) -> Vec<u8> {
 }
 
 /// A frame of a ring's bytes.
-pub(crate) fn records(cpu: u16, position: usize, more: bool, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn records(lane: u16, position: usize, more: bool, bytes: &[u8]) -> Vec<u8> {
     let header = Header {
-        cpu,
+        lane,
         more,
         position: position as u64,
         ..Header::new(Kind::Records, bytes.len())

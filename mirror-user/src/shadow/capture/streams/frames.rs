@@ -14,9 +14,9 @@ pub(crate) const LONGEST_MESSAGE: u32 = 512 << 10;
 /// What a tap says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Bytes of a CPU's ring from `position` on.
+    /// Bytes of a lane's ring from `position` on.
     Records {
-        cpu: u16,
+        lane: u16,
         position: u64,
         /// The ring holds more than this frame.
         more: bool,
@@ -92,7 +92,7 @@ impl Frames {
         };
         self.open = (rest.length > 0).then_some(rest);
         Some(Part::Records {
-            cpu: header.cpu,
+            lane: header.lane,
             position: header.position,
             more: header.more,
             bytes: bytes.split_to(length),
@@ -125,6 +125,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
+    use crate::transport::frame::{MAX_LANES, message};
 
     /// All parts of these bytes, records of one frame joined.
     fn parts(reads: &[&[u8]]) -> Result<Vec<Part>, Broken> {
@@ -140,7 +142,7 @@ mod tests {
         Ok(parts)
     }
 
-    /// Every byte of records with its CPU and place, and the messages.
+    /// Every byte of records with its lane and place, and the messages.
     type Joined = (Vec<(u16, u64, u8)>, Vec<(Header, Bytes)>);
 
     fn joined(parts: Vec<Part>) -> Joined {
@@ -148,11 +150,11 @@ mod tests {
         for part in parts {
             match part {
                 Part::Records {
-                    cpu,
+                    lane,
                     position,
                     bytes,
                     ..
-                } => records.extend((position..).zip(bytes).map(|(at, byte)| (cpu, at, byte))),
+                } => records.extend((position..).zip(bytes).map(|(at, byte)| (lane, at, byte))),
                 Part::Message(header, body) => messages.push((header, body)),
             }
         }
@@ -169,9 +171,9 @@ mod tests {
             cuts in prop::collection::vec(0_usize..200, 0..20),
         ) {
             let mut wire = Vec::new();
-            for (records, cpu, position, body) in sent {
+            for (records, lane, position, body) in sent {
                 let kind = if records { Kind::Records } else { Kind::Report };
-                let header = Header { cpu, position, ..Header::new(kind, body.len()) };
+                let header = Header { lane, position, ..Header::new(kind, body.len()) };
                 wire.extend(header.encode());
                 wire.extend(body);
             }
@@ -185,6 +187,37 @@ mod tests {
             reads.push(rest);
             prop_assert_eq!(joined(parts(&reads).unwrap()), joined(parts(&[&wire]).unwrap()));
         }
+    }
+
+    #[test]
+    fn the_longest_report_is_no_long_message() {
+        let sent = |lane| LaneSent {
+            lane,
+            copies: u64::MAX,
+            bytes: u64::MAX,
+        };
+        let mirrored = Mirrored {
+            packets: 1 << 50,
+            bytes: 1 << 60,
+        };
+        let service = |id| ServiceReport {
+            id,
+            name: "a-service-with-a-name".to_owned(),
+            stable_version: "2026.11.28-1".to_owned(),
+            canary_version: Some("2026.11.28-2".to_owned()),
+            mirror: true,
+            requests_only: true,
+            sample: 1.0 / 3.0,
+            requests: mirrored,
+            responses: mirrored,
+        };
+        let report = TapReport {
+            lanes: (0..MAX_LANES as u16).map(sent).collect(),
+            services: (0..1_024).map(service).collect(),
+            ..TapReport::default()
+        };
+        let wire = message(Kind::Report, &report);
+        assert_eq!(parts(&[&wire]).unwrap().len(), 1, "{} bytes", wire.len());
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Keep {
             progress,
             outlet,
             processed: positions
-                .map(|&Position { cpu, position }| (cpu, position))
+                .map(|&Position { lane, position }| (lane, position))
                 .collect(),
             untold: BTreeSet::new(),
             untold_bytes: 0,
@@ -134,7 +134,7 @@ impl Keep {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             tap: self.id.0,
             name: self.name.clone(),
-            cpus: self.positions(),
+            lanes: self.positions(),
         }
     }
 
@@ -150,7 +150,7 @@ impl Keep {
     fn processed(&self) -> Vec<Position> {
         let processed = self.processed.iter();
         processed
-            .map(|(&cpu, &position)| Position { cpu, position })
+            .map(|(&lane, &position)| Position { lane, position })
             .collect()
     }
 
@@ -236,10 +236,10 @@ impl Keep {
     fn batch(&mut self, batch: Vec<Copied>, cost: usize) {
         let mut ends = BTreeMap::new();
         for copied in &batch {
-            ends.insert(copied.record.cpu, copied.end);
+            ends.insert(copied.record.lane, copied.end);
         }
         let positions = ends.into_iter();
-        let positions = positions.map(|(cpu, position)| Position { cpu, position });
+        let positions = positions.map(|(lane, position)| Position { lane, position });
         self.push(Item::Copies(batch), cost, positions.collect(), None);
     }
 
@@ -307,9 +307,9 @@ impl Keep {
                 continue;
             }
             self.untold_bytes += under_way.cost;
-            for Position { cpu, position } in under_way.positions {
-                self.processed.insert(cpu, position);
-                self.untold.insert(cpu);
+            for Position { lane, position } in under_way.positions {
+                self.processed.insert(lane, position);
+                self.untold.insert(lane);
             }
             self.echoes.extend(under_way.echo);
         }
@@ -374,9 +374,9 @@ impl Keep {
         let untold = std::mem::take(&mut self.untold);
         let positions: Vec<_> = untold
             .into_iter()
-            .filter_map(|cpu| {
-                let position = *self.processed.get(&cpu)?;
-                Some(Position { cpu, position })
+            .filter_map(|lane| {
+                let position = *self.processed.get(&lane)?;
+                Some(Position { lane, position })
             })
             .collect();
         out.extend_from_slice(&Positions::encode(&positions));

@@ -1,13 +1,13 @@
 //! From the bytes of several rings to records in the order of their time. Pure.
 //!
-//! Every CPU's records come in order; those of different CPUs come stretch by stretch. A record is
+//! Every lane's records come in order; those of different lanes come stretch by stretch. A record is
 //! held back until no older one can come: until the tap has said so, at the end of a round. What is
 //! held back is bounded: a record that so much has been read after is released anyway, and all that
 //! are older with it.
 //!
 //! ```text
-//!   CPU 0   a────c──────f─g┊          held: f, g        ┊ known up to here, of all CPUs
-//!   CPU 1      b───d──e────┊──h──i    held: h, i
+//!   lane 0   a────c──────f─g┊          held: f, g        ┊ known up to here, of all lanes
+//!   lane 1      b───d──e────┊──h──i    held: h, i
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,10 +16,7 @@ use bytes::{Buf as _, Bytes};
 use mirror_common::record::{self, HEADER_LENGTH, Record};
 
 use super::error::Broken;
-use crate::transport::frame::Position;
-
-/// CPUs of one tap.
-const MAX_CPUS: usize = 1024;
+use crate::transport::frame::{MAX_LANES, Position};
 
 /// No ring gets so far: 2^60 bytes.
 const LAST_POSITION: u64 = 1 << 60;
@@ -47,7 +44,7 @@ impl Copied {
 
 #[derive(Debug)]
 struct Held {
-    /// No older than the one before it of the same CPU.
+    /// No older than the one before it of the same lane.
     time: u64,
     /// How much had been read when it came.
     read: u64,
@@ -56,7 +53,7 @@ struct Held {
 
 /// Invariant: `begun` is the last part of what lies before `next`, and shorter than a record.
 #[derive(Debug, Default)]
-struct Cpu {
+struct Lane {
     /// Where the next byte lies.
     next: u64,
     /// A record that is not whole.
@@ -70,9 +67,9 @@ struct Cpu {
 /// length of what is begun.
 #[derive(Debug)]
 pub(crate) struct Order {
-    cpus: BTreeMap<u16, Cpu>,
+    lanes: BTreeMap<u16, Lane>,
     fronts: BTreeSet<(u64, u16)>,
-    /// CPUs whose rings hold more than this round has brought.
+    /// Lanes whose rings hold more than this round has brought.
     more: BTreeSet<u16>,
     held: usize,
     read: u64,
@@ -84,7 +81,7 @@ impl Order {
     /// Holds records back while no more than `most` bytes have been read after them.
     pub(crate) fn new(most: u64) -> Self {
         Self {
-            cpus: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             fronts: BTreeSet::new(),
             more: BTreeSet::new(),
             held: 0,
@@ -103,11 +100,11 @@ impl Order {
         !self.fronts.is_empty()
     }
 
-    /// Takes in bytes of a CPU's ring from `position` on. Those that are known already are left
+    /// Takes in bytes of a lane's ring from `position` on. Those that are known already are left
     /// out; where some are missing, the record that they end goes with them.
     pub(crate) fn records(
         &mut self,
-        cpu: u16,
+        lane: u16,
         position: u64,
         more: bool,
         mut bytes: Bytes,
@@ -115,18 +112,18 @@ impl Order {
         if position > LAST_POSITION {
             return Err(Broken::Position(position));
         }
-        if self.cpus.len() >= MAX_CPUS && !self.cpus.contains_key(&cpu) {
-            return Err(Broken::TooManyCpus(MAX_CPUS));
+        if self.lanes.len() >= MAX_LANES && !self.lanes.contains_key(&lane) {
+            return Err(Broken::TooManyLanes(MAX_LANES));
         }
         self.read += bytes.len() as u64;
         if more {
-            self.more.insert(cpu);
+            self.more.insert(lane);
         } else {
-            self.more.remove(&cpu);
+            self.more.remove(&lane);
         }
-        let ring = self.cpus.entry(cpu).or_insert_with(|| Cpu {
+        let ring = self.lanes.entry(lane).or_insert_with(|| Lane {
             next: position,
-            ..Cpu::default()
+            ..Lane::default()
         });
         if position > ring.next {
             self.held -= ring.begun.len();
@@ -136,24 +133,24 @@ impl Order {
         let known = usize::try_from(ring.next - position).unwrap_or(usize::MAX);
         bytes.advance(known.min(bytes.len()));
         let (begun, first) = (ring.begun.len(), ring.queue.len());
-        let result = ring.take(cpu, bytes, self.read);
+        let result = ring.take(lane, bytes, self.read);
         self.held = self.held - begun + ring.begun.len();
         let new = ring.queue.range(first..);
         self.held += new.map(|held| held.copied.cost()).sum::<usize>();
         if first == 0
             && let Some(front) = ring.queue.front()
         {
-            self.fronts.insert((front.time, cpu));
+            self.fronts.insert((front.time, lane));
         }
         result
     }
 
-    /// The round is over: every record older than `until` has come, but of CPUs that have more.
+    /// The round is over: every record older than `until` has come, but of lanes that have more.
     pub(crate) fn round(&mut self, until: u64, out: &mut Vec<Copied>) {
         let more = std::mem::take(&mut self.more);
         let newest = more
             .iter()
-            .filter_map(|cpu| Some(self.cpus.get(cpu)?.newest));
+            .filter_map(|lane| Some(self.lanes.get(lane)?.newest));
         let known = newest.fold(until, u64::min);
         self.release(known, out);
     }
@@ -163,8 +160,8 @@ impl Order {
         let Some(old) = self.read.checked_sub(self.most) else {
             return;
         };
-        let too_old = self.fronts.iter().filter_map(|(_, cpu)| {
-            let queue = &self.cpus.get(cpu)?.queue;
+        let too_old = self.fronts.iter().filter_map(|(_, lane)| {
+            let queue = &self.lanes.get(lane)?.queue;
             let count = queue.partition_point(|held| held.read < old);
             Some(queue.get(count.checked_sub(1)?)?.time)
         });
@@ -182,9 +179,9 @@ impl Order {
     pub(crate) fn break_off(&mut self, out: &mut Vec<Copied>) {
         self.release_all(out);
         self.more.clear();
-        for cpu in self.cpus.values_mut() {
-            cpu.next -= cpu.begun.len() as u64;
-            cpu.begun = Vec::new();
+        for lane in self.lanes.values_mut() {
+            lane.next -= lane.begun.len() as u64;
+            lane.begun = Vec::new();
         }
         self.held = 0;
     }
@@ -196,22 +193,22 @@ impl Order {
 
     /// Goes on at these positions.
     pub(crate) fn resume(&mut self, positions: &[Position]) {
-        for &Position { cpu, position } in positions.iter().take(MAX_CPUS) {
+        for &Position { lane, position } in positions.iter().take(MAX_LANES) {
             let next = position.min(LAST_POSITION);
-            let ring = Cpu {
+            let ring = Lane {
                 next,
-                ..Cpu::default()
+                ..Lane::default()
             };
-            self.cpus.insert(cpu, ring);
+            self.lanes.insert(lane, ring);
         }
     }
 
     /// Where to go on.
     pub(crate) fn positions(&self) -> Vec<Position> {
-        let positions = self.cpus.iter();
+        let positions = self.lanes.iter();
         positions
-            .map(|(&cpu, ring)| Position {
-                cpu,
+            .map(|(&lane, ring)| Position {
+                lane,
                 position: ring.next - ring.begun.len() as u64,
             })
             .collect()
@@ -219,24 +216,24 @@ impl Order {
 
     /// Releases every record up to `time`, the oldest first.
     fn release(&mut self, time: u64, out: &mut Vec<Copied>) {
-        while let Some(&(front, cpu)) = self.fronts.first()
+        while let Some(&(front, lane)) = self.fronts.first()
             && front <= time
         {
             self.fronts.pop_first();
             let others = self.fronts.first().copied().unwrap_or((u64::MAX, u16::MAX));
-            let Some(ring) = self.cpus.get_mut(&cpu) else {
+            let Some(ring) = self.lanes.get_mut(&lane) else {
                 continue;
             };
             // Usually many in a row: CPUs copy whole super-packets and bursts.
             while let Some(held) = ring
                 .queue
-                .pop_front_if(|held| held.time <= time && (held.time, cpu) <= others)
+                .pop_front_if(|held| held.time <= time && (held.time, lane) <= others)
             {
                 self.held -= held.copied.cost();
                 out.push(held.copied);
             }
             match ring.queue.front() {
-                Some(front) => drop(self.fronts.insert((front.time, cpu))),
+                Some(front) => drop(self.fronts.insert((front.time, lane))),
                 // What a burst needed is not kept.
                 None => ring.queue.shrink_to(64),
             }
@@ -244,20 +241,20 @@ impl Order {
     }
 }
 
-impl Cpu {
+impl Lane {
     /// Takes bytes in that follow those before.
-    fn take(&mut self, cpu: u16, mut bytes: Bytes, read: u64) -> Result<(), Broken> {
+    fn take(&mut self, lane: u16, mut bytes: Bytes, read: u64) -> Result<(), Broken> {
         let end = self.next + bytes.len() as u64;
         self.next = end;
         if !self.begun.is_empty() {
             let Some(whole) = self.complete(&mut bytes)? else {
                 return Ok(());
             };
-            self.record(cpu, &whole, end - bytes.len() as u64, read)?;
+            self.record(lane, &whole, end - bytes.len() as u64, read)?;
         }
         while let Some((_, _, length)) = record::decode(&bytes).map_err(Broken::Record)? {
             let whole = bytes.split_to(length);
-            self.record(cpu, &whole, end - bytes.len() as u64, read)?;
+            self.record(lane, &whole, end - bytes.len() as u64, read)?;
         }
         self.begun.extend_from_slice(&bytes);
         Ok(())
@@ -285,14 +282,14 @@ impl Cpu {
         }
     }
 
-    fn record(&mut self, cpu: u16, whole: &Bytes, end: u64, read: u64) -> Result<(), Broken> {
+    fn record(&mut self, lane: u16, whole: &Bytes, end: u64, read: u64) -> Result<(), Broken> {
         let Some((record, packet, _)) = record::decode(whole).map_err(Broken::Record)? else {
             return Ok(());
         };
-        if record.cpu != cpu {
-            return Err(Broken::OtherCpu {
-                ring: cpu,
-                of: record.cpu,
+        if record.lane != lane {
+            return Err(Broken::OtherLane {
+                ring: lane,
+                of: record.lane,
             });
         }
         self.newest = self.newest.max(record.time_ns);

@@ -65,12 +65,12 @@ fn take_part(
 ) -> Result<(), Refused> {
     let (header, body) = match part {
         Part::Records {
-            cpu,
+            lane,
             position,
             more,
             bytes,
         } => {
-            return Ok(order.records(cpu, position, more, bytes)?);
+            return Ok(order.records(lane, position, more, bytes)?);
         }
         Part::Message(header, body) => (header, body),
     };

@@ -16,7 +16,7 @@ use crate::shadow::ledger::Outcome;
 use crate::shadow::memory::Memory;
 use crate::shadow::message::{Segment, TapId};
 use crate::shadow::resume::TapResume;
-use crate::tap_report::{CpuSent, TapReport};
+use crate::tap_report::{LaneSent, TapReport};
 use crate::transport::frame::{PREFACE, Position, Positions, Welcome};
 use crate::transport::keys::PrivateKey;
 use crate::transport::tls;
@@ -214,23 +214,23 @@ impl FakeTap {
         let (header, body) = self.frame();
         assert_eq!(header.kind, Kind::Welcome);
         let welcome: Welcome = serde_json::from_slice(&body).unwrap();
-        self.rings.go_on(&welcome.cpus);
+        self.rings.go_on(&welcome.lanes);
         welcome
     }
 
-    /// Copies a segment of its one connection on this CPU.
-    fn copy(&mut self, cpu: u16, payload: &[u8]) {
-        let client = format!("10.0.0.7:{}", 4000 + cpu).parse().unwrap();
+    /// Copies a segment of its one connection on this lane.
+    fn copy(&mut self, lane: u16, payload: &[u8]) {
+        let client = format!("10.0.0.7:{}", 4000 + lane).parse().unwrap();
         let server = "10.0.0.5:8000".parse().unwrap();
         let packet = conversation::ipv4(client, server, self.sent, 1, ACK, payload);
         self.sent += payload.len() as u32;
-        *self.bytes.entry(cpu).or_default() += payload.len() as u64;
+        *self.bytes.entry(lane).or_default() += payload.len() as u64;
         let kept = Kept {
             service: SERVICE,
             direction: Direction::Request,
             arm: Arm::Stable,
         };
-        self.rings.write_of(kept, cpu, 10, &packet);
+        self.rings.write_of(kept, lane, 10, &packet);
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -244,15 +244,15 @@ impl FakeTap {
 
     fn report(&mut self) {
         self.reports += 1;
-        let cpus = self.rings.copies().map(|(cpu, copies)| CpuSent {
-            cpu,
+        let lanes = self.rings.copies().map(|(lane, copies)| LaneSent {
+            lane,
             copies,
-            bytes: self.bytes[&cpu],
+            bytes: self.bytes[&lane],
         });
         let report = TapReport {
             boot: self.boot,
             number: self.reports,
-            cpus: cpus.collect(),
+            lanes: lanes.collect(),
             ..TapReport::default()
         };
         let wire = fixtures::report(&report, 1_000 + self.reports);
@@ -286,14 +286,14 @@ impl FakeTap {
     }
 
     fn on_ack(&mut self, body: &[u8]) {
-        for Position { cpu, position } in Positions::decode(body) {
-            let before = self.acked.insert(cpu, position).unwrap_or_default();
+        for Position { lane, position } in Positions::decode(body) {
+            let before = self.acked.insert(lane, position).unwrap_or_default();
             assert!(before <= position, "acknowledged less than before");
         }
     }
 
     fn is_acked(&self) -> bool {
-        let acked = |head: &Position| self.acked.get(&head.cpu) == Some(&head.position);
+        let acked = |head: &Position| self.acked.get(&head.lane) == Some(&head.position);
         self.rings.heads().iter().all(acked)
     }
 
@@ -319,7 +319,7 @@ fn copies_arrive_in_order_and_are_acknowledged() {
     let scene = Scene::new();
     let mut tap = FakeTap::new(scene.address, 1);
     let welcome = tap.connect();
-    assert_eq!((&*welcome.name, &welcome.cpus[..]), ("127.0.0.1", &[][..]));
+    assert_eq!((&*welcome.name, &welcome.lanes[..]), ("127.0.0.1", &[][..]));
     tap.report();
     let mut body = Vec::new();
     for n in 0..2_000_u32 {
@@ -364,7 +364,7 @@ fn a_broken_connection_goes_on_where_it_broke() {
         known = scene.count();
     }
     let welcome = tap.connect();
-    assert_eq!(welcome.cpus.len(), 2);
+    assert_eq!(welcome.lanes.len(), 2);
     tap.report();
     tap.flush(50_000);
     tap.settle();
@@ -391,7 +391,7 @@ fn a_tap_s_newer_connection_replaces_the_older() {
     tap.settle();
     let mut older = tap.stream.take().unwrap();
     let welcome = tap.connect();
-    assert_eq!(welcome.cpus, tap.rings.heads());
+    assert_eq!(welcome.lanes, tap.rings.heads());
     assert_eq!(older.read(&mut [0; 10]).unwrap(), 0, "is still open");
     tap.copy(0, b"after");
     tap.flush(1_000);
@@ -411,7 +411,7 @@ fn another_life_of_a_tap_starts_anew() {
             ..FakeTap::new(scene.address, 1)
         };
         let welcome = tap.connect();
-        assert_eq!(welcome.cpus, []);
+        assert_eq!(welcome.lanes, []);
         tap.copy(0, b"life");
         tap.report();
         tap.flush(1_000);
@@ -474,7 +474,7 @@ fn the_next_agent_goes_on_where_the_last_one_has_acknowledged() {
             continue;
         }
         let known = tap.connect();
-        assert_eq!(known.cpus.len(), if agent == 0 { 0 } else { 3 });
+        assert_eq!(known.lanes.len(), if agent == 0 { 0 } else { 3 });
         let before = all.len();
         for n in 0..300_u16 {
             let part = [agent; 500];
@@ -501,7 +501,7 @@ fn the_next_agent_goes_on_where_the_last_one_has_acknowledged() {
         let known = tap.connect();
         tap.flush(10_000);
         let (segments, capture, next) = scene.hand_over();
-        assert_eq!(next[0].positions, known.cpus);
+        assert_eq!(next[0].positions, known.lanes);
         let (id, known) = tap_named(&capture, "127.0.0.1");
         assert!(payload(&segments, id) == all[before - anew * 500..]);
         let totals = known.totals();

@@ -10,12 +10,12 @@ const MOST: u64 = 1 << 30;
 /// What identifies a record here.
 fn name(copied: &Copied) -> (u16, u64, u64) {
     let Record {
-        cpu,
+        lane,
         sequence,
         time_ns,
         ..
     } = copied.record;
-    (cpu, sequence, time_ns)
+    (lane, sequence, time_ns)
 }
 
 fn copies(said: Vec<Said>) -> Vec<Copied> {
@@ -39,7 +39,7 @@ fn read(frames: &mut Frames, order: &mut Order, mut wire: &[u8], cuts: &[usize])
     out
 }
 
-/// Records of three CPUs: which, how much later, how long.
+/// Records of three lanes: which, how much later, how long.
 fn copied() -> impl Strategy<Value = Vec<(u16, u64, usize)>> {
     prop::collection::vec((0_u16..3, 1_u64..5, 0_usize..90), 0..60)
 }
@@ -59,8 +59,8 @@ proptest! {
     ) {
         let mut rings = Rings::default();
         let mut wire = Vec::new();
-        for (index, (cpu, later, length)) in written.into_iter().enumerate() {
-            rings.write(cpu, later, &vec![cpu as u8; length]);
+        for (index, (lane, later, length)) in written.into_iter().enumerate() {
+            rings.write(lane, later, &vec![lane as u8; length]);
             if index % every == 0 {
                 wire.extend(rings.round(stretch));
             }
@@ -71,7 +71,7 @@ proptest! {
         let names: Vec<_> = out.iter().map(name).collect();
         prop_assert_eq!(&names, &rings.written);
         for copied in &out {
-            prop_assert!(copied.packet.iter().all(|&byte| byte == copied.record.cpu as u8));
+            prop_assert!(copied.packet.iter().all(|&byte| byte == copied.record.lane as u8));
         }
         let ends = rings.heads();
         prop_assert_eq!(order.positions(), ends);
@@ -86,8 +86,8 @@ proptest! {
         breaks in prop::collection::vec(0_usize..2_000, 0..4),
     ) {
         let mut rings = Rings::default();
-        for (cpu, later, length) in written {
-            rings.write(cpu, later, &vec![7; length]);
+        for (lane, later, length) in written {
+            rings.write(lane, later, &vec![7; length]);
         }
         let mut order = Order::new(MOST);
         let mut out = Vec::new();
@@ -112,8 +112,8 @@ proptest! {
 }
 
 /// A frame with the records of a whole ring.
-fn frame(rings: &Rings, cpu: u16, from: usize, to: usize) -> Vec<u8> {
-    fixtures::records(cpu, from, false, &rings.bytes(cpu)[from..to])
+fn frame(rings: &Rings, lane: u16, from: usize, to: usize) -> Vec<u8> {
+    fixtures::records(lane, from, false, &rings.bytes(lane)[from..to])
 }
 
 #[test]
@@ -136,14 +136,14 @@ fn what_the_tap_skipped_is_missing_and_no_more() {
     assert_eq!(
         order.positions(),
         [Position {
-            cpu: 0,
+            lane: 0,
             position: 160
         }]
     );
 }
 
 #[test]
-fn a_record_waits_for_no_cpu_that_has_nothing_and_not_for_ever() {
+fn a_record_waits_for_no_lane_that_has_nothing_and_not_for_ever() {
     let mut rings = Rings::default();
     rings.write(0, 5, b"");
     rings.write(1, 5, b"");
@@ -151,7 +151,7 @@ fn a_record_waits_for_no_cpu_that_has_nothing_and_not_for_ever() {
     let (mut frames, mut order) = (Frames::default(), Order::new(100));
     let mut wire = frame(&rings, 0, 0, 64);
     wire.extend(fixtures::round(6));
-    // CPU 1 said nothing in this round.
+    // Lane 1 said nothing in this round.
     assert_eq!(read(&mut frames, &mut order, &wire, &[]).len(), 1);
     assert!(order.holds_records());
     assert!(read(&mut frames, &mut order, &frame(&rings, 1, 0, 32), &[]).is_empty());
@@ -161,7 +161,10 @@ fn a_record_waits_for_no_cpu_that_has_nothing_and_not_for_ever() {
     }
     let out = read(&mut frames, &mut order, &frame(&rings, 2, 0, 160), &[]);
     assert_eq!(out.len(), 2);
-    assert_eq!(out.iter().map(|c| c.record.cpu).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(
+        out.iter().map(|c| c.record.lane).collect::<Vec<_>>(),
+        [1, 0]
+    );
 }
 
 #[test]
