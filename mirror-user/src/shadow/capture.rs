@@ -332,9 +332,12 @@ impl Capture {
             let table = &mut self.table;
             count += self.inlet.receive(|id, name, item| {
                 let copies = table.item(id, name, item, sink);
-                // That a stream begins or ends is known before what comes next.
-                (copies, table.streams.is_empty())
+                (copies, !table.has_news())
             });
+        }
+        // The tap has its echo: what it sends next is taken in by what it has said.
+        if self.table.has_news() {
+            return Ok(count);
         }
         for socket in &self.sockets {
             for _ in 0..BATCHES {
@@ -377,6 +380,12 @@ impl Capture {
 }
 
 impl Table {
+    /// Whether something has to be known before anything else is taken in: that a stream begins or ends, or
+    /// what a tap says of its services.
+    fn has_news(&self) -> bool {
+        self.changed || !self.streams.is_empty()
+    }
+
     /// Accounts for a datagram and hands its segment on.
     fn datagram(
         &mut self,
