@@ -188,6 +188,20 @@ pub async fn shadow(shadow: &Shadow) -> Findings {
 }
 
 #[cfg(test)]
+mod fixture {
+    use super::{Finding, Level};
+
+    /// A finding is of this level, and says these words.
+    #[track_caller]
+    pub(super) fn check(finding: &Finding, level: Level, words: &str) {
+        assert!(
+            finding.level == level && finding.what.contains(words),
+            "{words:?} in {finding:?}"
+        );
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -239,6 +239,7 @@ fn budget(agent: SocketAddr, uplink: &Link, speed: Option<u64>) -> Option<Findin
 mod tests {
     use super::*;
     use crate::check::Level;
+    use crate::check::fixture::check;
     use crate::config::Directions;
 
     fn uplink() -> Link {
@@ -253,13 +254,6 @@ mod tests {
 
     fn v4() -> SocketAddr {
         ([10, 0, 0, 9], 6181).into()
-    }
-
-    fn check(finding: &Finding, level: Level, words: &str) {
-        assert!(
-            finding.level == level && finding.what.contains(words),
-            "{finding:?}"
-        );
     }
 
     #[test]

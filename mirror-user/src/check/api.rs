@@ -116,6 +116,7 @@ fn knows(agent: &AgentAddress, summary: &Summary, service: &Service) -> Finding 
 mod tests {
     use super::*;
     use crate::check::Level;
+    use crate::check::fixture::check;
     use crate::config::Protocol;
     use crate::shadow::summary::ServiceSummary;
     use crate::transport::keys::PublicKey;
@@ -136,13 +137,6 @@ mod tests {
 
     fn agent() -> AgentAddress {
         "shadow:6181".parse().unwrap()
-    }
-
-    fn check(finding: &Finding, level: Level, words: &str) {
-        assert!(
-            finding.level == level && finding.what.contains(words),
-            "{finding:?}"
-        );
     }
 
     #[test]

@@ -242,15 +242,8 @@ fn at(service: &Service, hook: XdpHook, link: &Link) -> Finding {
 mod tests {
     use super::*;
     use crate::check::Level;
+    use crate::check::fixture::check;
     use crate::daemon::fixtures::{canary, link, service};
-
-    #[track_caller]
-    fn check(finding: &Finding, level: Level, words: &str) {
-        assert!(
-            finding.level == level && finding.what.contains(words),
-            "{words:?} in {finding:?}"
-        );
-    }
 
     #[test]
     fn a_table_has_its_price() {

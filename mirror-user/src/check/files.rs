@@ -154,14 +154,8 @@ mod tests {
 
     use super::*;
     use crate::check::Level;
+    use crate::check::fixture::check;
     use crate::transport::keys::Existing;
-
-    fn check(finding: &Finding, level: Level, words: &str) {
-        assert!(
-            finding.level == level && finding.what.contains(words),
-            "{finding:?}"
-        );
-    }
 
     #[test]
     fn folders_are_looked_at_before_they_are_needed() {

@@ -108,14 +108,7 @@ async fn bytes_per_second(interfaces: &[String]) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::check::Level;
-
-    #[track_caller]
-    fn check(finding: &Finding, level: Level, words: &str) {
-        assert!(
-            finding.level == level && finding.what.contains(words),
-            "{finding:?}"
-        );
-    }
+    use crate::check::fixture::check;
 
     #[test]
     fn rings_are_priced_and_timed() {

@@ -80,10 +80,11 @@ impl Selection {
 
     /// Whether a request is replayed.
     pub fn takes(&self, method: &str, target: &str) -> bool {
+        if !self.methods.iter().any(|listed| listed == method) {
+            return false;
+        }
         let path = path(target);
-        self.methods.iter().any(|listed| listed == method)
-            && self.include.is_match(&path)
-            && !self.exclude.is_match(&path)
+        self.include.is_match(&path) && !self.exclude.is_match(&path)
     }
 }
 

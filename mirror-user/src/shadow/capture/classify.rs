@@ -91,15 +91,9 @@ impl Classifier {
         Copy {
             sequence: packet.sequence,
             length: packet.payload_length,
-            found: service.ok_or(Outcome::UnknownService).map(|service| Found {
-                service,
-                tap,
-                direction: record.direction,
-                arm: record.arm,
-                time_ns: record.time_ns,
-                packet,
-                payload,
-            }),
+            found: service
+                .ok_or(Outcome::UnknownService)
+                .map(|service| Found::of_record(service, tap, record, (packet, payload))),
         }
     }
 
@@ -140,17 +134,8 @@ pub(crate) fn segment_of(
     record: &Record,
     packet: &[u8],
 ) -> Option<Segment> {
-    let (packet, payload) = dissect(packet, Link::Ip).ok()?;
-    let found = Found {
-        service,
-        tap,
-        direction: record.direction,
-        arm: record.arm,
-        time_ns: record.time_ns,
-        packet,
-        payload,
-    };
-    found.segment()
+    let dissected = dissect(packet, Link::Ip).ok()?;
+    Found::of_record(service, tap, record, dissected).segment()
 }
 
 /// The TCP segment inside. Its checksum is not looked at: offloading leaves it unfinished.
@@ -201,7 +186,25 @@ impl Copy<'_> {
     }
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// What a record says, and the packet in it.
+    fn of_record(
+        service: usize,
+        tap: TapId,
+        record: &Record,
+        (packet, payload): (Packet, &'a [u8]),
+    ) -> Self {
+        Self {
+            service,
+            tap,
+            direction: record.direction,
+            arm: record.arm,
+            time_ns: record.time_ns,
+            packet,
+            payload,
+        }
+    }
+
     /// The segment, if it carries anything.
     fn segment(self) -> Option<Segment> {
         worth_copying(&self.packet).then(|| Segment {
