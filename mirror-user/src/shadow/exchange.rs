@@ -20,9 +20,9 @@ use mirror_common::flow::Flow;
 use mirror_common::packet::SYN;
 use mirror_common::tunnel::{Arm, Direction};
 
-use super::http::begins_request;
+use super::http::{Fault, begins_request};
 use super::memory::Memory;
-use super::message::{DropReason, ExchangeId, Request, Response, Segment, TapId};
+use super::message::{DropReason, Ending, ExchangeId, Partial, Request, Response, Segment, TapId};
 pub use anchor::Anchor;
 use clock::Clock;
 use connection::Connection;
@@ -97,6 +97,8 @@ pub enum Event {
         service: usize,
         /// Which version answers its connection.
         arm: Arm,
+        /// When the tap saw its connection's SYN; nothing where it did not.
+        opened_ns: Option<u64>,
     },
     /// A whole request, to be replayed. Requests of one connection come in their order.
     Request {
@@ -131,6 +133,8 @@ pub enum Event {
         id: ExchangeId,
         /// Why.
         reason: DropReason,
+        /// How it ended for its client.
+        ending: Ending,
     },
     /// No more requests on a connection that had some.
     Closed {
@@ -161,11 +165,30 @@ impl Key {
 struct Journal<'a> {
     service: usize,
     arm: Arm,
+    opened_ns: Option<u64>,
+    /// [`Ending::by`] of what is dropped now.
+    by: Option<Direction>,
     exchanges: &'a mut u64,
     events: &'a mut Vec<Event>,
 }
 
-impl Journal<'_> {
+impl<'a> Journal<'a> {
+    fn of(
+        key: &Key,
+        connection: &Connection,
+        exchanges: &'a mut u64,
+        events: &'a mut Vec<Event>,
+    ) -> Self {
+        Self {
+            service: key.service,
+            arm: connection.arm,
+            opened_ns: connection.opened_ns(),
+            by: connection.ended_by,
+            exchanges,
+            events,
+        }
+    }
+
     fn seen(&mut self) -> ExchangeId {
         *self.exchanges += 1;
         let id = ExchangeId(*self.exchanges);
@@ -173,18 +196,28 @@ impl Journal<'_> {
             id,
             service: self.service,
             arm: self.arm,
+            opened_ns: self.opened_ns,
         });
         id
     }
 
-    fn dropped(&mut self, id: ExchangeId, reason: DropReason) {
-        self.events.push(Event::Dropped { id, reason });
+    fn dropped(&mut self, id: ExchangeId, reason: DropReason, response: Option<Partial>) {
+        let by = self.by;
+        let ending = Ending { by, response };
+        self.events.push(Event::Dropped { id, reason, ending });
+    }
+
+    /// What is dropped from now on is so since this side's bytes cannot be read.
+    fn blame(&mut self, fault: Fault, side: Direction) {
+        if matches!(fault, Fault::Malformed(_) | Fault::HeadTooLarge) {
+            self.by = Some(side);
+        }
     }
 
     /// An exchange of which nothing more is known than that it was there.
     fn missed(&mut self, reason: DropReason) {
         let id = self.seen();
-        self.dropped(id, reason);
+        self.dropped(id, reason, None);
     }
 }
 
@@ -287,6 +320,8 @@ impl Exchanges {
         let mut journal = Journal {
             service: segment.service,
             arm: segment.arm,
+            opened_ns: None,
+            by: None,
             exchanges: &mut self.last_exchange,
             events,
         };
@@ -298,6 +333,9 @@ impl Exchanges {
                     return;
                 }
                 if segment.flags & SYN != 0 && connection.is_replaced_by(&segment) {
+                    journal.opened_ns = connection.opened_ns();
+                    // A client that dials anew from the same port has left the old connection.
+                    journal.by = connection.ended_by.or(Some(Direction::Request));
                     connection.close(now, None, &mut journal);
                     if is_left {
                         return;
@@ -329,6 +367,7 @@ impl Exchanges {
             }
         };
         let alone = self.requests_only.contains(&(key.tap, key.service));
+        (journal.opened_ns, journal.by) = (connection.opened_ns(), connection.ended_by);
         connection.expect_answers(!alone, &mut journal);
         connection.segment(segment, now, &mut journal);
         wind(&mut self.timers, key, connection, now);
@@ -366,12 +405,7 @@ impl Exchanges {
                 continue;
             };
             connection.timer = None;
-            let mut journal = Journal {
-                service: key.service,
-                arm: connection.arm,
-                exchanges: &mut self.last_exchange,
-                events,
-            };
+            let mut journal = Journal::of(&key, connection, &mut self.last_exchange, events);
             if connection.tick(now, &mut journal) {
                 self.connections.remove(&key);
             } else {
@@ -403,12 +437,7 @@ impl Exchanges {
             .connections
             .extract_if(|key, connection| !keep(key.service, connection.arm, &key.flow));
         for (key, mut connection) in dropped {
-            let mut journal = Journal {
-                service: key.service,
-                arm: connection.arm,
-                exchanges: &mut self.last_exchange,
-                events,
-            };
+            let mut journal = Journal::of(&key, &connection, &mut self.last_exchange, events);
             connection.close(Duration::MAX, Some(reason), &mut journal);
             if let Some(timer) = connection.timer
                 && let Some(timers) = self.timers.get_mut(&key.tap)

@@ -94,7 +94,9 @@ pub(crate) fn response(status: u16) -> Response {
         headers: Vec::new(),
         body: Bytes::new(),
         first_byte_ns: 0,
+        body_ns: None,
         last_byte_ns: 0,
+        body_bytes: 0,
         lease: Memory::new(usize::MAX).lease(0).unwrap(),
     }
 }

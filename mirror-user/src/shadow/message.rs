@@ -94,8 +94,12 @@ pub struct Response {
     pub body: Bytes,
     /// When its first byte passed the tap, or came from the shadow (interim 1xx answers apart).
     pub first_byte_ns: u64,
+    /// When the first byte of its body did; nothing where it has none.
+    pub body_ns: Option<u64>,
     /// When its last byte did.
     pub last_byte_ns: u64,
+    /// How many bytes its body has, without chunk framing, whether they are kept or not.
+    pub body_bytes: u64,
     /// The memory it occupies.
     pub lease: Lease,
 }
@@ -204,6 +208,31 @@ impl DropReason {
             Self::NotCompared => "not_compared",
         }
     }
+}
+
+/// How an exchange ended that was not whole: what its client knows of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// The side that ended the connection first, or whose bytes cannot be read; nothing where it was
+    /// neither, as with silence.
+    pub by: Option<Direction>,
+    /// What came of the response, interim (1xx) ones apart.
+    pub response: Option<Partial>,
+}
+
+/// What came of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Partial {
+    /// Its status, once its head was whole.
+    pub status: Option<u16>,
+    /// When the first byte of its body passed.
+    pub body_ns: Option<u64>,
+    /// When its last byte, so far, passed.
+    pub last_byte_ns: u64,
+    /// How many bytes of its body came.
+    pub body_bytes: u64,
+    /// Whether all of it came: it was the request that could not be told.
+    pub is_whole: bool,
 }
 
 /// Why there is no answer of the shadow's: an exchange that is compared, with verdict `error`.

@@ -124,13 +124,15 @@ impl Reading {
     fn count_events(&mut self) {
         for event in self.events.drain(..) {
             let (id, outcome) = match event {
-                Event::Seen { id, service, arm } => {
+                Event::Seen {
+                    id, service, arm, ..
+                } => {
                     self.services[service].tally.count_seen(arm);
                     self.open.insert(id, (service, arm));
                     continue;
                 }
                 Event::Response { id, response } => (id, Outcome::of_status(response.status)),
-                Event::Dropped { id, reason } => (id, Outcome::Dropped(reason)),
+                Event::Dropped { id, reason, .. } => (id, Outcome::Dropped(reason)),
                 Event::Request { .. } | Event::Closed { .. } => continue,
             };
             if let Some((service, arm)) = self.open.remove(&id) {

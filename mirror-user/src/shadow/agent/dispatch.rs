@@ -105,7 +105,7 @@ impl Dispatcher {
                 self.replay(pending, origin.service, connection, job);
             }
             Event::Response { id, response } => return pending.response(id, response),
-            Event::Dropped { id, reason } => {
+            Event::Dropped { id, reason, .. } => {
                 if let Some(dropped) = pending.dropped(id, reason) {
                     self.judge.dropped(dropped);
                 }

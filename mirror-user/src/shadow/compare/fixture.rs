@@ -24,7 +24,9 @@ pub(crate) fn response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Re
         headers: fields(headers),
         body: Bytes::copy_from_slice(body),
         first_byte_ns: 7_000_000,
+        body_ns: (!body.is_empty()).then_some(7_000_000),
         last_byte_ns: 9_500_000,
+        body_bytes: body.len() as u64,
         lease: Memory::new(0).lease(0).unwrap(),
     }
 }

@@ -80,6 +80,8 @@ pub(super) struct Connection {
     pub(super) has_requests: bool,
     /// Whether answers are copied, too.
     pub(super) answered: bool,
+    /// The side that ended it first.
+    pub(super) ended_by: Option<Direction>,
     /// When it will be closed for good.
     pub(super) closing: Option<Duration>,
     pub(super) last_segment: Duration,
@@ -135,6 +137,7 @@ impl Connection {
             pipelines: false,
             has_requests: false,
             answered: true,
+            ended_by: None,
             closing: None,
             last_segment: Duration::ZERO,
             timer: None,
@@ -144,6 +147,11 @@ impl Connection {
     /// Whether it was seen from its first byte on.
     pub(super) fn has_start(&self) -> bool {
         self.starts.0.is_some()
+    }
+
+    /// When the tap saw its SYN; nothing where it did not.
+    pub(super) fn opened_ns(&self) -> Option<u64> {
+        self.has_start().then_some(self.known_ns)
     }
 
     /// Whether this SYN, or SYN-ACK, is of another connection between the same ends.
@@ -207,6 +215,11 @@ impl Connection {
         self.arm = segment.arm;
         if segment.flags & SYN != 0 {
             self.synchronise(&segment);
+            journal.opened_ns = self.opened_ns();
+        }
+        if segment.flags & (FIN | RST) != 0 {
+            self.ended_by.get_or_insert(segment.direction);
+            journal.by = self.ended_by;
         }
         if segment.flags & RST == 0 {
             self.absorb(segment, now);

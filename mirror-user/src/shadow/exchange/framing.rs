@@ -9,7 +9,7 @@ use super::half::Patience;
 use super::resync::Seek;
 use super::{Event, Journal};
 use crate::shadow::http::{Asked, Decoder, Fault, Start, Step};
-use crate::shadow::message::{DropReason, ExchangeId, Request, Response, header};
+use crate::shadow::message::{DropReason, ExchangeId, Partial, Request, Response, header};
 use crate::shadow::stream::Piece;
 
 /// The most exchanges of one connection that are open at once.
@@ -33,6 +33,8 @@ pub(super) struct Open {
     leaves: bool,
     pub(super) request: Reading,
     pub(super) answer: Answer,
+    /// What has come of the response.
+    partial: Option<Partial>,
     /// Neither dropped nor answered.
     live: bool,
 }
@@ -59,7 +61,7 @@ impl Open {
     /// The exchange is over; its bytes may still be framed.
     pub(super) fn drop(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
         if std::mem::take(&mut self.live) {
-            journal.dropped(self.id, reason);
+            journal.dropped(self.id, reason, self.partial);
         }
         if matches!(self.request, Reading::Held(_)) {
             self.request = Reading::Done;
@@ -163,7 +165,10 @@ impl Connection {
             Err(fault @ (Fault::Tls | Fault::Http2)) => {
                 self.leave_alone(fault.reason(Direction::Request), journal);
             }
-            Err(fault) => self.lose_requests(fault.reason(Direction::Request), journal),
+            Err(fault) => {
+                journal.blame(fault, Direction::Request);
+                self.lose_requests(fault.reason(Direction::Request), journal);
+            }
             Ok(step) => {
                 self.requests.keep(piece, end);
                 self.note_head(&decoder, journal);
@@ -210,6 +215,7 @@ impl Connection {
             } else {
                 Answer::Gone
             },
+            partial: None,
             live: true,
         });
     }
@@ -296,8 +302,15 @@ impl Connection {
             return self.lose_responses(DropReason::ResponseIncomplete, journal);
         }
         let end = piece.end();
-        match decoder.feed(&mut piece.data, piece.time_ns) {
-            Err(fault) => self.lose_responses(fault.reason(Direction::Response), journal),
+        let fed = decoder.feed(&mut piece.data, piece.time_ns);
+        if let Some(front) = self.open.front_mut() {
+            front.partial = decoder.partial();
+        }
+        match fed {
+            Err(fault) => {
+                journal.blame(fault, Direction::Response);
+                self.lose_responses(fault.reason(Direction::Response), journal);
+            }
             Ok(step) => {
                 self.responses.keep(piece, end);
                 if let Some(word) = &mut self.responses.last {
@@ -352,6 +365,7 @@ impl Connection {
             return;
         };
         front.answer = Answer::Gone;
+        front.partial = decoder.partial();
         match decoder.into_response() {
             Err(unfit) => front.drop(unfit.reason(Direction::Response), journal),
             Ok(_) if !front.live => {}

@@ -32,12 +32,7 @@ impl Exchanges {
             if !self.clocks.contains_key(&key.tap) {
                 continue;
             }
-            let mut journal = Journal {
-                service: key.service,
-                arm: connection.arm,
-                exchanges: &mut self.last_exchange,
-                events,
-            };
+            let mut journal = Journal::of(key, connection, &mut self.last_exchange, events);
             connection.pause(now, &mut journal);
         }
     }
@@ -57,12 +52,7 @@ impl Exchanges {
             .extract_if(|key, _| self.clocks.contains_key(&key.tap));
         let exchanges = &mut self.last_exchange;
         let handed_over = streamed.map(|(key, mut connection)| {
-            let mut journal = Journal {
-                service: key.service,
-                arm: connection.arm,
-                exchanges,
-                events,
-            };
+            let mut journal = Journal::of(&key, &connection, exchanges, events);
             HandedOver {
                 service: key.service,
                 tap: key.tap,

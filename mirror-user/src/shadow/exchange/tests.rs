@@ -8,6 +8,7 @@ use super::*;
 use crate::shadow::message::header;
 
 mod alone;
+mod endings;
 mod handover;
 mod lossy;
 
@@ -192,7 +193,7 @@ impl Table {
                         text(&response.body)
                     )
                 }
-                Event::Dropped { id, reason } => format!("dropped {} {}", id.0, reason.label()),
+                Event::Dropped { id, reason, .. } => format!("dropped {} {}", id.0, reason.label()),
                 Event::Closed { connection } => format!("closed {}", connection.0),
             });
             self.events.push(event);

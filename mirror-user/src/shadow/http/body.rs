@@ -16,6 +16,8 @@ pub(super) struct Body {
     lease: Lease,
     /// Parts of sections that wait for their end: they stay when the body goes.
     sections: usize,
+    /// How many bytes came.
+    length: u64,
     /// How many bytes more may come.
     room: usize,
     /// Nothing of it is kept.
@@ -35,10 +37,16 @@ impl Body {
             bytes: Held::One(Bytes::new()),
             lease: memory.empty_lease(),
             sections: 0,
+            length: 0,
             room: max_body,
             skipped: false,
             unfit: None,
         }
+    }
+
+    /// How many bytes came, whether they were kept or not.
+    pub(super) fn length(&self) -> u64 {
+        self.length
     }
 
     /// Nothing of it is to be kept, so that it may have any size.
@@ -83,6 +91,7 @@ impl Body {
 
     /// Takes in the next bytes; `rest` bytes are known to follow them.
     pub(super) fn push(&mut self, data: Bytes, rest: u64) {
+        self.length += data.len() as u64;
         if self.unfit.is_some() || data.is_empty() || self.skipped {
             return;
         }

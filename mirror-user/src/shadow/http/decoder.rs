@@ -7,7 +7,7 @@ use super::chunked::Chunked;
 use super::head::{self, Asked, Framing, Head, Section, Side, Start};
 use super::{Fault, Unfit, recognise};
 use crate::shadow::memory::Memory;
-use crate::shadow::message::{Field, Request, Response};
+use crate::shadow::message::{Field, Partial, Request, Response};
 
 /// How far a message has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub struct Decoder {
     trailers: Vec<Field>,
     body_begun: bool,
     first_byte_ns: Option<u64>,
+    body_ns: Option<u64>,
     last_byte_ns: u64,
 }
 
@@ -70,6 +71,7 @@ impl Decoder {
             trailers: Vec::new(),
             body_begun: false,
             first_byte_ns: None,
+            body_ns: None,
             last_byte_ns: 0,
         }
     }
@@ -91,6 +93,17 @@ impl Decoder {
             Start::Response { status } => Some(status),
             Start::Request { .. } => None,
         }
+    }
+
+    /// What has come of a response, interim ones apart.
+    pub fn partial(&self) -> Option<Partial> {
+        self.has_begun().then(|| Partial {
+            status: self.status(),
+            body_ns: self.body_ns,
+            last_byte_ns: self.last_byte_ns,
+            body_bytes: self.body.length(),
+            is_whole: self.is_complete(),
+        })
     }
 
     /// Whether what has arrived of a response is certainly not of an interim one.
@@ -162,6 +175,9 @@ impl Decoder {
             Phase::Complete => {}
         }
         self.body_begun = true;
+        if self.body.length() > 0 {
+            self.body_ns.get_or_insert(time_ns);
+        }
         self.last_byte_ns = time_ns;
         Ok(())
     }
@@ -292,13 +308,16 @@ impl Decoder {
         let Start::Response { status } = head.start else {
             return Err(Unfit::Incomplete);
         };
+        let body_bytes = self.body.length();
         let (body, lease) = self.body.take()?;
         Ok(Response {
             status,
             headers: head.fields,
             body,
             first_byte_ns: self.first_byte_ns.unwrap_or(self.last_byte_ns),
+            body_ns: self.body_ns,
             last_byte_ns: self.last_byte_ns,
+            body_bytes,
             lease,
         })
     }

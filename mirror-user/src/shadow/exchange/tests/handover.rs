@@ -81,7 +81,7 @@ fn ends(tables: &[Table], originals: &[Original]) -> Ends {
                     assert!(whole, "answer of {index}");
                     ends.answered.push(index);
                 }
-                Event::Dropped { id, reason } => {
+                Event::Dropped { id, reason, .. } => {
                     open.remove(id).unwrap();
                     *ends.dropped.entry(reason.label()).or_default() += 1;
                 }
