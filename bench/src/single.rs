@@ -165,7 +165,7 @@ fn plane(home: &Home, uplink: u32, ring: u32) -> Result<DataPlane> {
         canary: endpoint(8003),
         threshold: share_threshold(SHARE_PARTS / 2),
         stale_ns: u64::MAX,
-        flags: flag::PRESENT | flag::HTTP,
+        flags: flag::PRESENT,
         ..Steering::default()
     };
     plane.set_steering(3, steering)?;

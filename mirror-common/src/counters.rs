@@ -106,7 +106,7 @@ mod tests {
             ("Translation", size_of::<Translation>()),
             ("choices", Choice::COUNT),
         ];
-        let version_4 = [
+        let version_5 = [
             ("Endpoint", 24),
             ("Service", 80),
             ("Agent", 104),
@@ -117,15 +117,15 @@ mod tests {
             ("RunTime", 520),
             ("Latency", 3464),
             ("Flow", 48),
-            ("Connection", 88),
-            ("ArmCounters", 264),
-            ("Steering", 144),
+            ("Connection", 80),
+            ("ArmCounters", 216),
+            ("Steering", 152),
             ("reasons", 29),
             ("Health", 16),
             ("Ports", 8),
             ("Translation", 80),
             ("choices", 11),
         ];
-        assert_eq!((crate::ABI_VERSION, layouts), (4, version_4));
+        assert_eq!((crate::ABI_VERSION, layouts), (5, version_5));
     }
 }

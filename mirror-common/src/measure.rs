@@ -18,8 +18,6 @@ pub mod state {
     pub const REPEATED: u32 = 1 << 2;
     /// The kernel has a socket for it, and finds it by itself.
     pub const SETTLED: u32 = 1 << 3;
-    /// A request, or some of one, has no answer yet.
-    pub const WAITING: u32 = 1 << 4;
     /// Ended by a reset, or by both sides.
     pub const CLOSED: u32 = 1 << 5;
     /// `next` of the request direction is known; the response direction has the bit above.
@@ -36,8 +34,6 @@ pub mod state {
 pub struct Connection {
     /// When its SYN was seen, on the monotonic clock, in nanoseconds; 0 = it is older than we.
     pub opened_ns: u64,
-    /// When the last bytes of a request were seen.
-    pub request_ns: u64,
     /// The sequence number after the last byte seen, by [`Direction`].
     pub next: [u32; 2],
     /// The SYN's sequence number: a SYN with another one is another connection.
@@ -64,10 +60,6 @@ pub struct Seen {
     pub answered: bool,
     /// So long after it, in nanoseconds; nothing where the SYN had to come twice.
     pub handshake_ns: Option<u64>,
-    /// The first byte of an answer, so long after the request's last, in nanoseconds.
-    pub first_byte_ns: Option<u64>,
-    /// The hundreds of an answer's HTTP status, 1 to 5; 0 = no answer begins here.
-    pub class: u32,
     /// It ends the connection.
     pub closed: bool,
 }
@@ -78,7 +70,6 @@ impl Connection {
     pub const fn opened(packet: &Packet, service: u32, arm: Arm, now_ns: u64) -> Self {
         Self {
             opened_ns: now_ns,
-            request_ns: 0,
             next: [packet.sequence.wrapping_add(1), 0],
             initial: packet.sequence,
             state: (arm as u32 * state::CANARY) | state::KNOWN,
@@ -93,7 +84,6 @@ impl Connection {
     pub const fn joined(service: u32, arm: Arm) -> Self {
         Self {
             opened_ns: 0,
-            request_ns: 0,
             next: [0, 0],
             initial: 0,
             state: (arm as u32 * state::CANARY) | state::ANSWERED,
@@ -125,23 +115,26 @@ impl Connection {
         self.state & state::ANSWERED == 0
     }
 
+    /// Whether what it comes to is told of the canary that has been on trial since then: one that is older
+    /// may be served by the version before.
+    #[inline(always)]
+    pub const fn is_since(&self, trial_ns: u64) -> bool {
+        self.state & state::CANARY == 0 || self.opened_ns >= trial_ns
+    }
+
     /// Whether `packet` is this connection's SYN once more.
     #[inline(always)]
     pub const fn is_repeated_by(&self, packet: &Packet) -> bool {
         self.opened_ns != 0 && self.initial == packet.sequence
     }
 
-    /// Takes in a packet. `now` reads the clock, which costs a third of all that is done here;
-    /// `head` reads the first bytes of its payload; without `http` whatever the
-    /// server says after a request is its answer.
+    /// Takes in a packet. `now` reads the clock, which costs a third of all that is done here.
     #[inline(always)]
     pub fn observe(
         &mut self,
         packet: &Packet,
         direction: Direction,
         now: impl Fn() -> u64,
-        http: bool,
-        head: impl FnOnce() -> Option<[u8; 12]>,
     ) -> Seen {
         let mut seen = Seen::default();
         let answered = self.state & state::ANSWERED != 0;
@@ -164,47 +157,12 @@ impl Connection {
         if packet.payload_length > 0 {
             seen.retransmission = self.has_seen(packet, direction);
             if !seen.retransmission {
-                self.advance(
-                    direction,
-                    packet.sequence.wrapping_add(packet.payload_length),
-                );
-                match direction {
-                    Direction::Request => {
-                        self.state |= state::WAITING;
-                        self.request_ns = now();
-                    }
-                    Direction::Response => self.answer(now, http, head, &mut seen),
-                }
+                let end = packet.sequence.wrapping_add(packet.payload_length);
+                self.advance(direction, end);
             }
         }
         seen.closed = self.ends(packet, direction);
         seen
-    }
-
-    /// The first bytes of an answer, perhaps.
-    #[inline(always)]
-    fn answer(
-        &mut self,
-        now: impl Fn() -> u64,
-        http: bool,
-        head: impl FnOnce() -> Option<[u8; 12]>,
-        seen: &mut Seen,
-    ) {
-        if self.state & state::WAITING == 0 {
-            return;
-        }
-        if http {
-            let Some(status) = head().and_then(|head| status(&head)) else {
-                return;
-            };
-            seen.class = status / 100;
-            // 100, 102 and 103 announce an answer; 101 is one.
-            if seen.class == 1 && status != 101 {
-                return;
-            }
-        }
-        self.state &= !state::WAITING;
-        seen.first_byte_ns = Some(now().saturating_sub(self.request_ns));
     }
 
     #[inline(always)]
@@ -240,40 +198,16 @@ impl Connection {
     }
 }
 
-/// The status of an HTTP/1 answer (RFC 9112, section 4) that begins with these bytes.
-#[inline(always)]
-fn status(head: &[u8; 12]) -> Option<u32> {
-    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', a, b, c] = *head else {
-        return None;
-    };
-    let digit = |byte: u8| byte.wrapping_sub(b'0') as u32;
-    let (a, b, c) = (digit(a), digit(b), digit(c));
-    if !matches!(a, 1..=5) || b > 9 || c > 9 {
-        return None;
-    }
-    Some(a * 100 + b * 10 + c)
-}
-
 /// Whether a packet without a socket may end a handshake by SYN cookie.
 #[inline(always)]
 pub const fn may_end_handshake(packet: &Packet) -> bool {
     packet.flags & (SYN | RST | FIN | ACK) == ACK
 }
 
-/// What a version's latencies are of.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// From the last byte of a request to the first of its answer.
-    FirstByte = 0,
-    /// From the SYN to its acknowledgement.
-    Handshake = 1,
-}
-
-/// Where the latencies of a service's version stand.
+/// Where the handshakes of a service's version stand: how long they took.
 #[inline(always)]
-pub const fn latency_key(service: u32, arm: Arm, phase: Phase) -> u32 {
-    service * 4 + arm as u32 * 2 + phase as u32
+pub const fn handshake_key(service: u32, arm: Arm) -> u32 {
+    service * 2 + arm as u32
 }
 
 /// What is counted of one version of one service. Row = service index * 2 + [`Arm`].
@@ -299,8 +233,6 @@ pub struct ArmCounters {
     pub resets: [u64; 2],
     /// Packets that brought bytes once more, by [`Direction`].
     pub retransmissions: [u64; 2],
-    /// Answers by the hundreds of their HTTP status; 0 = answers of another protocol.
-    pub classes: [u64; 6],
     /// Packets whose addresses could not be translated, and that went nowhere, by [`Direction`].
     pub untranslated: [u64; 2],
     /// Packets that were taken at XDP, of those counted above, by [`Direction`].
@@ -308,25 +240,18 @@ pub struct ArmCounters {
 }
 
 impl ArmCounters {
-    /// Counts a packet and what it told.
+    /// Counts a packet and what it told; a reset only where it tells of the version on trial.
     #[inline(always)]
-    pub fn count(&mut self, packet: &Packet, direction: Direction, seen: &Seen) {
+    pub fn count(&mut self, packet: &Packet, direction: Direction, seen: &Seen, on_trial: bool) {
         let side = direction as usize & 1;
         self.packets[side] += 1;
         self.bytes[side] += packet.payload_length as u64;
         // One that comes when both sides have ended, or once more, tells of no trouble.
-        self.resets[side] += (seen.closed && packet.flags & RST != 0) as u64;
+        self.resets[side] += (on_trial && seen.closed && packet.flags & RST != 0) as u64;
         self.retransmissions[side] += seen.retransmission as u64;
         self.unanswered += seen.unanswered as u64;
         self.answered += seen.answered as u64;
         self.closed += seen.closed as u64;
-        if seen.class != 0 || seen.first_byte_ns.is_some() {
-            // The compiler knows that it is in range; the verifier has to be shown.
-            let class = core::hint::black_box(seen.class) as usize;
-            if let Some(class) = self.classes.get_mut(class) {
-                *class += 1;
-            }
-        }
     }
 }
 
@@ -356,7 +281,6 @@ impl AddAssign<&Self> for ArmCounters {
         add(&mut self.bytes, &other.bytes);
         add(&mut self.resets, &other.resets);
         add(&mut self.retransmissions, &other.retransmissions);
-        add(&mut self.classes, &other.classes);
         add(&mut self.untranslated, &other.untranslated);
         add(&mut self.early, &other.early);
     }
@@ -406,9 +330,8 @@ mod tests {
             .chain(steps)
             .map(|&(ms, direction, flags, sequence, payload)| {
                 let packet = packet(flags, sequence, payload);
-                let head = || payload.first_chunk().copied();
-                let seen = connection.observe(&packet, direction, || ms * MS, true, head);
-                counters.count(&packet, direction, &seen);
+                let seen = connection.observe(&packet, direction, || ms * MS);
+                counters.count(&packet, direction, &seen, connection.is_since(0));
                 seen
             })
             .collect();
@@ -418,37 +341,20 @@ mod tests {
     use Direction::{Request, Response};
 
     #[test]
-    fn an_exchange_is_timed_from_the_request_s_last_byte() {
+    fn packets_and_bytes_are_counted_and_the_handshake_is_timed() {
         let (connection, seen, counters) = run(&[
             (10, Request, ACK, 101, b"POST / HTTP/1.1\r\n"),
             (12, Request, ACK, 118, b"the rest"),
             (17, Response, ACK, 501, b"HTTP/1.1 200 OK\r\n"),
-            (18, Response, ACK, 518, b"HTTP/1.1 404 in the body"),
         ]);
         assert_eq!(seen[1].handshake_ns, Some(2 * MS));
-        assert_eq!(seen[4].first_byte_ns, Some(5 * MS));
-        assert_eq!(seen[5], Seen::default());
-        assert_eq!(counters.classes, [0, 0, 1, 0, 0, 0]);
-        assert_eq!((counters.answered, counters.packets), (1, [3, 3]));
-        assert_eq!(counters.bytes, [25, 41]);
+        assert_eq!((counters.answered, counters.packets), (1, [3, 2]));
+        assert_eq!(counters.bytes, [25, 17]);
         assert_eq!(connection.arm(), Arm::Canary);
     }
 
     #[test]
-    fn what_only_announces_an_answer_is_none() {
-        let (_, seen, counters) = run(&[
-            (10, Request, ACK, 101, b"POST / HTTP/1.1\r\n"),
-            (11, Response, ACK, 501, b"HTTP/1.1 100 Continue\r\n\r\n"),
-            (12, Request, ACK, 118, b"body"),
-            (20, Response, ACK, 526, b"HTTP/1.1 503 Busy\r\n"),
-        ]);
-        assert_eq!(seen[3].first_byte_ns, None);
-        assert_eq!(seen[5].first_byte_ns, Some(8 * MS));
-        assert_eq!(counters.classes, [0, 1, 0, 0, 0, 1]);
-    }
-
-    #[test]
-    fn what_comes_twice_is_no_second_answer() {
+    fn what_comes_twice_is_a_retransmission() {
         let (_, seen, counters) = run(&[
             (10, Request, ACK, 101, b"GET / HTTP/1.1\r\n\r\n"),
             (20, Response, ACK, 501, b"HTTP/1.1 200 OK\r\n"),
@@ -459,7 +365,6 @@ mod tests {
         ]);
         assert!(seen[4].retransmission && seen[5].retransmission && !seen[6].retransmission);
         assert_eq!(counters.retransmissions, [1, 1]);
-        assert_eq!(counters.classes, [0, 0, 1, 0, 0, 0]);
     }
 
     #[test]
@@ -468,7 +373,7 @@ mod tests {
         let mut connection = Connection::opened(&syn, 1, Arm::Stable, 0);
         for (sequence, expected) in [(u32::MAX - 3, false), (4, false), (u32::MAX - 3, true)] {
             let packet = packet(ACK, sequence, b"12345678");
-            let seen = connection.observe(&packet, Request, || 1, true, || None);
+            let seen = connection.observe(&packet, Request, || 1);
             assert_eq!(seen.retransmission, expected, "{sequence}");
         }
     }
@@ -478,13 +383,7 @@ mod tests {
         let syn = packet(SYN, 100, b"");
         let mut connection = Connection::opened(&syn, 1, Arm::Canary, MS);
         let mut observe = |flags, direction, ms: u64| {
-            connection.observe(
-                &packet(flags, 100, b""),
-                direction,
-                || ms * MS,
-                true,
-                || None,
-            )
+            connection.observe(&packet(flags, 100, b""), direction, || ms * MS)
         };
         assert!(!observe(SYN, Request, 1).unanswered);
         assert!(observe(SYN, Request, 1_001).unanswered);
@@ -511,18 +410,5 @@ mod tests {
             (11, Response, RST | ACK, 501, b""),
         ]);
         assert_eq!((counters.closed, counters.resets), (1, [0, 1]));
-    }
-
-    #[test]
-    fn a_status_is_read_or_left() {
-        assert_eq!(status(b"HTTP/1.0 599"), Some(599));
-        for other in [
-            b"HTTP/1.1 600",
-            b"HTTP/1.1 2x0",
-            b"HTTP/2.0 200",
-            b"{\"a\": 1}    ",
-        ] {
-            assert_eq!(status(other), None);
-        }
     }
 }

@@ -17,8 +17,6 @@ pub mod flag {
     pub const BY_CLIENT: u32 = 2;
     /// Steering goes on without a daemon for good: the canary was promoted.
     pub const FOR_GOOD: u32 = 4;
-    /// Answers are told by an HTTP/1 status line; otherwise whatever follows a request is one.
-    pub const HTTP: u32 = 8;
     /// The canary is on another host: addresses are translated.
     pub const AWAY: u32 = 16;
     /// Packets of a canary on another host may go at XDP already.
@@ -68,6 +66,9 @@ impl Health {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steering {
+    /// Since when the canary has been on trial, on the monotonic clock, in nanoseconds: what older
+    /// connections come to is not counted as its. 0 = for as long as anybody knows.
+    pub trial_ns: u64,
     /// The canary's listener.
     pub canary: Endpoint,
     /// Key of the hash: another one for each rollout.

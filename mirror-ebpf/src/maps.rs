@@ -107,11 +107,11 @@ pub static OPENING: Array<u64> = Array::pinned(MAX_SERVICES, 0);
 #[map]
 pub static ARMS: PerCpuArray<ArmCounters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
 
-/// `measure::latency_key` -> how long a version takes. The daemon makes the entries, of services with
-/// a canary only, since they are large.
+/// `measure::handshake_key` -> how long a version's handshakes take. The daemon makes the entries, of
+/// services with a canary only, since they are large.
 #[map]
-pub static LATENCIES: PerCpuHashMap<u32, Latency> =
-    PerCpuHashMap::pinned(MAX_SERVICES * 4, BPF_F_NO_PREALLOC);
+pub static HANDSHAKES: PerCpuHashMap<u32, Latency> =
+    PerCpuHashMap::pinned(MAX_SERVICES * 2, BPF_F_NO_PREALLOC);
 
 /// What the tap tells the uplink's program on the same CPU of the clone that it is sending, and
 /// hears back.

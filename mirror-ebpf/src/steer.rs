@@ -402,12 +402,10 @@ impl<H: Hand> Case<'_, H> {
     fn measure(&self, connection: &mut Connection, now: impl Fn() -> u64) -> Arm {
         let (packet, direction) = (self.packet, self.direction);
         let arm = connection.arm();
-        let http = self.steering.flags & flag::HTTP != 0;
-        let seen = connection.observe(packet, direction, &now, http, || {
-            self.hand.read_far(packet.payload_offset)
-        });
+        let seen = connection.observe(packet, direction, &now);
         if let Some(counters) = tally::of(connection.service, arm) {
-            counters.count(packet, direction, &seen);
+            let is_on_trial = connection.is_since(self.steering.trial_ns);
+            counters.count(packet, direction, &seen, is_on_trial);
         }
         if connection.is_away() {
             if seen.answered {

@@ -1,6 +1,6 @@
 //! What is counted of each version.
 
-use mirror_common::measure::{ArmCounters, Phase, Seen, latency_key};
+use mirror_common::measure::{ArmCounters, Seen, handshake_key};
 use mirror_common::packet::{Packet, RST};
 use mirror_common::policy::Service;
 use mirror_common::steer::Choice;
@@ -8,15 +8,13 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use crate::maps;
 
-/// Takes a duration into its version's histogram.
+/// Takes a handshake into its version's histogram.
 #[inline(always)]
 pub fn sample(service: u32, arm: Arm, seen: &Seen) {
-    let (phase, ns) = match (seen.first_byte_ns, seen.handshake_ns) {
-        (Some(ns), _) => (Phase::FirstByte, ns),
-        (None, Some(ns)) => (Phase::Handshake, ns),
-        (None, None) => return,
+    let Some(ns) = seen.handshake_ns else {
+        return;
     };
-    if let Some(latency) = maps::LATENCIES.get_ptr_mut(latency_key(service, arm, phase)) {
+    if let Some(latency) = maps::HANDSHAKES.get_ptr_mut(handshake_key(service, arm)) {
         // SAFETY: a per-CPU value; programs of one CPU do not run at the same time.
         unsafe { &mut *latency }.count_in(ns);
     }

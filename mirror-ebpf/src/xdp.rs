@@ -309,6 +309,10 @@ fn steered_here(service: &Service) -> Option<&'static Steering> {
 fn follow(frame: &Xdp, slot: &mut Slot, service: &Service, direction: Direction) -> Option<Onward> {
     let packet = slot.packet();
     slot.flow = policy::flow(packet, direction);
+    // What the daemon reads is copied at TC.
+    if service.has_look() && service.is_looked_at(Arm::Canary, slot.flow.hash(service.key)) {
+        return None;
+    }
     let Followed { arm, onward } =
         steer::follow(frame, Hook::Ingress, slot, packet, direction, service)?;
     // Nothing here is copied, so nothing is asked.

@@ -279,21 +279,37 @@ pub struct Look {
     pub stable: f64,
     /// The share of the canary's connections.
     pub canary: f64,
-    /// The most exchanges of both versions per second; with more, smaller shares are read.
+    /// The most exchanges of each version per second; with more, a smaller share is read.
     pub exchanges_per_second: u64,
+    /// A request that waits for so long without a byte counts as failed.
+    pub unanswered_after: Duration,
+}
+
+impl Default for Look {
+    /// What an empty `[service.look]` says.
+    fn default() -> Self {
+        Self {
+            stable: 1.0,
+            canary: 1.0,
+            exchanges_per_second: 1_000,
+            unanswered_after: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Service {
     /// Where packets of its canary are taken if that is on another host; nothing = at TC. Copies are
-    /// made there, so the packets of one that is mirrored must come by.
+    /// made there, so the packets of one that is mirrored must come by; connections that the daemon reads
+    /// itself go by TC one by one.
     pub fn xdp(&self) -> Option<XdpHook> {
-        self.canary.as_ref()?.xdp.filter(|_| !self.copies_canary())
+        self.canary.as_ref()?.xdp.filter(|_| !self.mirrors_canary())
     }
 
-    /// Whether connections of the canary are copied, to an agent or for the daemon's own look.
-    pub fn copies_canary(&self) -> bool {
-        let looks = self.look.is_some_and(|look| look.canary > 0.0);
-        looks || self.mirrors_canary()
+    /// How its connections are looked at. What a rollout goes by has to be seen: a service with a canary,
+    /// or a plan for one, is looked at unless the file says otherwise.
+    pub fn looks(&self) -> Option<Look> {
+        let has_trial = self.canary.is_some() || self.rollout.is_some();
+        self.look.or_else(|| has_trial.then(Look::default))
     }
 
     /// Whether connections of the canary are mirrored.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use anyhow::ensure;
 use toml::Table;
 
 use crate::answers::{Answers, pattern};
@@ -12,6 +13,7 @@ use crate::handmade::{Handmade, flood};
 use crate::namespace::Namespace;
 use crate::scene::Scene;
 use crate::server::{Received, Server};
+use crate::wait::eventually;
 
 /// Where the canary listens, unless a test is about another place.
 const CANARY: &str = "[::]:8001";
@@ -205,6 +207,16 @@ impl Trial {
     #[track_caller]
     pub fn metrics(&self, name: &str, more: &[(&str, &str)]) -> [u64; 2] {
         ["stable", "canary"].map(|arm| self.metric(name, arm, more))
+    }
+
+    /// Waits until the daemon has read so many whole responses of stable and of the canary.
+    #[track_caller]
+    pub fn wait_for_responses(&self, expected: [u64; 2]) {
+        eventually("the responses are read", || {
+            let responses = self.metrics("modelmirror_responses_total", &[]);
+            ensure!(responses == expected, "{responses:?}, not {expected:?}");
+            Ok(())
+        });
     }
 
     /// Waits until the daemon knows of a canary on another host whether it answers: 1 or 0.

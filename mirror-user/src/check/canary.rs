@@ -184,14 +184,14 @@ fn xdp(service: &Service, links: &[Link]) -> Vec<Finding> {
     let Some(hook) = service.canary.as_ref().and_then(|canary| canary.xdp) else {
         return Vec::new();
     };
-    if service.copies_canary() {
+    if service.mirrors_canary() {
         return vec![Finding::warn(
             about(service),
             format!(
                 "xdp = {:?} does nothing: copies of the canary's connections are made at TC, so its packets stay there",
                 hook.label()
             ),
-            "nothing; or arms = [\"stable\"] in [service.mirror], and canary = 0.0 in [service.look]",
+            "nothing; or arms = [\"stable\"] in [service.mirror]",
         )];
     }
     let links = links.iter().filter(|link| !link.loopback);

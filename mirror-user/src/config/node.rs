@@ -329,13 +329,19 @@ impl TypedService {
 
 /// What the daemon reads itself.
 fn look(mut section: Section<'_>) -> Look {
+    let usual = Look::default();
     let look = Look {
-        stable: section.value("stable", 1.0, values::share),
-        canary: section.value("canary", 1.0, values::share),
+        stable: section.value("stable", usual.stable, values::share),
+        canary: section.value("canary", usual.canary, values::share),
         exchanges_per_second: section.value(
             "exchanges_per_second",
-            100,
+            usual.exchanges_per_second,
             values::integer(1, 1_000_000),
+        ),
+        unanswered_after: section.value(
+            "unanswered_after",
+            usual.unanswered_after,
+            values::duration,
         ),
     };
     section.finish();

@@ -166,12 +166,30 @@ fn read_shadow(mut section: Section<'_>) -> Shadow {
 fn read_canary(mut section: Section<'_>) -> Canary {
     let default = Canary::default();
     let many = || values::integer(0, u64::MAX);
+    let mut delta = |key, default| section.value(key, default, values::share);
+    let [
+        max_error_delta,
+        max_client_error_delta,
+        max_redirect_delta,
+        max_short_delta,
+        max_aborted_delta,
+    ] = [
+        delta("max_error_delta", default.max_error_delta),
+        delta("max_client_error_delta", default.max_client_error_delta),
+        delta("max_redirect_delta", default.max_redirect_delta),
+        delta("max_short_delta", default.max_short_delta),
+        delta("max_aborted_delta", default.max_aborted_delta),
+    ];
     let read = Canary {
         min_duration: section.value("min_duration", default.min_duration, values::span),
         max_duration: section.value("max_duration", default.max_duration, values::duration),
         on_timeout: section.value("on_timeout", default.on_timeout, values::choice(ON_TIMEOUT)),
         min_requests: section.value("min_requests", default.min_requests, many()),
-        max_error_delta: section.value("max_error_delta", default.max_error_delta, values::share),
+        max_error_delta,
+        max_client_error_delta,
+        max_redirect_delta,
+        max_short_delta,
+        max_aborted_delta,
         max_latency_ratio: section.value(
             "max_latency_ratio",
             default.max_latency_ratio,

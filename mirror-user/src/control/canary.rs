@@ -116,12 +116,26 @@ pub struct Arm {
     pub untranslated: [u64; 2],
     /// Packets that were taken at XDP, request then response.
     pub early: [u64; 2],
-    /// Answers by the hundreds of their HTTP status, from 1xx to 5xx.
+    /// Requests that ended, of the connections that are read, as what follows up to `complete`.
+    pub requests: u64,
+    /// Whole responses by the hundreds of their status, from 1xx to 5xx.
     pub responses: [u64; 5],
-    /// Answers of another protocol than HTTP/1.
+    /// Those with another status.
     pub other_responses: u64,
-    /// From a request's last byte to the first of its answer, in seconds.
+    /// Requests whose response was cut by the server.
+    pub incomplete: u64,
+    /// Requests without a response.
+    pub unanswered_requests: u64,
+    /// Requests whose response is not HTTP.
+    pub unreadable: u64,
+    /// Requests that the client gave up.
+    pub aborted: u64,
+    /// From a request's last byte to the first of the response's header, in seconds.
     pub first_byte: Quantiles,
+    /// To the first byte of its body.
+    pub first_body: Quantiles,
+    /// To its last byte.
+    pub complete: Quantiles,
     /// From the SYN to its acknowledgement, in seconds.
     pub handshake: Quantiles,
     /// Its server's processes; nothing where they cannot be seen from here.

@@ -234,20 +234,22 @@ fn both_versions_stand_side_by_side() {
   share        0.05 effective; config 0, cli 0.05
   achieved     5.00 % of connections, 6.12 % of requests, - of bytes, in 3m 7s
   clients      16 on 94 connections; 10.0.0.2 sends 9.75 % of the requests' bytes
-  VERSION                   stable v12  canary v13
-  connections                        7           7
-  open                               0           0
-  unanswered                         0           0
-  responses                          0           0
-    2xx 3xx 4xx 5xx            0 0 0 0     0 0 0 0
-  first byte p50                     -           -
-  first byte p99                     -           -
-  handshake p50                      -           -
-  bytes in, out               0 B, 0 B    0 B, 0 B
-  resets by client, server        0, 0        0, 0
-  server's CPUs                   0.31           -
-  server's memory             412.0 MB           -
-  server's processes                 5           -
+  VERSION                     stable v12  canary v13
+  connections                          7           7
+  open                                 0           0
+  unanswered                           0           0
+  requests seen                        0           0
+    2xx 3xx 4xx 5xx              0 0 0 0     0 0 0 0
+    cut, unanswered, no HTTP     0, 0, 0     0, 0, 0
+    aborted by client                  0           0
+  first body byte p50, p99          -, -        -, -
+  complete p50, p99                 -, -        -, -
+  handshake p50                        -           -
+  bytes in, out                 0 B, 0 B    0 B, 0 B
+  resets by client, server          0, 0        0, 0
+  server's CPUs                     0.31           -
+  server's memory               412.0 MB           -
+  server's processes                   5           -
 ";
     let shown = status.to_string();
     assert!(shown.contains(expected), "{shown}");
@@ -553,7 +555,7 @@ fn a_rollout_that_needs_a_person_is_loud() {
     let said = status.to_string();
     let expected = "
   rollout      v13: ROLLED BACK, for 0s
-               10 of the canary's last 20 answers failed
+               10 of the canary's last 20 requests failed
 ";
     assert!(said.contains(expected), "{said}");
 }

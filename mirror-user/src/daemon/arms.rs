@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use mirror_common::measure::{ArmCounters, Phase};
+use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
 use super::Shared;
+use super::local_reader::{Looked, Outcome, Tally, Wait};
 use super::place::{Obstacle, Place};
 use super::servers::Versioned;
 use super::services::Service;
@@ -54,12 +55,12 @@ pub(super) fn describe(
 /// Reads what both versions of a service did, and what their servers use.
 pub(crate) fn fill(
     shared: &Shared,
-    row: u32,
+    (row, tally): (u32, Option<&Tally>),
     service: &str,
     stable: &str,
     canary: &mut CanaryState,
 ) -> Result<(), dataplane::Error> {
-    canary.arms = both(&shared.plane, row, [stable, &canary.version])?;
+    canary.arms = both(&shared.plane, row, tally, [stable, &canary.version])?;
     canary.share.achieved = shared
         .milestones
         .achieved(row, &canary.arms, Instant::now());
@@ -78,29 +79,29 @@ pub(crate) fn fill(
     Ok(())
 }
 
-/// Stable and the canary, in these versions, as the kernel counts them now.
+/// Stable and the canary, in these versions, as kernel and local reader count them now.
 pub(super) fn both(
     plane: &DataPlane,
     row: u32,
+    tally: Option<&Tally>,
     [stable, canary]: [&str; 2],
 ) -> Result<Vec<Arm>, dataplane::Error> {
     Ok(vec![
-        describe_arm(plane, row, tunnel::Arm::Stable, stable)?,
-        describe_arm(plane, row, tunnel::Arm::Canary, canary)?,
+        describe_arm(plane, row, tally, tunnel::Arm::Stable, stable)?,
+        describe_arm(plane, row, tally, tunnel::Arm::Canary, canary)?,
     ])
 }
 
 fn describe_arm(
     plane: &DataPlane,
     row: u32,
+    tally: Option<&Tally>,
     arm: tunnel::Arm,
     version: &str,
 ) -> Result<Arm, dataplane::Error> {
     let counters = plane.arm_counters(row, arm)?;
-    let quantiles = |phase| -> Result<Quantiles, dataplane::Error> {
-        Ok(Quantiles::from(&plane.latencies(row, arm, phase)?))
-    };
-    let [other_responses, responses @ ..] = counters.classes;
+    let looked = tally.map_or_else(Looked::default, |tally| tally.read(arm));
+    let class = |class| looked.outcome(Outcome::Whole(class));
     Ok(Arm {
         arm: arm.label().to_owned(),
         version: version.to_owned(),
@@ -114,10 +115,17 @@ fn describe_arm(
         retransmissions: counters.retransmissions,
         untranslated: counters.untranslated,
         early: counters.early,
-        responses,
-        other_responses,
-        first_byte: quantiles(Phase::FirstByte)?,
-        handshake: quantiles(Phase::Handshake)?,
+        requests: looked.requests(),
+        responses: [1, 2, 3, 4, 5].map(class),
+        other_responses: class(6),
+        incomplete: looked.outcome(Outcome::Incomplete),
+        unanswered_requests: looked.outcome(Outcome::Unanswered),
+        unreadable: looked.outcome(Outcome::Unreadable),
+        aborted: looked.outcome(Outcome::AbortedByClient),
+        first_byte: Quantiles::from(looked.wait(Wait::Header)),
+        first_body: Quantiles::from(looked.wait(Wait::Body)),
+        complete: Quantiles::from(looked.wait(Wait::End)),
+        handshake: Quantiles::from(&plane.handshakes(row, arm)?),
         server: None,
     })
 }

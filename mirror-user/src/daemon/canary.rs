@@ -192,6 +192,7 @@ impl Daemon {
             salt: salt.unwrap_or_default(),
             for_good: self.rollouts.is_for_good(name).unwrap_or(by_share),
             taken_back: self.rollouts.is_remembered(name),
+            trial_ns: self.local_reader.trial_ns(service.config.id),
         }
     }
 

@@ -7,8 +7,8 @@
 //!                 which connections               └──> shares ──> the tap's rules
 //! ```
 //!
-//! It has a ring of its own, so that it can neither delay nor crowd out the sender, and a thread at the
-//! lowest priority there is. What finds the ring full is not looked at, and nothing else happens.
+//! It has a ring of its own, so that it can neither delay nor crowd out the sender, and a thread at low
+//! priority. What finds the ring full is not looked at, and nothing else happens.
 
 mod drain;
 mod reading;
@@ -17,14 +17,16 @@ mod tally;
 mod work;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender as Channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mirror_common::policy::{self, LOOK_RING, threshold};
 use mirror_common::tunnel::Arm;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
 
 use self::reading::{Reading, Rule};
 use self::share::Shares;
@@ -34,16 +36,66 @@ use crate::config;
 use crate::control::{LookState, LookedArm, LookedExchanges};
 use crate::dataplane::{Bell, DataPlane, Ring};
 
-pub(crate) use self::tally::{Outcome, Tally};
+pub(crate) use self::tally::{Looked, Outcome, Tally, Wait};
 pub(crate) use self::work::Figures;
 
 /// One service that is looked at, or was.
 #[derive(Debug)]
-struct Looked {
+struct Reviewed {
     shares: Shares,
     tally: Arc<Tally>,
+    unanswered_after: Duration,
+    /// The version on trial, and where.
+    trial: Option<(String, SocketAddr)>,
+    /// The rollout that it is on trial by.
+    rollout: Option<String>,
+    /// Since when, by the tap's clock: see [`Rule`].
+    trial_ns: u64,
     /// What the thread was told last.
-    told: [u64; 2],
+    told: Option<([u64; 2], u64, Duration)>,
+}
+
+impl Reviewed {
+    fn new(trial: Option<(String, SocketAddr)>) -> Self {
+        Self {
+            shares: Shares::new(),
+            tally: Arc::default(),
+            unanswered_after: Duration::ZERO,
+            trial,
+            rollout: None,
+            trial_ns: 0,
+            told: None,
+        }
+    }
+
+    /// What is on trial now, by which rollout, and since when. A version that was there when the daemon
+    /// began has been on trial for as long as anybody knows.
+    fn try_on(
+        &mut self,
+        trial: Option<(String, SocketAddr)>,
+        rollout: Option<String>,
+        since: Duration,
+    ) {
+        let is_another = trial.is_some() && self.trial != trial;
+        let is_anew = rollout.is_some() && self.rollout != rollout;
+        if is_another || is_anew {
+            self.trial_ns = now_ns().saturating_sub(since.as_nanos() as u64);
+        }
+        self.trial = trial.or(self.trial.take());
+        self.rollout = rollout.or(self.rollout.take());
+    }
+
+    /// The shares of connections that are read, by what the thread was told.
+    fn shares_told(&self) -> [f64; 2] {
+        let (told, ..) = self.told.unwrap_or_default();
+        told.map(|told| told as f64 / policy::WHOLE as f64)
+    }
+}
+
+/// The tap's clock.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| Duration::from(now).as_nanos() as u64)
 }
 
 /// The local reader.
@@ -53,7 +105,7 @@ pub(super) struct LocalReader {
     wanted: Arc<EventFd>,
     figures: Arc<Figures>,
     /// By the services' ids.
-    services: BTreeMap<u32, Looked>,
+    services: BTreeMap<u32, Reviewed>,
     ring: Option<Arc<Ring>>,
     /// Why there is none, though there should be.
     trouble: Option<String>,
@@ -113,23 +165,36 @@ impl LocalReader {
 
     /// Makes the services that are looked at those of the config, and the ring one that is there while
     /// there are any.
-    pub(super) fn take_over(&mut self, configs: &[config::Service], plane: &mut DataPlane) {
+    ///
+    /// `rollout` names the last rollout of a service, and says how long ago it began.
+    pub(super) fn take_over(
+        &mut self,
+        configs: &[config::Service],
+        rollout: impl Fn(&str) -> Option<(String, Duration)>,
+        plane: &mut DataPlane,
+    ) {
         for config in configs {
-            if let Some(look) = &config.look {
-                let looked = self.services.entry(config.id).or_insert_with(|| Looked {
-                    shares: Shares::new(),
-                    tally: Arc::default(),
-                    told: [0; 2],
-                });
-                looked.shares.want(look, config.canary.is_some());
-            }
+            let Some(look) = config.looks() else {
+                continue;
+            };
+            let canary = config.canary.as_ref();
+            let trial = canary.map(|canary| (canary.version.clone(), canary.address));
+            let looked = self
+                .services
+                .entry(config.id)
+                .or_insert_with(|| Reviewed::new(trial.clone()));
+            looked.shares.want(&look, canary.is_some());
+            looked.unanswered_after = look.unanswered_after;
+            let rollout = rollout(&config.name);
+            let since = rollout.as_ref().map_or(Duration::ZERO, |(_, since)| *since);
+            looked.try_on(trial, rollout.map(|(id, _)| id), since);
         }
         // Before the ring: what lies there is read at once, and is of services that the thread knows.
         let ids: Vec<u32> = self.services.keys().copied().collect();
         for &id in &ids {
             self.shares(id, false);
         }
-        let is_wanted = |id: u32| configs.iter().any(|c| c.id == id && c.look.is_some());
+        let is_wanted = |id: u32| configs.iter().any(|c| c.id == id && c.looks().is_some());
         for id in ids.into_iter().filter(|id| !is_wanted(*id)) {
             self.tell(id, [0.0; 2]);
             self.services.remove(&id);
@@ -184,14 +249,22 @@ impl LocalReader {
             return;
         };
         let thresholds = shares.map(threshold);
-        if std::mem::replace(&mut looked.told, thresholds) != thresholds {
+        let (trial_ns, unanswered_after) = (looked.trial_ns, looked.unanswered_after);
+        let told = Some((thresholds, trial_ns, unanswered_after));
+        if std::mem::replace(&mut looked.told, told) != told {
             let policy = policy::Service {
                 look: thresholds,
                 key: self.key,
                 ..policy::Service::default()
             };
             let tally = Arc::clone(&looked.tally);
-            self.give(Order::Rule(id, Rule { policy, tally }));
+            let rule = Rule {
+                policy,
+                tally,
+                trial_ns,
+                unanswered_after,
+            };
+            self.give(Order::Rule(id, rule));
         }
     }
 
@@ -213,6 +286,19 @@ impl LocalReader {
         self.ring.clone()
     }
 
+    /// The shares of stable's and of the canary's connections of a service that are read.
+    pub(super) fn sample(&self, id: u32) -> [f64; 2] {
+        match (self.services.get(&id), &self.ring) {
+            (Some(looked), Some(_)) => looked.shares_told(),
+            _ => [0.0; 2],
+        }
+    }
+
+    /// Since when a service's canary has been on trial, by the tap's clock; 0 = always.
+    pub(super) fn trial_ns(&self, id: u32) -> u64 {
+        self.services.get(&id).map_or(0, |looked| looked.trial_ns)
+    }
+
     /// What was counted of a service.
     pub(super) fn tally(&self, id: u32) -> Option<Arc<Tally>> {
         self.services
@@ -231,11 +317,8 @@ impl Daemon {
     /// How a service is looked at; nothing where it is not.
     pub(super) fn describe_look(&self, config: &config::Service) -> Option<LookState> {
         let looked = self.local_reader.services.get(&config.id)?;
-        let look = config.look.as_ref()?;
-        let there = f64::from(self.local_reader.ring.is_some());
-        let told = looked
-            .told
-            .map(|told| told as f64 / policy::WHOLE as f64 * there);
+        let look = config.looks()?;
+        let told = self.local_reader.sample(config.id);
         let arms = [(Arm::Stable, look.stable), (Arm::Canary, look.canary)];
         let arms = arms
             .into_iter()

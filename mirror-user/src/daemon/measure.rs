@@ -26,20 +26,19 @@ impl Daemon {
 
     /// Has it looked at who sends the traffic of services with a canary.
     pub(super) fn ask_census(&self) {
-        let shared = self.lock();
         let with_canary = self
             .services
             .iter()
             .filter(|service| service.config.canary.is_some());
         let answered = with_canary.filter_map(|service| {
-            let row = service.row;
-            let [stable, canary] =
-                [Arm::Stable, Arm::Canary].map(|arm| shared.plane.arm_counters(row, arm));
-            let classes = stable.ok()?.classes.into_iter().chain(canary.ok()?.classes);
-            Some((row, classes.sum()))
+            let tally = self.local_reader.tally(service.config.id)?;
+            let arms = [Arm::Stable, Arm::Canary];
+            Some((
+                service.row,
+                arms.map(|arm| tally.responses(arm)).iter().sum(),
+            ))
         });
         let answered: BTreeMap<u32, u64> = answered.collect();
-        drop(shared);
         if !answered.is_empty() {
             self.census.ask(answered);
         }
@@ -58,10 +57,11 @@ impl Daemon {
                 continue;
             };
             rows.push(service.row);
+            let tally = self.local_reader.tally(service.config.id);
             let versions = [service.config.stable_version.as_str(), &canary.version];
             if let Ok(steering) = plane.steering(service.row)
                 && milestones.has_passed(service.row, &steering)
-                && let Ok(arms) = arms::both(plane, service.row, versions)
+                && let Ok(arms) = arms::both(plane, service.row, tally.as_deref(), versions)
             {
                 milestones.set(service.row, &steering, arms, now);
             }

@@ -63,7 +63,7 @@ impl Milestones {
         Achieved {
             seconds: Some(now.duration_since(last.at).as_secs_f64()),
             connections: part(&|arm| arm.connections),
-            requests: part(&|arm| arm.first_byte.count),
+            requests: part(&|arm| arm.requests),
             bytes: part(&|arm| arm.bytes.iter().sum()),
         }
     }
@@ -78,16 +78,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::control::Quantiles;
 
     fn arm(connections: u64, requests: u64, bytes: [u64; 2]) -> Arm {
         Arm {
             connections,
             bytes,
-            first_byte: Quantiles {
-                count: requests,
-                ..Quantiles::default()
-            },
+            requests,
             ..Arm::default()
         }
     }

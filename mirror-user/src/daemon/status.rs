@@ -78,10 +78,11 @@ impl Daemon {
         self.publish();
         let shared = self.lock();
         let mut status = shared.status.clone();
-        for (service, &row) in status.services.iter_mut().zip(&shared.rows) {
+        let services = status.services.iter_mut().zip(&shared.rows);
+        for ((service, &row), tally) in services.zip(&shared.looks) {
+            let of = (row, tally.as_deref());
             if let Some(canary) = &mut service.canary
-                && let Err(error) =
-                    arms::fill(&shared, row, &service.name, &service.version, canary)
+                && let Err(error) = arms::fill(&shared, of, &service.name, &service.version, canary)
             {
                 status.warnings.push(error.to_string());
             }
@@ -198,7 +199,7 @@ impl Daemon {
         let (Some(by), Some(wanted)) = (&canary.by, service.config.canary.as_ref()) else {
             return (None, None);
         };
-        if wanted.xdp.is_some() && service.config.copies_canary() {
+        if wanted.xdp.is_some() && service.config.mirrors_canary() {
             let why = "its connections are copied, and copies are made at tc";
             return (None, Some(why.to_owned()));
         }

@@ -8,7 +8,7 @@ use mirror_common::translate::Way;
 
 use super::place::Place;
 use super::services::Service;
-use crate::config::{self, Affinity, Canary, Protocol, Share};
+use crate::config::{self, Affinity, Canary, Share};
 use crate::state::Overrides;
 
 /// How far the limit on new connections may be overdrawn at once.
@@ -36,6 +36,8 @@ pub(super) struct Wanted {
     pub(super) for_good: bool,
     /// Whether a rollout has taken the canary back, and no record has that yet.
     pub(super) taken_back: bool,
+    /// Since when the canary has been on trial, on the monotonic clock, in nanoseconds; 0 = always.
+    pub(super) trial_ns: u64,
 }
 
 /// What the programs should do with a service's new connections. `before` is what they do now.
@@ -67,9 +69,6 @@ pub(super) fn steering(
     if wanted.taken_back {
         flags |= flag::TAKEN_BACK;
     }
-    if config.protocol == Protocol::Http {
-        flags |= flag::HTTP;
-    }
     let way = match place {
         Some(Place::Here) => Way::default(),
         Some(Place::Away(way)) => translated(way),
@@ -87,6 +86,7 @@ pub(super) fn steering(
         (false, _) => 0,
     };
     Steering {
+        trial_ns: wanted.trial_ns.max(before.trial_ns),
         canary: canary_end,
         salt,
         threshold,
@@ -127,6 +127,7 @@ mod tests {
             salt: [salt, 0],
             for_good: true,
             taken_back: false,
+            trial_ns: 0,
         }
     }
 
@@ -157,13 +158,9 @@ mod tests {
             affinity: Affinity::Client,
             ..canary()
         };
-        let http = config::Service {
-            protocol: Protocol::Http,
-            ..service()
-        };
         let place = Some(Place::Here);
-        let all = steering(&http, &by_client, wanted(Share::ALL, 0), place, &begun);
-        let flags = flag::PRESENT | flag::BY_CLIENT | flag::FOR_GOOD | flag::HTTP;
+        let all = steering(&service(), &by_client, wanted(Share::ALL, 0), place, &begun);
+        let flags = flag::PRESENT | flag::BY_CLIENT | flag::FOR_GOOD;
         assert_eq!(all.flags, flags);
     }
 

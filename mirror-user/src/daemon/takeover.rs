@@ -21,8 +21,10 @@ impl Daemon {
         self.take_over_agents()?;
         self.take_over_services()?;
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let services = &self.config.services;
-        self.local_reader.take_over(services, &mut shared.plane);
+        let (services, rollouts) = (&self.config.services, &self.rollouts);
+        let trial = |service: &str| rollouts.trial(service);
+        self.local_reader
+            .take_over(services, trial, &mut shared.plane);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
 use mirror_common::flow::Flow;
 use mirror_common::histogram::Latency;
-use mirror_common::measure::{ArmCounters, Connection, Phase, latency_key, state};
+use mirror_common::measure::{ArmCounters, Connection, handshake_key, state};
 use mirror_common::steer::{Health, Steering};
 use mirror_common::translate::{Ports, Translation};
 use mirror_common::tunnel::Arm;
@@ -11,7 +11,7 @@ use mirror_common::tunnel::Arm;
 use super::maps::map_error;
 use super::{DataPlane, Error};
 
-const LATENCIES: &str = "LATENCIES";
+const HANDSHAKES: &str = "HANDSHAKES";
 
 impl DataPlane {
     /// Sets how a service's new connections are shared out: holds from the next SYN on.
@@ -37,20 +37,19 @@ impl DataPlane {
         self.sum("ARMS", row * 2 + arm as u32)
     }
 
-    /// How long one version of a service takes, all CPUs together; nothing where it is not
-    /// measured.
-    pub fn latencies(&self, row: u32, arm: Arm, phase: Phase) -> Result<Latency, Error> {
+    /// How long one version's handshakes take, all CPUs together; nothing where they are not measured.
+    pub fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error> {
         let map = self
             .ebpf
-            .map(LATENCIES)
-            .ok_or_else(|| Error::Missing(format!("map {LATENCIES}")))?;
+            .map(HANDSHAKES)
+            .ok_or_else(|| Error::Missing(format!("map {HANDSHAKES}")))?;
         let map = PerCpuHashMap::<_, u32, Latency>::try_from(map)
-            .map_err(|source| map_error(LATENCIES, source))?;
+            .map_err(|source| map_error(HANDSHAKES, source))?;
         let mut sum = Latency::default();
-        match map.get(&latency_key(row, arm, phase), 0) {
+        match map.get(&handshake_key(row, arm), 0) {
             Ok(values) => values.iter().for_each(|value| sum += value),
             Err(MapError::KeyNotFound) => {}
-            Err(source) => return Err(map_error(LATENCIES, source)),
+            Err(source) => return Err(map_error(HANDSHAKES, source)),
         }
         Ok(sum)
     }
@@ -110,9 +109,7 @@ impl DataPlane {
     pub(super) fn clear_arms(&mut self, row: u32) -> Result<(), Error> {
         for arm in [Arm::Stable, Arm::Canary] {
             self.clear_per_cpu::<ArmCounters>("ARMS", row * 2 + arm as u32)?;
-            for phase in [Phase::FirstByte, Phase::Handshake] {
-                let _ = self.histograms()?.remove(&latency_key(row, arm, phase));
-            }
+            let _ = self.histograms()?.remove(&handshake_key(row, arm));
         }
         Ok(())
     }
@@ -120,17 +117,15 @@ impl DataPlane {
     fn make_histograms(&mut self, row: u32) -> Result<(), Error> {
         let cpus = super::pins::possible_cpus() as usize;
         for arm in [Arm::Stable, Arm::Canary] {
-            for phase in [Phase::FirstByte, Phase::Handshake] {
-                let key = latency_key(row, arm, phase);
-                let mut map = self.histograms()?;
-                if map.get(&key, 0).is_ok() {
-                    continue;
-                }
-                let zero = PerCpuValues::try_from(vec![Latency::default(); cpus])
-                    .map_err(|source| map_error(LATENCIES, MapError::IoError(source)))?;
-                map.insert(key, zero, 0)
-                    .map_err(|source| map_error(LATENCIES, source))?;
+            let key = handshake_key(row, arm);
+            let mut map = self.histograms()?;
+            if map.get(&key, 0).is_ok() {
+                continue;
             }
+            let zero = PerCpuValues::try_from(vec![Latency::default(); cpus])
+                .map_err(|source| map_error(HANDSHAKES, MapError::IoError(source)))?;
+            map.insert(key, zero, 0)
+                .map_err(|source| map_error(HANDSHAKES, source))?;
         }
         Ok(())
     }
@@ -140,8 +135,8 @@ impl DataPlane {
     ) -> Result<PerCpuHashMap<&mut aya::maps::MapData, u32, Latency>, Error> {
         let map = self
             .ebpf
-            .map_mut(LATENCIES)
-            .ok_or_else(|| Error::Missing(format!("map {LATENCIES}")))?;
-        PerCpuHashMap::try_from(map).map_err(|source| map_error(LATENCIES, source))
+            .map_mut(HANDSHAKES)
+            .ok_or_else(|| Error::Missing(format!("map {HANDSHAKES}")))?;
+        PerCpuHashMap::try_from(map).map_err(|source| map_error(HANDSHAKES, source))
     }
 }

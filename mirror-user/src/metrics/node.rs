@@ -59,10 +59,14 @@ families! {
     RETRANSMISSIONS = COUNTER "modelmirror_retransmissions_total",
     /// Connections that a reset ended, by the side that sent it.
     RESETS = COUNTER "modelmirror_resets_total",
-    /// Answers by the class of their HTTP/1 status; "other" for other protocols.
+    /// Whole responses by the class of their HTTP/1 status, of the sample of connections that is read.
     RESPONSES = COUNTER "modelmirror_responses_total",
-    /// From the last byte of a request to the first of its answer, seen in the kernel.
+    /// From the last byte of a request to the first of its response's header, of the sample.
     FIRST_BYTE = HISTOGRAM "modelmirror_first_byte_seconds",
+    /// From the last byte of a request to the first of its response's body, of the sample.
+    FIRST_BODY = HISTOGRAM "modelmirror_first_body_byte_seconds",
+    /// From the last byte of a request to the last of its response, of the sample.
+    COMPLETE = HISTOGRAM "modelmirror_response_complete_seconds",
     /// From a SYN to its acknowledgement, seen in the kernel.
     HANDSHAKE = HISTOGRAM "modelmirror_handshake_seconds",
     /// Share of new connections that the canary gets.
@@ -105,18 +109,18 @@ families! {
     SAMPLE = GAUGE "modelmirror_mirror_sample_ratio",
     /// Mirror budget in bytes per second, headers included.
     BUDGET = GAUGE "modelmirror_mirror_budget_bytes",
-    /// Exchanges that the daemon itself read, of the sample, by what became of them.
-    LOOKED = COUNTER "modelmirror_looked_exchanges_total",
-    /// Exchanges of the sample of which the daemon itself saw the first byte.
-    LOOKED_BEGUN = COUNTER "modelmirror_looked_exchanges_begun_total",
-    /// Share of connections whose exchanges the daemon itself reads, after what the budget took away.
-    LOOK_SAMPLE = GAUGE "modelmirror_look_sample_ratio",
-    /// Copies for the daemon's own look that found its ring full, and were not read.
-    LOOK_REFUSED = COUNTER "modelmirror_look_refused_copies_total",
-    /// CPU time of the thread that reads exchanges.
-    LOOK_CPU = COUNTER "modelmirror_look_cpu_seconds_total",
-    /// Times that the thread that reads exchanges woke.
-    LOOK_WAKEUPS = COUNTER "modelmirror_look_wakeups_total",
+    /// Requests that ended, of the sample of connections that is read, by what their client got.
+    LOOKED = COUNTER "modelmirror_requests_total",
+    /// Requests of the sample of which the first byte was seen.
+    LOOKED_BEGUN = COUNTER "modelmirror_requests_begun_total",
+    /// Share of connections whose requests are read as evidence, after what the budget took away.
+    LOOK_SAMPLE = GAUGE "modelmirror_evidence_sample_ratio",
+    /// Copies of evidence that found its ring full, and were not read.
+    LOOK_REFUSED = COUNTER "modelmirror_evidence_refused_copies_total",
+    /// CPU time of the thread that reads evidence.
+    LOOK_CPU = COUNTER "modelmirror_evidence_cpu_seconds_total",
+    /// Times that the thread that reads evidence woke.
+    LOOK_WAKEUPS = COUNTER "modelmirror_evidence_wakeups_total",
     /// Copies handed to the uplink, or put into the ring, for an agent, by CPU.
     SENT_PACKETS = COUNTER "modelmirror_tunnel_sent_packets_total",
     /// TCP payload bytes of these copies, by CPU.
@@ -261,7 +265,8 @@ impl Scrape {
     }
 
     fn services(&mut self, shared: &Shared) {
-        for (service, &row) in shared.status.services.iter().zip(&shared.rows) {
+        let services = shared.status.services.iter().zip(&shared.rows);
+        for ((service, &row), tally) in services.zip(&shared.looks) {
             let name = service.name.as_str();
             let mut connections = 0;
             let mut over_budget = 0;
@@ -281,7 +286,8 @@ impl Scrape {
                 over_budget += counters.over_budget_connections;
             }
             if let Some(canary) = &service.canary {
-                self.canary(shared, name, &service.version, row, canary);
+                let of = (row, tally.as_deref());
+                self.canary(shared, name, &service.version, of, canary);
             } else {
                 let labels = [
                     ("service", name),

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::clients::Clients;
+pub(super) use self::clients::in_words;
 use self::metrics::Metrics;
 use self::shadow::Compared;
 use super::plan::{Baseline, Plan};
@@ -212,19 +213,21 @@ pub(super) fn percent(part: f64) -> String {
 }
 
 /// How long it is since; a clock that was set back has stood still.
-pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> std::time::Duration {
+pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> std::time::Duration {
     std::time::Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 impl Arm {
-    /// Answers, and those that say that the server failed.
+    /// Requests, and those that the server failed: 5xx, no response, half of one, or what is none.
     pub fn failed(&self) -> Counts {
-        counts(self.errors, self.responses)
+        let failed = self.errors + self.incomplete + self.unanswered + self.unreadable;
+        counts(failed, self.requests.max(failed))
     }
 
-    /// Connections, and those that the server reset.
-    pub(super) fn were_reset(&self) -> Counts {
+    /// Connections, and those that the server reset, or did not answer.
+    pub(super) fn failed_connections(&self) -> Counts {
+        let failed = self.resets + self.unanswered_connections;
         // One that is reset may have been opened in an earlier window.
-        counts(self.resets, self.connections.max(self.resets))
+        counts(failed, self.connections.max(failed))
     }
 }

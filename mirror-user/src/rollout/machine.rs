@@ -14,6 +14,8 @@ mod orders;
 
 use hooks::Asked;
 pub use hooks::Call;
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 pub use orders::Refused;
 use serde::{Deserialize, Serialize};
@@ -105,6 +107,10 @@ pub struct Rollout {
     pub(super) recent: Recent,
     /// Answers of stable and of the canary at this stage.
     pub(super) requests: [u64; 2],
+    /// The same, those that were not read included.
+    pub(super) all_requests: [f64; 2],
+    /// Requests at this stage whose end was not seen, by why.
+    pub(super) unseen: [BTreeMap<String, u64>; 2],
     pub(super) compared: u64,
     pub(super) answered: [Option<Timestamp>; 2],
     pub(super) last_compared: Option<Timestamp>,
@@ -129,6 +135,8 @@ impl Rollout {
             evidence: Evidence::new(plan),
             recent: Recent::default(),
             requests: [0, 0],
+            all_requests: [0.0; 2],
+            unseen: Default::default(),
             compared: 0,
             answered: [None, None],
             last_compared: None,
@@ -301,14 +309,14 @@ impl Rollout {
     fn see_window(&mut self, window: &Window, now: Timestamp) {
         let Some(step) = self.step() else { return };
         let arms = [&window.stable, &window.canary];
-        for ((arm, requests), answered) in arms
-            .into_iter()
-            .zip(&mut self.requests)
-            .zip(&mut self.answered)
-        {
-            *requests += arm.responses;
-            if arm.responses > 0 {
-                *answered = Some(now);
+        for (at, arm) in arms.into_iter().enumerate() {
+            self.requests[at] += arm.requests;
+            self.all_requests[at] += arm.all_requests();
+            if arm.response_bytes > 0 || arm.responses > 0 {
+                self.answered[at] = Some(now);
+            }
+            for (why, count) in &arm.unseen {
+                *self.unseen[at].entry(why.clone()).or_default() += count;
             }
         }
         if step.has_clients() {
@@ -426,7 +434,7 @@ impl Rollout {
                 } else {
                     "no gate is proven beyond its limit"
                 };
-                let reason = format!("{said} after {canary} answers of the canary");
+                let reason = format!("{said} after {canary} requests of the canary");
                 (Step::StagePassed(stage), reason)
             }
             Step::StagePassed(stage) if stage + 1 < plan.stages.len() => {
@@ -465,6 +473,8 @@ impl Rollout {
         self.asked = vec![Asked::default(); self.plan().hooks.len()];
         if matches!(self.state, State::Going(Step::Stage(_) | Step::Baking)) {
             self.requests = [0, 0];
+            self.all_requests = [0.0; 2];
+            self.unseen = Default::default();
             if self.share() == Share::ALL {
                 self.evidence.stand_alone();
             }

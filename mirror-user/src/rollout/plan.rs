@@ -92,9 +92,23 @@ pub struct Canary {
     pub min_requests: u64,
     /// How much more often than stable it may fail, 0 to 1.
     pub max_error_delta: f64,
-    /// The largest ratio of latencies to stable's, at the median and at the 99th percentile.
+    /// How much more often than with stable its responses may have a status of 4xx, 0 to 1; at 1 it is
+    /// not looked at, as with the three below.
+    #[serde(default = "defaults::delta")]
+    pub max_client_error_delta: f64,
+    /// The same of 3xx.
+    #[serde(default = "defaults::delta")]
+    pub max_redirect_delta: f64,
+    /// The same of 2xx responses that are empty, or much shorter than stable's.
+    #[serde(default = "defaults::delta")]
+    pub max_short_delta: f64,
+    /// The same of requests that the client gave up.
+    #[serde(default = "defaults::delta")]
+    pub max_aborted_delta: f64,
+    /// The largest ratio of latencies to stable's, at the median and at the 99th percentile: to the first
+    /// byte of a response's body, and to its last.
     pub max_latency_ratio: f64,
-    /// The longest 99th percentile, whatever stable's is.
+    /// The longest 99th percentile to the first byte of a body, whatever stable's is.
     #[serde(with = "optional_span", default)]
     pub max_latency: Option<Duration>,
     /// Failing more often than this is severe, 0 to 1.

@@ -162,23 +162,60 @@ impl Window {
     }
 }
 
-/// What one version did in a window.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What one version did in a window. Connections and bytes are of all of its connections, requests of
+/// those that were read: the part `sample` of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Arm {
     /// New connections.
     pub connections: u64,
-    /// Answers.
-    pub responses: u64,
-    /// Those of them whose status is 5xx.
-    pub errors: u64,
+    /// Those whose first SYN it did not answer.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unanswered_connections: u64,
     /// Connections that its server reset.
     pub resets: u64,
     /// Bytes of requests.
     pub request_bytes: u64,
-    /// From a request's last byte to the first of its answer.
+    /// Bytes of responses.
+    pub response_bytes: u64,
+    /// The share of connections that is read.
+    pub sample: f64,
+    /// Requests that ended: with a whole response, or as below.
+    pub requests: u64,
+    /// Whole responses.
+    pub responses: u64,
+    /// Those of them whose status is 3xx.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub redirects: u64,
+    /// Those whose status is 4xx.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub client_errors: u64,
+    /// Those whose status is 5xx.
+    pub errors: u64,
+    /// Requests whose response was cut by the server.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub incomplete: u64,
+    /// Requests that got no response.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unanswered: u64,
+    /// Requests whose response is not HTTP.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unreadable: u64,
+    /// Requests that the client gave up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub aborted: u64,
+    /// Requests whose end could not be seen, by why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unseen: BTreeMap<String, u64>,
+    /// How long the bodies of 2xx responses are, a byte as 1,024 ns.
     #[serde(skip_serializing_if = "Latencies::is_empty")]
-    pub first_byte: Latencies,
+    pub sizes: Latencies,
+    /// From a request's last byte to the first of the response's body.
+    #[serde(alias = "first_byte", skip_serializing_if = "Latencies::is_empty")]
+    pub first_body: Latencies,
+    /// From a request's last byte to the response's last.
+    #[serde(skip_serializing_if = "Latencies::is_empty")]
+    pub complete: Latencies,
     /// CPU seconds that its server used; nothing where it cannot be seen from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
@@ -187,15 +224,57 @@ pub struct Arm {
     pub resident_bytes: Option<u64>,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Default for Arm {
+    /// It did nothing, and all of that was seen.
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            unanswered_connections: 0,
+            resets: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            sample: 1.0,
+            requests: 0,
+            responses: 0,
+            redirects: 0,
+            client_errors: 0,
+            errors: 0,
+            incomplete: 0,
+            unanswered: 0,
+            unreadable: 0,
+            aborted: 0,
+            unseen: BTreeMap::new(),
+            sizes: Latencies::default(),
+            first_body: Latencies::default(),
+            complete: Latencies::default(),
+            cpu_seconds: None,
+            resident_bytes: None,
+        }
+    }
+}
+
 impl Arm {
     /// Whether it did nothing that a gate looks at.
     fn is_idle(&self) -> bool {
-        (
+        let counts = [
             self.connections,
-            self.responses,
+            self.unanswered_connections,
             self.resets,
             self.request_bytes,
-        ) == (0, 0, 0, 0)
+            self.response_bytes,
+            self.requests,
+            self.unseen.values().sum(),
+        ];
+        counts == [0; 7]
+    }
+
+    /// Its requests, those that were not read included.
+    pub(super) fn all_requests(&self) -> f64 {
+        self.requests as f64 / self.sample.clamp(1e-6, 1.0)
     }
 }
 

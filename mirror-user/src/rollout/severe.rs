@@ -78,22 +78,23 @@ impl Recent {
     pub(super) fn see(&mut self, window: &Window, now: Timestamp) {
         for (arm, seen) in [&window.stable, &window.canary].into_iter().enumerate() {
             self.answers[arm].add(seen.failed());
-            self.connections[arm].add(seen.were_reset());
+            self.connections[arm].add(seen.failed_connections());
         }
         let (stable, canary) = (&window.stable, &window.canary);
-        if stable.responses > 0 {
+        if stable.requests > 0 {
             self.stable_answered = Some(now);
         }
-        if canary.responses > 0 {
+        // Whatever it sends is an answer, also where nobody can read it.
+        if canary.response_bytes > 0 {
             (self.asked_since, self.asked) = (None, 0);
             (self.stable_answers, self.stable_asked) = (false, false);
-        } else if canary.request_bytes > 0 {
+        } else if canary.request_bytes > 0 || canary.unanswered_connections > 0 {
             self.asked_since.get_or_insert(now);
             self.asked += 1;
         }
-        self.stable_answers |= stable.responses > 0;
+        self.stable_answers |= stable.response_bytes > 0;
         self.stable_asked |= stable.request_bytes > 0;
-        if let Some(longest) = stable.first_byte.longest() {
+        if let Some(longest) = stable.first_body.longest() {
             self.slowest = self.slowest.max(longest);
         }
     }
@@ -117,7 +118,7 @@ impl Recent {
     pub(super) fn severe(&self, now: Timestamp) -> Option<String> {
         if let Some(Counts { events, trials }) = self.answers[1].failing(PART) {
             return Some(format!(
-                "{events} of the canary's last {trials} answers failed"
+                "{events} of the canary's last {trials} requests failed"
             ));
         }
         // A server that ends its connections so does it in both versions.
@@ -126,7 +127,7 @@ impl Recent {
             self.connections[1].failing(PART),
         ) {
             return Some(format!(
-                "the canary's server reset {events} of its last {trials} connections"
+                "{events} of the canary's last {trials} connections were reset by its server or not answered"
             ));
         }
         let silent = elapsed(self.asked_since?, now);
@@ -134,7 +135,7 @@ impl Recent {
         let patience = SILENCE.max(self.slowest * PATIENCE);
         (self.asked >= ASKED && silent >= patience && stable_is_well).then(|| {
             format!(
-                "the canary has answered nobody for {} s, though it is asked",
+                "the canary has sent nothing for {} s, though it is asked",
                 silent.as_secs()
             )
         })

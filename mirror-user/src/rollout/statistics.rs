@@ -17,6 +17,7 @@ mod paired;
 mod quantile;
 mod rate;
 mod rates;
+mod short;
 #[cfg(test)]
 mod simulation;
 
@@ -26,6 +27,7 @@ pub use quantile::QuantileRatio;
 pub use rate::Rate;
 pub use rates::RateDifference;
 use serde::{Deserialize, Serialize};
+pub use short::ShortBodies;
 
 /// What is known of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

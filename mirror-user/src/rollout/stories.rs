@@ -85,10 +85,14 @@ fn by(reason: &str) -> By {
 fn arm([responses, errors]: [u64; 2]) -> Arm {
     Arm {
         connections: responses,
+        requests: responses,
         responses,
         errors,
         request_bytes: responses * 1_000,
-        first_byte: [(100, responses)].into_iter().collect(),
+        response_bytes: responses * 1_000,
+        sizes: [(200, responses - errors)].into_iter().collect(),
+        first_body: [(100, responses)].into_iter().collect(),
+        complete: [(100, responses)].into_iter().collect(),
         ..Arm::default()
     }
 }

@@ -5,13 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::gates::{Role, elapsed};
+use super::gates::{Role, elapsed, in_words};
 use super::machine::{Rollout, Step};
 use super::statistics::Verdict;
 use crate::config::Share;
 
 /// A version that has not answered for so long has no traffic.
 const QUIET: Duration = Duration::from_secs(30);
+
+/// A larger part of requests may not remain unseen.
+const MOST_UNSEEN: f64 = 0.1;
 
 /// Why a rollout does not go on. The words of `kind` are the metric's `reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ kinds! {
     Counters = "counters",
     /// A hook has not approved.
     Hook = "hook",
+    /// Requests cannot be read.
+    NotSeen = "not_seen",
     /// Both versions fail.
     BothFail = "both_fail",
 }
@@ -91,6 +96,7 @@ impl Rollout {
                     Kind::ShareNotReached,
                     Kind::NotSteered,
                     Kind::Counters,
+                    Kind::NotSeen,
                 ]));
                 self.wait_for_time(step, now, &mut waits);
                 self.wait_for_requests(step, now, &mut waits);
@@ -150,10 +156,11 @@ impl Rollout {
             let (requests, answered) = (self.requests[arm], self.answered[arm]);
             if requests < least {
                 let why =
-                    format!("{name} has answered {requests} of {least} requests at this stage");
+                    format!("{requests} of {least} requests of {name} were seen at this stage");
                 let kind = Kind::TooFew;
                 waits.push(Held { kind, why });
             }
+            waits.extend(self.not_seen(arm, name));
             if let Some(quiet) = quiet(answered, self.clock, now) {
                 let why = format!("{name} has answered nobody for {quiet}");
                 let kind = Kind::NoTraffic;
@@ -172,16 +179,35 @@ impl Rollout {
         waits.extend(self.share_not_reached(step));
     }
 
+    /// Requests whose end nobody saw are no evidence, and of many of them nobody knows what they hide.
+    fn not_seen(&self, arm: usize, name: &str) -> Option<Held> {
+        let unseen = &self.unseen[arm];
+        // Connections that were there before have a first request of which nothing is known.
+        let count: u64 = unseen
+            .iter()
+            .filter(|(why, _)| !matches!(why.as_str(), "mid_stream" | "shutdown" | "loop"))
+            .map(|(_, count)| count)
+            .sum();
+        let most = (self.requests[arm] + count) as f64 * MOST_UNSEEN;
+        (count > 0 && count as f64 > most).then(|| Held {
+            kind: Kind::NotSeen,
+            why: format!(
+                "{count} requests or connections of {name} cannot be read ({}), so its errors and latency are not known: only HTTP/1 in clear text can be judged",
+                in_words(unseen)
+            ),
+        })
+    }
+
     /// At L4 a share of connections is not a share of requests: what was reached counts.
     fn share_not_reached(&self, step: Step) -> Option<Held> {
-        let [stable, canary] = self.requests;
+        let [stable, canary] = self.all_requests;
         let all = stable + canary;
         let wanted = f64::from(self.share_at(step));
         // Of few requests a small share may well be none.
-        if wanted * (all as f64) < self.plan().canary.min_requests as f64 {
+        if wanted * all < self.plan().canary.min_requests as f64 {
             return None;
         }
-        let achieved = canary as f64 / all as f64;
+        let achieved = canary / all;
         let (least, most) = (wanted / 2.0, wanted * 2.0 + 0.02);
         if (least..=most).contains(&achieved) {
             return None;

@@ -59,7 +59,8 @@ impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_unseen = |finding: &Finding| finding.trials == [0, 0];
         if self.finding.as_ref().is_some_and(is_unseen) {
-            return write!(f, "{} has nothing to go by yet", self.name);
+            let note = self.note.as_deref().unwrap_or("nothing to go by yet");
+            return write!(f, "no data for {}: {note}", self.name);
         }
         let said = match self.verdict {
             Verdict::Within => "is within its limit",

@@ -269,6 +269,13 @@ impl Exchanges {
         self.services.len() - 1
     }
 
+    /// Bounds for connections of this service that begin from now on.
+    pub fn set_limits(&mut self, service: usize, limits: Limits) {
+        if let Some(known) = self.services.get_mut(service) {
+            *known = limits;
+        }
+    }
+
     /// A tap says whether it copies requests alone of this service. Exchanges end with their
     /// request from then on; those that await an answer now are dropped with the next segment of
     /// their connection.

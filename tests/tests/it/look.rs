@@ -15,8 +15,8 @@ use toml::Table;
 
 use crate::traffic::small;
 
-const LOOKED: &str = "modelmirror_looked_exchanges_total";
-const RATIO: &str = "modelmirror_look_sample_ratio";
+const LOOKED: &str = "modelmirror_requests_total";
+const RATIO: &str = "modelmirror_evidence_sample_ratio";
 
 /// More exchanges a second than any test sends.
 const NO_BUDGET: i64 = 1_000_000;
@@ -72,7 +72,7 @@ fn looked(metrics: &Metrics, arm: &str) -> anyhow::Result<Counts> {
         })
         .filter(|(_, count)| *count > 0)
         .collect();
-    let begun = metrics.sum("modelmirror_looked_exchanges_begun_total", &labels) as u64;
+    let begun = metrics.sum("modelmirror_requests_begun_total", &labels) as u64;
     let ended: u64 = counts.values().sum();
     ensure!(begun == ended, "{begun} begun, {ended} ended");
     Ok(counts)
@@ -133,7 +133,7 @@ fn both_versions_are_counted_as_their_clients_do() {
         assert!(connection.ask(&small(0, 2)).is_err());
     }
     add("2xx", 5);
-    add("response_incomplete", 5);
+    add("unanswered", 5);
     // The client gives up.
     trial.canary[0].set_mood(Mood::Silent);
     let asked = trial.canary[0].received().len();
@@ -154,12 +154,12 @@ fn both_versions_are_counted_as_their_clients_do() {
         let socket = SockRef::from(&*connection.stream());
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
-    add("response_incomplete", 7);
+    add("aborted_by_client", 7);
     looked_is(&trial.scene, "canary", &canary);
     looked_is(&trial.scene, "stable", &stable);
     let metrics = trial.scene.node_metrics();
     assert_eq!(
-        metrics.sum("modelmirror_look_refused_copies_total", &[]),
+        metrics.sum("modelmirror_evidence_refused_copies_total", &[]),
         0.0
     );
     let status = trial.scene.modelmirror(&["status"]);
@@ -219,7 +219,12 @@ fn never_failed(scene: &Scene) {
     let counts = eventually("nothing is open", || {
         looked(&scene.daemon().metrics()?, "stable")
     });
-    for outcome in ["response_incomplete", "request_incomplete", "malformed"] {
+    for outcome in [
+        "incomplete",
+        "unanswered",
+        "aborted_by_client",
+        "unreadable",
+    ] {
         assert!(!counts.contains_key(outcome), "{counts:?}");
     }
 }
@@ -239,7 +244,7 @@ fn what_finds_the_ring_full_does_not_count_as_failed() {
     let sent = scene.load_while(6, large, |scene| {
         eventually("copies are refused, and the share is lowered", || {
             let metrics = scene.node_metrics();
-            let refused = metrics.sum("modelmirror_look_refused_copies_total", &[]);
+            let refused = metrics.sum("modelmirror_evidence_refused_copies_total", &[]);
             ensure!(refused > 0.0 && metrics.sum(RATIO, &[]) < 1.0, "{refused}");
             Ok(())
         });
@@ -274,7 +279,7 @@ fn the_look_comes_and_goes_with_the_config() {
     let wakeups = || {
         scene
             .node_metrics()
-            .sum("modelmirror_look_wakeups_total", &[])
+            .sum("modelmirror_evidence_wakeups_total", &[])
     };
     for _ in 0..2 {
         assert!(!has_ring());

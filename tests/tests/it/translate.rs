@@ -89,7 +89,7 @@ impl Node {
             canary: SocketAddr::new(hosts.canary, 8001).into(),
             threshold: WHOLE,
             burst_ns: 1_000_000_000,
-            flags: flag::PRESENT | flag::HTTP | flag::AWAY | flag::XDP,
+            flags: flag::PRESENT | flag::AWAY | flag::XDP,
             way: Way {
                 local: hosts.local.into(),
                 next_hop: hosts.canary.into(),

@@ -64,7 +64,7 @@ pub(super) fn steering() -> Steering {
         // A limit that is kept, and never reached.
         connection_cost_ns: 1,
         burst_ns: u64::MAX / 2,
-        flags: flag::PRESENT | flag::HTTP,
+        flags: flag::PRESENT,
         ..Steering::default()
     }
 }

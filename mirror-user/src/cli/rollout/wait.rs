@@ -273,7 +273,9 @@ mod tests {
             "v13: errors is beyond its limit, at most 0.5 % more than stable: 50.00 % (10 of 20)",
             "v13: p50 is within its limit",
             "v13: p99 is within its limit",
-            "v13: rolled back: 10 of the canary's last 20 answers failed",
+            "v13: complete p50 is within its limit",
+            "v13: complete p99 is within its limit",
+            "v13: rolled back: 10 of the canary's last 20 requests failed",
         ];
         check(&mut watch, &story, &said, Some(TAKEN_BACK));
     }

@@ -7,7 +7,7 @@ use comfy_table::CellAlignment;
 
 use super::{bytes, dash, percent, table, trimmed};
 use crate::config::Affinity;
-use crate::control::{Arm, CanaryState, ServerUse};
+use crate::control::{Arm, CanaryState, Quantiles, ServerUse};
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Result {
     let kept = match canary.affinity {
@@ -93,17 +93,22 @@ fn arms(arms: &[Arm]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let rows: [Row; 10] = [
+    let rows: [Row; 12] = [
         ("connections", |arm| arm.connections.to_string()),
         ("open", |arm| arm.open.to_string()),
         ("unanswered", |arm| arm.unanswered.to_string()),
-        ("responses", |arm| arm.first_byte.count.to_string()),
+        ("requests seen", |arm| arm.requests.to_string()),
         ("  2xx 3xx 4xx 5xx", |arm| {
             let [_, classes @ ..] = arm.responses;
             classes.map(|count| count.to_string()).join(" ")
         }),
-        ("first byte p50", |arm| milliseconds(arm.first_byte.p50)),
-        ("first byte p99", |arm| milliseconds(arm.first_byte.p99)),
+        ("  cut, unanswered, no HTTP", |arm| {
+            let failed = [arm.incomplete, arm.unanswered_requests, arm.unreadable];
+            failed.map(|count| count.to_string()).join(", ")
+        }),
+        ("  aborted by client", |arm| arm.aborted.to_string()),
+        ("first body byte p50, p99", |arm| both(arm.first_body)),
+        ("complete p50, p99", |arm| both(arm.complete)),
         ("handshake p50", |arm| milliseconds(arm.handshake.p50)),
         ("bytes in, out", |arm| arm.bytes.map(bytes).join(", ")),
         ("resets by client, server", |arm| {
@@ -165,6 +170,10 @@ fn reasons(arms: &[Arm]) -> Vec<(String, Vec<u64>)> {
             )
         })
         .collect()
+}
+
+fn both(quantiles: Quantiles) -> String {
+    [quantiles.p50, quantiles.p99].map(milliseconds).join(", ")
 }
 
 fn milliseconds(seconds: Option<f64>) -> String {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use mirror_common::policy;
 use mirror_common::record::Record;
-use mirror_common::tunnel::Arm;
+use mirror_common::tunnel::{Arm, Direction};
 
-use super::tally::{Outcome, Tally};
+use super::tally::{Outcome, Tally, Wait};
 use crate::shadow::capture::segment_of;
 use crate::shadow::exchange::{Event, Exchanges, Limits};
 use crate::shadow::memory::Memory;
-use crate::shadow::message::{DropReason, ExchangeId, TapId};
+use crate::shadow::message::{DropReason, Ending, ExchangeId, Partial, TapId};
 
 /// What waits for bytes before it, of all connections.
 const MEMORY: usize = 32 << 20;
@@ -24,9 +24,6 @@ const BUFFER: usize = 1 << 20;
 /// The most connections that are remembered.
 const MAX_CONNECTIONS: usize = 16_384;
 
-/// A server may think for so long: models that answer as a whole do.
-const THINKS: Duration = Duration::from_secs(270);
-
 /// There is one tap here.
 const TAP: TapId = TapId(0);
 
@@ -36,6 +33,30 @@ pub(super) struct Rule {
     /// Of this the key and the shares count.
     pub(super) policy: policy::Service,
     pub(super) tally: Arc<Tally>,
+    /// Of the canary only connections count that were opened after this moment of the tap's clock, in
+    /// nanoseconds: older ones may be served by the version before. 0 = all.
+    pub(super) trial_ns: u64,
+    /// A request that waits for so long without a byte is unanswered, or incomplete.
+    pub(super) unanswered_after: Duration,
+}
+
+impl Rule {
+    fn counts(&self, arm: Arm, opened_ns: Option<u64>) -> bool {
+        let is_older = opened_ns.is_none_or(|opened_ns| opened_ns < self.trial_ns);
+        !(arm == Arm::Canary && self.trial_ns > 0 && is_older)
+    }
+}
+
+/// An exchange whose end is not known.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    /// Index of its service.
+    service: usize,
+    arm: Arm,
+    /// When the last byte of its request passed.
+    request_ns: Option<u64>,
+    /// Whether its response may have a body, by the request.
+    may_have_body: bool,
 }
 
 /// All exchanges that are looked at.
@@ -46,8 +67,10 @@ pub(super) struct Reading {
     services: Vec<Rule>,
     by_id: HashMap<u32, usize>,
     /// Whose the exchanges are whose end is not known.
-    open: HashMap<ExchangeId, (usize, Arm)>,
+    open: HashMap<ExchangeId, Begun>,
     events: Vec<Event>,
+    /// The tap's time and ours, when the last copy was read.
+    last: (u64, Duration),
 }
 
 impl Reading {
@@ -59,17 +82,27 @@ impl Reading {
             by_id: HashMap::new(),
             open: HashMap::new(),
             events: Vec::new(),
+            last: (0, Duration::ZERO),
         }
     }
 
     /// Sets which connections of a service count from now on. What is open of others is dropped as
     /// [`DropReason::Shutdown`]: it is not known how that will end.
     pub(super) fn set(&mut self, id: u32, rule: Rule) {
+        let mut limits = Limits::new(0).without_bodies();
+        limits.buffer = BUFFER;
+        limits.incomplete = rule.unanswered_after;
+        limits.idle = limits.idle.max(limits.incomplete);
         match self.by_id.get(&id) {
-            Some(&index) => self.services[index] = rule,
+            Some(&index) => {
+                self.exchanges.set_limits(index, limits);
+                let trial_ns = self.services[index].trial_ns;
+                if trial_ns != rule.trial_ns {
+                    self.leave_canary(index);
+                }
+                self.services[index] = rule;
+            }
             None => {
-                let mut limits = Limits::new(0).without_bodies().with_answers_within(THINKS);
-                limits.buffer = BUFFER;
                 self.by_id.insert(id, self.exchanges.add_service(limits));
                 self.services.push(rule);
             }
@@ -81,7 +114,19 @@ impl Reading {
         };
         self.exchanges
             .retain(keep, DropReason::Shutdown, &mut self.events);
-        self.count_events();
+        self.count_events(self.last.0);
+    }
+
+    /// Another version is on trial: how what is open of the one before ends is no evidence.
+    fn leave_canary(&mut self, service: usize) {
+        let tally = &self.services[service].tally;
+        self.open.retain(|_, begun| {
+            let is_left = begun.service == service && begun.arm == Arm::Canary;
+            if is_left {
+                tally.count(Arm::Canary, Outcome::Unseen(DropReason::Shutdown));
+            }
+            !is_left
+        });
     }
 
     /// Takes a copied packet in. What the tap copied before it knew that its connection does not count
@@ -96,17 +141,20 @@ impl Reading {
         let Some(segment) = segment_of(index, TAP, record, packet) else {
             return;
         };
+        self.last = (record.time_ns, now);
         let hash = segment.flow.hash(rule.policy.key);
         if rule.policy.is_looked_at(record.arm, hash) {
             self.exchanges.segment(segment, now, &mut self.events);
-            self.count_events();
+            self.count_events(record.time_ns);
         }
     }
 
     /// Lets time pass.
     pub(super) fn tick(&mut self, now: Duration) {
         self.exchanges.tick(now, &mut self.events);
-        self.count_events();
+        let (last_ns, last) = self.last;
+        let since = now.saturating_sub(last).as_nanos();
+        self.count_events(last_ns.saturating_add(since as u64));
     }
 
     /// When [`Reading::tick`] has something to do next.
@@ -118,27 +166,139 @@ impl Reading {
     pub(super) fn lose(&mut self) {
         self.exchanges
             .retain(|_, _, _| false, DropReason::ResponseGap, &mut self.events);
-        self.count_events();
+        self.count_events(self.last.0);
     }
 
-    fn count_events(&mut self) {
+    /// Counts what has happened, at `now_ns` by the tap's clock.
+    fn count_events(&mut self, now_ns: u64) {
         for event in self.events.drain(..) {
-            let (id, outcome) = match event {
+            match event {
                 Event::Seen {
-                    id, service, arm, ..
+                    id,
+                    service,
+                    arm,
+                    opened_ns,
                 } => {
-                    self.services[service].tally.count_seen(arm);
-                    self.open.insert(id, (service, arm));
-                    continue;
+                    if self.services[service].counts(arm, opened_ns) {
+                        self.services[service].tally.count_seen(arm);
+                        let begun = Begun {
+                            service,
+                            arm,
+                            request_ns: None,
+                            may_have_body: true,
+                        };
+                        self.open.insert(id, begun);
+                    }
                 }
-                Event::Response { id, response } => (id, Outcome::of_status(response.status)),
-                Event::Dropped { id, reason, .. } => (id, Outcome::Dropped(reason)),
-                Event::Request { .. } | Event::Closed { .. } => continue,
-            };
-            if let Some((service, arm)) = self.open.remove(&id) {
-                self.services[service].tally.count(arm, outcome);
+                Event::Request { id, request, .. } => {
+                    if let Some(begun) = self.open.get_mut(&id) {
+                        begun.request_ns = Some(request.last_byte_ns);
+                        begun.may_have_body = request.method != "HEAD";
+                    }
+                }
+                Event::Response { id, response } => {
+                    if let Some(begun) = self.open.remove(&id) {
+                        let tally = &self.services[begun.service].tally;
+                        let came = Came {
+                            status: response.status,
+                            header_ns: Some(response.first_byte_ns),
+                            body_ns: response.body_ns,
+                            end_ns: response.last_byte_ns,
+                            body_bytes: response.body_bytes,
+                        };
+                        begun.count_response(tally, &came);
+                    }
+                }
+                Event::Dropped { id, reason, ending } => {
+                    if let Some(begun) = self.open.remove(&id) {
+                        let tally = &self.services[begun.service].tally;
+                        begun.count_dropped(tally, reason, &ending, now_ns);
+                    }
+                }
+                Event::Closed { .. } => {}
             }
         }
+    }
+}
+
+/// A whole response. Times are the tap's, in nanoseconds.
+struct Came {
+    status: u16,
+    header_ns: Option<u64>,
+    body_ns: Option<u64>,
+    end_ns: u64,
+    body_bytes: u64,
+}
+
+impl Begun {
+    fn count_response(&self, tally: &Tally, came: &Came) {
+        tally.count(self.arm, Outcome::of_status(came.status));
+        if self.may_have_body && matches!(came.status, 200..=203 | 206..=299) {
+            tally.count_size(self.arm, came.body_bytes);
+        }
+        if let Some(header_ns) = came.header_ns {
+            self.count_wait(tally, Wait::Header, header_ns);
+        }
+        self.count_wait(tally, Wait::Body, came.body_ns.unwrap_or(came.end_ns));
+        self.count_wait(tally, Wait::End, came.end_ns);
+    }
+
+    /// One that was not whole, at `now_ns`.
+    fn count_dropped(&self, tally: &Tally, reason: DropReason, ending: &Ending, now_ns: u64) {
+        if let Some(Partial {
+            status: Some(status),
+            body_ns,
+            last_byte_ns: end_ns,
+            body_bytes,
+            is_whole: true,
+        }) = ending.response
+        {
+            // Its client has a response, whatever could not be told of the request.
+            let came = Came {
+                status,
+                header_ns: None,
+                body_ns,
+                end_ns,
+                body_bytes,
+            };
+            return self.count_response(tally, &came);
+        }
+        let outcome = outcome(reason, ending);
+        tally.count(self.arm, outcome);
+        let body_ns = ending.response.and_then(|response| response.body_ns);
+        if let (Some(body_ns), false) = (body_ns, matches!(outcome, Outcome::Unseen(_))) {
+            self.count_wait(tally, Wait::Body, body_ns);
+        }
+        let is_given_up = outcome == Outcome::AbortedByClient || ending.by.is_none();
+        if is_given_up && !matches!(outcome, Outcome::Unseen(_)) {
+            if body_ns.is_none() {
+                self.count_wait(tally, Wait::Body, now_ns);
+            }
+            self.count_wait(tally, Wait::End, now_ns);
+        }
+    }
+
+    fn count_wait(&self, tally: &Tally, wait: Wait, at_ns: u64) {
+        if let Some(request_ns) = self.request_ns {
+            tally.count_wait(self.arm, wait, at_ns.saturating_sub(request_ns));
+        }
+    }
+}
+
+/// What the client knows of an exchange without a whole response.
+fn outcome(reason: DropReason, ending: &Ending) -> Outcome {
+    match (reason, ending.by) {
+        (DropReason::Malformed, Some(Direction::Response)) => Outcome::Unreadable,
+        (
+            DropReason::RequestIncomplete | DropReason::ResponseIncomplete,
+            Some(Direction::Request),
+        ) => Outcome::AbortedByClient,
+        (DropReason::RequestIncomplete, Some(Direction::Response))
+        | (DropReason::ResponseIncomplete, _) => match ending.response {
+            Some(_) => Outcome::Incomplete,
+            None => Outcome::Unanswered,
+        },
+        _ => Outcome::Unseen(reason),
     }
 }
 

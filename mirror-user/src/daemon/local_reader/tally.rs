@@ -1,10 +1,11 @@
-//! What became of the exchanges that were looked at.
+//! What became of the exchanges that were looked at, and how long clients waited.
 //!
 //! Counted by a thread that may be kept from the CPU for long, and read by those that may not be: so
 //! there is no lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mirror_common::histogram::Latency;
 use mirror_common::tunnel::Arm;
 
 use crate::shadow::message::DropReason;
@@ -12,17 +13,27 @@ use crate::shadow::message::DropReason;
 /// The classes of responses, and what has none.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
-/// What became of an exchange. Label `outcome`.
+/// What became of a request. Label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Request and response were whole; the class of the response's status, 1..=5, or 6.
+    /// The response was whole; the class of its status, 1..=5, or 6.
     Whole(u8),
-    /// It was not whole, and why.
-    Dropped(DropReason),
+    /// The server ended the response, or fell silent, before it was whole.
+    Incomplete,
+    /// There was no response: the server ended the connection, or was silent for too long.
+    Unanswered,
+    /// What the server sent is no HTTP response.
+    Unreadable,
+    /// The client ended the connection before the response was whole.
+    AbortedByClient,
+    /// How it ended for its client could not be seen, and why. It says nothing of the version.
+    Unseen(DropReason),
 }
 
 impl Outcome {
-    /// A whole exchange whose response had this status.
+    const COUNT: usize = CLASSES.len() + 4 + DropReason::ALL.len();
+
+    /// A whole response with this status.
     pub(crate) fn of_status(status: u16) -> Self {
         let class = u8::try_from(status / 100).unwrap_or(0);
         Self::Whole(if (1..=5).contains(&class) { class } else { 6 })
@@ -30,25 +41,149 @@ impl Outcome {
 
     /// Every outcome.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let dropped = DropReason::ALL.iter();
+        let unseen = DropReason::ALL.iter();
         (1..=6)
             .map(Self::Whole)
-            .chain(dropped.map(|&reason| Self::Dropped(reason)))
+            .chain([
+                Self::Incomplete,
+                Self::Unanswered,
+                Self::Unreadable,
+                Self::AbortedByClient,
+            ])
+            .chain(unseen.map(|&reason| Self::Unseen(reason)))
     }
 
     /// The value of the `outcome` label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Whole(class) => CLASSES[usize::from(class).clamp(1, CLASSES.len()) - 1],
-            Self::Dropped(reason) => reason.label(),
+            Self::Incomplete => "incomplete",
+            Self::Unanswered => "unanswered",
+            Self::Unreadable => "unreadable",
+            Self::AbortedByClient => "aborted_by_client",
+            Self::Unseen(reason) => reason.label(),
         }
     }
 
     fn index(self) -> usize {
+        const ENDS: usize = CLASSES.len();
         match self {
             Self::Whole(class) => usize::from(class).clamp(1, CLASSES.len()) - 1,
-            Self::Dropped(reason) => CLASSES.len() + reason as usize,
+            Self::Incomplete => ENDS,
+            Self::Unanswered => ENDS + 1,
+            Self::Unreadable => ENDS + 2,
+            Self::AbortedByClient => ENDS + 3,
+            Self::Unseen(reason) => ENDS + 4 + reason as usize,
         }
+    }
+}
+
+/// What a client waited for, from the last byte of its request on. Requests that were given up before
+/// count as if it had come then: they would have waited for longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The first byte of the response's header.
+    Header,
+    /// The first byte of its body, or its end where it has none.
+    Body,
+    /// Its last byte.
+    End,
+}
+
+/// What was counted of one version so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked {
+    outcomes: [u64; Outcome::COUNT],
+    /// By [`Wait`].
+    waits: [Latency; 3],
+    /// The lengths of the bodies of 2xx responses that may have one, see [`size_as_ns`].
+    pub(crate) sizes: Latency,
+}
+
+impl Default for Looked {
+    fn default() -> Self {
+        Self {
+            outcomes: [0; Outcome::COUNT],
+            waits: [Latency::default(); 3],
+            sizes: Latency::default(),
+        }
+    }
+}
+
+impl Looked {
+    /// How many requests came to this.
+    pub(crate) fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome.index()]
+    }
+
+    /// How many requests have ended, as far as their ends could be seen.
+    pub(crate) fn requests(&self) -> u64 {
+        let seen = self
+            .outcomes
+            .iter()
+            .take(Outcome::COUNT - DropReason::ALL.len());
+        seen.sum()
+    }
+
+    /// How many of them had a whole response.
+    pub(crate) fn responses(&self) -> u64 {
+        self.outcomes.iter().take(CLASSES.len()).sum()
+    }
+
+    /// How long clients waited for this.
+    pub(crate) fn wait(&self, wait: Wait) -> &Latency {
+        &self.waits[wait as usize]
+    }
+
+    /// The same, to be changed: for tests.
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, outcome: Outcome, count: u64) {
+        self.outcomes[outcome.index()] = count;
+    }
+
+    /// See [`Looked::set`].
+    #[cfg(test)]
+    pub(crate) fn wait_mut(&mut self, wait: Wait) -> &mut Latency {
+        &mut self.waits[wait as usize]
+    }
+}
+
+/// Lengths are counted in the buckets of durations, which are fine enough: a byte as 1,024 ns, so that
+/// the first bucket has what is empty, or one byte long.
+pub(crate) fn size_as_ns(bytes: u64) -> u64 {
+    bytes.saturating_mul(1_024)
+}
+
+/// A histogram that is counted into and read at once.
+#[derive(Debug)]
+struct Durations {
+    buckets: Box<[AtomicU64]>,
+    sum_ns: AtomicU64,
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        let empty = Latency::default();
+        Self {
+            buckets: empty.buckets.iter().map(|_| AtomicU64::default()).collect(),
+            sum_ns: AtomicU64::default(),
+        }
+    }
+}
+
+impl Durations {
+    fn count(&self, ns: u64) {
+        self.buckets[Latency::bucket(ns)].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Latency {
+        let mut read = Latency::default();
+        for (to, from) in read.buckets.iter_mut().zip(&self.buckets) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        read.sum_ns = self.sum_ns.load(Ordering::Relaxed);
+        read
     }
 }
 
@@ -65,7 +200,9 @@ struct OfArm {
     /// Bytes of packets that were read for them.
     bytes: AtomicU64,
     /// By [`Outcome::index`].
-    outcomes: [AtomicU64; CLASSES.len() + DropReason::ALL.len()],
+    outcomes: [AtomicU64; Outcome::COUNT],
+    waits: [Durations; 3],
+    sizes: Durations,
 }
 
 impl Default for OfArm {
@@ -74,6 +211,8 @@ impl Default for OfArm {
             seen: AtomicU64::default(),
             bytes: AtomicU64::default(),
             outcomes: std::array::from_fn(|_| AtomicU64::default()),
+            waits: Default::default(),
+            sizes: Durations::default(),
         }
     }
 }
@@ -91,6 +230,14 @@ impl Tally {
         self.of(arm).outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn count_wait(&self, arm: Arm, wait: Wait, ns: u64) {
+        self.of(arm).waits[wait as usize].count(ns);
+    }
+
+    pub(super) fn count_size(&self, arm: Arm, bytes: u64) {
+        self.of(arm).sizes.count(size_as_ns(bytes));
+    }
+
     /// Exchanges of which a byte was seen.
     pub(crate) fn seen(&self, arm: Arm) -> u64 {
         self.of(arm).seen.load(Ordering::Relaxed)
@@ -104,6 +251,22 @@ impl Tally {
     /// How many exchanges came to this.
     pub(crate) fn outcome(&self, arm: Arm, outcome: Outcome) -> u64 {
         self.of(arm).outcomes[outcome.index()].load(Ordering::Relaxed)
+    }
+
+    /// How many whole responses there were.
+    pub(crate) fn responses(&self, arm: Arm) -> u64 {
+        let whole = (1..=6).map(|class| self.outcome(arm, Outcome::Whole(class)));
+        whole.sum()
+    }
+
+    /// Everything that was counted of a version so far.
+    pub(crate) fn read(&self, arm: Arm) -> Looked {
+        let of = self.of(arm);
+        Looked {
+            outcomes: std::array::from_fn(|at| of.outcomes[at].load(Ordering::Relaxed)),
+            waits: std::array::from_fn(|at| of.waits[at].read()),
+            sizes: of.sizes.read(),
+        }
     }
 
     fn of(&self, arm: Arm) -> &OfArm {
@@ -121,14 +284,19 @@ mod tests {
     fn every_outcome_has_a_place_and_a_name_of_its_own() {
         let labels: BTreeSet<_> = Outcome::all().map(Outcome::label).collect();
         assert_eq!(labels.len(), Outcome::all().count());
+        assert_eq!(labels.len(), Outcome::COUNT);
         let tally = Tally::default();
         for (count, outcome) in (1..).zip(Outcome::all()) {
             (0..count).for_each(|_| tally.count(Arm::Canary, outcome));
         }
+        let [stable, canary] = [Arm::Stable, Arm::Canary].map(|arm| tally.read(arm));
         for (count, outcome) in (1..).zip(Outcome::all()) {
             assert_eq!(tally.outcome(Arm::Canary, outcome), count, "{outcome:?}");
-            assert_eq!(tally.outcome(Arm::Stable, outcome), 0, "{outcome:?}");
+            assert_eq!(canary.outcome(outcome), count, "{outcome:?}");
+            assert_eq!(stable.outcome(outcome), 0, "{outcome:?}");
         }
+        assert_eq!(canary.responses(), (1..=6).sum::<u64>());
+        assert_eq!(canary.requests(), (1..=10).sum::<u64>());
     }
 
     #[test]
@@ -140,5 +308,18 @@ mod tests {
         check(0, "other");
         check(999, "other");
         check(u16::MAX, "other");
+    }
+
+    #[test]
+    fn waits_and_sizes_are_read_as_they_were_counted() {
+        let tally = Tally::default();
+        tally.count_wait(Arm::Stable, Wait::Body, 2_000_000);
+        tally.count_wait(Arm::Stable, Wait::End, u64::MAX);
+        tally.count_size(Arm::Stable, 0);
+        let read = tally.read(Arm::Stable);
+        let counts = [Wait::Header, Wait::Body, Wait::End].map(|wait| read.wait(wait).count());
+        assert_eq!(counts, [0, 1, 1]);
+        assert_eq!(read.wait(Wait::Body).sum_ns, 2_000_000);
+        assert_eq!(read.sizes.buckets[0], 1);
     }
 }

@@ -1,5 +1,5 @@
-//! The local reader's thread: sleeps until there is something to read, reads at most once in an
-//! interval, and takes the CPU only where nobody else wants it.
+//! The local reader's thread: sleeps until there is something to read, and reads at most once in an
+//! interval.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::drain::drain;
 use super::reading::{Reading, Rule};
-use crate::daemon::priority::yield_to_everybody;
+use crate::daemon::priority::be_nice;
 use crate::dataplane::{Bell, Ring};
 
 /// The least time from one look at the ring to the next.
@@ -54,7 +54,8 @@ pub(super) struct Work {
 impl Work {
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
-        yield_to_everybody();
+        // Decisions wait for what is read here, and the budget bounds it: it has to make progress.
+        be_nice();
         while self.take_orders() {
             self.figures.wakeups.fetch_add(1, Ordering::Relaxed);
             let has_read = self.turn();

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use mirror_common::histogram::Latency;
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 
 use crate::control::ServerUse;
+use crate::daemon::local_reader::{Looked, Outcome, Wait};
 use crate::rollout::plan::Baseline;
 use crate::rollout::record::{Arm, Shadow, Slice};
 use crate::rollout::statistics::{Latencies, Pairs};
@@ -17,7 +17,9 @@ use crate::shadow::summary::{ErrorPairs, LabelSummary, RightPairs, ServiceSummar
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
     pub(super) counters: ArmCounters,
-    pub(super) first_byte: Latency,
+    pub(super) looked: Looked,
+    /// The share of its connections that is read now.
+    pub(super) sample: f64,
     pub(super) server: Option<ServerUse>,
 }
 
@@ -25,17 +27,31 @@ pub(super) struct Counted {
 pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
     let since =
         |of: &dyn Fn(&ArmCounters) -> u64| of(&now.counters).saturating_sub(of(&then.counters));
+    let looked = |of: &dyn Fn(&Looked) -> u64| of(&now.looked).saturating_sub(of(&then.looked));
+    let outcome = |outcome| looked(&|looked| looked.outcome(outcome));
+    let waited = |wait| Latencies::between(then.looked.wait(wait), now.looked.wait(wait));
+    let unseen = Outcome::all().filter(|outcome| matches!(outcome, Outcome::Unseen(_)));
+    let unseen = unseen.map(|reason| (reason.label().to_owned(), outcome(reason)));
     Arm {
         connections: since(&|counters| counters.choices.iter().sum()),
-        // What only announces an answer (1xx) is none.
-        responses: since(&|counters| {
-            let [other, _, rest @ ..] = counters.classes;
-            other + rest.iter().sum::<u64>()
-        }),
-        errors: since(&|counters| counters.classes[5]),
+        unanswered_connections: since(&|counters| counters.unanswered),
         resets: since(&|counters| counters.resets[1]),
         request_bytes: since(&|counters| counters.bytes[0]),
-        first_byte: Latencies::between(&then.first_byte, &now.first_byte),
+        response_bytes: since(&|counters| counters.bytes[1]),
+        sample: f64::midpoint(now.sample, then.sample),
+        requests: looked(&Looked::requests),
+        responses: looked(&Looked::responses),
+        redirects: outcome(Outcome::Whole(3)),
+        client_errors: outcome(Outcome::Whole(4)),
+        errors: outcome(Outcome::Whole(5)),
+        incomplete: outcome(Outcome::Incomplete),
+        unanswered: outcome(Outcome::Unanswered),
+        unreadable: outcome(Outcome::Unreadable),
+        aborted: outcome(Outcome::AbortedByClient),
+        unseen: unseen.filter(|(_, count)| *count > 0).collect(),
+        sizes: Latencies::between(&then.looked.sizes, &now.looked.sizes),
+        first_body: waited(Wait::Body),
+        complete: waited(Wait::End),
         cpu_seconds: now
             .server
             .zip(then.server)
@@ -209,19 +225,34 @@ mod tests {
     fn an_arm_did_what_was_counted_since() {
         let mut then = Counted {
             counters: ArmCounters::default(),
-            first_byte: Latency::default(),
+            looked: Looked::default(),
+            sample: 1.0,
             server: None,
         };
-        then.counters.classes = [0, 7, 100, 0, 0, 3];
+        for (outcome, count) in Outcome::all().zip(100..) {
+            then.looked.set(outcome, count);
+        }
         let mut now = then.clone();
-        now.counters.classes = [1, 9, 150, 0, 4, 13];
+        for (outcome, (count, more)) in Outcome::all().zip((100..).zip(1..)) {
+            now.looked.set(outcome, count + more);
+        }
         now.counters.choices[Choice::Canary as usize] = 6;
         (now.counters.resets, now.counters.bytes) = ([5, 2], [900, 1]);
-        now.first_byte.count_in(1_000_000);
+        (now.counters.unanswered, now.sample) = (3, 0.5);
+        now.looked.wait_mut(Wait::Body).count_in(1_000_000);
         let arm = arm(&now, &then);
-        assert_eq!((arm.connections, arm.responses, arm.errors), (6, 65, 10));
-        assert_eq!((arm.resets, arm.request_bytes), (2, 900));
-        assert_eq!(arm.first_byte.count(), 1);
+        assert_eq!((arm.connections, arm.unanswered_connections), (6, 3));
+        assert_eq!((arm.requests, arm.responses), (55, 21));
+        assert_eq!((arm.redirects, arm.client_errors, arm.errors), (3, 4, 5));
+        let failed = [arm.incomplete, arm.unanswered, arm.unreadable];
+        assert_eq!((failed, arm.aborted), ([7, 8, 9], 10));
+        assert_eq!((arm.unseen["mid_stream"], arm.unseen["tls"]), (11, 17));
+        assert_eq!(
+            (arm.resets, arm.request_bytes, arm.response_bytes),
+            (2, 900, 1)
+        );
+        assert_eq!((arm.first_body.count(), arm.complete.count()), (1, 0));
+        assert_eq!(arm.sample, 0.75);
         assert_eq!(super::arm(&then, &then), Arm::default());
         now.counters.choices[Choice::NoCanary as usize] = 2;
         now.counters.choices[Choice::NoAnswer as usize] = 1;

@@ -21,7 +21,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mirror_common::steer::{Steering, flag};
@@ -37,6 +37,7 @@ pub(super) use self::watch::LOOK;
 use super::Daemon;
 use crate::config::{Node, Service, Share};
 use crate::control::RolloutState;
+use crate::rollout::gates::elapsed;
 use crate::rollout::machine::{Rollout, State};
 use crate::rollout::plan::Target;
 use crate::rollout::record::{Decision, Entry, Event, Line};
@@ -190,6 +191,13 @@ impl Rollouts {
         );
         let is_canary = rollout.is_on() || taken_back && service.canary.is_none();
         is_canary.then_some(&rollout.started().canary)
+    }
+
+    /// The last rollout of a service, and how long ago it began.
+    pub(super) fn trial(&self, service: &str) -> Option<(String, Duration)> {
+        let rollout = &self.running.get(service)?.rollout;
+        let since = elapsed(rollout.began(), self.clock.now());
+        Some((rollout.started().id.clone(), since))
     }
 
     /// The share of a service's canary; nothing = no rollout has a say in it.
@@ -450,7 +458,7 @@ impl Daemon {
         }
         let rest = running.rollout.started().plan.canary.drain;
         let at = match running.rollout.state() {
-            State::RolledBack { severe: true, .. } => std::time::Duration::ZERO,
+            State::RolledBack { severe: true, .. } => Duration::ZERO,
             State::RolledBack { .. } | State::Aborted { .. } => rest,
             _ => return,
         };

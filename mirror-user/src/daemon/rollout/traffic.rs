@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
-use super::watch::count_arm;
 use crate::daemon::Daemon;
 use crate::rollout::forecast::{self, Traffic};
 use crate::rollout::plan::Plan;
@@ -42,7 +41,7 @@ impl Samples {
         Traffic {
             time: to.duration_since(*from),
             answers: arm.failed(),
-            latencies: arm.first_byte,
+            latencies: arm.first_body,
             mirrored,
         }
     }
@@ -54,27 +53,19 @@ impl Daemon {
         let now = Instant::now();
         let measured = self.services.iter().filter(|service| {
             let samples = self.rollouts.traffic.get(&service.config.name);
-            service.config.canary.is_some() && samples.is_none_or(|samples| samples.is_due(now))
+            service.config.looks().is_some() && samples.is_none_or(|samples| samples.is_due(now))
         });
-        let due: Vec<_> = measured
-            .map(|service| {
-                let config = &service.config;
-                (
-                    service.row,
-                    config.name.clone(),
-                    config.stable_version.clone(),
-                )
-            })
-            .collect();
-        for (row, name, version) in due {
-            let counted = count_arm(&self.lock(), row, &name, Arm::Stable, version);
-            if let Ok(counted) = counted {
-                self.rollouts
-                    .traffic
-                    .entry(name)
-                    .or_default()
-                    .add(now, counted);
-            }
+        let shared = self.lock();
+        let counted = measured.filter_map(|service| {
+            let version = service.config.stable_version.clone();
+            let counted = self.count_arm(&shared, service, Arm::Stable, version);
+            Some((service.config.name.clone(), counted.ok()?))
+        });
+        let counted: Vec<_> = counted.collect();
+        drop(shared);
+        for (name, counted) in counted {
+            let samples = self.rollouts.traffic.entry(name).or_default();
+            samples.add(now, counted);
         }
     }
 

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mirror_common::measure::Phase;
 use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
 use crate::config::Affinity;
+use crate::daemon::local_reader::Looked;
 use crate::daemon::servers::Versioned;
+use crate::daemon::services::Service;
 use crate::daemon::{Daemon, Shared, place};
 use crate::dataplane;
 use crate::rollout::record::{Event, Window};
@@ -95,7 +96,9 @@ impl Daemon {
 
     /// What both versions have done so far.
     fn count(&self, service: &str) -> Result<[Counted; 2], String> {
-        let row = self.row(service).ok_or("it is not served here")?;
+        let mut services = self.services.iter();
+        let found = services.find(|known| known.config.name == service);
+        let found = found.ok_or("it is not served here")?;
         let versions = self
             .rollouts
             .running
@@ -107,8 +110,8 @@ impl Daemon {
         let [stable, canary] = versions;
         let counted = || -> Result<_, dataplane::Error> {
             Ok([
-                count_arm(&shared, row, service, Arm::Stable, stable)?,
-                count_arm(&shared, row, service, Arm::Canary, canary)?,
+                self.count_arm(&shared, found, Arm::Stable, stable)?,
+                self.count_arm(&shared, found, Arm::Canary, canary)?,
             ])
         };
         counted().map_err(|error| error.to_string())
@@ -191,6 +194,10 @@ impl Daemon {
             held.push(not_steered(format!("{}: {why}", canary.address)));
         }
         held.extend(self.unwritten.clone().map(not_steered));
+        held.extend(self.local_reader.trouble().map(|why| Held {
+            kind: Kind::NotSeen,
+            why: why.clone(),
+        }));
         let spread = self.census.found().get(&found.row).copied();
         if let Some(spread) = spread
             && spread.keys(canary.affinity) < FEWEST_KEYS
@@ -226,21 +233,27 @@ fn between([stable_then, canary_then]: &[Counted; 2], [stable, canary]: &[Counte
     }
 }
 
-pub(super) fn count_arm(
-    shared: &Shared,
-    row: u32,
-    service: &str,
-    arm: Arm,
-    version: String,
-) -> Result<Counted, dataplane::Error> {
-    let server = Versioned {
-        service: service.to_owned(),
-        arm,
-        version,
-    };
-    Ok(Counted {
-        counters: shared.plane.arm_counters(row, arm)?,
-        first_byte: shared.plane.latencies(row, arm, Phase::FirstByte)?,
-        server: shared.servers.usage().get(&server).map(Into::into),
-    })
+impl Daemon {
+    /// What a version of a service has done so far.
+    pub(super) fn count_arm(
+        &self,
+        shared: &Shared,
+        service: &Service,
+        arm: Arm,
+        version: String,
+    ) -> Result<Counted, dataplane::Error> {
+        let config = &service.config;
+        let server = Versioned {
+            service: config.name.clone(),
+            arm,
+            version,
+        };
+        let tally = self.local_reader.tally(config.id);
+        Ok(Counted {
+            counters: shared.plane.arm_counters(service.row, arm)?,
+            looked: tally.map_or_else(Looked::default, |tally| tally.read(arm)),
+            sample: self.local_reader.sample(config.id)[arm as usize],
+            server: shared.servers.usage().get(&server).map(Into::into),
+        })
+    }
 }

@@ -1,16 +1,16 @@
 //! Metrics of services that have a canary: both versions apart.
 
 use mirror_common::histogram::Latency;
-use mirror_common::measure::Phase;
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::{
-    ACHIEVED, AFFINITY_KEYS, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, CONCENTRATION,
-    CONNECTIONS, FIRST_BYTE, Family, HANDSHAKE, OPEN, RESETS, RESPONSES, RETRANSMISSIONS,
-    SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, Scrape, UNANSWERED, UNTRANSLATED,
-    XDP_PACKETS,
+    ACHIEVED, AFFINITY_KEYS, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, COMPLETE,
+    CONCENTRATION, CONNECTIONS, FIRST_BODY, FIRST_BYTE, Family, HANDSHAKE, OPEN, RESETS, RESPONSES,
+    RETRANSMISSIONS, SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, Scrape, UNANSWERED,
+    UNTRANSLATED, XDP_PACKETS,
 };
 use crate::control::{self, CanaryState};
+use crate::daemon::local_reader::{Tally, Wait};
 use crate::daemon::{Shared, arms};
 
 /// The kernel's buckets that end one of ours: four to the octave from 65.5 us to 68.7 s. The
@@ -24,7 +24,7 @@ impl Scrape {
         shared: &Shared,
         service: &str,
         stable: &str,
-        row: u32,
+        (row, tally): (u32, Option<&Tally>),
         canary: &CanaryState,
     ) {
         let share = canary.share.effective.into();
@@ -38,7 +38,7 @@ impl Scrape {
             self.gauge(&AFFINITY_KEYS, &labels, spread.keys(canary.affinity));
         }
         let mut canary = canary.clone();
-        if arms::fill(shared, row, service, stable, &mut canary).is_err() {
+        if arms::fill(shared, (row, tally), service, stable, &mut canary).is_err() {
             return;
         }
         let achieved = canary.share.achieved;
@@ -62,13 +62,17 @@ impl Scrape {
         }
         for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&canary.arms) {
             self.arm(service, state);
-            let of = [
-                (&FIRST_BYTE, Phase::FirstByte),
-                (&HANDSHAKE, Phase::Handshake),
-            ];
-            for (family, phase) in of {
-                if let Ok(durations) = shared.plane.latencies(row, arm, phase) {
-                    self.durations(family, service, state, &durations);
+            if let Ok(handshakes) = shared.plane.handshakes(row, arm) {
+                self.durations(&HANDSHAKE, service, state, &handshakes);
+            }
+            let looked = tally.map(|tally| tally.read(arm));
+            for (family, wait) in [
+                (&FIRST_BYTE, Wait::Header),
+                (&FIRST_BODY, Wait::Body),
+                (&COMPLETE, Wait::End),
+            ] {
+                if let Some(looked) = &looked {
+                    self.durations(family, service, state, looked.wait(wait));
                 }
             }
         }

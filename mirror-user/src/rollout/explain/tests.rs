@@ -27,7 +27,7 @@ fn a_rollback_is_told_with_its_numbers() {
         "2026-11-22 12:04:31  started by anna: retrained",
         "2026-11-22 12:04:31  stage 1 of 2 at 10 %: the first stage begins",
         "2026-11-22 12:04:31  waits: 0s of 2s are over",
-        "and: v12 has answered 0 of 20 requests at this stage",
+        "and: 0 of 20 requests of v12 were seen at this stage",
         "2026-11-22 12:04:33  p99 is within its limit, at most 1.2 times stable's",
         "2026-11-22 12:04:33  stage 1 passed: no gate is proven beyond its limit",
         "after 2s, 1800 answers of stable and 200 of the canary",

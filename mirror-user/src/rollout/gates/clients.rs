@@ -1,29 +1,105 @@
 //! The gates of the stages with clients.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::resources::Resources;
 use super::{Events, Gate, Role, Unit, percent};
 use crate::rollout::plan::{Baseline, Canary, Plan};
 use crate::rollout::record::Arm;
-use crate::rollout::statistics::{Counts, QuantileRatio, Rate, Verdict};
+use crate::rollout::statistics::{Counts, Latencies, QuantileRatio, Rate, ShortBodies, Verdict};
 
 /// What the canary has shown before clients so far.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Clients {
     limits: Canary,
-    alpha: f64,
-    errors: Events,
-    resets: Events,
+    ends: Vec<End>,
+    connections: Events,
     hard: Rate,
-    p50: Option<QuantileRatio>,
-    p99: Option<QuantileRatio>,
+    waits: Vec<Wait>,
     slow: Option<Rate>,
     resources: Resources,
-    /// What it does when it has everything, against what stable did while both served.
-    alone: Option<Rate>,
-    stable: Counts,
+    short: ShortBodies,
+    /// Requests of the canary whose end was seen, ...
+    requests: u64,
+    /// ... and those whose was not, by why.
+    unseen: BTreeMap<String, u64>,
 }
+
+/// One way in which a request can end badly: not more often than with stable.
+#[derive(Clone, Debug, PartialEq)]
+struct End {
+    kind: Kind,
+    limit: f64,
+    alpha: f64,
+    test: Events,
+    /// What stable did while both served, ...
+    stable: Counts,
+    /// ... and what the canary does when it has everything, against that.
+    alone: Option<Rate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Failed,
+    ClientError,
+    Redirect,
+    Short,
+    Aborted,
+}
+
+impl Kind {
+    /// The names of its gates, while stable serves and when it does not.
+    const fn names(self) -> [&'static str; 2] {
+        match self {
+            Self::Failed => ["errors", "errors alone"],
+            Self::ClientError => ["client errors", "client errors alone"],
+            Self::Redirect => ["redirects", "redirects alone"],
+            Self::Short => ["short responses", "short responses alone"],
+            Self::Aborted => ["aborted requests", "aborted requests alone"],
+        }
+    }
+}
+
+/// The ends that are limited, and by how much. Without stable beside it a version's own 4xx say nothing:
+/// clients may ask for what is not there.
+fn ends(limits: &Canary, compared: bool) -> Vec<(Kind, f64)> {
+    let others = [
+        (Kind::ClientError, limits.max_client_error_delta),
+        (Kind::Redirect, limits.max_redirect_delta),
+        (Kind::Short, limits.max_short_delta),
+        (Kind::Aborted, limits.max_aborted_delta),
+    ];
+    let others = others
+        .into_iter()
+        .filter(|(_, limit)| compared && *limit < 1.0);
+    let failed = (Kind::Failed, limits.max_error_delta);
+    std::iter::once(failed).chain(others).collect()
+}
+
+/// A quantile of what clients wait for: not longer than with stable.
+#[derive(Clone, Debug, PartialEq)]
+struct Wait {
+    name: &'static str,
+    until: Until,
+    test: QuantileRatio,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The first byte of the response's body.
+    Body,
+    /// Its last byte.
+    End,
+}
+
+const WAITS: [(&str, f64, Until); 4] = [
+    ("p50", 0.5, Until::Body),
+    ("p99", 0.99, Until::Body),
+    ("complete p50", 0.5, Until::End),
+    ("complete p99", 0.99, Until::End),
+];
 
 /// How many gates can be wrong by chance.
 pub(super) fn tests(limits: &Canary, compared: bool) -> usize {
@@ -32,62 +108,82 @@ pub(super) fn tests(limits: &Canary, compared: bool) -> usize {
         limits.max_cpu_ratio.is_some(),
         limits.max_memory_ratio.is_some(),
     ];
-    // Errors, resets, hard errors, and errors alone; both quantiles.
-    4 + if compared { 2 } else { 0 } + optional.into_iter().filter(|is_asked| *is_asked).count()
+    let waits = if compared { WAITS.len() } else { 0 };
+    // Each end twice: beside stable, and alone. Connections, and hard errors.
+    2 * ends(limits, compared).len()
+        + 2
+        + waits
+        + optional.into_iter().filter(|is_asked| *is_asked).count()
 }
 
 impl Clients {
     pub(super) fn new(plan: &Plan, alpha: f64) -> Self {
         let limits = plan.canary.clone();
         let compared = plan.baseline == Baseline::Stable;
-        let ratio = |quantile| QuantileRatio::new(quantile, limits.max_latency_ratio, alpha);
-        Self {
+        let end = |(kind, limit)| End {
+            kind,
+            limit,
             alpha,
-            errors: Events::new(compared, limits.max_error_delta, alpha),
-            resets: Events::new(compared, limits.hard_reset_delta, alpha),
+            test: Events::new(compared, limit, alpha),
+            stable: Counts::default(),
+            alone: None,
+        };
+        let wait = |(name, quantile, until)| Wait {
+            name,
+            until,
+            test: QuantileRatio::new(quantile, limits.max_latency_ratio, alpha),
+        };
+        Self {
+            ends: ends(&limits, compared).into_iter().map(end).collect(),
+            connections: Events::new(compared, limits.hard_reset_delta, alpha),
             hard: Rate::at_most(limits.hard_error_rate, alpha),
-            p50: compared.then(|| ratio(0.5)),
-            p99: compared.then(|| ratio(0.99)),
+            waits: WAITS.into_iter().filter(|_| compared).map(wait).collect(),
             slow: limits.max_latency.map(|_| Rate::at_most(0.01, alpha)),
             resources: Resources::new(limits.max_cpu_ratio, limits.max_memory_ratio, alpha),
-            alone: None,
-            stable: Counts::default(),
+            short: ShortBodies::default(),
+            requests: 0,
+            unseen: BTreeMap::new(),
             limits,
         }
     }
 
     pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, stable_fails: bool, now: Timestamp) {
+        let short = self.short.observe(&stable.sizes, &canary.sizes);
+        for end in &mut self.ends {
+            let [stable, canary] = match end.kind {
+                Kind::Short => short,
+                kind => [stable, canary].map(|arm| arm.ended(kind)),
+            };
+            end.observe(stable, canary);
+        }
+        self.connections
+            .observe(stable.failed_connections(), canary.failed_connections());
         let [stable_failed, canary_failed] = [stable, canary].map(Arm::failed);
-        self.errors.observe(stable_failed, canary_failed);
-        self.resets
-            .observe(stable.were_reset(), canary.were_reset());
         let limit = self.limits.hard_error_rate;
         let fails_now = stable_failed.events as f64 > stable_failed.trials as f64 * limit;
         if !stable_fails && !fails_now {
             self.hard.observe(canary_failed);
         }
-        for test in [&mut self.p50, &mut self.p99].into_iter().flatten() {
-            test.observe(&stable.first_byte, &canary.first_byte);
+        for Wait { until, test, .. } in &mut self.waits {
+            let [stable, canary] = [stable, canary].map(|arm| arm.waited(*until));
+            test.observe(stable, canary);
         }
         if let (Some(test), Some(limit)) = (&mut self.slow, self.limits.max_latency) {
             let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-            test.observe(canary.first_byte.longer_than(limit));
+            test.observe(canary.first_body.longer_than(limit));
         }
-        let used = [stable, canary].map(|arm| (arm.responses, arm.cpu_seconds, arm.resident_bytes));
+        let used =
+            [stable, canary].map(|arm| (arm.all_requests(), arm.cpu_seconds, arm.resident_bytes));
         self.resources.observe(used, now);
-        match &mut self.alone {
-            Some(test) => test.observe(canary_failed),
-            None => self.stable.add(stable_failed),
+        self.requests += canary.requests;
+        for (why, count) in &canary.unseen {
+            *self.unseen.entry(why.clone()).or_default() += count;
         }
     }
 
     /// See [`Evidence::stand_alone`](super::Evidence::stand_alone).
     pub(super) fn stand_alone(&mut self) {
-        if self.alone.is_none() && self.stable.trials > 0 {
-            let rate = self.stable.events as f64 / self.stable.trials as f64;
-            let limit = (rate + self.limits.max_error_delta).min(0.999);
-            self.alone = Some(Rate::at_most(limit, self.alpha));
-        }
+        self.ends.iter_mut().for_each(End::stand_alone);
     }
 
     pub(super) fn severe(&self) -> Option<String> {
@@ -96,49 +192,121 @@ impl Clients {
             let ([_, events], [_, trials]) = (hard.events, hard.trials);
             let limit = self.limits.hard_error_rate;
             return Some(format!(
-                "{events} of {trials} answers of the canary failed, which is proven to be more than hard_error_rate = {limit}"
+                "{events} of {trials} requests of the canary failed, which is proven to be more than hard_error_rate = {limit}"
             ));
         }
-        let resets = self.resets.finding();
-        (resets.verdict == Verdict::Worse).then(|| {
-            let ([_, events], [_, trials]) = (resets.events, resets.trials);
+        let connections = self.connections.finding();
+        (connections.verdict == Verdict::Worse).then(|| {
+            let ([_, events], [_, trials]) = (connections.events, connections.trials);
             let limit = self.limits.hard_reset_delta;
             format!(
-                "the canary's server reset {events} of {trials} connections, which is proven to be beyond hard_reset_delta = {limit}"
+                "{events} of {trials} connections of the canary were reset by its server or not answered, which is proven to be beyond hard_reset_delta = {limit}"
             )
         })
     }
 
     pub(super) fn gates(&self) -> Vec<Gate> {
         let limits = &self.limits;
-        let mut gates = vec![self.errors.gate("errors", limits.max_error_delta)];
+        let mut gates: Vec<Gate> = self.ends.iter().map(End::gate).collect();
         let ratio = format!("at most {} times stable's", limits.max_latency_ratio);
-        for (name, test) in [("p50", &self.p50), ("p99", &self.p99)] {
-            let finding = test.as_ref().map(QuantileRatio::finding);
+        let waits = self.waits.iter();
+        gates.extend(
+            waits.map(|wait| Gate::of(wait.name, Unit::Ratio, ratio.clone(), wait.test.finding())),
+        );
+        if let Some(why) = self.blind() {
+            let note = format!("cannot be seen: {why}");
             gates
-                .extend(finding.map(|finding| Gate::of(name, Unit::Ratio, ratio.clone(), finding)));
+                .iter_mut()
+                .for_each(|gate| gate.note = Some(note.clone()));
         }
         if let (Some(test), Some(limit)) = (&self.slow, limits.max_latency) {
             let limit = humantime::format_duration(limit);
             let limit = format!("at most 1 % slower than {limit}");
             gates.push(Gate::of("latency", Unit::Share, limit, test.finding()));
         }
-        if let Some(test) = &self.alone {
-            let limit = percent(limits.max_error_delta);
-            let limit = format!("at most {limit} more than stable had before");
-            gates.push(
-                Gate::of("errors alone", Unit::Share, limit, test.finding()).with(Role::Watch),
-            );
-        }
+        gates.extend(self.ends.iter().filter_map(End::gate_alone));
         let limit = format!("at most {}", percent(limits.hard_error_rate));
         let hard = Gate::of("hard errors", Unit::Share, limit, self.hard.finding());
         gates.push(hard.with(Role::Severe));
-        gates.push(
-            self.resets
-                .gate("resets", limits.hard_reset_delta)
-                .with(Role::Severe),
-        );
+        let connections = self
+            .connections
+            .gate("connections", limits.hard_reset_delta);
+        gates.push(connections.with(Role::Severe));
         gates.extend(self.resources.gates(""));
         gates
+    }
+
+    /// Why nothing is known of the canary's requests, though there were some.
+    fn blind(&self) -> Option<String> {
+        (self.requests == 0 && !self.unseen.is_empty()).then(|| in_words(&self.unseen))
+    }
+}
+
+/// `12 http2, 1 tls`.
+pub(in crate::rollout) fn in_words(unseen: &BTreeMap<String, u64>) -> String {
+    let words = unseen.iter().map(|(why, count)| format!("{count} {why}"));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+impl End {
+    fn observe(&mut self, stable: Counts, canary: Counts) {
+        self.test.observe(stable, canary);
+        match &mut self.alone {
+            Some(test) => test.observe(canary),
+            None => self.stable.add(stable),
+        }
+    }
+
+    fn stand_alone(&mut self) {
+        if self.alone.is_none() && self.stable.trials > 0 {
+            let rate = self.stable.events as f64 / self.stable.trials as f64;
+            let limit = (rate + self.limit).min(0.999);
+            self.alone = Some(Rate::at_most(limit, self.alpha));
+        }
+    }
+
+    fn gate(&self) -> Gate {
+        let [name, _] = self.kind.names();
+        let gate = self.test.gate(name, self.limit);
+        // Clients that ask for what is not there are common, and of common things equality takes long to
+        // prove: only failures are waited for.
+        match self.kind {
+            Kind::Failed => gate,
+            _ => gate.with(Role::Watch),
+        }
+    }
+
+    fn gate_alone(&self) -> Option<Gate> {
+        let [_, name] = self.kind.names();
+        let limit = format!(
+            "at most {} more than stable had before",
+            percent(self.limit)
+        );
+        let finding = self.alone.as_ref()?.finding();
+        Some(Gate::of(name, Unit::Share, limit, finding).with(Role::Watch))
+    }
+}
+
+impl Arm {
+    /// How long clients waited.
+    fn waited(&self, until: Until) -> &Latencies {
+        match until {
+            Until::Body => &self.first_body,
+            Until::End => &self.complete,
+        }
+    }
+
+    /// Requests, and those that ended so.
+    fn ended(&self, kind: Kind) -> Counts {
+        let events = match kind {
+            Kind::Failed | Kind::Short => return self.failed(),
+            Kind::ClientError => self.client_errors,
+            Kind::Redirect => self.redirects,
+            Kind::Aborted => self.aborted,
+        };
+        Counts {
+            events,
+            trials: self.requests,
+        }
     }
 }

@@ -15,10 +15,10 @@ use crate::rollout::statistics::{Counts, Rate};
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// A span in which the new version answers fewer requests than this says nothing of each.
-const FEWEST: u64 = 10;
+const FEWEST: f64 = 10.0;
 
 /// Requests, CPU seconds, bytes in RAM.
-type Used = (u64, Option<f64>, Option<u64>);
+type Used = (f64, Option<f64>, Option<u64>);
 
 /// What both servers use.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub(super) struct Resources {
     cpu: Option<(f64, Rate)>,
     memory: Option<(f64, Rate)>,
     since: Option<Timestamp>,
-    gathered: [(u64, f64); 2],
+    gathered: [(f64, f64); 2],
     /// The last ratios that could be formed.
     ratios: [Option<f64>; 2],
 }
@@ -70,7 +70,7 @@ impl Resources {
             Some(ratio)
         };
         if old >= FEWEST && new >= FEWEST && old_cpu > 0.0 {
-            let ratio = (new_cpu / new as f64) / (old_cpu / old as f64);
+            let ratio = (new_cpu / new) / (old_cpu / old);
             self.ratios[0] = toss(&mut self.cpu, ratio).or(self.ratios[0]);
         }
         if old_bytes > 0 {

@@ -109,8 +109,12 @@ impl Compared {
         if let (Some(test), Some(wrong)) = (&mut self.accuracy, seen.wrong) {
             test.observe(wrong);
         }
-        let production = (stable.responses, stable.cpu_seconds, stable.resident_bytes);
-        let shadow = (seen.answered, seen.cpu_seconds, seen.resident_bytes);
+        let production = (
+            stable.all_requests(),
+            stable.cpu_seconds,
+            stable.resident_bytes,
+        );
+        let shadow = (seen.answered as f64, seen.cpu_seconds, seen.resident_bytes);
         self.resources.observe([production, shadow], now);
     }
 

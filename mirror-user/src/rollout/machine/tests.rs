@@ -145,10 +145,14 @@ fn line(time: Timestamp, entry: Entry) -> Line {
 fn arm(responses: u64, errors: u64, bucket: u16) -> Arm {
     Arm {
         connections: responses / 10,
+        requests: responses,
         responses,
         errors,
         request_bytes: responses * 100,
-        first_byte: vec![(bucket, responses * 9 / 10), (bucket + 8, responses / 10)].into(),
+        response_bytes: responses * 100,
+        sizes: vec![(200, responses - errors)].into(),
+        first_body: vec![(bucket, responses * 9 / 10), (bucket + 8, responses / 10)].into(),
+        complete: vec![(bucket, responses * 9 / 10), (bucket + 8, responses / 10)].into(),
         ..Arm::default()
     }
 }
@@ -235,6 +239,87 @@ fn check_rolled_back(change: impl FnOnce(&mut Plan), window: &Window, severe: bo
     told.assert("rolled back", 0.0);
 }
 
+/// What users see as failures, and a class of 2xx does not tell.
+#[test]
+fn a_version_whose_clients_fail_is_taken_back() {
+    let check = |count: u64, change: fn(&mut Arm, u64), severe, words| {
+        let mut window = well(0.25);
+        change(&mut window.canary, count);
+        check_rolled_back(quick, &window, severe, words);
+    };
+    let client_errors: fn(&mut Arm, u64) = |arm, count| arm.client_errors = count;
+    check(
+        10,
+        client_errors,
+        false,
+        "client errors is beyond its limit",
+    );
+    check(
+        250,
+        client_errors,
+        false,
+        "client errors is beyond its limit",
+    );
+    let redirects = |arm: &mut Arm, count| arm.redirects = count;
+    check(250, redirects, false, "redirects is beyond its limit");
+    let empty = |arm: &mut Arm, count| arm.sizes = vec![(0, count), (200, 250 - count)].into();
+    check(10, empty, false, "short responses is beyond its limit");
+    let cut = |arm: &mut Arm, count| (arm.responses, arm.incomplete) = (250 - count, count);
+    check(10, cut, false, "errors is beyond its limit");
+    check(250, cut, true, "last 250 requests failed");
+    let closed = |arm: &mut Arm, count| (arm.responses, arm.unanswered) = (250 - count, count);
+    check(37, closed, false, "errors is beyond its limit");
+    let no_http = |arm: &mut Arm, count| (arm.responses, arm.unreadable) = (0, count);
+    check(250, no_http, true, "last 250 requests failed");
+    let given_up = |arm: &mut Arm, count| (arm.responses, arm.aborted) = (250 - count, count);
+    check(37, given_up, false, "aborted requests is beyond its limit");
+    let refused = |arm: &mut Arm, count| arm.unanswered_connections = count;
+    check(20, refused, true, "reset by its server or not answered");
+}
+
+/// They are clients' doing, until one version has more of them than the other.
+#[test]
+fn what_both_versions_do_alike_is_no_fault_of_one() {
+    let mut window = well(0.25);
+    for arm in [&mut window.stable, &mut window.canary] {
+        arm.client_errors = arm.requests / 5;
+        arm.redirects = arm.requests / 10;
+        arm.aborted = arm.requests / 20;
+        arm.sizes = vec![(0, arm.requests / 2), (200, arm.requests / 2)].into();
+    }
+    let mut told = Told::new(quick);
+    told.reach("stage 1", &compared(500, 500));
+    told.reach("stage 2", &window);
+}
+
+/// Of a protocol that cannot be read nothing is known, and no data means hold.
+#[test]
+fn a_protocol_that_cannot_be_read_is_never_passed() {
+    let mut window = well(0.25);
+    for arm in [&mut window.stable, &mut window.canary] {
+        let unseen = [("http2".to_owned(), arm.requests)].into();
+        *arm = Arm {
+            connections: arm.connections,
+            request_bytes: arm.request_bytes,
+            response_bytes: arm.response_bytes,
+            unseen,
+            ..Arm::default()
+        };
+    }
+    let mut told = Told::new(quick);
+    told.reach("stage 1", &compared(500, 500));
+    told.see_for(300, &window);
+    told.assert("stage 1", 0.25);
+    assert!(told.waits().contains(&Kind::NotSeen), "{told}");
+    let gates = told.rollout.gates();
+    let errors = gates.iter().find(|gate| gate.name == "errors").unwrap();
+    let said = errors.to_string();
+    assert!(
+        said.contains("cannot be seen") && said.contains("http2"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_bad_version_is_taken_back() {
     let bad = |change: fn(&mut Window)| {
@@ -246,10 +331,12 @@ fn a_bad_version_is_taken_back() {
     check_rolled_back(quick, &failing, false, "errors is beyond its limit");
     let dead = bad(|window| window.canary.errors = 240);
     check_rolled_back(quick, &dead, true, "of the canary's last");
-    let slow = bad(|window| window.canary.first_byte = vec![(SLOW, 250)].into());
+    let slow = bad(|window| window.canary.first_body = vec![(SLOW, 250)].into());
     check_rolled_back(quick, &slow, false, "p50 is beyond its limit");
-    let tail = bad(|window| window.canary.first_byte = vec![(FAST, 235), (SLOW + 16, 15)].into());
+    let tail = bad(|window| window.canary.first_body = vec![(FAST, 235), (SLOW + 16, 15)].into());
     check_rolled_back(quick, &tail, false, "p99 is beyond its limit");
+    let slow_end = bad(|window| window.canary.complete = vec![(SLOW, 250)].into());
+    check_rolled_back(quick, &slow_end, false, "complete p50 is beyond its limit");
     let resets = bad(|window| (window.canary.resets, window.canary.connections) = (25, 25));
     check_rolled_back(quick, &resets, true, "reset");
     let gone = bad(|window| window.unreachable = Some("nobody listens".into()));
@@ -260,7 +347,7 @@ fn a_bad_version_is_taken_back() {
             ..Arm::default()
         }
     });
-    check_rolled_back(quick, &silent, true, "has answered nobody for 10 s");
+    check_rolled_back(quick, &silent, true, "has sent nothing for 10 s");
     let slice = Window {
         shadow: Some(Shadow {
             compared: 100,
@@ -364,7 +451,8 @@ fn no_data_means_hold() {
         quick,
         &Window::default(),
         &[
-            TooFew, NoTraffic, TooFew, NoTraffic, NotProven, NotProven, NotProven,
+            TooFew, NoTraffic, TooFew, NoTraffic, NotProven, NotProven, NotProven, NotProven,
+            NotProven,
         ],
     );
     let stable_alone = Window {
@@ -375,6 +463,8 @@ fn no_data_means_hold() {
         TooFew,
         NoTraffic,
         ShareNotReached,
+        NotProven,
+        NotProven,
         NotProven,
         NotProven,
         NotProven,
@@ -457,7 +547,7 @@ fn a_hold_ends_as_held_or_in_a_rollback() {
             State::Held { why, .. } | State::RollingBack { why, .. } => why,
             state => panic!("{state}"),
         };
-        assert!(why.contains("has answered 0 of 50 requests"), "{why}");
+        assert!(why.contains("0 of 50 requests of v13 were seen"), "{why}");
     }
 }
 
@@ -654,7 +744,7 @@ fn without_a_baseline_limits_are_absolute() {
         let gates = told.rollout.gates().iter();
         gates.map(|gate| gate.name.clone()).collect()
     };
-    assert_eq!(names, ["errors", "latency", "hard errors", "resets"]);
+    assert_eq!(names, ["errors", "latency", "hard errors", "connections"]);
     told.reach("stage 2", &well(0.25));
     // Stable fails as often: it does not count.
     let mut failing = well(0.25);

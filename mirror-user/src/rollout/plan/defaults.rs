@@ -30,6 +30,11 @@ pub(super) const fn max_both_failed() -> f64 {
     0.1
 }
 
+/// How much more often something may happen that should not.
+pub(super) const fn delta() -> f64 {
+    0.005
+}
+
 impl Default for Shadow {
     /// What an empty `[service.rollout.shadow]` says.
     fn default() -> Self {
@@ -38,7 +43,7 @@ impl Default for Shadow {
             agreement: 0.99,
             max_both_failed: max_both_failed(),
             max_latency_ratio: 1.2,
-            max_error_delta: 0.005,
+            max_error_delta: delta(),
             max_accuracy_drop: None,
             max_cpu_ratio: None,
             max_memory_ratio: None,
@@ -56,7 +61,11 @@ impl Default for Canary {
             max_duration: HOUR,
             on_timeout: OnTimeout::Hold,
             min_requests: 500,
-            max_error_delta: 0.005,
+            max_error_delta: delta(),
+            max_client_error_delta: delta(),
+            max_redirect_delta: delta(),
+            max_short_delta: delta(),
+            max_aborted_delta: delta(),
             max_latency_ratio: 1.2,
             max_latency: None,
             hard_error_rate: 0.5,

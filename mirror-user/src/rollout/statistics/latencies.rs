@@ -176,6 +176,11 @@ impl Tails {
     }
 }
 
+/// The last bucket in which all is less than this; nothing where there is none.
+pub(super) fn below(ns: f64) -> Option<usize> {
+    Latency::bucket(ns as u64).checked_sub(1)
+}
+
 /// A threshold for each arm: above which bucket a latency counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Thresholds {
@@ -201,7 +206,7 @@ impl Thresholds {
                 ))
             }),
             Side::Below => Self::best(stable, quantile, ratio, own.saturating_sub(1), |target| {
-                Latency::bucket((target * (1.0 + 1e-9)) as u64).checked_sub(1)
+                below(target * (1.0 + 1e-9))
             }),
         }
     }

@@ -12,7 +12,7 @@ fn without_traffic_nothing_goes_on() {
     let said = pilot.rollout(&["start", "--wait", "--timeout", "60s"]);
     assert_eq!(said.code, Some(4), "{said}");
     assert!(
-        said.text.contains("has answered 0 of 50 requests"),
+        said.text.contains("0 of 50 requests of v13 were seen"),
         "{said}"
     );
     let state = pilot.wait_for("held");

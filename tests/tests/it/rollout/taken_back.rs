@@ -65,7 +65,7 @@ fn slower() {
 
 #[test]
 fn hanging() {
-    check(mood(Mood::Silent), "has answered nobody");
+    check(mood(Mood::Silent), "has sent nothing");
 }
 
 #[test]

@@ -16,6 +16,7 @@ struct Bench {
     reading: Reading,
     tally: Arc<Tally>,
     now: Duration,
+    trial_ns: u64,
 }
 
 impl Bench {
@@ -24,6 +25,7 @@ impl Bench {
             reading: Reading::new(),
             tally: Arc::default(),
             now: Duration::ZERO,
+            trial_ns: 0,
         };
         bench.look([policy::WHOLE; 2]);
         bench
@@ -36,7 +38,13 @@ impl Bench {
             ..policy::Service::default()
         };
         let tally = Arc::clone(&self.tally);
-        self.reading.set(SERVICE, Rule { policy, tally });
+        let rule = Rule {
+            policy,
+            tally,
+            trial_ns: self.trial_ns,
+            unanswered_after: Duration::from_secs(60),
+        };
+        self.reading.set(SERVICE, rule);
     }
 
     fn wait(&mut self, seconds: u64) {
@@ -170,14 +178,107 @@ fn an_answer_has_an_end() {
     let short = "HTTP/1.1 200 x\r\ncontent-length: 100\r\n\r\nx";
     let cut = "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
     let whole = "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-    for answer in ["", short, cut, "HTTP/1.1 200 x\r\n"] {
-        for end in [Some(FIN), Some(RST), None] {
-            check(answer, end, "1: response_incomplete 1");
+    for end in [Some(FIN), Some(RST), None] {
+        for answer in [short, cut, "HTTP/1.1 200 x\r\n"] {
+            check(answer, end, "1: incomplete 1");
         }
+        check("", end, "1: unanswered 1");
     }
     check(whole, Some(FIN), "1: 2xx 1");
     check("HTTP/1.1 200 x\r\n\r\nuntil the end", Some(FIN), "1: 2xx 1");
-    check("SSH-2.0-x\r\n", Some(FIN), "1: malformed 1");
+    check("SSH-2.0-x\r\n", Some(FIN), "1: unreadable 1");
+}
+
+#[test]
+fn a_client_that_hangs_up_is_told_from_a_server_that_does() {
+    let check = |direction, flags, answer: &str, expected: &str| {
+        let mut bench = Bench::new();
+        let mut client = Client::open(&mut bench, Arm::Canary, 1);
+        client.ask(&mut bench);
+        if !answer.is_empty() {
+            client.answer(&mut bench, answer);
+        }
+        bench.now += Duration::from_millis(300);
+        client.send(&mut bench, direction, flags, b"");
+        client.close(&mut bench);
+        bench.wait(1);
+        assert_eq!(bench.counts(Arm::Canary), expected, "{direction:?} {flags}");
+        let looked = bench.tally.read(Arm::Canary);
+        let waited = [Wait::Header, Wait::Body, Wait::End].map(|wait| {
+            let histogram = looked.wait(wait);
+            (histogram.count(), histogram.sum_ns / 100_000_000)
+        });
+        // A client that waited for 300 ms would have waited longer.
+        let is_aborted = direction == Direction::Request;
+        let is_begun = !answer.is_empty();
+        let expected = match (is_aborted, is_begun) {
+            (true, false) => [(0, 0), (1, 3), (1, 3)],
+            (true, true) => [(0, 0), (1, 0), (1, 3)],
+            (false, true) => [(0, 0), (1, 0), (0, 0)],
+            (false, false) => [(0, 0); 3],
+        };
+        assert_eq!(waited, expected, "{direction:?} {flags} {answer:?}");
+    };
+    let begun = "HTTP/1.1 200 x\r\ncontent-length: 100\r\n\r\nx";
+    for flags in [FIN | ACK, RST | ACK] {
+        check(Direction::Request, flags, "", "1: aborted_by_client 1");
+        check(Direction::Request, flags, begun, "1: aborted_by_client 1");
+        check(Direction::Response, flags, "", "1: unanswered 1");
+        check(Direction::Response, flags, begun, "1: incomplete 1");
+    }
+}
+
+#[test]
+fn waits_and_lengths_are_what_clients_see() {
+    let mut bench = Bench::new();
+    let mut client = Client::open(&mut bench, Arm::Canary, 1);
+    client.ask(&mut bench);
+    let mut pass = |ms, answer: &str| {
+        bench.now += Duration::from_millis(ms);
+        client.answer(&mut bench, answer);
+    };
+    pass(10, "HTTP/1.1 100 Continue\r\n\r\n");
+    pass(10, "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n");
+    pass(80, "3\r\nabc\r\n");
+    pass(500, "0\r\n\r\n");
+    // No body is due to these.
+    client.ask(&mut bench);
+    client.answer(&mut bench, "HTTP/1.1 204 x\r\n\r\n");
+    let looked = bench.tally.read(Arm::Canary);
+    let waited = [Wait::Header, Wait::Body, Wait::End].map(|wait| {
+        let histogram = looked.wait(wait);
+        assert_eq!(histogram.count(), 2);
+        histogram.sum_ns / 10_000_000
+    });
+    assert_eq!(waited, [2, 10, 60]);
+    assert_eq!((looked.sizes.count(), looked.sizes.sum_ns), (1, 3 * 1_024));
+}
+
+/// A keep-alive connection that the version before has answered goes on answering.
+#[test]
+fn connections_from_before_a_trial_are_no_evidence_of_it() {
+    let mut bench = Bench::new();
+    let mut old = Client::open(&mut bench, Arm::Canary, 1);
+    let mut stable = Client::open(&mut bench, Arm::Stable, 2);
+    for client in [&mut old, &mut stable] {
+        client.ask(&mut bench);
+    }
+    bench.now += Duration::from_secs(1);
+    bench.trial_ns = bench.now.as_nanos() as u64;
+    bench.look([policy::WHOLE; 2]);
+    let mut new = Client::open(&mut bench, Arm::Canary, 3);
+    for client in [&mut old, &mut stable] {
+        client.answer(&mut bench, &with_status(500));
+    }
+    for client in [&mut old, &mut stable, &mut new] {
+        client.ask(&mut bench);
+        client.answer(&mut bench, &with_status(200));
+        client.close(&mut bench);
+    }
+    bench.wait(3);
+    assert_eq!(bench.counts(Arm::Canary), "2: 2xx 1, shutdown 1");
+    assert_eq!(bench.counts(Arm::Stable), "2: 2xx 1, 5xx 1");
+    assert!(bench.reading.open.is_empty());
 }
 
 /// Nothing of a body is kept, so that it may have any size.
@@ -240,7 +341,10 @@ fn after_a_loss_nothing_that_was_open_counts_as_failed() {
     client.close(&mut bench);
     bench.wait(400);
     let counts = bench.counts(Arm::Stable);
-    assert!(!counts.contains("incomplete"), "{counts}");
+    assert!(
+        !counts.contains("incomplete") && !counts.contains("unanswered"),
+        "{counts}"
+    );
 }
 
 #[test]
