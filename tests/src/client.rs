@@ -286,6 +286,11 @@ impl Connection {
         self.local
     }
 
+    /// How many bytes came back so far.
+    pub fn received(&self) -> u64 {
+        self.reader.count()
+    }
+
     /// The socket, for what a test does to it below HTTP.
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream

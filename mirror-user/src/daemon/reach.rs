@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use mirror_common::record::{SMALLEST_RING, ring_size};
+use mirror_common::record::ring_size;
 
 use super::agents::Agent;
 use super::sender::{Event, What};
@@ -105,16 +105,14 @@ pub(super) fn forget_ways(
     plane.retain_agents(|number| agents.values().any(|agent| agent.number == number))
 }
 
-/// How large each ring is, of each CPU: `ring` is what all rings may take together.
+/// How large each ring is, of each CPU: `ring` is what all rings may take together. Where there is none yet,
+/// one may come: the size stays.
 pub(crate) fn ring_size_of(config: &Node) -> u32 {
-    let rings = rings_of(config) as u64 * u64::from(dataplane::possible_cpus());
-    match rings {
-        0 => SMALLEST_RING,
-        rings => ring_size(config.ring, rings),
-    }
+    let rings = rings_of(config).max(1) as u64;
+    ring_size(config.ring, rings * u64::from(dataplane::possible_cpus()))
 }
 
-/// How many rings each CPU has: one for each agent that gets its copies so, and one for the local look.
+/// How many rings each CPU has: one for each agent that gets its copies so, and one for the local reader.
 pub(crate) fn rings_of(config: &Node) -> usize {
     let mirrors = config
         .services
@@ -122,6 +120,9 @@ pub(crate) fn rings_of(config: &Node) -> usize {
         .filter_map(|service| service.mirror.as_ref());
     let streams = mirrors.filter(|mirror| mirror.transport == Transport::Stream);
     let agents: BTreeSet<_> = streams.map(|mirror| &mirror.agent).collect();
-    let has_look = config.services.iter().any(|service| service.look.is_some());
+    let has_look = config
+        .services
+        .iter()
+        .any(|service| service.looks().is_some());
     agents.len() + usize::from(has_look)
 }

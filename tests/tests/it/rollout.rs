@@ -1,5 +1,6 @@
 //! Whole rollouts, with real servers and clients: who is promoted, who is taken back, who is held.
 
+mod broken;
 mod called;
 mod held;
 mod killed;
