@@ -309,7 +309,9 @@ impl Service {
     /// or a plan for one, is looked at unless the file says otherwise.
     pub fn looks(&self) -> Option<Look> {
         let has_trial = self.canary.is_some() || self.rollout.is_some();
-        self.look.or_else(|| has_trial.then(Look::default))
+        let can_be_read = self.protocol == Protocol::Http;
+        let look = self.look.or_else(|| has_trial.then(Look::default));
+        look.filter(|_| can_be_read)
     }
 
     /// Whether connections of the canary are mirrored.
@@ -355,6 +357,17 @@ pub enum Protocol {
     Grpc,
     /// Anything over TCP.
     Tcp,
+}
+
+impl Protocol {
+    /// As configs and people write it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// Which packets of a connection are mirrored.

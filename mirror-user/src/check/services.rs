@@ -32,15 +32,16 @@ pub(super) fn about(service: &Service) -> String {
 }
 
 fn protocol(service: &Service) -> Option<Finding> {
-    let name = match service.protocol {
-        Protocol::Http => return None,
-        Protocol::Grpc => "grpc",
-        Protocol::Tcp => "tcp",
-    };
+    if service.protocol == Protocol::Http {
+        return None;
+    }
+    let name = service.protocol.label();
     Some(Finding::warn(
         about(service),
-        format!("protocol {name} is copied, and this version's agent rebuilds HTTP/1 only"),
-        "nothing: what cannot be rebuilt is counted, and not compared",
+        format!(
+            "protocol {name}: only HTTP/1 can be read, so its requests are copied and counted, but neither compared nor judged by a rollout"
+        ),
+        "write protocol = \"http\" where it is HTTP/1 in clear text; else steer by hand, and watch the servers' own metrics",
     ))
 }
 

@@ -8,7 +8,7 @@ use mirror_common::tunnel::Arm;
 
 use super::records::{self, Records};
 use super::{Running, id, line};
-use crate::config::Share;
+use crate::config::{Protocol, Share};
 use crate::control::{
     Done, Finish, Promote, Refusal, Reply, RolloutOrder, RolloutOutcome, RolloutSummary, Start,
 };
@@ -112,6 +112,12 @@ impl Daemon {
             ));
         }
         let config = self.find(service)?.config.clone();
+        if config.protocol != Protocol::Http {
+            return Err(invalid(format!(
+                "protocol = {:?}: its requests cannot be read, so nobody would know whether the new version serves them; steer by hand with `modelmirror canary set`, and watch the servers' own metrics",
+                config.protocol.label()
+            )));
+        }
         let target = target(&config, &start).map_err(invalid)?;
         let plan = start.plan.clone().or(config.rollout.clone());
         let plan = plan.ok_or_else(|| {

@@ -2,6 +2,7 @@
 //! the daemon says of them has to be what the clients say.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -294,6 +295,86 @@ fn a_seventh_is_never_answered_and_clients_are_patient() {
     broken.patience = Duration::from_secs(1);
     broken.given_up = "unanswered";
     broken.is_taken_back(Manner::Silent(7), "is beyond its limit");
+}
+
+/// What nobody can read nobody can judge, whoever promises HTTP/1 there.
+#[test]
+fn http2_is_held_by_its_name() {
+    let Some(broken) = Broken::new(|_| {}) else {
+        return;
+    };
+    let pilot = &broken.pilot;
+    pilot.order(&["start"]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let client = Client::of_any(
+                    &pilot.trial.scene.net.client,
+                    "10.0.0.5:8000".parse().unwrap(),
+                );
+                let mut connection = client.connect().unwrap();
+                // RFC 9113, section 3.4.
+                let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+                connection.stream().write_all(preface).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let why = pilot.wait_until_held_by("not_seen");
+        over.store(true, Ordering::Relaxed);
+        assert!(why.contains("http2"), "{why}");
+    });
+    assert_eq!(pilot.state().unwrap()["stage"], 0);
+}
+
+/// No requests can be read of it.
+#[test]
+fn no_rollout_begins_where_nothing_can_be_read() {
+    let change = |service: &mut toml::Table| {
+        service.insert("protocol".into(), "grpc".into());
+    };
+    let Some(broken) = Broken::new(change) else {
+        return;
+    };
+    let said = broken.pilot.rollout(&["start"]);
+    assert_eq!(said.code, Some(1), "{said}");
+    assert!(said.text.contains("protocol = \"grpc\""), "{said}");
+    assert!(said.text.contains("cannot be read"), "{said}");
+}
+
+/// Keep-alive connections of the canary before outlive `canary off`; what they come to is not the next one's.
+#[test]
+fn another_canary_s_connections_are_no_evidence() {
+    let Some(broken) = Broken::new(|_| {}) else {
+        return;
+    };
+    let (pilot, trial) = (&broken.pilot, &broken.pilot.trial);
+    let client = Client::of_any(&trial.scene.net.client, "10.0.0.5:8000".parse().unwrap());
+    trial.set("1");
+    let mut old: Vec<_> = (0..10).map(|_| client.connect().unwrap()).collect();
+    for (number, connection) in (1..).zip(&mut old) {
+        assert_eq!(broken.ask(connection, number), "2xx");
+    }
+    trial.command(&["off"]);
+    let before = Counts::from([("2xx".to_owned(), 10)]);
+    broken.figures_are_the_clients(&Outcomes::new(), [Counts::new(), before.clone()]);
+    pilot.order(&["start", "--canary-version", "v14"]);
+    // It fails whoever has stayed, and is good to those who come.
+    broken.canary.set(Manner::Status(500));
+    for (number, connection) in (11..).zip(&mut old) {
+        assert_eq!(broken.ask(connection, number), "5xx");
+    }
+    broken.canary.set(Manner::Well);
+    drop(old);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| broken.load(|_| over.load(Ordering::Relaxed)));
+        pilot.wait_for("promoted");
+        over.store(true, Ordering::Relaxed);
+        load.join().unwrap();
+    });
+    let [_, canary] = broken.counted().unwrap();
+    assert!(!canary.contains_key("5xx"), "{canary:?}");
 }
 
 /// A healthy one, held against the same figures: what is checked above can pass.
