@@ -273,7 +273,7 @@ pub struct ServiceAddress {
 }
 
 /// Which connections of a service the daemon reads itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Look {
     /// The share of stable's connections.
     pub stable: f64,
@@ -283,6 +283,8 @@ pub struct Look {
     pub exchanges_per_second: u64,
     /// A request that waits for so long without a byte counts as failed.
     pub unanswered_after: Duration,
+    /// A whole response fails nevertheless where something stands at this place of its JSON.
+    pub fail_if: Option<String>,
 }
 
 impl Default for Look {
@@ -293,6 +295,7 @@ impl Default for Look {
             canary: 1.0,
             exchanges_per_second: 1_000,
             unanswered_after: Duration::from_secs(60),
+            fail_if: None,
         }
     }
 }
@@ -310,7 +313,7 @@ impl Service {
     pub fn looks(&self) -> Option<Look> {
         let has_trial = self.canary.is_some() || self.rollout.is_some();
         let can_be_read = self.protocol == Protocol::Http;
-        let look = self.look.or_else(|| has_trial.then(Look::default));
+        let look = self.look.clone().or_else(|| has_trial.then(Look::default));
         look.filter(|_| can_be_read)
     }
 

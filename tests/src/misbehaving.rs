@@ -41,6 +41,8 @@ pub enum Manner {
     LateBody(Duration),
     /// Five chunks, each so much after the one before.
     SlowChunks(Duration),
+    /// 200, and a body that says that it is none.
+    SaysError,
     /// Bytes that are no HTTP.
     Garbage,
     /// HTTP/2, as far as anybody can see who does not read it.
@@ -216,6 +218,14 @@ fn answer(mut stream: &TcpStream, manner: Manner, count: u64) -> io::Result<bool
                 say(&chunk)?;
             }
             say(b"0\r\n\r\n")?;
+        }
+        Manner::SaysError => {
+            let body = r#"{"error": "CUDA out of memory"}"#;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            say(head.as_bytes())?;
         }
         Manner::Garbage => say(b"CUDA out of memory\r\n\r\n")?,
         // A SETTINGS frame, and what may be anything (RFC 9113, section 6.5).

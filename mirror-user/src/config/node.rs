@@ -343,6 +343,7 @@ fn look(mut section: Section<'_>) -> Look {
             usual.unanswered_after,
             values::duration,
         ),
+        fail_if: section.maybe("fail_if", values::pointer),
     };
     section.finish();
     look

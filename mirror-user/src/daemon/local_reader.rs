@@ -35,6 +35,7 @@ use super::Daemon;
 use crate::config;
 use crate::control::{LookState, LookedArm, LookedExchanges};
 use crate::dataplane::{Bell, DataPlane, Ring};
+use crate::shadow::compare::pointer::Pointers;
 
 pub(crate) use self::tally::{Looked, Outcome, Tally, Wait};
 pub(crate) use self::work::Figures;
@@ -45,6 +46,7 @@ struct Reviewed {
     shares: Shares,
     tally: Arc<Tally>,
     unanswered_after: Duration,
+    fail_if: Option<String>,
     /// The version on trial, and where.
     trial: Option<(String, SocketAddr)>,
     /// The rollout that it is on trial by.
@@ -52,7 +54,16 @@ struct Reviewed {
     /// Since when, by the tap's clock: see [`Rule`].
     trial_ns: u64,
     /// What the thread was told last.
-    told: Option<([u64; 2], u64, Duration)>,
+    told: Option<Told>,
+}
+
+/// What the thread knows of a service, see [`Rule`].
+#[derive(Debug, PartialEq)]
+struct Told {
+    thresholds: [u64; 2],
+    trial_ns: u64,
+    unanswered_after: Duration,
+    fail_if: Option<String>,
 }
 
 impl Reviewed {
@@ -61,6 +72,7 @@ impl Reviewed {
             shares: Shares::new(),
             tally: Arc::default(),
             unanswered_after: Duration::ZERO,
+            fail_if: None,
             trial,
             rollout: None,
             trial_ns: 0,
@@ -87,8 +99,8 @@ impl Reviewed {
 
     /// The shares of connections that are read, by what the thread was told.
     fn shares_told(&self) -> [f64; 2] {
-        let (told, ..) = self.told.unwrap_or_default();
-        told.map(|told| told as f64 / policy::WHOLE as f64)
+        let thresholds = self.told.as_ref().map_or([0; 2], |told| told.thresholds);
+        thresholds.map(|threshold| threshold as f64 / policy::WHOLE as f64)
     }
 }
 
@@ -185,6 +197,7 @@ impl LocalReader {
                 .or_insert_with(|| Reviewed::new(trial.clone()));
             looked.shares.want(&look, canary.is_some());
             looked.unanswered_after = look.unanswered_after;
+            looked.fail_if = look.fail_if;
             let rollout = rollout(&config.name);
             let since = rollout.as_ref().map_or(Duration::ZERO, |(_, since)| *since);
             looked.try_on(trial, rollout.map(|(id, _)| id), since);
@@ -249,9 +262,13 @@ impl LocalReader {
             return;
         };
         let thresholds = shares.map(threshold);
-        let (trial_ns, unanswered_after) = (looked.trial_ns, looked.unanswered_after);
-        let told = Some((thresholds, trial_ns, unanswered_after));
-        if std::mem::replace(&mut looked.told, told) != told {
+        let told = Told {
+            thresholds,
+            trial_ns: looked.trial_ns,
+            unanswered_after: looked.unanswered_after,
+            fail_if: looked.fail_if.clone(),
+        };
+        if looked.told.as_ref() != Some(&told) {
             let policy = policy::Service {
                 look: thresholds,
                 key: self.key,
@@ -261,9 +278,11 @@ impl LocalReader {
             let rule = Rule {
                 policy,
                 tally,
-                trial_ns,
-                unanswered_after,
+                trial_ns: told.trial_ns,
+                unanswered_after: told.unanswered_after,
+                fail_if: told.fail_if.as_ref().map(|place| Pointers::new(&[place])),
             };
+            looked.told = Some(told);
             self.give(Order::Rule(id, rule));
         }
     }

@@ -218,9 +218,11 @@ pub(crate) fn elapsed(since: Timestamp, now: Timestamp) -> std::time::Duration {
 }
 
 impl Arm {
-    /// Requests, and those that the server failed: 5xx, no response, half of one, or what is none.
+    /// Requests, and those that the server failed: 5xx, no response, half of one, what is
+    /// none, or one that says so itself.
     pub fn failed(&self) -> Counts {
-        let failed = self.errors + self.incomplete + self.unanswered + self.unreadable;
+        let failed =
+            self.errors + self.incomplete + self.unanswered + self.unreadable + self.says_error;
         counts(failed, self.requests.max(failed))
     }
 

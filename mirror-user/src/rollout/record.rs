@@ -201,6 +201,9 @@ pub struct Arm {
     /// Requests whose response is not HTTP.
     #[serde(skip_serializing_if = "is_zero")]
     pub unreadable: u64,
+    /// Requests whose response says in its body that it is a failure.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub says_error: u64,
     /// Requests that the client gave up.
     #[serde(skip_serializing_if = "is_zero")]
     pub aborted: u64,
@@ -246,6 +249,7 @@ impl Default for Arm {
             incomplete: 0,
             unanswered: 0,
             unreadable: 0,
+            says_error: 0,
             aborted: 0,
             unseen: BTreeMap::new(),
             sizes: Latencies::default(),

@@ -6,6 +6,7 @@
 mod coding;
 pub(crate) mod content;
 pub(crate) mod distribution;
+pub(crate) mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod json;

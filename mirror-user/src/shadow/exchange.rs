@@ -45,8 +45,10 @@ pub struct Limits {
     pub idle: Duration,
     /// A connection with an open exchange is given up after so much silence.
     pub incomplete: Duration,
-    /// Bodies are framed, whatever their size, and not kept: those of the messages are empty.
-    pub skips_bodies: bool,
+    /// Bodies of requests are framed, whatever their size, and not kept: they are empty.
+    pub skips_requests: bool,
+    /// The same of responses.
+    pub skips_responses: bool,
 }
 
 impl Limits {
@@ -59,14 +61,16 @@ impl Limits {
             // cannot be told.
             idle: Duration::from_secs(3_600),
             incomplete: Duration::from_secs(30),
-            skips_bodies: false,
+            skips_requests: false,
+            skips_responses: false,
         }
     }
 
     /// The same for whoever only wants to know how exchanges end.
     pub const fn without_bodies(self) -> Self {
         Self {
-            skips_bodies: true,
+            skips_requests: true,
+            skips_responses: true,
             ..self
         }
     }

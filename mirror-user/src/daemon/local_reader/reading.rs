@@ -11,6 +11,8 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use super::tally::{Outcome, Tally, Wait};
 use crate::shadow::capture::segment_of;
+use crate::shadow::compare::failure::says;
+use crate::shadow::compare::pointer::Pointers;
 use crate::shadow::exchange::{Event, Exchanges, Limits};
 use crate::shadow::memory::Memory;
 use crate::shadow::message::{DropReason, Ending, ExchangeId, Partial, TapId};
@@ -20,6 +22,9 @@ const MEMORY: usize = 32 << 20;
 
 /// What waits of one direction of a connection.
 const BUFFER: usize = 1 << 20;
+
+/// The largest body that is looked into.
+const MAX_BODY: usize = 1 << 20;
 
 /// The most connections that are remembered.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -38,6 +43,8 @@ pub(super) struct Rule {
     pub(super) trial_ns: u64,
     /// A request that waits for so long without a byte is unanswered, or incomplete.
     pub(super) unanswered_after: Duration,
+    /// Where a response's JSON says that it is a failure.
+    pub(super) fail_if: Option<Pointers>,
 }
 
 impl Rule {
@@ -89,7 +96,8 @@ impl Reading {
     /// Sets which connections of a service count from now on. What is open of others is dropped as
     /// [`DropReason::Shutdown`]: it is not known how that will end.
     pub(super) fn set(&mut self, id: u32, rule: Rule) {
-        let mut limits = Limits::new(0).without_bodies();
+        let mut limits = Limits::new(MAX_BODY).without_bodies();
+        limits.skips_responses = rule.fail_if.is_none();
         limits.buffer = BUFFER;
         limits.incomplete = rule.unanswered_after;
         limits.idle = limits.idle.max(limits.incomplete);
@@ -198,8 +206,15 @@ impl Reading {
                 }
                 Event::Response { id, response } => {
                     if let Some(begun) = self.open.remove(&id) {
-                        let tally = &self.services[begun.service].tally;
+                        let rule = &self.services[begun.service];
+                        let says_error = response.status < 400
+                            && rule
+                                .fail_if
+                                .as_ref()
+                                .is_some_and(|places| says(&response, places));
+                        let tally = &rule.tally;
                         let came = Came {
+                            says_error,
                             status: response.status,
                             header_ns: Some(response.first_byte_ns),
                             body_ns: response.body_ns,
@@ -224,6 +239,8 @@ impl Reading {
 /// A whole response. Times are the tap's, in nanoseconds.
 struct Came {
     status: u16,
+    /// Its body says that it is a failure.
+    says_error: bool,
     header_ns: Option<u64>,
     body_ns: Option<u64>,
     end_ns: u64,
@@ -232,7 +249,11 @@ struct Came {
 
 impl Begun {
     fn count_response(&self, tally: &Tally, came: &Came) {
-        tally.count(self.arm, Outcome::of_status(came.status));
+        let outcome = match came.says_error {
+            true => Outcome::SaysError,
+            false => Outcome::of_status(came.status),
+        };
+        tally.count(self.arm, outcome);
         if self.may_have_body && matches!(came.status, 200..=203 | 206..=299) {
             tally.count_size(self.arm, came.body_bytes);
         }
@@ -256,6 +277,7 @@ impl Begun {
             // Its client has a response, whatever could not be told of the request.
             let came = Came {
                 status,
+                says_error: false,
                 header_ns: None,
                 body_ns,
                 end_ns,

@@ -24,6 +24,8 @@ pub(crate) enum Outcome {
     Unanswered,
     /// What the server sent is no HTTP response.
     Unreadable,
+    /// The response was whole, with a status below 400, and its body says that it is a failure.
+    SaysError,
     /// The client ended the connection before the response was whole.
     AbortedByClient,
     /// How it ended for its client could not be seen, and why. It says nothing of the version.
@@ -31,7 +33,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const COUNT: usize = CLASSES.len() + 4 + DropReason::ALL.len();
+    const COUNT: usize = CLASSES.len() + 5 + DropReason::ALL.len();
 
     /// A whole response with this status.
     pub(crate) fn of_status(status: u16) -> Self {
@@ -48,6 +50,7 @@ impl Outcome {
                 Self::Incomplete,
                 Self::Unanswered,
                 Self::Unreadable,
+                Self::SaysError,
                 Self::AbortedByClient,
             ])
             .chain(unseen.map(|&reason| Self::Unseen(reason)))
@@ -60,6 +63,7 @@ impl Outcome {
             Self::Incomplete => "incomplete",
             Self::Unanswered => "unanswered",
             Self::Unreadable => "unreadable",
+            Self::SaysError => "says_error",
             Self::AbortedByClient => "aborted_by_client",
             Self::Unseen(reason) => reason.label(),
         }
@@ -72,8 +76,9 @@ impl Outcome {
             Self::Incomplete => ENDS,
             Self::Unanswered => ENDS + 1,
             Self::Unreadable => ENDS + 2,
-            Self::AbortedByClient => ENDS + 3,
-            Self::Unseen(reason) => ENDS + 4 + reason as usize,
+            Self::SaysError => ENDS + 3,
+            Self::AbortedByClient => ENDS + 4,
+            Self::Unseen(reason) => ENDS + 5 + reason as usize,
         }
     }
 }
@@ -296,7 +301,7 @@ mod tests {
             assert_eq!(stable.outcome(outcome), 0, "{outcome:?}");
         }
         assert_eq!(canary.responses(), (1..=6).sum::<u64>());
-        assert_eq!(canary.requests(), (1..=10).sum::<u64>());
+        assert_eq!(canary.requests(), (1..=11).sum::<u64>());
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
         incomplete: outcome(Outcome::Incomplete),
         unanswered: outcome(Outcome::Unanswered),
         unreadable: outcome(Outcome::Unreadable),
+        says_error: outcome(Outcome::SaysError),
         aborted: outcome(Outcome::AbortedByClient),
         unseen: unseen.filter(|(_, count)| *count > 0).collect(),
         sizes: Latencies::between(&then.looked.sizes, &now.looked.sizes),
@@ -242,11 +243,11 @@ mod tests {
         now.looked.wait_mut(Wait::Body).count_in(1_000_000);
         let arm = arm(&now, &then);
         assert_eq!((arm.connections, arm.unanswered_connections), (6, 3));
-        assert_eq!((arm.requests, arm.responses), (55, 21));
+        assert_eq!((arm.requests, arm.responses), (66, 21));
         assert_eq!((arm.redirects, arm.client_errors, arm.errors), (3, 4, 5));
         let failed = [arm.incomplete, arm.unanswered, arm.unreadable];
-        assert_eq!((failed, arm.aborted), ([7, 8, 9], 10));
-        assert_eq!((arm.unseen["mid_stream"], arm.unseen["tls"]), (11, 17));
+        assert_eq!((failed, arm.says_error, arm.aborted), ([7, 8, 9], 10, 11));
+        assert_eq!((arm.unseen["mid_stream"], arm.unseen["tls"]), (12, 18));
         assert_eq!(
             (arm.resets, arm.request_bytes, arm.response_bytes),
             (2, 900, 1)

@@ -90,6 +90,11 @@ impl<'a> Body<'a> {
         !matches!(self.form, Form::Tensors(_) | Form::Events | Form::Lines)
     }
 
+    /// Whether it is a stream of pieces, each a value of its own.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.form, Form::Events | Form::Lines)
+    }
+
     /// What is compared.
     pub(super) fn content(&self) -> Content<'_> {
         if let Some(coded) = &self.coded {

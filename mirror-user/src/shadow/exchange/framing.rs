@@ -143,8 +143,8 @@ impl Connection {
         moved
     }
 
-    fn fit(&self, decoder: Decoder) -> Decoder {
-        match self.limits.skips_bodies {
+    fn fit(skips: bool, decoder: Decoder) -> Decoder {
+        match skips {
             true => decoder.without_body(),
             false => decoder,
         }
@@ -152,8 +152,10 @@ impl Connection {
 
     fn read_request(&mut self, mut piece: Piece, journal: &mut Journal<'_>) {
         let decoder = self.requests.decoder.take();
-        let mut decoder = decoder
-            .unwrap_or_else(|| self.fit(Decoder::request(&self.memory, self.limits.max_body)));
+        let mut decoder = decoder.unwrap_or_else(|| {
+            let decoder = Decoder::request(&self.memory, self.limits.max_body);
+            Self::fit(self.limits.skips_requests, decoder)
+        });
         let fresh = !decoder.has_begun();
         let (start, end) = (piece.position, piece.end());
         let (starts, acknowledgement) = (piece.starts, piece.acknowledgement);
@@ -291,11 +293,8 @@ impl Connection {
     fn read_response(&mut self, mut piece: Piece, asked: Asked, journal: &mut Journal<'_>) {
         let decoder = self.responses.decoder.take();
         let mut decoder = decoder.unwrap_or_else(|| {
-            self.fit(Decoder::response_to(
-                asked,
-                &self.memory,
-                self.limits.max_body,
-            ))
+            let decoder = Decoder::response_to(asked, &self.memory, self.limits.max_body);
+            Self::fit(self.limits.skips_responses, decoder)
         });
         if !decoder.has_begun() && !self.answers_front(&piece) {
             // Sent before the request had come: it answers something else (a 408, say).

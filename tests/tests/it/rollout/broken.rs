@@ -86,7 +86,7 @@ impl Broken {
                 };
                 let outcome = self.ask(&mut connection, number);
                 got.lock().unwrap().insert(number, outcome);
-                if outcome.ends_with("xx") {
+                if outcome.ends_with("xx") || outcome == "says_error" {
                     open = Some((connection, sent + 1));
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -108,6 +108,7 @@ impl Broken {
         connection.stream().set_read_timeout(patience).unwrap();
         let before = connection.received();
         match connection.ask(&request) {
+            Ok(response) if response.body.starts_with(b"{\"error\"") => "says_error",
             Ok(response) => match response.status / 100 {
                 2 => "2xx",
                 3 => "3xx",
@@ -295,6 +296,19 @@ fn a_seventh_is_never_answered_and_clients_are_patient() {
     broken.patience = Duration::from_secs(1);
     broken.given_up = "unanswered";
     broken.is_taken_back(Manner::Silent(7), "is beyond its limit");
+}
+
+/// Only whoever knows where errors stand can tell.
+#[test]
+fn bodies_that_say_that_they_are_errors() {
+    let look = toml::toml! { fail_if = "/error" };
+    let change = |service: &mut toml::Table| {
+        service.insert("look".into(), look.into());
+    };
+    let Some(broken) = Broken::new(change) else {
+        return;
+    };
+    broken.is_taken_back(Manner::SaysError, " failed");
 }
 
 /// What nobody can read nobody can judge, whoever promises HTTP/1 there.

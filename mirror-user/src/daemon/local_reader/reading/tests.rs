@@ -17,6 +17,7 @@ struct Bench {
     tally: Arc<Tally>,
     now: Duration,
     trial_ns: u64,
+    looks_into: bool,
 }
 
 impl Bench {
@@ -26,6 +27,7 @@ impl Bench {
             tally: Arc::default(),
             now: Duration::ZERO,
             trial_ns: 0,
+            looks_into: false,
         };
         bench.look([policy::WHOLE; 2]);
         bench
@@ -43,6 +45,7 @@ impl Bench {
             tally,
             trial_ns: self.trial_ns,
             unanswered_after: Duration::from_secs(60),
+            fail_if: Some(Pointers::new(&["/error"])).filter(|_| self.looks_into),
         };
         self.reading.set(SERVICE, rule);
     }
@@ -252,6 +255,30 @@ fn waits_and_lengths_are_what_clients_see() {
     });
     assert_eq!(waited, [2, 10, 60]);
     assert_eq!((looked.sizes.count(), looked.sizes.sum_ns), (1, 3 * 1_024));
+}
+
+#[test]
+fn a_response_may_say_that_it_is_a_failure() {
+    let mut bench = Bench::new();
+    bench.looks_into = true;
+    bench.look([policy::WHOLE; 2]);
+    let mut client = Client::open(&mut bench, Arm::Canary, 1);
+    let head = "content-type: application/json";
+    for (status, body) in [
+        (200, r#"{"error": "CUDA out of memory"}"#.to_owned()),
+        (200, r#"{"error": null}"#.to_owned()),
+        (500, r#"{"error": "no"}"#.to_owned()),
+        // Larger than what is looked into.
+        (200, format!(r#"{{"error": "{}"}}"#, "x".repeat(2 << 20))),
+    ] {
+        client.ask(&mut bench);
+        let length = body.len();
+        let answer =
+            format!("HTTP/1.1 {status} x\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+        let pieces = answer.as_bytes().chunks(60_000);
+        pieces.for_each(|piece| client.send(&mut bench, Direction::Response, ACK, piece));
+    }
+    assert_eq!(bench.counts(Arm::Canary), "4: 2xx 2, 5xx 1, says_error 1");
 }
 
 /// A keep-alive connection that the version before has answered goes on answering.
