@@ -118,7 +118,7 @@ mod tests {
             ("Latency", 3464),
             ("Flow", 48),
             ("Connection", 80),
-            ("ArmCounters", 216),
+            ("ArmCounters", 232),
             ("Steering", 152),
             ("reasons", 29),
             ("Health", 16),

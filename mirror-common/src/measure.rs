@@ -26,6 +26,8 @@ pub mod state {
     pub const FINISHED: u32 = 1 << 8;
     /// Nobody but the canary can serve it.
     pub const SOLE: u32 = 1 << 10;
+    /// The canary was to have it, and somebody else has.
+    pub const STRAYED: u32 = 1 << 11;
 }
 
 /// What is remembered of a connection.
@@ -218,6 +220,12 @@ pub struct ArmCounters {
     pub choices: [u64; Choice::COUNT],
     /// SYNs that the server has acknowledged.
     pub answered: u64,
+    /// Connections that the canary was seen to have got: a socket of this host has them, or its own host
+    /// has answered.
+    pub delivered: u64,
+    /// Connections of the canary's that were answered, and of which this host has no socket when the first
+    /// request comes: netfilter or a bridge has led them on.
+    pub strayed: u64,
     /// SYNs that came again, since nobody had answered.
     pub unanswered: u64,
     /// Connections that ended.
@@ -274,6 +282,8 @@ impl AddAssign<&Self> for ArmCounters {
         }
         add(&mut self.choices, &other.choices);
         self.answered += other.answered;
+        self.delivered += other.delivered;
+        self.strayed += other.strayed;
         self.unanswered += other.unanswered;
         self.closed += other.closed;
         self.joined += other.joined;

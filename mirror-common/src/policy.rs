@@ -47,8 +47,7 @@ pub struct Service {
     pub byte_cost: u64,
     /// How far the budget may be overdrawn at once, in nanoseconds.
     pub burst_ns: u64,
-    /// 1 = the endpoint is an address of this host, so that the kernel knows whether somebody
-    /// listens there.
+    /// Whether the kernel knows who listens at the endpoint: one of [`here`].
     pub here: u64,
     /// Which connections of stable, and of the canary, the daemon itself reads: those whose lower half
     /// of the hash is below this. It has nothing to do with which ones are mirrored.
@@ -71,6 +70,16 @@ impl Service {
     pub const fn has_look(&self) -> bool {
         self.look[0] | self.look[1] != 0
     }
+}
+
+/// Values of [`Service::here`].
+pub mod here {
+    /// It is another host's.
+    pub const ELSEWHERE: u64 = 0;
+    /// It is this host's, and somebody was seen to listen there: who is not found is gone.
+    pub const LISTENS: u64 = 1;
+    /// It is this host's, and nobody was ever seen: connections may go on to others (DNAT).
+    pub const UNSEEN: u64 = 2;
 }
 
 /// Bits of [`Service::mirror`].

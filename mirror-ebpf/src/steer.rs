@@ -7,7 +7,7 @@
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::measure::{Connection, may_end_handshake, state};
 use mirror_common::packet::{Packet, RST};
-use mirror_common::policy::{self, Service, opens};
+use mirror_common::policy::{self, Service, WHOLE, here, opens};
 use mirror_common::steer::{Choice, Readiness, Socket, Steering, flag};
 use mirror_common::translate::Translation;
 use mirror_common::tunnel::{Arm, Direction};
@@ -177,17 +177,23 @@ impl<H: Hand> Case<'_, H> {
     /// again.
     #[inline(always)]
     fn own(&self) -> Socket {
-        match (self.is_syn() && self.is_arriving(), self.service.here) {
-            (false, _) => Socket::None,
-            // What stands behind an address of another host is not known here.
-            (true, 0) => Socket::Listening,
-            (true, _) => match sockets::find(self.hand, self.packet, &self.packet.destination) {
-                Socket::TimeWait => match sockets::listener(self.hand, self.packet) {
-                    Socket::None => Socket::None,
-                    _ => Socket::TimeWait,
-                },
-                own => own,
-            },
+        if !self.is_syn() || !self.is_arriving() {
+            return Socket::None;
+        }
+        // What stands behind an address of another host is not known here.
+        if self.service.here == here::ELSEWHERE {
+            return Socket::Listening;
+        }
+        let own = match sockets::find(self.hand, self.packet, &self.packet.destination) {
+            Socket::TimeWait if sockets::listener(self.hand, self.packet) == Socket::None => {
+                Socket::None
+            }
+            own => own,
+        };
+        // Only who was there can be gone.
+        match own {
+            Socket::None if self.service.here != here::LISTENS => Socket::Listening,
+            own => own,
         }
     }
 
@@ -254,12 +260,23 @@ impl<H: Hand> Case<'_, H> {
             } else {
                 Readiness::NoAnswer
             }
-        } else if self.service.here == 0 {
+        } else if !self.is_delivered_here() {
             Readiness::OutOfReach
         } else if self.canary_listens() {
             Readiness::Ready
         } else {
             Readiness::NoListener
+        }
+    }
+
+    /// Whether this host delivers what is dialled. Where nobody was ever seen to listen it may lead packets
+    /// on (DNAT), and drops those that were given to a socket; unless stable has been retired.
+    #[inline(always)]
+    fn is_delivered_here(&self) -> bool {
+        match self.service.here {
+            here::ELSEWHERE => false,
+            here::LISTENS => true,
+            _ => self.steering.threshold == WHOLE,
         }
     }
 
@@ -346,7 +363,7 @@ impl<H: Hand> Case<'_, H> {
         } = self;
         steering.is_on()
             && !steering.is_away()
-            && self.service.here != 0
+            && self.service.here != here::ELSEWHERE
             && may_end_handshake(packet)
             && !self.is_crowded(now)
             && steering.answers_cookie(steering.hash(self.flow))
@@ -358,16 +375,25 @@ impl<H: Hand> Case<'_, H> {
     }
 
     /// Hands a packet of the canary's to the canary's listener, unless the kernel already has a
-    /// socket for it.
+    /// socket for it. Counts, once, who has the connection when its first request comes: the canary by
+    /// such a socket, or somebody to whom the host has led it on.
     #[inline(always)]
     fn give(&self, connection: &mut Connection) {
         if connection.state & state::SETTLED != 0 || self.steering.is_away() {
             return;
         }
         match sockets::find(self.hand, self.packet, &self.packet.destination) {
-            Socket::Connected => connection.state |= state::SETTLED,
+            Socket::Connected => {
+                connection.state |= state::SETTLED;
+                tally::delivered(connection.service);
+            }
             Socket::Requested | Socket::TimeWait => {}
             Socket::None | Socket::Listening => {
+                let begun = self.packet.payload_length > 0 && !connection.is_waiting();
+                if begun && connection.state & state::STRAYED == 0 {
+                    connection.state |= state::STRAYED;
+                    tally::strayed(connection.service);
+                }
                 self.hand.give(self.packet, &self.canary());
             }
         }
@@ -410,6 +436,7 @@ impl<H: Hand> Case<'_, H> {
         if connection.is_away() {
             if seen.answered {
                 health::note_answered(connection.service);
+                tally::delivered(connection.service);
             }
             if seen.closed {
                 translate::close(&connection.away, packet.flags & RST != 0, now());

@@ -32,6 +32,22 @@ pub fn choice(service: &Service, choice: Choice) {
     }
 }
 
+/// Counts a connection that the canary has got.
+#[inline(always)]
+pub fn delivered(service: u32) {
+    if let Some(counters) = of(service, Arm::Canary) {
+        counters.delivered += 1;
+    }
+}
+
+/// Counts a connection of the canary's that somebody else has got.
+#[inline(always)]
+pub fn strayed(service: u32) {
+    if let Some(counters) = of(service, Arm::Canary) {
+        counters.strayed += 1;
+    }
+}
+
 /// What is counted of a version.
 #[inline(always)]
 pub fn of(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {

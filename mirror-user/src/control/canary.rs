@@ -104,6 +104,9 @@ pub struct Arm {
     pub open: u64,
     /// Handshakes that the server did not answer at the first SYN.
     pub unanswered: u64,
+    /// Connections of the canary's that somebody else has got.
+    #[serde(default)]
+    pub strayed: u64,
     /// Packets, request then response.
     pub packets: [u64; 2],
     /// Payload bytes, request then response.

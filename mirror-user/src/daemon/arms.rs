@@ -109,6 +109,7 @@ fn describe_arm(
         connections: counters.choices.iter().sum(),
         open: counters.open(),
         unanswered: counters.unanswered,
+        strayed: counters.strayed,
         packets: counters.packets,
         bytes: counters.bytes,
         resets: counters.resets,

@@ -26,12 +26,11 @@ use anyhow::Context as _;
 use mirror_common::policy::{self, LOOK_RING, threshold};
 use mirror_common::tunnel::Arm;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::time::{ClockId, clock_gettime};
 
 use self::reading::{Reading, Rule};
 use self::share::Shares;
 use self::work::{Order, Work};
-use super::Daemon;
+use super::{Daemon, now_ns};
 use crate::config;
 use crate::control::{LookState, LookedArm, LookedExchanges};
 use crate::dataplane::{Bell, DataPlane, Ring};
@@ -102,12 +101,6 @@ impl Reviewed {
         let thresholds = self.told.as_ref().map_or([0; 2], |told| told.thresholds);
         thresholds.map(|threshold| threshold as f64 / policy::WHOLE as f64)
     }
-}
-
-/// The tap's clock.
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
-    now.map_or(0, |now| Duration::from(now).as_nanos() as u64)
 }
 
 /// The local reader.

@@ -18,6 +18,7 @@ pub(crate) mod fixtures;
 mod health;
 mod heartbeat;
 mod keys;
+mod listening;
 pub(crate) mod local_reader;
 mod measure;
 mod milestones;
@@ -36,7 +37,7 @@ mod steering;
 mod takeover;
 mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +56,7 @@ use self::concentration::census::Census;
 use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
 use self::keys::Keys;
+use self::listening::Listening;
 use self::local_reader::LocalReader;
 use self::milestones::Milestones;
 use self::network::{Interest, Look, View};
@@ -229,6 +231,8 @@ struct Daemon {
     sender: Sender,
     /// ... and what becomes of them.
     happened: mpsc::UnboundedReceiver<Event>,
+    /// Where somebody was seen to listen.
+    listening: Listening,
     /// Reads a sample of the services' connections itself.
     local_reader: LocalReader,
     /// Canaries on other hosts, which are dialled now and then, ...
@@ -287,6 +291,7 @@ impl Daemon {
         let census = Census::start(plane.connection_reader()?)?;
         let keys = Keys::read(&config)?;
         let (sender, happened) = Sender::start(plane.sender_bell()?, Pace::of(&config))?;
+        let listening = Listening::of(&plane.services()?);
         let local_reader = LocalReader::start(plane.look_bell()?, tap.key)?;
         let (attempts, attempted) = mpsc::channel(64);
         let file = config;
@@ -310,6 +315,7 @@ impl Daemon {
             state,
             shared: Arc::new(Mutex::new(shared)),
             sender,
+            listening,
             local_reader,
             mechanism,
             started: Instant::now(),
@@ -474,7 +480,14 @@ impl Daemon {
         };
         let rules: Vec<rules::Rule<'_>> = self.services.iter().zip(looks).map(rule).collect();
         let agents = self.agents.values().filter_map(|agent| agent.peer);
-        let endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
+        let mut endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
+        let with_canary = self
+            .services
+            .iter()
+            .filter(|one| one.config.canary.is_some());
+        let with_canary: BTreeSet<u32> = with_canary.map(|one| one.row).collect();
+        self.listening
+            .mark(&mut endpoints, |rule| with_canary.contains(&rule.index));
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let written = steered
             .and_then(|()| write_ways(&mut shared.plane, &self.agents))

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use mirror_common::flow::Endpoint;
-use mirror_common::policy::{self, byte_cost, mirror, threshold};
+use mirror_common::policy::{self, byte_cost, here, mirror, threshold};
 use mirror_common::tunnel::{Arm, Direction};
 
 use crate::config::{Directions, ServiceAddress};
@@ -51,7 +51,7 @@ impl Rule<'_> {
             key,
             byte_cost: self.budget.map_or(0, byte_cost),
             burst_ns: BURST_NS,
-            here: here.into(),
+            here: if here { here::LISTENS } else { here::ELSEWHERE },
             look: self.look.map(threshold),
         }
     }

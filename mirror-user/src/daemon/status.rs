@@ -140,6 +140,12 @@ impl Daemon {
             match self.describe_service(&shared, service) {
                 Ok(mut described) => {
                     if let Some(canary) = &mut described.canary
+                        && canary.by.is_none()
+                        && canary.error.is_none()
+                    {
+                        canary.error = self.listening.obstacle(service.row).map(str::to_owned);
+                    }
+                    if let Some(canary) = &mut described.canary
                         && let Some(spread) = spreads.get(&service.row)
                     {
                         canary.concentration = Some(*spread);

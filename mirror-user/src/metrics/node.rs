@@ -51,6 +51,8 @@ families! {
     OPEN = GAUGE "modelmirror_connections_open",
     /// Connections whose first SYN a version did not answer.
     UNANSWERED = COUNTER "modelmirror_connections_unanswered_total",
+    /// Connections of the canary's that were answered by somebody else.
+    STRAYED = COUNTER "modelmirror_strayed_connections_total",
     /// Packets of each version's connections.
     ARM_PACKETS = COUNTER "modelmirror_arm_packets_total",
     /// TCP payload bytes of each version's connections.

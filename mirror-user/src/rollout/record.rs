@@ -172,6 +172,12 @@ pub struct Arm {
     /// Those whose first SYN it did not answer.
     #[serde(skip_serializing_if = "is_zero")]
     pub unanswered_connections: u64,
+    /// Connections that it was seen to have got; of stable nobody looks.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub delivered: u64,
+    /// Connections that somebody else has got.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub strayed: u64,
     /// Connections that its server reset.
     pub resets: u64,
     /// Bytes of requests.
@@ -237,6 +243,8 @@ impl Default for Arm {
         Self {
             connections: 0,
             unanswered_connections: 0,
+            delivered: 0,
+            strayed: 0,
             resets: 0,
             request_bytes: 0,
             response_bytes: 0,

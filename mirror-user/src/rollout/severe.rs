@@ -63,6 +63,8 @@ impl Last {
 pub(super) struct Recent {
     answers: [Last; 2],
     connections: [Last; 2],
+    /// The canary's connections, and those of them that somebody else has got.
+    strayed: Last,
     /// When stable answered last.
     stable_answered: Option<Timestamp>,
     /// The canary was asked first, since it answered last.
@@ -81,6 +83,10 @@ impl Recent {
             self.connections[arm].add(seen.failed_connections());
         }
         let (stable, canary) = (&window.stable, &window.canary);
+        self.strayed.add(Counts {
+            events: canary.strayed,
+            trials: canary.strayed + canary.delivered,
+        });
         if stable.requests > 0 {
             self.stable_answered = Some(now);
         }
@@ -128,6 +134,11 @@ impl Recent {
         ) {
             return Some(format!(
                 "{events} of the canary's last {trials} connections were reset by its server or not answered"
+            ));
+        }
+        if let Some(Counts { events, trials }) = self.strayed.failing(PART) {
+            return Some(format!(
+                "{events} of the canary's last {trials} connections were answered by somebody else: netfilter (DNAT, REDIRECT), a bridge or a VRF takes them on their way, so their figures are not the canary's"
             ));
         }
         let silent = elapsed(self.asked_since?, now);

@@ -7,6 +7,7 @@ mod control;
 mod flood;
 mod forgotten;
 mod handshakes;
+mod led_on;
 mod listeners;
 mod mirrored;
 mod places;

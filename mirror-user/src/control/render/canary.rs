@@ -73,6 +73,13 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
             percent(Some(spread.busiest_client))
         )?;
     }
+    let strayed: u64 = canary.arms.iter().map(|arm| arm.strayed).sum();
+    if strayed > 0 {
+        writeln!(
+            f,
+            "  STRAYED: {strayed} of the canary's connections were answered by somebody else: netfilter (DNAT, REDIRECT), a bridge or a VRF takes them on their way"
+        )?;
+    }
     for line in arms(&canary.arms).lines() {
         writeln!(f, "  {line}")?;
     }

@@ -35,6 +35,8 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
     Arm {
         connections: since(&|counters| counters.choices.iter().sum()),
         unanswered_connections: since(&|counters| counters.unanswered),
+        delivered: since(&|counters| counters.delivered),
+        strayed: since(&|counters| counters.strayed),
         resets: since(&|counters| counters.resets[1]),
         request_bytes: since(&|counters| counters.bytes[0]),
         response_bytes: since(&|counters| counters.bytes[1]),

@@ -9,9 +9,10 @@ use mirror_common::tunnel::Arm;
 use super::counted::{self, Counted};
 use crate::config::Affinity;
 use crate::daemon::local_reader::Looked;
+use crate::daemon::place::{self, Place};
 use crate::daemon::servers::Versioned;
 use crate::daemon::services::Service;
-use crate::daemon::{Daemon, Shared, place};
+use crate::daemon::{Daemon, Shared};
 use crate::dataplane;
 use crate::rollout::record::{Event, Window};
 use crate::rollout::waits::{Held, Kind};
@@ -188,10 +189,15 @@ impl Daemon {
             kind: Kind::NotSteered,
             why,
         };
-        if let Some(view) = &self.view
-            && let Err(why) = place::find(canary, &found.config.addresses, view)
-        {
-            held.push(not_steered(format!("{}: {why}", canary.address)));
+        if let Some(view) = &self.view {
+            match place::find(canary, &found.config.addresses, view) {
+                Ok(Place::Here) => {
+                    let obstacle = self.listening.obstacle(found.row);
+                    held.extend(obstacle.map(|why| not_steered(why.to_owned())));
+                }
+                Ok(Place::Away(_)) => {}
+                Err(why) => held.push(not_steered(format!("{}: {why}", canary.address))),
+            }
         }
         held.extend(self.unwritten.clone().map(not_steered));
         held.extend(self.local_reader.trouble().map(|why| Held {

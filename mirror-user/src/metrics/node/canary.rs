@@ -6,8 +6,8 @@ use mirror_common::tunnel::{Arm, Direction};
 use super::{
     ACHIEVED, AFFINITY_KEYS, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, COMPLETE,
     CONCENTRATION, CONNECTIONS, FIRST_BODY, FIRST_BYTE, Family, HANDSHAKE, OPEN, RESETS, RESPONSES,
-    RETRANSMISSIONS, SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, Scrape, UNANSWERED,
-    UNTRANSLATED, XDP_PACKETS,
+    RETRANSMISSIONS, SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, STRAYED, Scrape,
+    UNANSWERED, UNTRANSLATED, XDP_PACKETS,
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::local_reader::{Tally, Wait};
@@ -59,6 +59,7 @@ impl Scrape {
                 self.counter(&UNTRANSLATED, &labels, canary.untranslated[side]);
                 self.counter(&XDP_PACKETS, &labels, canary.early[side]);
             }
+            self.counter(&STRAYED, &[("service", service)], canary.strayed);
         }
         for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&canary.arms) {
             self.arm(service, state);

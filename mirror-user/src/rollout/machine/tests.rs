@@ -273,6 +273,8 @@ fn a_version_whose_clients_fail_is_taken_back() {
     check(250, no_http, true, "last 250 requests failed");
     let given_up = |arm: &mut Arm, count| (arm.responses, arm.aborted) = (250 - count, count);
     check(37, given_up, false, "aborted requests is beyond its limit");
+    let strayed = |arm: &mut Arm, count| (arm.strayed, arm.delivered) = (count, count / 2);
+    check(20, strayed, true, "were answered by somebody else");
     let refused = |arm: &mut Arm, count| arm.unanswered_connections = count;
     check(20, refused, true, "reset by its server or not answered");
 }
