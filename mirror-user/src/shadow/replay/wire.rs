@@ -1,5 +1,6 @@
 //! A request as it goes to the shadow: as it came, but for what belongs to the connection. Pure.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -48,7 +49,7 @@ pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>, strip: &[S
     };
     head.extend_from_slice(request.method.as_bytes());
     head.push(b' ');
-    head.extend_from_slice(request.target.as_bytes());
+    head.extend_from_slice(&target(&request.target, host));
     head.extend_from_slice(version);
     for field in &request.headers {
         match host {
@@ -78,6 +79,19 @@ pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>, strip: &[S
         body: request.body.clone(),
         tail: tail.into(),
     }
+}
+
+/// The request target, with `host` where an absolute one names another (RFC 9112, section 3.2.2): it goes before
+/// the Host field.
+fn target<'a>(target: &'a str, host: Option<&str>) -> Cow<'a, [u8]> {
+    let absolute = host.zip(target.split_once("://"));
+    let Some((host, (scheme, rest))) = absolute.filter(|(_, (scheme, _))| {
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    }) else {
+        return Cow::Borrowed(target.as_bytes());
+    };
+    let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+    Cow::Owned(format!("{scheme}://{host}{path}").into_bytes())
 }
 
 /// The body as one chunk (RFC 9112, 7.1): its size goes to the head, what follows it is returned.
@@ -244,6 +258,25 @@ mod tests {
             "0\r\nX-Sum: 7\r\n\r\n",
         );
         check_stripped(&request, None, &["authorization", "x-api-key"], expected);
+    }
+
+    #[test]
+    fn an_absolute_target_follows_the_host() {
+        for (sent, expected) in [
+            (
+                "http://model.example/v1?a=/b",
+                "http://127.0.0.1:8000/v1?a=/b",
+            ),
+            ("HTTPS://model.example:8443", "HTTPS://127.0.0.1:8000"),
+            ("http://model.example?q=://", "http://127.0.0.1:8000?q=://"),
+            (
+                "/redirect?to=http://model.example/",
+                "/redirect?to=http://model.example/",
+            ),
+        ] {
+            assert_eq!(target(sent, Some("127.0.0.1:8000")), expected.as_bytes());
+            assert_eq!(target(sent, None), sent.as_bytes());
+        }
     }
 
     #[test]
