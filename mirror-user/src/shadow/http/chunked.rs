@@ -18,8 +18,8 @@ pub(super) enum Chunked {
     Size(Vec<u8>),
     /// In a chunk's data, of which so many bytes are missing.
     Data(u64),
-    /// In the CRLF behind a chunk's data, of which so many bytes have arrived.
-    DataEnd(usize),
+    /// In the line end behind a chunk's data, whose CR has arrived or has not.
+    DataEnd(bool),
     /// Behind the last chunk.
     Trailers(Section),
 }
@@ -51,20 +51,15 @@ impl Chunked {
                     body.push(input.split_to(length as usize), 0);
                     *missing -= length;
                     if *missing == 0 {
-                        *self = Self::DataEnd(0);
+                        *self = Self::DataEnd(false);
                     }
                 }
-                Self::DataEnd(arrived) => {
-                    let expected = &b"\r\n"[*arrived..];
-                    let length = expected.len().min(input.len());
-                    if input.split_to(length)[..] != expected[..length] {
-                        return Err(Fault::Malformed("a chunk longer than it says"));
-                    }
-                    *arrived += length;
-                    if *arrived == 2 {
-                        *self = Self::Size(Vec::new());
-                    }
-                }
+                // As everywhere, a bare LF ends a line too (RFC 9112, section 2.2).
+                Self::DataEnd(has_return) => match (input.split_to(1)[0], *has_return) {
+                    (b'\n', _) => *self = Self::Size(Vec::new()),
+                    (b'\r', false) => *has_return = true,
+                    _ => return Err(Fault::Malformed("a chunk longer than it says")),
+                },
                 Self::Trailers(section) => {
                     if let Some(section) = section.take(input, body)? {
                         return parse_trailers(&section).map(Some);
@@ -106,9 +101,12 @@ fn take_size(line: &mut Vec<u8>, input: &mut Bytes) -> Result<Option<u64>, Fault
         line.extend_from_slice(&part);
         line
     };
+    // The parser knows no bare LF.
+    let line = whole.strip_suffix(b"\n").unwrap_or(whole);
+    let line = [line.strip_suffix(b"\r").unwrap_or(line), b"\r\n"].concat();
     // The parser takes a line without digits for a size of 0.
-    let digits = whole.first().is_some_and(u8::is_ascii_hexdigit);
-    match httparse::parse_chunk_size(whole) {
+    let digits = line.first().is_some_and(u8::is_ascii_hexdigit);
+    match httparse::parse_chunk_size(&line) {
         Ok(httparse::Status::Complete((_, size))) if digits => Ok(Some(size)),
         _ => Err(Fault::Malformed("chunk size")),
     }

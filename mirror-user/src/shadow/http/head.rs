@@ -143,8 +143,10 @@ impl Head {
 
     /// Transfer-Encoding overrides Content-Length (RFC 9112, section 6.3, number 3).
     fn coded(&self, side: Side, last: &[u8], others: &[&[u8]]) -> Result<(Framing, bool), Fault> {
-        if self.version == Version::Http10 {
-            return Err(Fault::Malformed("Transfer-Encoding in HTTP/1.0"));
+        if self.version == Version::Http10 && self.content_length()?.is_some() {
+            // Some go by the one, some by the other.
+            let both = "Transfer-Encoding and Content-Length in HTTP/1.0";
+            return Err(Fault::Malformed(both));
         }
         let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
         if others.iter().any(|coding| is_chunked(coding)) {
@@ -274,11 +276,13 @@ pub(super) fn parse(section: &Bytes, side: Side) -> Result<Head, Fault> {
     .map_err(fault)
 }
 
-/// Responses are taken as clients take them: with folded lines, and spaces before a colon (RFC 9112,
-/// sections 5.1 and 5.2).
+/// Messages are taken as servers and clients take them: with several spaces in the first line (RFC 9112,
+/// section 3); responses with folded lines, and spaces before a colon (sections 5.1 and 5.2).
 fn lenient() -> httparse::ParserConfig {
     let mut config = httparse::ParserConfig::default();
     config
+        .allow_multiple_spaces_in_request_line_delimiters(true)
+        .allow_multiple_spaces_in_response_status_delimiters(true)
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true);
     config
@@ -292,10 +296,9 @@ fn parse_into<'a>(
     let (start, minor, parsed): (_, _, &[httparse::Header<'_>]) = match side {
         Side::Request => {
             let mut request = httparse::Request::new(&mut []);
-            if request
-                .parse_with_uninit_headers(section, fields)?
-                .is_partial()
-            {
+            let status =
+                lenient().parse_request_with_uninit_headers(&mut request, section, fields)?;
+            if status.is_partial() {
                 return Err(httparse::Error::NewLine);
             }
             let method = request.method.unwrap_or_default().to_owned();
@@ -374,9 +377,11 @@ fn fault(error: httparse::Error) -> Fault {
 pub(super) fn is_plausible(bytes: &[u8], side: Side) -> Result<(), Fault> {
     let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let parsed = match side {
-        Side::Request => {
-            httparse::Request::new(&mut []).parse_with_uninit_headers(bytes, &mut fields)
-        }
+        Side::Request => lenient().parse_request_with_uninit_headers(
+            &mut httparse::Request::new(&mut []),
+            bytes,
+            &mut fields,
+        ),
         Side::Response(_) => lenient().parse_response_with_uninit_headers(
             &mut httparse::Response::new(&mut []),
             bytes,
@@ -393,7 +398,7 @@ pub(super) fn is_plausible(bytes: &[u8], side: Side) -> Result<(), Fault> {
 pub fn begins_request(bytes: &[u8]) -> bool {
     let mut fields = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut request = httparse::Request::new(&mut []);
-    let parsed = request.parse_with_uninit_headers(bytes, &mut fields);
+    let parsed = lenient().parse_request_with_uninit_headers(&mut request, bytes, &mut fields);
     let named = request.method.is_some() && request.path.is_some();
     named && matches!(parsed, Ok(_) | Err(httparse::Error::TooManyHeaders))
 }

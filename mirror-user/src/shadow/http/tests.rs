@@ -187,7 +187,7 @@ fn chunks() {
     );
     malformed(
         "request",
-        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
     );
     malformed(
         "request",
@@ -197,6 +197,40 @@ fn chunks() {
         "request",
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
     );
+}
+
+/// As the common servers and clients take it.
+#[test]
+fn what_is_not_quite_right_is_read_where_it_is_clear() {
+    check("request", "GET  /two   HTTP/1.1\r\n\r\n", Ok("GET /two "));
+    check(
+        "GET",
+        "HTTP/1.1  200  OK\r\nContent-Length: 1\r\n\r\nA",
+        Ok("200 A"),
+    );
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+    check(
+        "request",
+        &format!("POST / HTTP/1.0\r\n{chunked}1\r\na\r\n0\r\n\r\nG"),
+        Ok("POST / a + G"),
+    );
+    check(
+        "GET",
+        &format!("HTTP/1.0 200 OK\r\n{chunked}1\r\na\r\n0\r\n\r\n"),
+        Ok("200 a"),
+    );
+    check(
+        "request",
+        &format!("POST / HTTP/1.1\r\n{chunked}3\nabc\n1;x=y\nd\r\n0\n\nG"),
+        Ok("POST / abcd + G"),
+    );
+    check(
+        "request",
+        "GET / HTTP/1.1\r\nX-Name: Zo\u{eb} \u{65e5}\u{672c}\r\n\r\n",
+        Ok("GET / "),
+    );
+    malformed("request", "GET /a b HTTP/1.1\r\n\r\n");
+    malformed("request", &format!("POST / HTTP/1.1\r\n{chunked}1\r\na\rb"));
 }
 
 #[test]
