@@ -16,7 +16,7 @@ use mirror_common::tunnel::{self, Arm, Datagram, Direction};
 use crate::shadow::capture::streams::{self, Copied, Frames, Order, Said};
 use crate::shadow::exchange::{Event, Exchanges, Limits};
 use crate::shadow::memory::Memory;
-use crate::shadow::message::{ExchangeId, Segment, TapId};
+use crate::shadow::message::{ExchangeId, Extras, Multipath, Segment, TapId};
 use crate::shadow::stream::Stream;
 use crate::transport::frame::{Header, Kind};
 
@@ -82,7 +82,7 @@ pub fn stream(input: &[u8]) {
         let position = stream.position(sequence);
         match operation & 7 {
             0 => drop(stream.give_up(position)),
-            1 => stream.finish(sequence),
+            1 => drop(stream.finish(sequence)),
             2 => drop(stream.anchor(position)),
             3 => drop(stream.discard(position)),
             4 => stream.cast_off(),
@@ -308,6 +308,12 @@ impl<'a> Input<'a> {
             sequence,
             acknowledgement,
             flags: flags as u8,
+            extras: Extras {
+                window_scale: (kind & 0x10 != 0).then_some(0),
+                multipath: (kind & 0x80 != 0).then_some(Multipath::Join { token: Some(1) }),
+                is_urgent: kind & 0x20 != 0,
+                is_doubtful: kind & 0x40 != 0,
+            },
             payload: Bytes::copy_from_slice(self.take(length)),
         }
     }

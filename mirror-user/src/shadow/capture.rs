@@ -26,6 +26,7 @@ use crate::tap_report::{ServiceReport, TapReport};
 use crate::transport::frame::Transport;
 
 mod classify;
+mod header;
 mod keys;
 mod notices;
 mod roster;

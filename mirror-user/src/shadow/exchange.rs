@@ -4,29 +4,39 @@
 //! [`Event::Seen`] ends in exactly one [`Event::Response`], [`Event::Dropped`], or
 //! [`Event::Request`] that will not be answered.
 
+mod acceptance;
 mod anchor;
 mod clock;
 mod connection;
+mod ending;
 mod framing;
+mod greeting;
 mod half;
 mod handover;
+mod handshake;
+mod multipath;
+mod recent;
 mod resync;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mirror_common::flow::Flow;
-use mirror_common::packet::SYN;
+use mirror_common::packet::{FIN, RST, SYN};
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::http::{Fault, begins_request};
 use super::memory::Memory;
-use super::message::{DropReason, Ending, ExchangeId, Partial, Request, Response, Segment, TapId};
+use super::message::{
+    DropReason, Ending, ExchangeId, Partial, Request, Response, Segment, TapId, Unreadable,
+};
 pub use anchor::Anchor;
 use clock::Clock;
 use connection::Connection;
 pub use handover::HandedOver;
+use handshake::Claim;
 
 /// The most connections at once, of all services and taps together.
 pub const MAX_CONNECTIONS: usize = 65_536;
@@ -139,6 +149,8 @@ pub enum Event {
         reason: DropReason,
         /// How it ended for its client.
         ending: Ending,
+        /// What of it cannot be read: [`DropReason::Malformed`].
+        unreadable: Option<Unreadable>,
     },
     /// No more requests on a connection that had some.
     Closed {
@@ -172,6 +184,9 @@ struct Journal<'a> {
     opened_ns: Option<u64>,
     /// [`Ending::by`] of what is dropped now.
     by: Option<Direction>,
+    client: SocketAddr,
+    /// Why what is dropped now cannot be read.
+    why: Option<&'static str>,
     exchanges: &'a mut u64,
     events: &'a mut Vec<Event>,
 }
@@ -188,6 +203,8 @@ impl<'a> Journal<'a> {
             arm: connection.arm,
             opened_ns: connection.opened_ns(),
             by: connection.ended_by,
+            client: connection.client,
+            why: None,
             exchanges,
             events,
         }
@@ -208,13 +225,24 @@ impl<'a> Journal<'a> {
     fn dropped(&mut self, id: ExchangeId, reason: DropReason, response: Option<Partial>) {
         let by = self.by;
         let ending = Ending { by, response };
-        self.events.push(Event::Dropped { id, reason, ending });
+        let unreadable = (reason == DropReason::Malformed).then(|| Unreadable {
+            client: self.client,
+            side: by,
+            why: self.why.unwrap_or("a transfer coding besides chunked"),
+        });
+        self.events.push(Event::Dropped {
+            id,
+            reason,
+            ending,
+            unreadable,
+        });
     }
 
     /// What is dropped from now on is so since this side's bytes cannot be read.
     fn blame(&mut self, fault: Fault, side: Direction) {
         if matches!(fault, Fault::Malformed(_) | Fault::HeadTooLarge) {
             self.by = Some(side);
+            self.why = fault.why();
         }
     }
 
@@ -237,6 +265,8 @@ pub struct Exchanges {
     clocks: HashMap<TapId, Clock>,
     /// When each connection wants to be looked at again, by its tap's clock: one entry a connection.
     timers: BTreeMap<TapId, BTreeSet<(Duration, Key)>>,
+    /// First subflows of MPTCP connections, by token.
+    multipaths: HashMap<u32, Key>,
     max_connections: usize,
     last_exchange: u64,
     last_connection: u64,
@@ -254,6 +284,7 @@ impl Exchanges {
             requests_only: HashSet::new(),
             clocks: HashMap::new(),
             timers: BTreeMap::new(),
+            multipaths: HashMap::new(),
             max_connections: MAX_CONNECTIONS,
             last_exchange: 0,
             last_connection: 0,
@@ -312,6 +343,10 @@ impl Exchanges {
         let Some(&limits) = self.services.get(segment.service) else {
             return;
         };
+        if segment.extras.is_doubtful && (segment.flags & (SYN | FIN | RST) != 0) {
+            // Nobody puts such segments together: their checksum is the sender's.
+            return;
+        }
         let key = Key::of(&segment);
         let is_left = self.paused && self.clocks.contains_key(&key.tap);
         let begin = events.len();
@@ -328,25 +363,34 @@ impl Exchanges {
             }
             None => now,
         };
+        self.note_multipath(&key, &segment, events);
         let mut journal = Journal {
             service: segment.service,
             arm: segment.arm,
             opened_ns: None,
             by: None,
+            client: key.flow.client.into(),
+            why: None,
             exchanges: &mut self.last_exchange,
             events,
         };
         let full = self.connections.len() >= self.max_connections;
+        let mut before = Vec::new();
         let connection = match self.connections.entry(key) {
             hash_map::Entry::Occupied(entry) => {
                 let connection = entry.into_mut();
                 if connection.is_rested() {
                     return;
                 }
-                if segment.flags & SYN != 0 && connection.is_replaced_by(&segment) {
-                    journal.opened_ns = connection.opened_ns();
+                let claim = connection.claim(&segment);
+                if matches!(claim, Claim::Held) {
+                    return;
+                }
+                if let Claim::Whole(segments) = claim {
+                    before = segments;
+                    (journal.opened_ns, journal.by) = (connection.opened_ns(), connection.ended_by);
                     // A client that dials anew from the same port has left the old connection.
-                    journal.by = connection.ended_by.or(Some(Direction::Request));
+                    journal.by.get_or_insert(Direction::Request);
                     connection.close(now, None, &mut journal);
                     if is_left {
                         return;
@@ -354,7 +398,8 @@ impl Exchanges {
                     self.last_connection += 1;
                     let id = ConnectionId(self.last_connection);
                     let timer = connection.timer.take();
-                    **connection = Connection::new(id, &segment, limits, &self.memory, now);
+                    let first = before.first().unwrap_or(&segment);
+                    **connection = Connection::new(id, first, limits, &self.memory, now);
                     connection.timer = timer;
                 }
                 connection
@@ -380,7 +425,9 @@ impl Exchanges {
         let alone = self.requests_only.contains(&(key.tap, key.service));
         (journal.opened_ns, journal.by) = (connection.opened_ns(), connection.ended_by);
         connection.expect_answers(!alone, &mut journal);
-        connection.segment(segment, now, &mut journal);
+        for segment in before.into_iter().chain([segment]) {
+            connection.segment(segment, now, &mut journal);
+        }
         wind(&mut self.timers, key, connection, now);
         if late {
             for event in events.iter_mut().skip(begin) {

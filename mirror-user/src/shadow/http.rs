@@ -9,6 +9,7 @@ mod body;
 mod chunked;
 mod decoder;
 mod head;
+mod proxy;
 
 use mirror_common::tunnel::Direction;
 
@@ -16,6 +17,7 @@ use super::message::DropReason;
 
 pub use decoder::{Decoder, Step};
 pub use head::{Asked, Head, Start, begins_request, begins_response, is_interim, may_be_interim};
+pub use proxy::{Preface, preface};
 
 /// The largest head or trailer section, in bytes.
 pub const MAX_SECTION: usize = 64 << 10;
@@ -67,12 +69,20 @@ pub enum Unfit {
 }
 
 impl Fault {
+    /// What of a malformed message is wrong.
+    pub const fn why(self) -> Option<&'static str> {
+        match self {
+            Self::Malformed(why) => Some(why),
+            _ => None,
+        }
+    }
+
     /// The drop reason of an exchange whose message in this direction shows this.
     pub const fn reason(self, direction: Direction) -> DropReason {
         let request = matches!(direction, Direction::Request);
         match self {
             Self::Malformed(_) => DropReason::Malformed,
-            Self::HeadTooLarge => DropReason::TooLarge,
+            Self::HeadTooLarge => DropReason::HeadTooLarge,
             Self::Tls => DropReason::Tls,
             Self::Http2 => DropReason::Http2,
             Self::Memory => DropReason::Memory,

@@ -41,6 +41,11 @@ impl Memory {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    /// Whether half of it stays free when `more` bytes are taken.
+    pub fn has_plenty_for(&self, more: usize) -> bool {
+        self.used() + more <= self.limit() / 2
+    }
+
     /// Bytes there are in all.
     pub fn limit(&self) -> usize {
         self.0.limit

@@ -33,8 +33,48 @@ pub struct Segment {
     pub acknowledgement: u32,
     /// TCP's flags, see [`mirror_common::packet`].
     pub flags: u8,
+    /// What else its header says.
+    pub extras: Extras,
     /// The payload.
     pub payload: Bytes,
+}
+
+/// What few segments' headers say, and what decides how the others are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// By how many bits this end's windows are to be shifted (RFC 7323): a SYN's.
+    pub window_scale: Option<u8>,
+    /// Part of an MPTCP connection: a SYN's.
+    pub multipath: Option<Multipath>,
+    /// Whether bytes of it are urgent.
+    pub is_urgent: bool,
+    /// Its checksum is wrong, and is not one that hardware was to finish.
+    pub is_doubtful: bool,
+}
+
+impl Extras {
+    /// The same where checksums tell nothing.
+    pub const fn without_doubt(self) -> Self {
+        Self {
+            is_doubtful: false,
+            ..self
+        }
+    }
+}
+
+/// MPTCP's options of a handshake (RFC 8684).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multipath {
+    /// The first subflow; with the server's key its token is known.
+    Capable {
+        /// Names the connection in the handshakes of further subflows.
+        token: Option<u32>,
+    },
+    /// A further subflow, of the connection with this token; a SYN-ACK does not repeat it.
+    Join {
+        /// The connection's.
+        token: Option<u32>,
+    },
 }
 
 /// Version of HTTP/1.
@@ -137,6 +177,12 @@ pub enum DropReason {
     RequestIncomplete,
     /// The connection ended, or fell silent, before production's response was whole.
     ResponseIncomplete,
+    /// Copies of the same bytes differ, and it is not known which production took.
+    Conflict,
+    /// A byte was urgent: it is not known whether the server took it out of the stream.
+    Urgent,
+    /// A part of an MPTCP connection with several subflows, each of which carries some of the bytes.
+    Multipath,
     /// Not HTTP/1, or HTTP/1 that contradicts itself.
     Malformed,
     /// TLS: it ends after the hook.
@@ -147,6 +193,10 @@ pub enum DropReason {
     Upgrade,
     /// A body larger than the service's limit.
     TooLarge,
+    /// A head, or trailers, larger than HTTP/1 servers take.
+    HeadTooLarge,
+    /// It asked for `100 Continue`, and responses are not copied: whether its body came is not known.
+    Expect,
     /// The agent's memory is used up.
     Memory,
     /// The service's queue is full.
@@ -172,11 +222,16 @@ impl DropReason {
         Self::ResponseGap,
         Self::RequestIncomplete,
         Self::ResponseIncomplete,
+        Self::Conflict,
+        Self::Urgent,
+        Self::Multipath,
         Self::Malformed,
         Self::Tls,
         Self::Http2,
         Self::Upgrade,
         Self::TooLarge,
+        Self::HeadTooLarge,
+        Self::Expect,
         Self::Memory,
         Self::QueueFull,
         Self::Excluded,
@@ -194,11 +249,16 @@ impl DropReason {
             Self::ResponseGap => "response_gap",
             Self::RequestIncomplete => "request_incomplete",
             Self::ResponseIncomplete => "response_incomplete",
+            Self::Conflict => "conflict",
+            Self::Urgent => "urgent",
+            Self::Multipath => "multipath",
             Self::Malformed => "malformed",
             Self::Tls => "tls",
             Self::Http2 => "http2",
             Self::Upgrade => "upgrade",
             Self::TooLarge => "too_large",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Expect => "expect",
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
             Self::Excluded => "excluded",
@@ -218,6 +278,17 @@ pub struct Ending {
     pub by: Option<Direction>,
     /// What came of the response, interim (1xx) ones apart.
     pub response: Option<Partial>,
+}
+
+/// What of an exchange cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The client's end.
+    pub client: std::net::SocketAddr,
+    /// Whose bytes they are, where that is known.
+    pub side: Option<Direction>,
+    /// What is wrong with them.
+    pub why: &'static str,
 }
 
 /// What came of a response.

@@ -1,8 +1,10 @@
 //! The request ledger: seen = compared + dropped by reason + in flight.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::message::DropReason;
+use super::message::{DropReason, Unreadable};
 
 /// The ledger of one service. Written and read by any thread.
 #[derive(Debug, Default)]
@@ -10,7 +12,11 @@ pub struct RequestLedger {
     seen: AtomicU64,
     compared: AtomicU64,
     drops: [AtomicU64; DropReason::ALL.len()],
+    unreadable: Mutex<Option<(Instant, Unreadable)>>,
 }
+
+/// The log says at most once in so long that requests cannot be read.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a ledger says at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +43,28 @@ impl RequestLedger {
     /// It was dropped.
     pub fn dropped(&self, reason: DropReason) {
         self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The same of one that cannot be read. Whether that is to be logged: it was not for a while.
+    pub fn unreadable(&self, unreadable: Unreadable, now: Instant) -> bool {
+        let mut last = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let logged = last.map(|(logged, _)| logged);
+        let is_due = logged.is_none_or(|logged| now.duration_since(logged) >= LOG_INTERVAL);
+        let logged = logged.filter(|_| !is_due).unwrap_or(now);
+        *last = Some((logged, unreadable));
+        is_due
+    }
+
+    /// The last one that could not be read.
+    pub fn last_unreadable(&self) -> Option<Unreadable> {
+        let last = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.map(|(_, unreadable)| unreadable)
     }
 
     /// The figures of this moment.
@@ -86,6 +114,25 @@ impl Balance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_logged_once_in_a_while() {
+        let ledger = RequestLedger::default();
+        assert_eq!(ledger.last_unreadable(), None);
+        let now = Instant::now();
+        let mut unreadable = Unreadable {
+            client: "192.0.2.7:40000".parse().unwrap(),
+            side: None,
+            why: "version",
+        };
+        for (seconds, is_due) in [(0, true), (1, false), (59, false), (60, true), (61, false)] {
+            let now = now + Duration::from_secs(seconds);
+            assert_eq!(ledger.unreadable(unreadable, now), is_due, "{seconds}");
+        }
+        unreadable.why = "line end";
+        ledger.unreadable(unreadable, now);
+        assert_eq!(ledger.last_unreadable(), Some(unreadable));
+    }
 
     #[test]
     fn the_ledger_closes() {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-pub use self::piece::Piece;
+pub use self::piece::{Flaw, Piece};
 
 /// Where sequence number 0 of a fresh stream lies, so that positions never go below zero.
 const BASE: u64 = 1 << 32;
@@ -26,7 +26,8 @@ const WINDOW: u64 = 1 << 30;
 ///
 /// Invariant: pieces are not empty, ordered, disjoint, and none reaches below `next`; `buffered`
 /// is the sum of their lengths. Everything below `next` is settled: handed out, given up, or
-/// before the stream's start. The first copy of a byte wins, and is never revised.
+/// before the stream's start. The first copy of a byte wins, and is never revised; a piece of which
+/// another copy says otherwise has a flaw.
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
     /// Unknown until the first segment.
@@ -132,8 +133,16 @@ impl Stream {
             acknowledgement,
             starts: true,
             ends: true,
+            flaw: None,
             data,
         };
+        if self
+            .end
+            .is_some_and(|end| self.contiguous() < end && end < rest.end())
+        {
+            // Nobody sends on behind a FIN of its own, and the peer has not come to it.
+            self.end = None;
+        }
         let end = self.end.unwrap_or(u64::MAX).min(next + WINDOW);
         if rest.end() <= next || end <= position.max(next) {
             return;
@@ -154,11 +163,14 @@ impl Stream {
             _ => self.pieces.len(),
         };
         while !rest.data.is_empty() {
-            let Some(piece) = self.pieces.get(index) else {
+            let Some(piece) = self.pieces.get_mut(index) else {
                 self.buffered += rest.data.len();
                 self.pieces.push_back(rest);
                 return;
             };
+            if piece.differs(rest.position, &rest.data) {
+                piece.flaw.get_or_insert(Flaw::Conflict);
+            }
             let covered = piece.position..piece.end();
             if rest.position < covered.start {
                 let fits = if rest.end() <= covered.start {
@@ -177,14 +189,71 @@ impl Stream {
         }
     }
 
-    /// The sender's FIN stands at `sequence`: nothing follows. The first one counts.
-    pub fn finish(&mut self, sequence: u32) {
+    /// The sender's FIN stands at `sequence`: nothing follows. The first one counts, and one that is next
+    /// in turn whatever seemed to follow. Whether it counts.
+    pub fn finish(&mut self, sequence: u32) -> bool {
         let end = self.place(sequence);
         let next = self.next();
-        let behind = self.pieces.back().map_or(next, Piece::end);
-        if self.end.is_none() && end >= behind && end <= next + WINDOW {
+        let behind = self.received();
+        let in_turn = self.anchored && end == self.contiguous();
+        let counts = self.end.is_none() && (in_turn || (end >= behind && end <= next + WINDOW));
+        if counts {
+            self.truncate(end);
             self.end = Some(end);
         }
+        counts
+    }
+
+    /// What is held of these bytes has a flaw.
+    pub fn mark(&mut self, bytes: Range<u64>, flaw: Flaw) {
+        for piece in &mut self.pieces {
+            if piece.position < bytes.end && bytes.start < piece.end() {
+                piece.flaw.get_or_insert(flaw);
+            }
+        }
+    }
+
+    /// Whether nothing of these bytes is there, nor was settled.
+    pub fn lacks(&self, bytes: Range<u64>) -> bool {
+        let is_apart = |piece: &Piece| piece.end() <= bytes.start || bytes.end <= piece.position;
+        bytes.start >= self.next() && self.pieces.iter().all(is_apart)
+    }
+
+    /// Up to where everything is there.
+    pub fn contiguous(&self) -> u64 {
+        let mut end = self.next();
+        for piece in &self.pieces {
+            if piece.position != end {
+                break;
+            }
+            end = piece.end();
+        }
+        end
+    }
+
+    /// Drops what lies from `position` on.
+    pub fn truncate(&mut self, position: u64) {
+        while let Some(piece) = self.pieces.back_mut()
+            && piece.end() > position
+        {
+            let before = piece.data.len();
+            if piece.position < position {
+                piece.cut_back(position);
+                self.buffered -= before - piece.data.len();
+                return;
+            }
+            self.buffered -= before;
+            self.pieces.pop_back();
+        }
+    }
+
+    /// Goes back to `position`: what was settled from there on was not sent by then. Knows no longer where to
+    /// go on, and forgets what it holds.
+    pub fn rewind(&mut self, position: u64) {
+        self.clear();
+        self.cast_off();
+        self.next = Some(position);
+        self.end = None;
     }
 
     /// Hands the next piece out, where it has arrived.

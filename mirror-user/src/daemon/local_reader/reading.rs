@@ -224,7 +224,9 @@ impl Reading {
                         begun.count_response(tally, &came);
                     }
                 }
-                Event::Dropped { id, reason, ending } => {
+                Event::Dropped {
+                    id, reason, ending, ..
+                } => {
                     if let Some(begun) = self.open.remove(&id) {
                         let tally = &self.services[begun.service].tally;
                         begun.count_dropped(tally, reason, &ending, now_ns);

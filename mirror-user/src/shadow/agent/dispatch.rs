@@ -105,8 +105,16 @@ impl Dispatcher {
                 self.replay(pending, origin.service, connection, job);
             }
             Event::Response { id, response } => return pending.response(id, response),
-            Event::Dropped { id, reason, .. } => {
+            Event::Dropped {
+                id,
+                reason,
+                unreadable,
+                ..
+            } => {
                 if let Some(dropped) = pending.dropped(id, reason) {
+                    if let Some(unreadable) = unreadable {
+                        self.judge.unreadable(dropped.service, unreadable);
+                    }
                     self.judge.dropped(dropped);
                 }
             }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use mirror_common::tunnel::Arm;
+use mirror_common::tunnel::{Arm, Direction};
 
 use super::Figures;
 use super::workers::{Job, Workers};
@@ -13,7 +14,9 @@ use crate::servers::Usage;
 use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
-use crate::shadow::message::{DropReason, Exchange, ExchangeId, Response, ShadowError, TapId};
+use crate::shadow::message::{
+    DropReason, Exchange, ExchangeId, Response, ShadowError, TapId, Unreadable,
+};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
@@ -95,6 +98,28 @@ impl Judge {
             service.ledger.dropped(dropped.reason);
             service.metrics.dropped(dropped.reason);
         }
+    }
+
+    /// What cannot be read is said in the log, now and then, with an example.
+    pub(super) fn unreadable(&self, service: usize, unreadable: Unreadable) {
+        let Some(service) = self.services.get(service) else {
+            return;
+        };
+        if !service.ledger.unreadable(unreadable, Instant::now()) {
+            return;
+        }
+        let side = match unreadable.side {
+            Some(Direction::Request) => "request",
+            Some(Direction::Response) => "response",
+            None => "unknown",
+        };
+        tracing::warn!(
+            service = %service.name,
+            client = %unreadable.client,
+            side,
+            why = unreadable.why,
+            "exchange is not readable as HTTP/1; it is counted as malformed"
+        );
     }
 
     /// A tap names a version of a service's that answers in production.

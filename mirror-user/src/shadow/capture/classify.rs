@@ -10,10 +10,11 @@ use mirror_common::record::Record;
 use mirror_common::tunnel::{Arm, Direction, Header};
 use mirror_common::verdict::Reason;
 
+use super::header;
 use super::streams::Copied;
 use crate::config::ShadowService;
 use crate::shadow::ledger::Outcome;
-use crate::shadow::message::{Segment, TapId};
+use crate::shadow::message::{Extras, Segment, TapId};
 
 /// Whose a copy is.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ struct Found<'a> {
     arm: Arm,
     time_ns: u64,
     packet: Packet,
+    extras: Extras,
     payload: &'a [u8],
 }
 
@@ -60,7 +62,7 @@ impl Classifier {
     /// A copy of our own tap: the header says whose it is.
     pub(super) fn geneve<'a>(&self, tap: TapId, header: &Header, inner: &'a [u8]) -> Copy<'a> {
         let meta = &header.meta;
-        let (packet, payload) = match dissect(inner, Link::Ip) {
+        let (packet, extras, payload) = match dissect(inner, Link::Ip) {
             Ok(dissected) => dissected,
             Err(outcome) => return Copy::dropped(meta.length, outcome),
         };
@@ -75,6 +77,8 @@ impl Classifier {
                 arm: meta.arm,
                 time_ns: meta.time_ns,
                 packet,
+                // The kernel cuts what does not fit the path, and leaves the pieces' checksums as they were.
+                extras: extras.without_doubt(),
                 payload,
             }),
         }
@@ -83,7 +87,7 @@ impl Classifier {
     /// A copy out of a tap's ring: its record says whose it is.
     pub(super) fn record<'a>(&self, tap: TapId, copied: &'a Copied) -> Copy<'a> {
         let record = &copied.record;
-        let (packet, payload) = match dissect(&copied.packet, Link::Ip) {
+        let (packet, extras, payload) = match dissect(&copied.packet, Link::Ip) {
             Ok(dissected) => dissected,
             Err(outcome) => return Copy::dropped(0, outcome),
         };
@@ -93,13 +97,13 @@ impl Classifier {
             length: packet.payload_length,
             found: service
                 .ok_or(Outcome::UnknownService)
-                .map(|service| Found::of_record(service, tap, record, (packet, payload))),
+                .map(|service| Found::of_record(service, tap, record, (packet, extras, payload))),
         }
     }
 
     /// A frame of a foreign tap: its addresses say whose it is.
     pub(super) fn vxlan<'a>(&self, tap: TapId, inner: &'a [u8], time_ns: u64) -> Copy<'a> {
-        let (packet, payload) = match dissect(inner, Link::Ethernet) {
+        let (packet, extras, payload) = match dissect(inner, Link::Ethernet) {
             Ok(dissected) => dissected,
             Err(outcome) => return Copy::dropped(0, outcome),
         };
@@ -120,6 +124,8 @@ impl Classifier {
                     arm: Arm::Stable,
                     time_ns,
                     packet,
+                    // Nobody knows what it was copied before.
+                    extras: extras.without_doubt(),
                     payload,
                 }),
         }
@@ -138,8 +144,8 @@ pub(crate) fn segment_of(
     Found::of_record(service, tap, record, dissected).segment()
 }
 
-/// The TCP segment inside. Its checksum is not looked at: offloading leaves it unfinished.
-fn dissect(inner: &[u8], link: Link) -> Result<(Packet, &[u8]), Outcome> {
+/// The TCP segment inside.
+fn dissect(inner: &[u8], link: Link) -> Result<(Packet, Extras, &[u8]), Outcome> {
     let packet = parse(&inner, inner.len() as u32, link).map_err(|reason| match reason {
         // What the header promises and the datagram lacks: a tap that cuts frames off.
         Reason::Truncated => Outcome::Truncated,
@@ -151,7 +157,7 @@ fn dissect(inner: &[u8], link: Link) -> Result<(Packet, &[u8]), Outcome> {
     let start = packet.payload_offset as usize;
     let end = start + packet.payload_length as usize;
     let payload = inner.get(start..end).ok_or(Outcome::Truncated)?;
-    Ok((packet, payload))
+    Ok((packet, header::extras(inner, &packet), payload))
 }
 
 impl Copy<'_> {
@@ -192,7 +198,7 @@ impl<'a> Found<'a> {
         service: usize,
         tap: TapId,
         record: &Record,
-        (packet, payload): (Packet, &'a [u8]),
+        (packet, extras, payload): (Packet, Extras, &'a [u8]),
     ) -> Self {
         Self {
             service,
@@ -201,6 +207,7 @@ impl<'a> Found<'a> {
             arm: record.arm,
             time_ns: record.time_ns,
             packet,
+            extras,
             payload,
         }
     }
@@ -217,6 +224,7 @@ impl<'a> Found<'a> {
             sequence: self.packet.sequence,
             acknowledgement: self.packet.acknowledgement,
             flags: self.packet.flags,
+            extras: self.extras,
             payload: Bytes::copy_from_slice(self.payload),
         })
     }

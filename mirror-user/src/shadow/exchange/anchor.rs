@@ -10,6 +10,7 @@
 //! What has begun is brought to its end (b, B); what begins behind is the other agent's (c, C). Bytes before
 //! the anchors are old ones to it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mirror_common::tunnel::{Arm, Direction};
@@ -62,6 +63,9 @@ pub struct Anchor {
     responses: End,
     #[serde(default, skip_serializing_if = "is_default")]
     pipelines: bool,
+    /// The client that a proxy has named.
+    #[serde(default, skip_serializing_if = "is_default")]
+    client: Option<SocketAddr>,
     /// Answers are not copied.
     #[serde(default, skip_serializing_if = "is_default")]
     alone: bool,
@@ -133,10 +137,10 @@ impl Connection {
             self.drop_all(DropReason::Shutdown, journal);
             self.pass_all(None, journal);
         }
-        self.pause = match self.closing {
+        self.pause = match self.closing.is_some() || self.reset_by().is_some() {
             // Nothing more can begin.
-            Some(_) => Pause::At(u64::MAX),
-            None => Pause::At(
+            true => Pause::At(u64::MAX),
+            false => Pause::At(
                 self.requests
                     .stream
                     .received()
@@ -260,6 +264,7 @@ impl Connection {
             requests: End::of(&self.requests, self.starts.0),
             responses,
             pipelines: self.pipelines,
+            client: self.named,
             alone: !self.answered,
             turn: turn.map(|(direction, got)| (direction == Direction::Response, got)),
         }
@@ -283,6 +288,7 @@ impl Connection {
         connection.responses = anchor.responses.resume();
         connection.starts = (anchor.requests.start, anchor.responses.start);
         connection.pipelines = anchor.pipelines;
+        connection.named = anchor.client;
         connection.answered = !anchor.alone;
         connection.last_segment = now;
         connection.mode = match anchor.state {

@@ -7,27 +7,23 @@ use std::time::Duration;
 use mirror_common::packet::{ACK, FIN, RST, SYN};
 use mirror_common::tunnel::{Arm, Direction};
 
+use super::acceptance::Reset;
 use super::anchor::Pause;
 use super::framing::Open;
+use super::greeting::Greeting;
 use super::half::{Half, Patience};
+use super::handshake::{FastOpen, Handshake};
 use super::resync::Seek;
-use super::{ConnectionId, Event, Journal, Key, LINGER, Limits};
-use crate::shadow::http::Decoder;
+use super::{ConnectionId, Event, Journal, Key, Limits};
 use crate::shadow::memory::{Lease, Memory};
 use crate::shadow::message::{DropReason, Segment, TapId};
+use crate::shadow::stream::Flaw;
 
 /// How long the copies of segments that were sent before a connection closed may take.
-const GRACE: Duration = Duration::from_millis(100);
+pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 /// A SYN may come so late: the tap copies on many CPUs, and the network reorders.
 const LATE: Duration = Duration::from_millis(100);
-
-/// As many bytes of data may come before it where its time does not tell: a foreign tap's.
-const LATE_SYN: u64 = 1 << 20;
-
-/// The most pieces of a direction that wait for the handshake: all are searched for a turn when it
-/// does not come.
-const MAX_UNKNOWN: usize = 1_024;
 
 /// What is known of where messages begin.
 #[derive(Debug)]
@@ -72,8 +68,26 @@ pub(super) struct Connection {
     pub(super) open: VecDeque<Open>,
     /// Where the client's and the server's first bytes stand, as far as SYNs told.
     pub(super) starts: (Option<u32>, Option<u32>),
+    /// The server was not yet seen to take part in it.
+    pub(super) is_one_sided: bool,
+    /// By how many bits the client's and the server's windows are to be shifted, as far as SYNs told.
+    pub(super) scales: (Option<Option<u8>>, Option<Option<u8>>),
+    /// The client for whom a proxy says that it has connected.
+    pub(super) named: Option<SocketAddr>,
+    /// Whether its first bytes were looked at, and what came of them so far.
+    pub(super) greeting: Greeting,
+    /// What came with the client's SYN.
+    pub(super) fast_open: FastOpen,
+    /// Other handshakes between its ends.
+    pub(super) handshakes: Vec<Handshake>,
+    /// Resets that are to be judged.
+    pub(super) resets: Vec<Reset>,
+    /// Whether a reset has ended it, and in the middle of a request.
+    pub(super) was_reset: Option<bool>,
+    /// It was silent for too long: what is open is in the ledger, and its rest is not counted.
+    pub(super) is_abandoned: bool,
     /// When the tap saw the segment that made it known: its handshake cannot be later.
-    known_ns: u64,
+    pub(super) known_ns: u64,
     /// Whether the client was seen to send a request before it had the answer to the last one.
     pub(super) pipelines: bool,
     /// Whether a request of it was handed on.
@@ -92,7 +106,9 @@ pub(super) struct Connection {
 impl Connection {
     /// Whether a segment of an unknown connection begins one: what closes one does not.
     pub(super) fn is_begun_by(segment: &Segment) -> bool {
-        segment.flags & RST == 0 && (segment.flags & SYN != 0 || !segment.payload.is_empty())
+        let says_something = segment.flags & ACK != 0 && !segment.payload.is_empty();
+        let says_anything = segment.flags & SYN != 0 || says_something;
+        segment.flags & RST == 0 && !segment.extras.is_doubtful && says_anything
     }
 
     pub(super) fn new(
@@ -133,6 +149,15 @@ impl Connection {
             responses: Half::new(),
             open: VecDeque::new(),
             starts: (None, None),
+            is_one_sided: false,
+            scales: (None, None),
+            named: None,
+            greeting: Greeting::Awaited(None),
+            fast_open: FastOpen::default(),
+            handshakes: Vec::new(),
+            resets: Vec::new(),
+            was_reset: None,
+            is_abandoned: false,
             known_ns: 0,
             pipelines: false,
             has_requests: false,
@@ -154,39 +179,6 @@ impl Connection {
         self.has_start().then_some(self.known_ns)
     }
 
-    /// Whether this SYN, or SYN-ACK, is of another connection between the same ends.
-    pub(super) fn is_replaced_by(&self, segment: &Segment) -> bool {
-        let (requests, responses) = starts_by(segment);
-        let differs = |known: Option<u32>, told: Option<u32>| match (known, told) {
-            (Some(known), Some(told)) => Some(known != told),
-            _ => None,
-        };
-        let other = [
-            differs(self.starts.0, requests),
-            differs(self.starts.1, responses),
-        ];
-        if other.contains(&Some(true)) {
-            return true;
-        }
-        if other.contains(&Some(false)) {
-            return false;
-        }
-        // Nothing to compare: it was joined in its middle, or its SYN is late.
-        if segment.time_ns < self.known_ns {
-            return false;
-        }
-        let begins = |half: &Half, start: Option<u32>| {
-            let near = start.is_none_or(|start| {
-                let start = half.stream.position(start);
-                let mut pieces = half.stream.pieces();
-                pieces.all(|piece| (start..start + LATE_SYN).contains(&piece.position))
-            });
-            half.stream.buffered() > 0 && near
-        };
-        let late = begins(&self.requests, requests) || begins(&self.responses, responses);
-        !(late && matches!(self.mode, Mode::Unknown { .. }))
-    }
-
     /// Whether answers are copied from now on. Where they are not any more, none that is awaited
     /// will come; where they are again, it is to be found which one answers what.
     pub(super) fn expect_answers(&mut self, answered: bool, journal: &mut Journal<'_>) {
@@ -195,6 +187,8 @@ impl Connection {
         }
         self.responses.clear();
         if answered {
+            // Whatever was said meanwhile was not followed.
+            self.responses = Half::new();
             if matches!(self.mode, Mode::Framed) {
                 self.mode = Mode::SeekResponses;
             }
@@ -209,59 +203,59 @@ impl Connection {
     /// Takes a segment in.
     pub(super) fn segment(&mut self, segment: Segment, now: Duration, journal: &mut Journal<'_>) {
         if matches!(self.mode, Mode::Closed { .. }) {
+            if !self.is_revived_by(&segment) {
+                return;
+            }
+            self.revive();
+        }
+        if segment.flags & RST != 0 {
+            self.note_reset(&segment, now);
             return;
         }
-        self.last_segment = now;
-        self.arm = segment.arm;
-        if segment.flags & SYN != 0 {
-            self.synchronise(&segment);
-            journal.opened_ns = self.opened_ns();
+        let is_accepted = match segment.flags & SYN {
+            0 => self.accepts(&segment),
+            _ => self.synchronise(&segment, journal),
+        };
+        if !is_accepted {
+            return;
         }
-        if segment.flags & (FIN | RST) != 0 {
-            self.ended_by.get_or_insert(segment.direction);
-            journal.by = self.ended_by;
-        }
-        if segment.flags & RST == 0 {
-            self.absorb(segment, now);
+        if segment.extras.is_doubtful {
+            self.doubt(segment);
         } else {
-            self.closing.get_or_insert(now.saturating_add(GRACE));
+            self.take_in(segment, now, journal);
         }
         self.pump(journal);
         self.bound(now, journal);
         self.rest(journal);
         self.conclude(now, journal);
+        self.requests.watch(now);
+        self.responses.watch(now);
     }
 
-    /// A SYN fixes where requests start, a SYN-ACK where both directions do. One that was not
-    /// waited for any more tells nothing.
-    fn synchronise(&mut self, segment: &Segment) {
-        if !self.has_start() && !matches!(self.mode, Mode::Unknown { .. }) {
-            return;
+    /// Takes in what its receiver accepts.
+    fn take_in(&mut self, segment: Segment, now: Duration, journal: &mut Journal<'_>) {
+        self.last_segment = now;
+        self.is_abandoned = false;
+        self.arm = segment.arm;
+        if matches!(self.mode, Mode::Alone) {
+            // Its end is still of interest.
+        } else if self.answered || segment.direction == Direction::Request {
+            self.take_back(&segment, journal);
+            self.contradict(&segment, journal);
         }
-        let (requests, responses) = starts_by(segment);
-        if let (None, Some(start)) = (self.starts.0, requests) {
-            self.requests.start(start);
-            self.starts.0 = requests;
-        }
-        if let (None, Some(start)) = (self.starts.1, responses) {
-            self.responses.start(start);
-            self.starts.1 = responses;
-        }
-        if matches!(self.mode, Mode::Unknown { .. }) && self.has_start() {
-            self.mode = Mode::Framed;
-        }
+        self.absorb(segment, now, journal);
     }
 
-    fn absorb(&mut self, segment: Segment, now: Duration) {
+    fn absorb(&mut self, segment: Segment, now: Duration, journal: &mut Journal<'_>) {
         if !self.answered && segment.direction == Direction::Response {
             // Left over from before.
             return;
         }
-        let sequence = segment
-            .sequence
-            .wrapping_add(u32::from(segment.flags & SYN != 0));
+        let is_syn = segment.flags & SYN != 0;
+        let sequence = segment.sequence.wrapping_add(u32::from(is_syn));
         let acknowledgement = (segment.flags & ACK != 0).then_some(segment.acknowledgement);
-        let end = sequence.wrapping_add(segment.payload.len() as u32);
+        let (length, time_ns) = (segment.payload.len() as u32, segment.time_ns);
+        let end = sequence.wrapping_add(length);
         if matches!(self.mode, Mode::Framed)
             && segment.direction == Direction::Request
             && !segment.payload.is_empty()
@@ -272,32 +266,43 @@ impl Connection {
             self.responses.start(start);
             self.starts.1 = Some(start);
         }
-        let (own, peer) = match segment.direction {
-            Direction::Request => (&mut self.requests, &mut self.responses),
-            Direction::Response => (&mut self.responses, &mut self.requests),
-        };
+        if segment.direction == Direction::Response
+            && let (Some(start), Some(got)) = (self.starts.0, acknowledgement)
+            && got.wrapping_sub(start).cast_signed() > 0
+        {
+            self.is_one_sided = false;
+        }
+        if !self.answered || (segment.direction == Direction::Response && acknowledgement.is_some())
+        {
+            self.settle_fast_open(acknowledgement.filter(|_| self.answered), now);
+        }
+        let is_fast_open = is_syn && segment.direction == Direction::Request;
+        let keeps = length > 0 && !is_fast_open && !matches!(self.mode, Mode::Alone);
+        let answered = self.answered;
+        let (own, peer) = self.halves(segment.direction);
         // Answers that are not copied are not lost, either.
-        if let Some(sequence) = acknowledgement.filter(|_| self.answered) {
+        if let Some(sequence) = acknowledgement.filter(|_| answered) {
             peer.acknowledge(sequence, now);
+            peer.believe_doubtful(now, Patience::Acknowledged);
         }
-        if segment.flags & FIN != 0 {
-            own.stream.finish(end);
-        }
-        if !segment.payload.is_empty() && !matches!(self.mode, Mode::Alone) {
-            let time_ns = segment.time_ns;
+        let is_end = segment.flags & FIN != 0 && own.stream.finish(end);
+        if keeps {
+            let from = own.stream.position(sequence);
             own.stream
                 .insert(sequence, acknowledgement, time_ns, segment.payload);
+            if segment.extras.is_urgent {
+                let to = from + u64::from(length);
+                own.stream.mark(from..to, Flaw::Urgent);
+            }
         }
-        own.arrive(end, now);
+        if !is_fast_open {
+            own.arrive(end, time_ns, now);
+        }
+        if is_end {
+            self.end_by(segment.direction, journal);
+        }
         if self.requests.stream.is_finished() && self.responses.stream.is_finished() {
             self.closing.get_or_insert(now.saturating_add(GRACE));
-        }
-    }
-
-    /// Copies come in order: where it does not begin with its handshake, that came before the tap.
-    pub(super) fn awaits_no_handshake(&mut self) {
-        if matches!(self.mode, Mode::Unknown { .. }) {
-            self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
         }
     }
 
@@ -305,72 +310,6 @@ impl Connection {
     pub(super) fn join_midway(&mut self, journal: &mut Journal<'_>) {
         self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
         self.pump(journal);
-    }
-
-    /// Keeps what waits within its limits.
-    fn bound(&mut self, now: Duration, journal: &mut Journal<'_>) {
-        if matches!(self.mode, Mode::Unknown { .. }) {
-            let over = |half: &Half| half.exceeds(MAX_UNKNOWN, self.limits.buffer);
-            if over(&self.requests) || over(&self.responses) {
-                self.join_midway(journal);
-            }
-        }
-        while matches!(self.mode, Mode::Framed | Mode::SeekResponses) && self.is_full() {
-            if !self.relieve(now, journal) {
-                self.overflow(DropReason::Memory, journal);
-            }
-        }
-        // While answers from before the loss are awaited, a turn behind it may be among these.
-        if matches!(self.mode, Mode::Seek(_)) && (self.open.is_empty() || self.is_full()) {
-            self.trim(journal);
-        }
-        let waiting = self.requests.buffered() + self.responses.buffered();
-        let more = waiting.saturating_sub(self.lease.bytes());
-        if more > 0 && !self.lease.grow(more) {
-            self.overflow(DropReason::Memory, journal);
-            self.lease.shrink_to(0);
-        } else {
-            self.lease.shrink_to(waiting);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.requests.is_full(self.limits.buffer) || self.responses.is_full(self.limits.buffer)
-    }
-
-    /// Gives one hole up before its time. Whether that changed anything.
-    fn relieve(&mut self, now: Duration, journal: &mut Journal<'_>) -> bool {
-        if self.requests.is_full(self.limits.buffer) {
-            return self.give_up(now, Patience::None, Direction::Request, journal);
-        }
-        if matches!(self.mode, Mode::SeekResponses) {
-            let middle = self.responses.middle_ns().unwrap_or_default();
-            self.responses.discard_before(middle.saturating_add(1));
-            return true;
-        }
-        self.give_up(now, Patience::None, Direction::Response, journal)
-            || self.give_up(now, Patience::None, Direction::Request, journal)
-    }
-
-    /// Gives up every hole whose time has come. Responses first: as long as requests are framed,
-    /// so are the answers behind the hole.
-    fn give_up_all(&mut self, now: Duration, patience: Patience, journal: &mut Journal<'_>) {
-        while self.give_up(now, patience, Direction::Response, journal)
-            || self.give_up(now, patience, Direction::Request, journal)
-        {}
-    }
-
-    /// Nothing of what waits can be kept.
-    fn overflow(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
-        let last = self.open.back().map(|open| open.start);
-        let start = self.requests.position();
-        self.drop_all(reason, journal);
-        self.requests.clear();
-        self.responses.clear();
-        self.mode = Mode::Seek(match last {
-            Some(last) => Seek::after_one(reason, last, (Direction::Request, None)),
-            None => Seek::new(reason, start),
-        });
     }
 
     /// From here on the connection is left alone.
@@ -387,160 +326,5 @@ impl Connection {
             let connection = self.id;
             journal.events.push(Event::Closed { connection });
         }
-    }
-
-    /// Draws the conclusions from what has ended.
-    fn conclude(&mut self, now: Duration, journal: &mut Journal<'_>) {
-        if self.requests.is_ended() {
-            self.end_requests(journal);
-        }
-        if self.responses.is_ended() {
-            self.end_responses(journal);
-        }
-        let answered = !self.answered || self.responses.is_ended();
-        self.rest(journal);
-        if self.requests.is_ended() && answered && self.open.is_empty() {
-            self.close(now, None, journal);
-        }
-    }
-
-    /// Ends it. What is open is dropped as incomplete, or for `reason`.
-    pub(super) fn close(
-        &mut self,
-        now: Duration,
-        reason: Option<DropReason>,
-        journal: &mut Journal<'_>,
-    ) {
-        match self.mode {
-            Mode::Closed { .. } => return,
-            Mode::Unknown { .. } => self.join_midway(journal),
-            _ => {}
-        }
-        if self.is_rested() {
-            return;
-        }
-        let cut = self.is_within_request();
-        if reason.is_none() {
-            self.give_up_all(now, Patience::None, journal);
-            self.end_requests(journal);
-            if self.responses.is_ended() {
-                self.end_responses(journal);
-            }
-        }
-        let unclaimed = self.open.is_empty();
-        while let Some(mut open) = self.open.pop_front() {
-            let reason = reason.unwrap_or_else(|| self.why_incomplete(&open));
-            open.drop(reason, journal);
-        }
-        let waiting = self.requests.buffered() + self.responses.buffered() > 0;
-        match self.mode {
-            Mode::Seek(_) => self.pass_all(reason, journal),
-            // An answer to nothing that was seen, or bytes behind a request to leave HTTP/1.
-            Mode::Framed if waiting && unclaimed && !self.is_between_requests() => {
-                journal.missed(reason.unwrap_or(DropReason::RequestIncomplete));
-            }
-            _ => {}
-        }
-        self.rest_closed(cut, unclaimed);
-        self.requests.clear();
-        self.responses.clear();
-        self.lease.shrink_to(0);
-        self.announce_closed(journal);
-        let until = now.saturating_add(LINGER);
-        self.mode = Mode::Closed { until };
-    }
-
-    /// Why an exchange that the end of the connection finds open will not be whole.
-    fn why_incomplete(&self, open: &Open) -> DropReason {
-        if self.has_lost_responses() || !open.is_awaited() {
-            return DropReason::ResponseGap;
-        }
-        let decoder = self.responses.decoder.as_ref();
-        decoder
-            .and_then(Decoder::unfit)
-            .map_or(DropReason::ResponseIncomplete, |unfit| {
-                unfit.reason(Direction::Response)
-            })
-    }
-
-    /// Lets time pass. Whether the connection can be forgotten.
-    pub(super) fn tick(&mut self, now: Duration, journal: &mut Journal<'_>) -> bool {
-        if self.is_rested() {
-            return false;
-        }
-        if let Mode::Closed { until } = self.mode {
-            return until <= now;
-        }
-        // What came all at once may have begun and ended by now: it is taken up before it is over.
-        if matches!(self.mode, Mode::Unknown { until } if until <= now) {
-            self.join_midway(journal);
-        } else if self.closing.is_some_and(|closing| closing <= now) {
-            self.close(now, None, journal);
-            return false;
-        }
-        self.give_up_all(now, Patience::Usual, journal);
-        self.bound(now, journal);
-        self.rest(journal);
-        self.conclude(now, journal);
-        if self.is_rested() {
-            return false;
-        }
-        if matches!(self.mode, Mode::Closed { .. }) || now < self.silent_at() {
-            return false;
-        }
-        if matches!(self.mode, Mode::Seek(_)) && self.is_incomplete() && self.open.is_empty() {
-            // What was passed over is accounted for; the next turn may still be told.
-            self.pass_all(None, journal);
-            self.bound(now, journal);
-            return false;
-        }
-        self.close(now, None, journal);
-        !self.is_rested()
-    }
-
-    fn is_incomplete(&self) -> bool {
-        !self.open.is_empty() || self.requests.buffered() + self.responses.buffered() > 0
-    }
-
-    /// When its silence will have been too long.
-    fn silent_at(&self) -> Duration {
-        let ending = self.requests.stream.is_finished() || self.responses.stream.is_finished();
-        self.last_segment
-            .saturating_add(if ending || self.is_incomplete() {
-                self.limits.incomplete
-            } else {
-                self.limits.idle
-            })
-    }
-
-    /// When it has to be looked at again.
-    pub(super) fn deadline(&self) -> Duration {
-        if self.is_rested() {
-            return self.silent_at();
-        }
-        if let Mode::Closed { until } = self.mode {
-            return until;
-        }
-        let handshake = match self.mode {
-            Mode::Unknown { until } => Some(until),
-            _ => None,
-        };
-        let holes = [self.requests.deadline(), self.responses.deadline()];
-        let earliest = holes
-            .into_iter()
-            .chain([handshake, self.closing])
-            .flatten()
-            .min();
-        earliest.map_or(self.silent_at(), |earliest| earliest.min(self.silent_at()))
-    }
-}
-
-/// Where the client's and the server's first bytes stand by this SYN or SYN-ACK.
-fn starts_by(segment: &Segment) -> (Option<u32>, Option<u32>) {
-    let start = Some(segment.sequence.wrapping_add(1));
-    match (segment.direction, segment.flags & ACK != 0) {
-        (Direction::Request, false) => (start, None),
-        (Direction::Response, true) => (Some(segment.acknowledgement), start),
-        _ => (None, None),
     }
 }

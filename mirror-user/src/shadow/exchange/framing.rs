@@ -8,9 +8,9 @@ use super::connection::{Connection, Mode};
 use super::half::Patience;
 use super::resync::Seek;
 use super::{Event, Journal};
-use crate::shadow::http::{Asked, Decoder, Fault, Start, Step};
+use crate::shadow::http::{Asked, Decoder, Fault, Start, Step, begins_request};
 use crate::shadow::message::{DropReason, ExchangeId, Partial, Request, Response, header};
-use crate::shadow::stream::Piece;
+use crate::shadow::stream::{Flaw, Piece};
 
 /// The most exchanges of one connection that are open at once.
 const MAX_OPEN: usize = 1_024;
@@ -55,6 +55,15 @@ pub(super) enum Answer {
     Whole(Box<Response>),
     /// Framed to its end, or given up.
     Gone,
+}
+
+impl From<Flaw> for DropReason {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Conflict => Self::Conflict,
+            Flaw::Urgent => Self::Urgent,
+        }
+    }
 }
 
 impl Open {
@@ -114,6 +123,7 @@ impl Connection {
         while matches!(self.mode, Mode::Framed | Mode::SeekResponses)
             && self.open.len() < MAX_OPEN
             && !self.awaits_leave()
+            && !self.awaits_server()
             && !self.is_between_requests()
         {
             let Some(piece) = self.requests.take() else {
@@ -133,6 +143,7 @@ impl Connection {
     fn read_responses(&mut self, journal: &mut Journal<'_>) -> bool {
         let mut moved = false;
         while matches!(self.mode, Mode::Framed | Mode::Seek(_))
+            && let () = self.responses.skip_blank()
             && let Some(front) = self.open.front()
             && let (Some(asked), Answer::Awaited) = (front.asked, &front.answer)
             && let Some(piece) = self.responses.take()
@@ -150,15 +161,30 @@ impl Connection {
         }
     }
 
-    fn read_request(&mut self, mut piece: Piece, journal: &mut Journal<'_>) {
+    fn read_request(&mut self, piece: Piece, journal: &mut Journal<'_>) {
+        let Some(mut piece) = self.greet(piece) else {
+            return;
+        };
         let decoder = self.requests.decoder.take();
         let mut decoder = decoder.unwrap_or_else(|| {
             let decoder = Decoder::request(&self.memory, self.limits.max_body);
             Self::fit(self.limits.skips_requests, decoder)
         });
         let fresh = !decoder.has_begun();
+        if !self.answered && piece.starts && decoder.awaits_body() && begins_request(&piece.data) {
+            // Was the body refused, and is this the next request? The server's answer was not copied.
+            self.lose_requests(DropReason::RequestIncomplete, journal);
+            journal.missed(DropReason::RequestIncomplete);
+            return;
+        }
         let (start, end) = (piece.position, piece.end());
         let (starts, acknowledgement) = (piece.starts, piece.acknowledgement);
+        if let Some(flaw) = piece.flaw {
+            if fresh {
+                self.begin(start, acknowledgement, starts, journal);
+            }
+            return self.lose_requests(flaw.into(), journal);
+        }
         let fed = decoder.feed(&mut piece.data, piece.time_ns);
         if fresh && decoder.has_begun() {
             self.begin(start, acknowledgement, starts, journal);
@@ -174,6 +200,9 @@ impl Connection {
             Ok(step) => {
                 self.requests.keep(piece, end);
                 self.note_head(&decoder, journal);
+                if !matches!(self.mode, Mode::Framed | Mode::SeekResponses) {
+                    return;
+                }
                 match step {
                     Step::More => self.requests.decoder = Some(decoder),
                     Step::Complete => self.finish_request(decoder, journal),
@@ -241,6 +270,10 @@ impl Connection {
         } else if open.asked == Some(Asked::Connect) {
             open.drop(DropReason::Upgrade, journal);
         }
+        if open.expects && !self.answered {
+            // Nor whether the body follows.
+            return self.lose_requests(DropReason::Expect, journal);
+        }
         if open.leaves && !self.answered {
             // Nobody will tell whether the server agreed.
             self.leave_alone(DropReason::Upgrade, journal);
@@ -283,7 +316,7 @@ impl Connection {
             connection: self.id,
             service: journal.service,
             tap: self.tap,
-            client: self.client,
+            client: self.named.unwrap_or(self.client),
             arm: self.arm,
             answered,
             request,
@@ -299,6 +332,9 @@ impl Connection {
         if !decoder.has_begun() && !self.answers_front(&piece) {
             // Sent before the request had come: it answers something else (a 408, say).
             return self.lose_responses(DropReason::ResponseIncomplete, journal);
+        }
+        if let Some(flaw) = piece.flaw {
+            return self.lose_responses(flaw.into(), journal);
         }
         let end = piece.end();
         let fed = decoder.feed(&mut piece.data, piece.time_ns);
@@ -360,6 +396,7 @@ impl Connection {
         // The next client's request was on its way before this answer had come.
         let early = self.open.get(1).and_then(|next| next.acknowledgement);
         self.pipelines |= early.is_some_and(|got| self.responses.stream.position(got) < end);
+        self.responses.recent.clear();
         let Some(front) = self.open.front_mut() else {
             return;
         };
@@ -408,6 +445,9 @@ impl Connection {
             let Some(open) = self.open.pop_front() else {
                 return;
             };
+            if self.open.is_empty() {
+                self.requests.recent.clear();
+            }
             if let (true, Answer::Whole(response)) = (open.live, open.answer) {
                 journal.events.push(Event::Response {
                     id: open.id,
@@ -425,7 +465,7 @@ impl Connection {
     }
 
     /// Where requests begin is not known any more.
-    fn lose_requests(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+    pub(super) fn lose_requests(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
         let start = self.requests.position();
         self.lose_requests_from(start, reason, journal);
     }
@@ -452,7 +492,7 @@ impl Connection {
     }
 
     /// Where responses begin is not known any more.
-    fn lose_responses(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+    pub(super) fn lose_responses(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
         self.responses.lose();
         if let Some(front) = self.open.front_mut() {
             front.drop(reason, journal);
@@ -477,10 +517,15 @@ impl Connection {
         direction: Direction,
         journal: &mut Journal<'_>,
     ) -> bool {
-        let half = match direction {
-            Direction::Request => &mut self.requests,
-            Direction::Response => &mut self.responses,
+        let patience = match patience {
+            Patience::Usual => self.patience(direction),
+            patience => patience,
         };
+        let half = self.halves(direction).0;
+        if half.believe_doubtful(now, patience) {
+            self.pump(journal);
+            return true;
+        }
         let Some(bytes) = half.give_up(now, patience) else {
             return false;
         };

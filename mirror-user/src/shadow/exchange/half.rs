@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::recent::Recent;
 use crate::shadow::http::{Decoder, may_be_interim};
+use crate::shadow::message::Segment;
 use crate::shadow::stream::{Piece, Stream};
 
 /// Bytes that the peer has acknowledged were not lost in production: if their copies have not
@@ -73,6 +75,8 @@ impl Known {
 pub(super) enum Patience {
     /// [`LOST_AFTER`] or [`SILENT_AFTER`].
     Usual,
+    /// [`LOST_AFTER`]: only what the peer has acknowledged is known to have been sent.
+    Acknowledged,
     /// Not at all.
     None,
 }
@@ -99,6 +103,18 @@ pub(super) struct Half {
     pub(super) last: Option<Word>,
     acknowledged: Known,
     arrived: Known,
+    /// When the tap saw what reaches farthest.
+    farthest_ns: u64,
+    /// Where the hole starts that everything waits for, and since when it does.
+    waits: Option<(u64, Duration)>,
+    /// What was given up though nobody had acknowledged it.
+    doubted: Option<Range<u64>>,
+    /// What was handed out last and may not yet have reached the peer, to hold other copies against.
+    pub(super) recent: Recent,
+    /// Segments with a wrong checksum, which count once the peer has acknowledged them.
+    pub(super) doubtful: Vec<Segment>,
+    /// Where segments ended that were beyond the window.
+    pub(super) beyond: VecDeque<u64>,
 }
 
 impl Half {
@@ -110,6 +126,12 @@ impl Half {
             last: None,
             acknowledged: Known::new(LOST_AFTER),
             arrived: Known::new(SILENT_AFTER),
+            farthest_ns: 0,
+            waits: None,
+            doubted: None,
+            recent: Recent::default(),
+            doubtful: Vec::new(),
+            beyond: VecDeque::new(),
         }
     }
 
@@ -122,12 +144,56 @@ impl Half {
     pub(super) fn acknowledge(&mut self, sequence: u32, now: Duration) {
         let position = self.stream.place(sequence);
         self.acknowledged.learn(position, now);
+        self.recent.forget_before(position);
     }
 
-    /// Everything before `sequence` was sent, even if not all has arrived.
-    pub(super) fn arrive(&mut self, sequence: u32, now: Duration) {
+    /// Everything before `sequence` was sent by then, even if not all has arrived.
+    pub(super) fn arrive(&mut self, sequence: u32, time_ns: u64, now: Duration) {
         let position = self.stream.place(sequence);
+        if position > self.arrived.newest {
+            self.farthest_ns = time_ns;
+        }
         self.arrived.learn(position, now);
+    }
+
+    /// How far both ends together say that the sender has come; nothing where nothing has come of it.
+    pub(super) fn farthest(&self) -> Option<u64> {
+        let known = self.stream.known()?;
+        Some(known.max(self.arrived.newest).max(self.acknowledged.newest))
+    }
+
+    /// Whether all that was sent before `time_ns` ends at `position`, so that the peer expects what stands
+    /// there next: RFC 9293, 3.10.7.4, as RFC 5961 has it. A FIN takes a number of its own.
+    pub(super) fn expects(&self, position: u64, time_ns: u64) -> bool {
+        let contiguous = self.stream.contiguous();
+        let farthest = self.arrived.newest;
+        let is_behind = self.stream.is_anchored() && contiguous < farthest;
+        (position == farthest && self.farthest_ns <= time_ns)
+            || (position == contiguous && is_behind)
+            || (position == self.acknowledged.newest && position > farthest)
+            || self.stream.end().is_some_and(|end| position == end + 1)
+    }
+
+    /// Looks where the hole is that everything waits for.
+    pub(super) fn watch(&mut self, now: Duration) {
+        let start = self.hole().map(|hole| hole.start);
+        if self.waits.map(|(start, _)| start) != start {
+            self.waits = start.map(|start| (start, now));
+        }
+    }
+
+    /// Whether bytes at `position` were given up by mistake: they had not been sent by then.
+    pub(super) fn was_wrong_about(&self, position: u64) -> bool {
+        let doubted = self.doubted.as_ref();
+        doubted.is_some_and(|doubted| doubted.contains(&position))
+    }
+
+    /// Takes that back.
+    pub(super) fn rewind(&mut self, position: u64) {
+        self.doubted = None;
+        self.lose();
+        self.last = self.last.filter(|word| word.end <= position);
+        self.stream.rewind(position);
     }
 
     /// The next bytes to decode.
@@ -136,6 +202,7 @@ impl Half {
             return self.current.take();
         }
         let piece = self.stream.pop()?;
+        self.recent.push(&piece);
         if let (true, Some(received)) = (piece.ends, piece.acknowledgement) {
             self.last = Some(Word {
                 end: piece.end(),
@@ -144,6 +211,32 @@ impl Half {
             });
         }
         Some(piece)
+    }
+
+    /// Passes over empty lines between messages, also where nothing follows them.
+    pub(super) fn skip_blank(&mut self) {
+        while self.decoder.is_none() && self.begins_blank() {
+            let Some(mut piece) = self.take() else {
+                return;
+            };
+            let is_blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+            let blank = piece.data.iter().take_while(is_blank).count();
+            let end = piece.end();
+            let _ = piece.data.split_to(blank);
+            self.keep(piece, end);
+        }
+    }
+
+    fn begins_blank(&self) -> bool {
+        let mut pieces = self.stream.pieces();
+        let next = pieces
+            .next()
+            .filter(|piece| piece.position == self.stream.next());
+        let next = self
+            .current
+            .as_ref()
+            .or(next.filter(|_| self.stream.is_anchored()));
+        next.is_some_and(|piece| matches!(piece.data.first(), Some(b'\r' | b'\n')))
     }
 
     /// Keeps for later what the decoder has left of a piece that ends at `end`.
@@ -161,6 +254,14 @@ impl Half {
             Some(piece) => piece.position,
             None => self.stream.next(),
         }
+    }
+
+    /// Bytes held that seem corrupt.
+    pub(super) fn doubtful_bytes(&self) -> usize {
+        self.doubtful
+            .iter()
+            .map(|segment| segment.payload.len())
+            .sum()
     }
 
     /// Bytes held for later.
@@ -191,24 +292,80 @@ impl Half {
             .filter(|_| self.current.is_none())
     }
 
+    /// Takes what seemed corrupt where the peer has it, or no other copy has come for too long. Whether
+    /// anything of it was missing.
+    pub(super) fn believe_doubtful(&mut self, now: Duration, patience: Patience) -> bool {
+        if self.doubtful.is_empty() {
+            return false;
+        }
+        let given_up = self.hopeless(now, patience);
+        let until = given_up
+            .map_or(0, |hole| hole.end)
+            .max(self.acknowledged.newest);
+        let mut is_news = false;
+        let mut doubtful = std::mem::take(&mut self.doubtful);
+        doubtful.retain(|segment| {
+            let start = self.stream.position(segment.sequence);
+            let end = start + segment.payload.len() as u64;
+            if end > until {
+                return end > self.stream.next();
+            }
+            if self.stream.lacks(start..end) {
+                let acknowledgement = Some(segment.acknowledgement);
+                let data = segment.payload.clone();
+                self.stream
+                    .insert(segment.sequence, acknowledgement, segment.time_ns, data);
+                is_news = true;
+            }
+            false
+        });
+        self.doubtful = doubtful;
+        is_news
+    }
+
     /// Gives up the hole that everything waits for, once patience has run out. Returns how many
     /// bytes it had.
     pub(super) fn give_up(&mut self, now: Duration, patience: Patience) -> Option<u64> {
+        let Range { start, end } = self.hopeless(now, patience)?;
+        if end > self.acknowledged.newest {
+            self.doubted = Some(start..end);
+        }
+        Some(self.stream.give_up(end))
+    }
+
+    /// What is to be given up now.
+    fn hopeless(&mut self, now: Duration, patience: Patience) -> Option<Range<u64>> {
         self.acknowledged.ripen(now);
         self.arrived.ripen(now);
+        self.watch(now);
         let hole = self.hole()?;
+        let lost = self.acknowledged.ripe;
         let to = match patience {
             Patience::None => hole.end,
-            Patience::Usual => hole.end.min(self.acknowledged.ripe.max(self.arrived.ripe)),
+            Patience::Usual if self.waited_for(now) => hole.end.min(lost.max(self.arrived.ripe)),
+            Patience::Usual | Patience::Acknowledged => hole.end.min(lost),
         };
-        (to > hole.start).then(|| self.stream.give_up(to))
+        (to > hole.start).then_some(hole.start..to)
+    }
+
+    /// Whether the hole has been there for long enough to be given up for silence.
+    fn waited_for(&self, now: Duration) -> bool {
+        let since = self.waits.map_or(now, |(_, since)| since);
+        now.saturating_sub(since) >= SILENT_AFTER
     }
 
     /// When [`Half::give_up`] will have something to give up.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self, patience: Patience) -> Option<Duration> {
         let hole = self.hole()?;
         let lost = self.acknowledged.due(hole.start);
-        let silent = self.arrived.due(hole.start);
+        let silent = self
+            .arrived
+            .due(hole.start)
+            .filter(|_| patience == Patience::Usual);
+        let waits = self
+            .waits
+            .map(|(_, since)| since.saturating_add(SILENT_AFTER));
+        let silent = silent.max(waits.filter(|_| silent.is_some()));
         match (lost, silent) {
             (Some(lost), Some(silent)) => Some(lost.min(silent)),
             (lost, silent) => lost.or(silent),
@@ -267,6 +424,8 @@ impl Half {
     pub(super) fn clear(&mut self) {
         self.lose();
         self.stream.clear();
+        self.recent.clear();
+        self.doubtful.clear();
     }
 }
 

@@ -76,6 +76,11 @@ impl Seek {
         }
     }
 
+    /// It starts at `start` already.
+    pub(super) fn go_back_to(&mut self, start: u64) {
+        self.start = self.start.min(start);
+    }
+
     /// What was passed over last, if anything: in which direction, and what it acknowledged.
     pub(super) fn last(&self) -> Option<(Direction, Option<u32>)> {
         self.turns.last

@@ -263,6 +263,11 @@ impl Decoder {
         }
     }
 
+    /// What comes of the message is not wanted any more; it is framed to its end.
+    pub fn abandon(&mut self) {
+        self.body.spoil(Unfit::Incomplete);
+    }
+
     /// The stream has ended in good order. A response whose end that is, is whole now.
     pub fn end(&mut self) -> Result<(), Fault> {
         match self.phase {

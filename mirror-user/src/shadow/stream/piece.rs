@@ -2,6 +2,15 @@
 
 use bytes::Bytes;
 
+/// Why it is not known which bytes the peer took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Two copies of the same bytes differ.
+    Conflict,
+    /// A byte of it was urgent: servers take it out of the stream, or leave it there.
+    Urgent,
+}
+
 /// A stretch of a stream: a segment's payload, or what was left of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -15,6 +24,8 @@ pub struct Piece {
     pub starts: bool,
     /// Whether it ends where its segment ended.
     pub ends: bool,
+    /// Why it is not known which of its bytes the peer took.
+    pub flaw: Option<Flaw>,
     /// The bytes; never empty inside a stream.
     pub data: Bytes,
 }
@@ -27,6 +38,7 @@ impl Piece {
             acknowledgement: None,
             starts: false,
             ends: false,
+            flaw: None,
             data: Bytes::new(),
         }
     }
@@ -34,6 +46,17 @@ impl Piece {
     /// The position behind its last byte.
     pub fn end(&self) -> u64 {
         self.position + self.data.len() as u64
+    }
+
+    /// Whether another copy of a stretch at `position` has other bytes where it overlaps this one.
+    pub fn differs(&self, position: u64, data: &[u8]) -> bool {
+        let from = self.position.max(position);
+        let to = self.end().min(position + data.len() as u64);
+        if to <= from {
+            return false;
+        }
+        let within = |start: u64| (from - start) as usize..(to - start) as usize;
+        self.data[within(self.position)] != data[within(position)]
     }
 
     /// Drops what lies before `position`, which is not beyond the piece's end.

@@ -115,3 +115,45 @@ fn a_request_that_began_without_an_answer_to_come_ends_without_it() {
     table.answered(&[false]);
     table.finish().empty();
 }
+
+/// Whether the body follows is between client and server.
+#[test]
+fn what_expects_to_be_continued_is_left_alone() {
+    let head = "POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 30\r\n\r\n";
+    let mut talk = Talk::new();
+    let mut table = Table::new();
+    table.copies_requests_only(true).feed([talk.syn()]);
+    talk.syn_ack();
+    table.feed([talk.client(head)]);
+    table.told(&["seen 1", "dropped 1 expect"]);
+    unheard(&mut talk, "HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n");
+    table.feed([talk.client("POST /a HTTP/1.1\r\nContent-Length: 30\r\n\r\n")]);
+    table.feed([talk.client("x".repeat(30)), talk.client_fin()]);
+    table.wait(31_000).told(&["seen 2", "dropped 2 expect"]);
+    table.finish().empty();
+}
+
+#[test]
+fn a_body_that_begins_like_a_request_ends_the_certainty() {
+    let mut talk = Talk::new();
+    let mut table = Table::new();
+    table.copies_requests_only(true).feed([talk.syn()]);
+    talk.syn_ack();
+    table.feed([talk.client("POST /a HTTP/1.1\r\nContent-Length: 60\r\n\r\n")]);
+    table.told(&["seen 1"]);
+    unheard(&mut talk, "HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n");
+    table.feed([talk.client(post("/a", "abc") + &"y".repeat(60))]);
+    table.told(&[
+        "dropped 1 request_incomplete",
+        "seen 2",
+        "dropped 2 request_incomplete",
+    ]);
+    table.finish().empty();
+    // In one segment with its head it is a body.
+    let mut talk = Talk::new();
+    let mut table = Table::new();
+    table.copies_requests_only(true).feed([talk.syn()]);
+    talk.syn_ack();
+    table.feed([talk.client(post("/a", "GET / HTTP/1.1"))]);
+    table.told(&["seen 1", "request 1 POST /a GET / HTTP/1.1"]);
+}

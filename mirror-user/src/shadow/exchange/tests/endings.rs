@@ -77,7 +77,10 @@ fn a_client_that_dials_anew_has_left() {
     let again = |talk: &mut Talk| {
         talk.client = talk.client.wrapping_add(100_000);
         talk.server = talk.server.wrapping_add(200_000);
-        talk.open()
+        let mut segments = talk.open();
+        let request = post("/b", "b");
+        segments.extend([talk.client(request), talk.server(ok("B"))]);
+        segments
     };
     check(again, Some(Direction::Request), None);
 }

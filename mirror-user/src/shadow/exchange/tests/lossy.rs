@@ -128,6 +128,8 @@ struct Tunnel {
     reorder: usize,
     duplicate: usize,
     overlap: usize,
+    /// Segments that TCP discards come among them.
+    forge: usize,
     /// So many exchanges at the beginning lose nothing.
     spare: usize,
 }
@@ -250,13 +252,87 @@ impl Lost {
     }
 }
 
+/// A segment that the end host discards, at the place of this one; `before` were sent.
+fn forged(dice: &mut Dice, place: &Segment, before: &[Tagged]) -> Vec<Segment> {
+    let mut segment = place.clone();
+    let payload = Bytes::from([post("/forged", "x"), ok("forged")][dice.roll(2)].clone());
+    let far = (2 << 20) + dice.roll(1 << 29) as u32;
+    if dice.chance(50) {
+        segment.direction = match place.direction {
+            Direction::Request => Direction::Response,
+            Direction::Response => Direction::Request,
+        };
+        std::mem::swap(&mut segment.sequence, &mut segment.acknowledgement);
+    }
+    match dice.roll(7) {
+        // A reset that is not exact.
+        0 => {
+            segment.flags = RST | (segment.flags & ACK);
+            segment.payload = Bytes::new();
+            segment.sequence = segment.sequence.wrapping_add(far);
+        }
+        1 => {
+            segment.flags = RST;
+            segment.payload = Bytes::new();
+            segment.sequence = segment.sequence.wrapping_sub(5_000_000);
+        }
+        // A handshake that the server does not take part in, and what its client would go on with.
+        2 if place.flags & FIN == 0 => {
+            let mut syn = segment.clone();
+            syn.direction = Direction::Request;
+            syn.flags = SYN;
+            syn.sequence = place.sequence.wrapping_add(far);
+            syn.payload = Bytes::new();
+            segment = syn.clone();
+            segment.flags = ACK;
+            segment.sequence = syn.sequence.wrapping_add(1);
+            segment.payload = payload;
+            return vec![syn, segment];
+        }
+        // Data, and the end of it, beyond the window.
+        3 => {
+            segment.flags = ACK | (FIN * dice.roll(2) as u8);
+            segment.sequence = segment.sequence.wrapping_add(far);
+            segment.payload = payload;
+        }
+        // Data in turn that acknowledges what nobody sent.
+        4 => {
+            segment.flags = ACK | (FIN * dice.roll(2) as u8);
+            segment.acknowledgement = segment.acknowledgement.wrapping_add(far);
+            segment.payload = payload;
+        }
+        // The same with other bytes, which the checksum contradicts.
+        5 => {
+            segment = place.clone();
+            segment.extras.is_doubtful = true;
+            segment.payload = segment.payload.iter().map(|byte| byte ^ 1).collect();
+        }
+        // What was sent before.
+        _ => segment = before[dice.roll(before.len())].1.clone(),
+    }
+    vec![segment]
+}
+
 /// What comes out of the tunnel, and what does not.
 fn carry(dice: &mut Dice, tunnel: Tunnel, segments: Vec<Tagged>) -> (Vec<Segment>, Lost) {
     let mut out: Vec<(usize, Segment)> = Vec::new();
     let mut lost = Lost::default();
+    for (at, (_, segment)) in segments.iter().enumerate().skip(2) {
+        if dice.chance(tunnel.forge) {
+            let forged = forged(dice, segment, &segments[..at]);
+            out.extend(
+                forged
+                    .into_iter()
+                    .map(|forged| (2 * at + dice.roll(2), forged)),
+            );
+        }
+    }
     for (at, (index, segment)) in segments.into_iter().enumerate() {
+        // Forged segments are told by what the handshake says.
+        let is_spared = tunnel.forge > 0 && at < 2;
         let response = segment.direction == Direction::Response;
-        if index >= tunnel.spare
+        if !is_spared
+            && index >= tunnel.spare
             && (tunnel.spare == 0 || !segment.payload.is_empty())
             && dice.chance(tunnel.lose)
         {
@@ -271,7 +347,7 @@ fn carry(dice: &mut Dice, tunnel: Tunnel, segments: Vec<Tagged>) -> (Vec<Segment
         }
         let copies = if dice.chance(tunnel.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
-            let late = if dice.chance(tunnel.reorder) {
+            let late = if !is_spared && dice.chance(tunnel.reorder) {
                 1 + dice.roll(6)
             } else {
                 0
@@ -291,7 +367,7 @@ struct Outcome {
 }
 
 /// Runs a connection through the table and checks what must hold in any case.
-fn run(originals: &[Original], segments: Vec<Segment>) -> BTreeMap<usize, Outcome> {
+fn run(originals: &[Original], segments: Vec<Segment>) -> (BTreeMap<usize, Outcome>, usize) {
     let mut table = Table::with(Limits::new(1 << 20), Memory::new(MEMORY));
     for (at, segment) in segments.into_iter().enumerate() {
         table.feed([segment]);
@@ -313,7 +389,8 @@ fn run(originals: &[Original], segments: Vec<Segment>) -> BTreeMap<usize, Outcom
                 assert_eq!(ids.insert(*id, (None, false)), None, "seen twice");
             }
             Event::Request { id, request, .. } => {
-                let index: usize = request.target[1..].parse().expect("a target that was sent");
+                let index = request.target[1..].parse();
+                let index: usize = index.expect("a target that was sent");
                 let original = &originals[index];
                 assert_eq!(request.method, original.method);
                 assert!(
@@ -345,15 +422,17 @@ fn run(originals: &[Original], segments: Vec<Segment>) -> BTreeMap<usize, Outcom
     assert!(ids.values().all(|&(_, over)| over), "{:?}", table.told);
     assert_eq!(table.exchanges.connections(), 0);
     table.empty();
-    outcomes
+    (outcomes, ids.len())
 }
 
 fn tunnel() -> impl Strategy<Value = Tunnel> {
-    [0..11_usize, 0..11, 0..11, 0..11].prop_map(|[lose, reorder, duplicate, overlap]| Tunnel {
+    let percent = [0..11_usize, 0..11, 0..11, 0..11, 0..31];
+    percent.prop_map(|[lose, reorder, duplicate, overlap, forge]| Tunnel {
         lose,
         reorder,
         duplicate,
         overlap,
+        forge,
         ..Tunnel::default()
     })
 }
@@ -371,7 +450,7 @@ proptest! {
         run(&originals, segments);
     }
 
-    /// Without loss everything comes out.
+    /// Without loss everything comes out, and nothing else does, whatever else passes the tap.
     #[test]
     fn without_loss_everything_comes_out(
         seed in any::<u64>(),
@@ -382,20 +461,21 @@ proptest! {
         let tunnel = Tunnel { lose: 0, ..tunnel };
         let (originals, segments) = conversation(&mut dice, depth, tunnel.overlap);
         let (segments, _) = carry(&mut dice, tunnel, segments);
-        let outcomes = run(&originals, segments);
+        let (outcomes, seen) = run(&originals, segments);
         prop_assert_eq!(outcomes.len(), originals.len());
+        prop_assert_eq!(seen, originals.len());
         prop_assert!(outcomes.values().all(|outcome| outcome.answered), "{:?}", outcomes);
     }
 
     /// An exchange that lost nothing comes out, unless a request before it lost something and its
     /// answer everything: then nobody vouches for where it begins.
     #[test]
-    fn what_lost_nothing_comes_out(seed in any::<u64>(), lose in 1_usize..11) {
+    fn what_lost_nothing_comes_out(seed in any::<u64>(), lose in 1_usize..11, forge in 0_usize..31) {
         let mut dice = Dice(seed);
         let (originals, segments) = conversation(&mut dice, 1, 0);
-        let tunnel = Tunnel { lose, ..Tunnel::default() };
+        let tunnel = Tunnel { lose, forge, ..Tunnel::default() };
         let (segments, lost) = carry(&mut dice, tunnel, segments);
-        let outcomes = run(&originals, segments);
+        let (outcomes, _) = run(&originals, segments);
         // The tag of SYN and FIN is one beyond the last exchange.
         if lost.touches(originals.len()) {
             return Ok(());
@@ -417,7 +497,8 @@ proptest! {
         let mut dice = Dice(seed);
         let (originals, mut segments) = conversation(&mut dice, 1, tunnel.overlap);
         segments.drain(..(2 + skip).min(segments.len()));
-        let (segments, _) = carry(&mut dice, tunnel, segments);
+        // What is forged well enough cannot be told without the handshake.
+        let (segments, _) = carry(&mut dice, Tunnel { forge: 0, ..tunnel }, segments);
         run(&originals, segments);
     }
 }
