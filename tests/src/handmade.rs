@@ -114,6 +114,18 @@ fn forger(namespace: &Namespace) -> Result<Socket> {
         .with_context(|| format!("{}: no raw socket", namespace.name()))
 }
 
+/// Sends segments, whoever is said to send them.
+///
+/// # Errors
+/// Needs CAP_NET_RAW.
+pub fn forge(namespace: &Namespace, segments: &[Segment]) -> Result<()> {
+    let socket = forger(namespace)?;
+    for segment in segments {
+        socket.send_to(&segment.bytes(), &SockAddr::from(segment.destination))?;
+    }
+    Ok(())
+}
+
 /// Sends `count` SYNs to `server`, each from another address and port, beginning with `from`.
 ///
 /// # Errors

@@ -1,9 +1,11 @@
-//! Datagrams that the tap has not written, from an address that it may have.
+//! Datagrams that the tap has not written, from an address that it may have; segments that no client has sent,
+//! from an address that one has.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 
+use mirror_common::packet::{ACK, RST, SYN};
 use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH, Header, Meta};
-use tests::{Scene, eventually};
+use tests::{Scene, Segment, eventually, forge};
 
 use crate::traffic::small;
 
@@ -67,4 +69,53 @@ fn other_formats_are_dropped_and_counted() {
         Ok(())
     });
     scene.prove(&sent);
+}
+
+/// Segments as a forger sends them who knows the ends of a connection and not its numbers. The server's TCP ignores
+/// them all.
+fn blind(client: SocketAddr, server: SocketAddrV4) -> Vec<Segment> {
+    let SocketAddr::V4(client) = client else {
+        panic!("{client} is IPv6");
+    };
+    let segment = |quarter: u32, flags, payload: &[u8]| Segment {
+        source: client,
+        destination: server,
+        sequence: (quarter << 30) + 12_345,
+        acknowledgement: (quarter << 30) + 54_321,
+        flags,
+        payload: payload.to_vec(),
+    };
+    let request = b"POST /never HTTP/1.1\r\nContent-Length: 5\r\n\r\nnever";
+    let of_quarter = |quarter| {
+        [
+            segment(quarter, RST, b""),
+            segment(quarter, RST | ACK, b""),
+            segment(quarter, SYN, b""),
+            segment(quarter, ACK, request),
+        ]
+    };
+    (0..4).flat_map(of_quarter).collect()
+}
+
+/// Every request is accounted for, and nothing else is: neither resets nor handshakes nor data that TCP does not
+/// accept move a connection.
+#[test]
+fn what_the_server_does_not_accept_moves_nothing() {
+    let Some(scene) = Scene::started() else {
+        return;
+    };
+    let server = "10.0.0.5:8000".parse().unwrap();
+    let connect = |_| scene.client.connect().unwrap();
+    let mut connections: Vec<_> = (0..8).map(connect).collect();
+    let mut sent = Vec::new();
+    for round in 0..6 {
+        for (number, connection) in connections.iter_mut().enumerate() {
+            sent.push(connection.exchange(&small(number, round)).unwrap());
+            let segments = blind(connection.local(), server);
+            forge(&scene.net.client, &segments).unwrap();
+        }
+    }
+    drop(connections);
+    scene.prove(&sent);
+    assert_eq!(scene.settle().seen(), sent.len() as u64);
 }
