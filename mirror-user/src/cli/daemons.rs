@@ -12,11 +12,12 @@ use crate::config;
 use crate::daemon::{self, Options};
 use crate::shadow::agent::{Agent, Doors};
 
-/// The daemon on the inference node. Two threads: its loop, and whoever reads the metrics.
+/// The daemon on the inference node. Two threads: its loop, and one for all tasks, which wait for most of
+/// their time.
 pub(super) fn run(options: Options) -> anyhow::Result<ExitCode> {
     let node = config::read_node(&options.config)?;
     let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()?;
     runtime.block_on(async {

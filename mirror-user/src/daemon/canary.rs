@@ -111,6 +111,17 @@ impl Daemon {
         });
     }
 
+    /// Whether connections wait for their end.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.drains.is_empty()
+    }
+
+    /// When the first of them come to it.
+    pub(super) fn next_drain(&self) -> tokio::time::Instant {
+        let due = self.drains.iter().map(|drain| drain.at).min();
+        due.unwrap_or_else(Instant::now).into()
+    }
+
     /// Ends connections whose time to finish is over.
     pub(super) fn end_drains(&mut self) {
         let now = Instant::now();

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How often it is written. The programs bear 5 s of silence.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the loop may be held up: what it knows of the agents and the budget is so old by then.
 /// With the programs' own 5 s, copying ends at most 15 s after the loop.
@@ -27,7 +27,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Calls `beat` twice a second, from the first pass on.
+    /// Calls `beat` at every pass, and once a second between, from the first pass on.
     ///
     /// # Errors
     /// When there can be no more threads.

@@ -76,11 +76,14 @@ use crate::dataplane::{self, DataPlane, Mechanism, Ring, Sizes};
 use crate::metrics;
 use crate::state::State;
 
-/// How often everything is looked after: an agent's death is to be noticed within 3 s.
-const TICK: Duration = Duration::from_millis(500);
+/// How often everything is looked after.
+const TICK: Duration = Duration::from_secs(1);
 
-/// How many of them lie between two looks at who sends the services' traffic: 5 s.
-const CENSUS: u64 = 10;
+/// The same where the kernel itself sends to an agent, whose death is to be noticed within 3 s.
+const SOON: Duration = Duration::from_millis(500);
+
+/// How often it is looked at who sends the services' traffic.
+const CENSUS: Duration = Duration::from_secs(5);
 
 /// How the daemon was started.
 #[derive(Clone, Debug)]
@@ -146,7 +149,9 @@ pub async fn run(
                     log.flush();
                 }
                 daemon.look_after();
+                tick.reset_after(daemon.rest());
             }
+            () = tokio::time::sleep_until(daemon.next_drain()), if daemon.is_draining() => daemon.end_drains(),
             changed = looked.changed() => {
                 changed.context("the watcher of the network has ended")?;
                 let look = looked.borrow_and_update().clone();
@@ -154,7 +159,7 @@ pub async fn run(
             }
             Some(event) = daemon.happened.recv() => daemon.on_event(event),
             Some(attempt) = daemon.attempted.recv() => daemon.tried(attempt),
-            _ = look.tick() => daemon.watch_rollouts(),
+            _ = look.tick(), if daemon.rollouts.are_on() => daemon.watch_rollouts(),
             Some(written) = daemon.rollouts.written.recv() => daemon.landed(written),
             Some(heard) = daemon.rollouts.heard.recv() => daemon.heard(heard),
             Some(request) = commands.recv() => daemon.obey(request),
@@ -250,7 +255,10 @@ struct Daemon {
     census: Census,
     heartbeat: Heartbeat,
     reports: u64,
-    ticks: u64,
+    /// When the services were measured last, ...
+    measured: Option<Instant>,
+    /// ... and when it was asked who sends their traffic.
+    counted: Option<Instant>,
     /// What somebody should know: a config that was rejected, ...
     refused_config: Option<String>,
     /// ... a network that cannot be looked at, ...
@@ -334,7 +342,8 @@ impl Daemon {
             census,
             heartbeat,
             reports: 0,
-            ticks: 0,
+            measured: None,
+            counted: None,
             refused_config: None,
             blind: None,
             unwritten: None,
@@ -370,6 +379,7 @@ impl Daemon {
                 .filter_map(|agent| agent.peer)
                 .chain(self.canaries_away())
                 .collect(),
+            drops: self.agents.values().any(Agent::is_geneve),
         };
         self.interest.send_if_modified(|before| {
             let is_news = *before != interest;
@@ -380,18 +390,28 @@ impl Daemon {
 
     /// One turn. Once a second the agents are asked, and the last second is looked at.
     fn look_after(&mut self) {
-        self.ticks += 1;
+        let now = Instant::now();
         self.leave_agents();
-        if self.ticks % 2 == 1 {
+        if is_due(&mut self.measured, TICK, now) {
             self.measure();
             self.bring_back_escaped();
             self.report();
+            self.sample_traffic();
+            self.call_hooks();
         }
-        if self.ticks % CENSUS == 1 {
+        if is_due(&mut self.counted, CENSUS, now) {
             self.ask_census();
         }
-        self.end_drains();
         self.settle();
+    }
+
+    /// How long until the next turn.
+    fn rest(&self) -> Duration {
+        if self.agents.values().any(Agent::is_geneve) {
+            SOON
+        } else {
+            TICK
+        }
     }
 
     /// The network has been looked at. Where that failed, what was known stays.
@@ -405,7 +425,10 @@ impl Daemon {
                         agent.goes(way.clone().and_then(Way::resolved), now);
                     }
                 }
-                self.view = Some(view);
+                let is_news = self.view.replace(Arc::clone(&view)) != Some(view);
+                if !is_news && self.blind.take().is_none() {
+                    return;
+                }
                 self.blind = None;
             }
             Some(Err(why)) => {
@@ -524,6 +547,16 @@ impl Daemon {
         tracing::info!(pins = removed.len(), "stopped; everything is detached");
         Ok(())
     }
+}
+
+/// Whether what was done at `last` is to be done again, every so often; then it was done `now`. A timer
+/// may come a little early.
+fn is_due(last: &mut Option<Instant>, every: Duration, now: Instant) -> bool {
+    let is_due = last.is_none_or(|last| now.duration_since(last) + SOON / 2 >= every);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
 }
 
 /// The monotonic clock that the programs read, in nanoseconds.

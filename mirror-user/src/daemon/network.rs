@@ -16,7 +16,11 @@ use crate::netlink::{self, Link, Netlink};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often to look when nothing is heard of changes.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same where packets that an uplink has dropped count, of which the kernel tells nobody; and how
+/// long until the kernel is asked again that has not answered.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The least time between two looks: a table full of restless neighbours is no reason to do
 /// nothing else.
@@ -29,6 +33,8 @@ pub(super) struct Interest {
     pub(super) interfaces: Vec<String>,
     /// The agents' tunnel ends, and where canaries listen.
     pub(super) hosts: Vec<SocketAddr>,
+    /// Whether it matters at once that an uplink drops packets.
+    pub(super) drops: bool,
 }
 
 /// The network at one moment.
@@ -61,7 +67,7 @@ impl View {
     }
 }
 
-/// Looks at the network whenever it changes, or the interest does, and once a second, until nobody
+/// Looks at the network whenever it changes, or the interest does, and now and then, until nobody
 /// wants to know any more. After a failure it asks through a new socket.
 pub(super) async fn watch(
     mut interest: watch::Receiver<Interest>,
@@ -77,7 +83,7 @@ pub(super) async fn watch(
         if let Err(error) = failure {
             looks.send_replace(Some(Err(error)));
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(SOON).await;
     }
 }
 
@@ -99,7 +105,7 @@ async fn look_while_it_works(
         tokio::select! {
             Some(()) = changes.recv() => {}
             Ok(()) = interest.changed() => {}
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(if wanted.drops { SOON } else { INTERVAL }) => {}
         }
     }
     Ok(())

@@ -227,7 +227,7 @@ impl Daemon {
     }
 
     /// Calls the hooks that are due, once the record has what they are told.
-    pub(super) fn call_hooks(&mut self) {
+    pub(in crate::daemon) fn call_hooks(&mut self) {
         for service in self.rollouts.names() {
             self.call_hooks_of(&service);
         }

@@ -255,6 +255,11 @@ impl Rollouts {
         unreadable.chain(unwritten)
     }
 
+    /// Whether there is anything to look at.
+    pub(super) fn are_on(&self) -> bool {
+        self.running.values().any(|running| running.rollout.is_on())
+    }
+
     fn names(&self) -> Vec<String> {
         self.running.keys().cloned().collect()
     }

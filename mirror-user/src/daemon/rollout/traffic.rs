@@ -49,7 +49,7 @@ impl Samples {
 
 impl Daemon {
     /// Remembers what stable has done, of services whose versions are measured.
-    pub(super) fn sample_traffic(&mut self) {
+    pub(in crate::daemon) fn sample_traffic(&mut self) {
         let now = Instant::now();
         let measured = self.services.iter().filter(|service| {
             let samples = self.rollouts.traffic.get(&service.config.name);

@@ -1,5 +1,5 @@
-//! What happens is looked at, four times a second, and told to rollouts once a tick; what cannot
-//! wait at once.
+//! While a rollout runs, what happens is looked at four times a second, and told to it once a tick;
+//! what cannot wait at once.
 
 use std::time::Duration;
 
@@ -26,7 +26,6 @@ const FEWEST_KEYS: f64 = 1.5;
 impl Daemon {
     /// One look at every rollout.
     pub(in crate::daemon) fn watch_rollouts(&mut self) {
-        self.sample_traffic();
         for service in self.rollouts.names() {
             self.watch_rollout(&service);
         }
