@@ -100,6 +100,13 @@ pub mod mirror {
     pub const fn arm(arm: Arm) -> u32 {
         4 << arm as u32
     }
+
+    /// The command line wants less of it than its file may have yet: for the next daemon, the programs
+    /// do not look at it.
+    pub const HELD: u32 = 16;
+
+    /// The same, and everything is off.
+    pub const OFF: u32 = 32;
 }
 
 /// Bits of [`Agent::state`].

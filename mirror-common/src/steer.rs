@@ -21,8 +21,8 @@ pub mod flag {
     pub const AWAY: u32 = 16;
     /// Packets of a canary on another host may go at XDP already.
     pub const XDP: u32 = 32;
-    /// A rollout took the canary back, and its record may not have that yet: for the next daemon, the
-    /// programs do not look at it.
+    /// The canary has less than the disk may say: a rollout took it back, or the command line lowered its
+    /// share, and that may not be written yet. For the next daemon, the programs do not look at it.
     pub const TAKEN_BACK: u32 = 64;
 }
 
@@ -89,6 +89,16 @@ pub struct Steering {
     pub pad: u32,
     /// The way to a canary on another host.
     pub way: Way,
+}
+
+/// The share of a threshold that [`share_threshold`] made, in parts of [`SHARE_PARTS`].
+pub const fn threshold_share(threshold: u64) -> u32 {
+    let parts = threshold.saturating_mul(SHARE_PARTS as u64).div_ceil(WHOLE);
+    if parts > SHARE_PARTS as u64 {
+        SHARE_PARTS
+    } else {
+        parts as u32
+    }
 }
 
 /// The threshold of a share in parts of [`SHARE_PARTS`]; more than all is all.

@@ -26,7 +26,7 @@ use mirror_common::policy::Service;
 use crate::config::XdpHook;
 
 pub use attach::{foreign_programs, tcx_works};
-pub use connections::Connections;
+pub use connections::{Connections, Place};
 pub use maps::Pulse;
 pub use pins::detach_all;
 pub use ring::Ring;

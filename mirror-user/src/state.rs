@@ -119,7 +119,74 @@ pub struct Effective {
     pub sample: f64,
 }
 
+/// What the file says of a service, as far as the command line can change it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Configured {
+    /// The share of connections that is mirrored; 0 without a mirror.
+    pub sample: f64,
+    /// The canary's share of new connections.
+    pub share: Share,
+}
+
+impl Override {
+    fn sample_of(&self, configured: Configured) -> f64 {
+        self.sample.unwrap_or(configured.sample)
+    }
+
+    fn share_of(&self, configured: Configured) -> Share {
+        self.canary_share.unwrap_or(configured.share)
+    }
+}
+
 impl Overrides {
+    /// What is safe when one of two is on the disk and the other is wanted: of each service the less of
+    /// the two. Keys and the names of versions are `self`'s.
+    pub fn least<'a>(
+        &self,
+        other: &Self,
+        services: impl IntoIterator<Item = (&'a str, Configured)>,
+    ) -> Self {
+        let mut least = self.clone();
+        least.off |= other.off;
+        for (name, configured) in services {
+            let [mine, its] = [self.of(name), other.of(name)];
+            let mut less = mine;
+            if its.mirror == Some(false) {
+                less.mirror = its.mirror;
+            }
+            if its.sample_of(configured) < mine.sample_of(configured) {
+                less.sample = its.sample;
+            }
+            if its.share_of(configured) < mine.share_of(configured) {
+                less.canary_share = its.canary_share;
+            }
+            least.services.insert(name.to_owned(), less);
+        }
+        least.tidy();
+        least
+    }
+
+    /// The share of a service's canary, as the file has it configured.
+    pub fn share(&self, service: &str, configured: Configured) -> Share {
+        match self.off {
+            true => Share::NONE,
+            false => self.of(service).share_of(configured),
+        }
+    }
+
+    /// The share of a service's connections that is mirrored: 0 where its mirror is off.
+    pub fn mirrored(&self, service: &str, configured: Configured) -> f64 {
+        let set = self.of(service);
+        match self.off || set.mirror == Some(false) {
+            true => 0.0,
+            false => set.sample_of(configured),
+        }
+    }
+
+    fn of(&self, service: &str) -> Override {
+        self.services.get(service).copied().unwrap_or_default()
+    }
+
     /// Whether `modelmirror off` holds: nothing is attached.
     pub fn is_off(&self) -> bool {
         self.off
@@ -150,6 +217,12 @@ impl Overrides {
         self.tidy();
     }
 
+    /// Sets the share of a service's canary, and lifts nothing.
+    pub fn lower_share(&mut self, service: &str, share: Share) {
+        let entry = self.services.entry(service.to_owned()).or_default();
+        entry.canary_share = Some(share);
+    }
+
     /// What the command line set as the share of a service's canary.
     pub fn canary_share(&self, service: &str) -> Option<Share> {
         self.services.get(service)?.canary_share
@@ -159,6 +232,11 @@ impl Overrides {
     pub fn salt(&self, service: &str, version: &str) -> Option<[u64; 2]> {
         let salt = self.salts.get(service)?;
         (salt.version == version).then_some(salt.key)
+    }
+
+    /// Whether `other` has the same key for a service.
+    pub fn has_same_salt(&self, other: &Self, service: &str) -> bool {
+        self.salts.get(service) == other.salts.get(service)
     }
 
     /// Keeps a key for a version. The one for an earlier version is forgotten.
@@ -223,7 +301,7 @@ impl Overrides {
 
     /// What holds for a service that the file wants mirrored with `sample`.
     pub fn effective(&self, service: &str, sample: f64) -> Effective {
-        let set = self.services.get(service).copied().unwrap_or_default();
+        let set = self.of(service);
         let (on, from) = match set.mirror {
             _ if self.off => (false, Source::Cli),
             Some(on) => (on, Source::Cli),
@@ -325,7 +403,7 @@ impl State {
     /// Changes what is set, now and for the next start.
     ///
     /// # Errors
-    /// When it could not be written: then it holds only until the daemon stops.
+    /// When it could not be written.
     pub fn update(&mut self, change: impl FnOnce(&mut Overrides)) -> anyhow::Result<()> {
         change(&mut self.overrides);
         if self.trouble.is_some() && self.path.exists() {
@@ -333,10 +411,8 @@ impl State {
             std::fs::rename(&self.path, &aside)
                 .with_context(|| format!("cannot keep {} aside", self.path.display()))?;
         }
-        self.write().with_context(|| {
-            let shown = self.path.display();
-            format!("cannot write {shown}: this holds only until the daemon stops")
-        })?;
+        self.write()
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
         self.trouble = None;
         Ok(())
     }

@@ -81,6 +81,15 @@ impl Share {
     /// Everything.
     pub const ALL: Self = Self(SHARE_PARTS);
 
+    /// So many parts of 10,000; more than all is all.
+    pub const fn of_parts(parts: u32) -> Self {
+        if parts > SHARE_PARTS {
+            Self::ALL
+        } else {
+            Self(parts)
+        }
+    }
+
     /// In parts of 10,000.
     pub const fn parts(self) -> u32 {
         self.0

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use mirror_common::flow::Flow;
-use mirror_common::measure::{Connection, state};
-use mirror_common::steer::{Health, Steering};
+use mirror_common::steer::{Health, Steering, flag};
 use mirror_common::translate::Ports;
 
 use super::attachments::Away;
+use super::core::Input;
+use super::ending::{Ended, Job};
 use super::health::Attempt;
 use super::network::View;
 use super::place::{Obstacle, Place};
@@ -18,10 +18,8 @@ use super::services::Service;
 use super::steering::{Wanted, share, steering};
 use super::{Daemon, place};
 use crate::config::{Canary, Node, Share};
-use crate::control::{CanaryChange, Done, Refusal, Reply, Rest};
+use crate::control::{CanaryChange, Refusal};
 use crate::dataplane;
-use crate::reset::{Resetter, Side};
-use crate::sock_diag::Destroyer;
 
 /// When the canary's connections of a service are ended.
 #[derive(Debug)]
@@ -32,76 +30,49 @@ pub(super) struct Drain {
 }
 
 impl Daemon {
-    /// Carries out a change of a service's canary.
-    pub(super) fn change_canary(
-        &mut self,
-        name: &str,
-        change: CanaryChange,
-    ) -> Result<Reply, Refusal> {
-        let service = self.find(name)?;
-        let (row, config) = (service.row, service.config.clone());
-        let Some(canary) = &config.canary else {
-            return Err(Refusal::Invalid(format!(
-                "{name} has no [service.canary] in {}",
-                self.options.config.display()
-            )));
-        };
-        if let Some(why) = self.taken_by_rollout(name) {
-            if !matches!(change, CanaryChange::Off(_)) {
-                return Err(Refusal::Invalid(format!("{name}: {why}")));
-            }
-            self.abort_rollout(name, "its canary was switched off");
-        }
-        let share = match change {
-            CanaryChange::Share(share) => Some(share),
-            CanaryChange::Off(_) => Some(Share::NONE),
-            CanaryChange::Clear => None,
-        };
-        let mut done = Done::default();
-        if let (Some(view), Some(share)) = (&self.view, share)
+    /// Refuses a share for a canary that cannot be steered to.
+    pub(super) fn check_place(&self, name: &str, change: CanaryChange) -> Result<(), Refusal> {
+        let config = &self.find(name)?.config;
+        if let (Some(canary), Some(view), CanaryChange::Share(share)) =
+            (&config.canary, &self.view, change)
             && share != Share::NONE
             && let Err(Obstacle::Lasting(why)) = place::find(canary, &config.addresses, view)
         {
             return Err(Refusal::Invalid(format!("{}: {why}", canary.address)));
         }
-        let known = self.names();
-        self.drains.retain(|drain| drain.row != row);
-        let written = self
-            .state
-            .update(|set| set.set_canary(name, share, known.iter().map(String::as_str)));
-        done.warnings
-            .extend(written.err().map(|error| format!("{error:#}")));
-        self.settle();
-        done.done.push(match change {
-            CanaryChange::Share(share) => {
-                format!(
-                    "{name}: {share} of new connections go to {}",
-                    canary.version
-                )
-            }
-            CanaryChange::Off(_) => format!("{name}: no new connections go to {}", canary.version),
-            CanaryChange::Clear => format!("{name}: the canary's share is as the config file says"),
-        });
-        match change {
-            CanaryChange::Off(Rest::Reset) => match self.end_connections(row) {
-                Ok(ended) => done
-                    .done
-                    .push(format!("{ended} of its connections were reset")),
-                Err(error) => return Err(Refusal::Failed(error)),
-            },
-            CanaryChange::Off(Rest::Drain(milliseconds)) => {
-                let time = Duration::from_millis(milliseconds);
-                self.drain(row, name, time);
-                let time = humantime::format_duration(time);
-                done.done
-                    .push(format!("those that are open are reset in {time}"));
-            }
-            _ => {}
-        }
-        Ok(Reply::Done(done))
+        Ok(())
     }
 
-    /// The canary's connections of a service may finish for so long.
+    /// Lowers the part of a service's new connections that the canary gets, by one map write.
+    pub(super) fn lower(&mut self, row: u32, threshold: u64) -> Result<(), dataplane::Error> {
+        let mut shared = self.lock();
+        let before = shared.plane.steering(row)?;
+        let mut lowered = Steering {
+            flags: before.flags | flag::TAKEN_BACK,
+            ..before
+        };
+        if threshold < before.threshold {
+            (lowered.threshold, lowered.previous) = (threshold, before.threshold);
+            lowered.flags &= !flag::FOR_GOOD;
+        }
+        if lowered == before {
+            return Ok(());
+        }
+        shared.plane.set_steering(row, lowered)
+    }
+
+    /// The canary's connections of a service may finish for so many milliseconds, or as long as they want.
+    pub(super) fn drain_service(&mut self, service: &str, rest: Option<u64>) {
+        let Some(row) = self.row(service) else {
+            return;
+        };
+        match rest {
+            Some(milliseconds) => self.drain(row, service, Duration::from_millis(milliseconds)),
+            None => self.drains.retain(|drain| drain.row != row),
+        }
+    }
+
+    /// The same, by its row.
     pub(super) fn drain(&mut self, row: u32, service: &str, time: Duration) {
         self.drains.retain(|drain| drain.row != row);
         self.drains.push(Drain {
@@ -122,44 +93,29 @@ impl Daemon {
         due.unwrap_or_else(Instant::now).into()
     }
 
-    /// Ends connections whose time to finish is over.
+    /// Has connections ended whose time to finish is over.
     pub(super) fn end_drains(&mut self) {
         let now = Instant::now();
-        let due: Vec<Drain> = self
-            .drains
-            .extract_if(.., |drain| drain.at <= now)
-            .collect();
-        for Drain { row, service, .. } in due {
-            match self.end_connections(row) {
-                Ok(ended) => {
-                    tracing::info!(service, ended, "the canary's last connections were reset")
-                }
-                Err(error) => tracing::error!(service, "the canary's connections go on: {error}"),
-            }
+        for drain in self.drains.extract_if(.., |drain| drain.at <= now) {
+            let Drain { row, service, .. } = drain;
+            self.ender.end(Job {
+                row,
+                service,
+                ticket: None,
+            });
         }
     }
 
-    /// Resets the canary's connections of a service, and says how many there were.
-    fn end_connections(&mut self, row: u32) -> Result<u64, String> {
-        let mut shared = self.lock();
-        let connections = shared
-            .plane
-            .connections()
-            .map_err(|error| error.to_string())?;
-        let (away, here): (Vec<_>, Vec<_>) = connections
-            .into_iter()
-            .filter(|(_, connection)| {
-                connection.service == row
-                    && connection.state & state::CANARY != 0
-                    && connection.state & state::CLOSED == 0
-            })
-            .partition(|(_, connection)| connection.is_away());
-        for (flow, connection) in &away {
-            let released = shared.plane.release(flow, connection);
-            released.map_err(|error| error.to_string())?;
+    /// A canary's connections were ended, or not.
+    pub(super) fn on_ended(&mut self, Ended { job, outcome }: Ended) {
+        let service = &job.service;
+        match &outcome {
+            Ok(ended) => tracing::info!(service, ended, "the canary's connections were reset"),
+            Err(error) => tracing::error!(service, "the canary's connections go on: {error}"),
         }
-        drop(shared);
-        Ok(reset_here(&here)? + reset_away(&away)?)
+        if let Some(ticket) = job.ticket {
+            self.take(Input::Ended(ticket, outcome));
+        }
     }
 
     /// Writes how new connections are shared out. A service without a canary gets nothing.
@@ -196,24 +152,26 @@ impl Daemon {
     fn wanted(&self, service: &Service, canary: &Canary) -> Wanted {
         let name = &service.config.name;
         let share = self.share(service);
-        let salt = self.state.overrides().salt(name, &canary.version);
+        let salt = self.core.holds().salt(name, &canary.version);
         let by_share = share == Share::ALL;
         Wanted {
             share,
             salt: salt.unwrap_or_default(),
             for_good: self.rollouts.is_for_good(name).unwrap_or(by_share),
-            taken_back: self.rollouts.is_remembered(name),
+            taken_back: self.rollouts.is_remembered(name) || self.core.owes_share(name),
             trial_ns: self.local_reader.trial_ns(service.config.id),
         }
     }
 
-    /// The canary's share: a rollout's, or what file and command line want.
+    /// The canary's share: a rollout's, or what file and command line want. What connections of a rollout
+    /// are chosen by must be on the disk first: after a restart others would go to the canary.
     pub(super) fn share(&self, service: &Service) -> Share {
-        let overrides = self.state.overrides();
-        let rollout = self.rollouts.share(&service.config.name);
-        rollout
-            .filter(|_| !overrides.is_off())
-            .unwrap_or_else(|| share(service, overrides))
+        let (name, holds) = (&service.config.name, self.core.holds());
+        match self.rollouts.share(name) {
+            Some(share) if !holds.is_off() && self.core.is_key_kept(name) => share,
+            Some(_) => Share::NONE,
+            None => share(service, holds),
+        }
     }
 
     /// Where canaries on other hosts listen: those that the programs may translate to, too.
@@ -277,26 +235,27 @@ impl Daemon {
     /// Gives each version on trial a key of its own.
     fn salt_canaries(&mut self) {
         // A state file that cannot be used stays as it is, and nothing is steered meanwhile.
-        if self.state.trouble().is_some() {
+        if self.core.trouble().is_some() {
             return;
         }
-        for service in &self.services {
-            let (name, Some(canary)) = (&service.config.name, &service.config.canary) else {
-                continue;
-            };
-            if self.state.overrides().salt(name, &canary.version).is_some() {
-                continue;
-            }
-            let written = self
-                .state
-                .update(|set| set.set_salt(name, &canary.version, fresh_key()));
-            if let Err(error) = written {
-                tracing::warn!(
-                    service = name,
-                    "after a restart other clients go to the canary: {error:#}"
-                );
-            }
+        let with_canary = self.services.iter().filter_map(|service| {
+            let config = &service.config;
+            Some((&config.name, &config.canary.as_ref()?.version))
+        });
+        let holds = self.core.holds();
+        let fresh: Vec<(String, String)> = with_canary
+            .filter(|(name, version)| holds.salt(name, version).is_none())
+            .map(|(name, version)| (name.clone(), version.clone()))
+            .collect();
+        if fresh.is_empty() {
+            return;
         }
+        let persist = self.core.change(Instant::now(), |set| {
+            for (name, version) in &fresh {
+                set.set_salt(name, version, fresh_key());
+            }
+        });
+        self.perform(persist);
     }
 }
 
@@ -314,41 +273,4 @@ fn ports(config: &Node) -> Ports {
         first: range.first.into(),
         count: range.count(),
     }
-}
-
-/// Ends connections that sockets of this host belong to.
-fn reset_here(connections: &[(Flow, Connection)]) -> Result<u64, String> {
-    let mut sockets = Destroyer::open().map_err(|error| error.to_string())?;
-    let mut ended = 0;
-    for (flow, _) in connections {
-        let (local, remote) = (SocketAddr::from(flow.server), SocketAddr::from(flow.client));
-        match sockets.destroy(local, remote) {
-            Ok(true) => ended += 1,
-            Ok(false) => {}
-            Err(error) => return Err(format!("{remote} -> {local}: {error}")),
-        }
-    }
-    Ok(ended)
-}
-
-/// Tells both ends of connections of a canary on another host that they are over. What an end does
-/// not believe, since bytes were on their way, it asks about, and is told by the kernel.
-fn reset_away(connections: &[(Flow, Connection)]) -> Result<u64, String> {
-    if connections.is_empty() {
-        return Ok(0);
-    }
-    let resetter = Resetter::open().map_err(|error| error.to_string())?;
-    for (flow, connection) in connections {
-        let [to_canary, to_client] = connection.next;
-        let sides = [
-            (flow.server, flow.client, to_client),
-            (connection.away.client, connection.away.server, to_canary),
-        ];
-        for (from, to, sequence) in sides {
-            let (from, to) = (SocketAddr::from(from), SocketAddr::from(to));
-            let sent = resetter.send(Side { from, to, sequence });
-            sent.map_err(|error| format!("{from} -> {to}: {error}"))?;
-        }
-    }
-    Ok(connections.len() as u64)
 }

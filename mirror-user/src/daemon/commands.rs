@@ -1,41 +1,119 @@
-//! What the daemon is told to do: by the command line, and by its config when it is reloaded.
+//! What the daemon is told to do: by the command line, and by its config when it is reloaded. What is
+//! to be done is said by [`core`](super::core); here it is done.
 
+use super::core::{Effect, Input, Known, Order, Ticket};
+use super::ending::Job;
+use super::keeper::Kept;
 use super::services::Service;
-use super::{Daemon, status};
+use super::{Daemon, Instant};
 use crate::config;
-use crate::control::{Command, Done, Refusal, Reply, Request};
-use crate::state::Change;
+use crate::control::{Command, Refusal, Reply, Request};
+use mirror_common::steer::share_threshold;
 
 impl Daemon {
-    /// Carries out a command, and answers it.
+    /// Carries out a command. It is answered now, or when its outcome is known.
     pub(super) fn obey(&mut self, request: Request) {
         let Request { command, reply } = request;
         let answer = match command {
             Command::Status { service } => self.status(service),
-            Command::Mirror { service, change } => self.change(&service, change),
-            Command::Canary { service, change } => self.change_canary(&service, change),
-            Command::Rollout { service, order } => self.order(&service, order),
             Command::RolloutRecord { service, id } => self.told(&service, id.as_deref()),
             Command::Rollouts { service } => self.history(service.as_deref()),
-            Command::Off => self.off(),
+            changes => {
+                self.tickets += 1;
+                let ticket = self.tickets;
+                self.replies.insert(ticket, reply);
+                return self.change(ticket, changes);
+            }
         };
         let _ = reply.send(answer);
     }
 
-    fn change(&mut self, service: &str, change: Change) -> Result<Reply, Refusal> {
-        let known = self.names();
-        if self.find(service)?.config.mirror.is_none() {
-            return Err(Refusal::Invalid(format!(
-                "{service} has no [service.mirror] in {}",
-                self.options.config.display()
-            )));
+    fn change(&mut self, ticket: Ticket, command: Command) {
+        let input = match command {
+            Command::Mirror { service, change } => {
+                Ok(Input::Order(ticket, Order::Mirror(service, change)))
+            }
+            Command::Canary { service, change } => {
+                let rollout = self.taken_by_rollout(&service);
+                let can = self.check_place(&service, change);
+                can.map(|()| Input::Order(ticket, Order::Canary(service, change, rollout)))
+            }
+            Command::Rollout { service, order } => {
+                let told = self.order(&service, order);
+                let record = self.rollouts.unwritten(&service);
+                told.map(|done| Input::Told(ticket, done, record))
+            }
+            Command::Off => {
+                let attached = self.attachments.names();
+                let done = attached.map(|name| format!("detached from {name}"));
+                Ok(Input::Order(ticket, Order::Off(done.collect())))
+            }
+            Command::Status { .. } | Command::RolloutRecord { .. } | Command::Rollouts { .. } => {
+                return;
+            }
+        };
+        match input {
+            Ok(input) => self.take(input),
+            Err(refusal) => self.perform(vec![Effect::Answer(ticket, Err(refusal))]),
         }
-        let written = self
-            .state
-            .update(|set| set.change(service, change, known.iter().map(String::as_str)));
-        self.settle();
-        let done = vec![status::sentence(service, change, self.state.overrides())];
-        Ok(answer(done, written))
+    }
+
+    /// Has the core take something in, and does what it says.
+    pub(super) fn take(&mut self, input: Input) {
+        let effects = self.core.handle(input, Instant::now());
+        self.perform(effects);
+    }
+
+    /// Does what the core says, in its order.
+    pub(super) fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Lower(service, share) => {
+                    let Some(row) = self.row(&service) else {
+                        continue;
+                    };
+                    if let Err(error) = self.lower(row, share_threshold(share.parts())) {
+                        tracing::error!(service, "the canary keeps its share: {error}");
+                    }
+                }
+                Effect::TakeBack(service, reason) => self.abort_rollout(&service, reason),
+                Effect::StopMirror => self.write_rules(),
+                Effect::Detach => self.attach(),
+                Effect::Persist(number, overrides) => self.keeper.keep(number, overrides),
+                Effect::Drain(service, rest) => self.drain_service(&service, rest),
+                Effect::End(ticket, service) => {
+                    if let Some(row) = self.row(&service) {
+                        let ticket = Some(ticket);
+                        self.ender.end(Job {
+                            row,
+                            service,
+                            ticket,
+                        });
+                    }
+                }
+                Effect::Settle => self.settle(),
+                Effect::Answer(ticket, answer) => {
+                    if let Some(reply) = self.replies.remove(&ticket) {
+                        let _ = reply.send(answer.map(Reply::Done));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is set was written, or could not be.
+    pub(super) fn on_kept(&mut self, kept: Kept) {
+        if let (Some(why), None) = (&kept.failure, self.core.unkept()) {
+            tracing::error!("what was set is not on the disk: {why}");
+        }
+        self.take(Input::Kept(kept));
+    }
+
+    /// Tells the core of the services as they are configured now.
+    pub(super) fn tell_core(&mut self) {
+        let known = self.services.iter();
+        let known = known.map(|service| Known::from(&service.config));
+        self.core.know(known.collect());
     }
 
     /// The service of this name.
@@ -52,23 +130,6 @@ impl Daemon {
     pub(super) fn names(&self) -> Vec<String> {
         let names = self.services.iter().map(|service| &service.config.name);
         names.cloned().collect()
-    }
-
-    fn off(&mut self) -> Result<Reply, Refusal> {
-        for service in self.names() {
-            self.abort_rollout(&service, "everything was switched off");
-        }
-        let written = self.state.update(|set| set.switch_off());
-        let before: Vec<String> = self.attachments.names().cloned().collect();
-        self.settle();
-        let mut done: Vec<String> = before
-            .into_iter()
-            .map(|name| format!("detached from {name}"))
-            .collect();
-        done.push(
-            "off, also after a restart; `modelmirror mirror on --service NAME` lifts it".to_owned(),
-        );
-        Ok(answer(done, written))
     }
 
     /// Reads the config again. A bad one changes nothing and says why.
@@ -98,12 +159,4 @@ impl Daemon {
         self.say_interest();
         self.settle();
     }
-}
-
-fn answer(done: Vec<String>, written: anyhow::Result<()>) -> Reply {
-    let warning = written.err().map(|error| format!("{error:#}"));
-    Reply::Done(Done {
-        done,
-        warnings: warning.into_iter().collect(),
-    })
 }

@@ -16,7 +16,7 @@ impl Daemon {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         self.local_reader.measure();
         for service in &mut self.services {
-            let wanted = service.wanted(self.state.overrides());
+            let wanted = service.wanted(self.core.holds());
             let budget = service.budget(&self.agents);
             if let Err(error) = service.measure(&shared.plane, now, wanted.sample, budget) {
                 tracing::warn!(service = service.config.name, "{error}");

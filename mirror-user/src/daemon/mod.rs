@@ -13,10 +13,13 @@ mod budget;
 mod canary;
 mod commands;
 mod concentration;
+mod core;
+mod ending;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod health;
 mod heartbeat;
+mod keeper;
 mod keys;
 mod listening;
 pub(crate) mod local_reader;
@@ -47,14 +50,17 @@ use anyhow::Context as _;
 use mirror_common::record::value_size;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::agents::Agent;
 use self::attachments::Attachments;
 use self::canary::Drain;
 use self::concentration::census::Census;
+use self::core::{Core, Input, Ticket};
+use self::ending::{Ended, Ender};
 use self::health::{Attempt, Health};
 use self::heartbeat::Heartbeat;
+use self::keeper::{Keeper, Kept};
 use self::keys::Keys;
 use self::listening::Listening;
 use self::local_reader::LocalReader;
@@ -71,7 +77,7 @@ pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
 use self::way::Way;
 use crate::admin;
 use crate::config::{AgentAddress, Node};
-use crate::control;
+use crate::control::{self, Refusal, Reply};
 use crate::dataplane::{self, DataPlane, Mechanism, Ring, Sizes};
 use crate::metrics;
 use crate::state::State;
@@ -81,6 +87,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The same where the kernel itself sends to an agent, whose death is to be noticed within 3 s.
 const SOON: Duration = Duration::from_millis(500);
+
+/// How long the last write may take when the daemon stops.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// How often it is looked at who sends the services' traffic.
 const CENSUS: Duration = Duration::from_secs(5);
@@ -152,6 +161,9 @@ pub async fn run(
                 tick.reset_after(daemon.rest());
             }
             () = tokio::time::sleep_until(daemon.next_drain()), if daemon.is_draining() => daemon.end_drains(),
+            Some(ended) = daemon.ended.recv() => daemon.on_ended(ended),
+            Some(kept) = daemon.kept.recv() => daemon.on_kept(kept),
+            () = until(daemon.core.deadline()) => daemon.take(Input::Tick),
             changed = looked.changed() => {
                 changed.context("the watcher of the network has ended")?;
                 let look = looked.borrow_and_update().clone();
@@ -221,7 +233,15 @@ struct Daemon {
     config: Node,
     rollouts: Rollouts,
     options: Options,
-    state: State,
+    /// What the command line set, ...
+    core: Core,
+    /// ... who writes it down, ...
+    keeper: Keeper,
+    /// ... what became of that, ...
+    kept: mpsc::UnboundedReceiver<Kept>,
+    /// ... and who waits for an answer.
+    replies: BTreeMap<Ticket, oneshot::Sender<Result<Reply, Refusal>>>,
+    tickets: Ticket,
     shared: Arc<Mutex<Shared>>,
     mechanism: Mechanism,
     started: Instant,
@@ -251,6 +271,10 @@ struct Daemon {
     attachments: Attachments,
     /// Canaries whose connections are to end.
     drains: Vec<Drain>,
+    /// Ends them, ...
+    ender: Ender,
+    /// ... and says what came of it.
+    ended: mpsc::UnboundedReceiver<Ended>,
     /// Who sends the traffic of services with a canary.
     census: Census,
     heartbeat: Heartbeat,
@@ -296,6 +320,8 @@ impl Daemon {
             );
         }
         let mechanism = plane.mechanism();
+        let (say, ended) = mpsc::unbounded_channel();
+        let ender = Ender::start(plane.connection_reader()?, say)?;
         let census = Census::start(plane.connection_reader()?)?;
         let keys = Keys::read(&config)?;
         let (sender, happened) = Sender::start(plane.sender_bell()?, Pace::of(&config))?;
@@ -305,6 +331,9 @@ impl Daemon {
         let file = config;
         let rollouts = Rollouts::open(&file).context("the rollouts' records")?;
         let config = rollouts.effective(&file, state.overrides());
+        let core = Core::new(state.overrides().clone(), state.trouble().cloned());
+        let (say, kept) = mpsc::unbounded_channel();
+        let keeper = Keeper::start(state, say)?;
         let shared = Shared {
             plane,
             status: status::empty(),
@@ -320,7 +349,11 @@ impl Daemon {
             local_reader: local_reader.figures(),
         };
         let mut daemon = Self {
-            state,
+            core,
+            keeper,
+            kept,
+            replies: BTreeMap::new(),
+            tickets: 0,
             shared: Arc::new(Mutex::new(shared)),
             sender,
             listening,
@@ -339,6 +372,8 @@ impl Daemon {
             view: None,
             attachments: Attachments::default(),
             drains: Vec::new(),
+            ender,
+            ended,
             census,
             heartbeat,
             reports: 0,
@@ -352,7 +387,9 @@ impl Daemon {
             config,
             options,
         };
+        let left = daemon.left_in_maps()?;
         daemon.take_over()?;
+        daemon.recover(&left);
         daemon.resume_rollouts();
         daemon.say_interest();
         daemon.publish();
@@ -471,7 +508,7 @@ impl Daemon {
         let geneve = self.agents.values().filter(|agent| agent.is_geneve());
         let ways = geneve.filter_map(|agent| agent.way.as_ref().ok());
         let wanted = match &self.view {
-            _ if self.state.overrides().is_off() => attachments::Wanted::new(),
+            _ if self.core.holds().is_off() => attachments::Wanted::new(),
             Some(view) => {
                 let away = self.ways_away(view);
                 attachments::wanted(&self.config.interfaces, &view.links, ways, &away)
@@ -491,7 +528,7 @@ impl Daemon {
     fn write_rules(&mut self) {
         let steered = self.write_steering();
         let Some(view) = &self.view else { return };
-        let is_off = self.state.overrides().is_off();
+        let is_off = self.core.holds().is_off();
         let local_reader = &mut self.local_reader;
         let looks = self.services.iter();
         let looks: Vec<[f64; 2]> = looks
@@ -499,7 +536,8 @@ impl Daemon {
             .collect();
         let rule = |(service, look)| {
             let budget = Service::budget(service, &self.agents);
-            service.rule(self.state.overrides(), &self.agents, budget, look)
+            let held = self.held(&service.config.name);
+            service.rule(self.core.holds(), &self.agents, budget, look, held)
         };
         let rules: Vec<rules::Rule<'_>> = self.services.iter().zip(looks).map(rule).collect();
         let agents = self.agents.values().filter_map(|agent| agent.peer);
@@ -534,8 +572,11 @@ impl Daemon {
         }
     }
 
-    fn stop(self) -> anyhow::Result<()> {
+    fn stop(mut self) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(&self.config.control_socket);
+        if !self.keeper.finish(LAST_WRITE) {
+            tracing::error!("what was set last may not be on the disk");
+        }
         if !self.options.detach_on_exit {
             tracing::info!("stopped; the programs stay attached and stop copying in 5 s");
             return Ok(());
@@ -546,6 +587,14 @@ impl Daemon {
             dataplane::detach_all(&pin_dir).with_context(|| pin_dir.display().to_string())?;
         tracing::info!(pins = removed.len(), "stopped; everything is detached");
         Ok(())
+    }
+}
+
+/// Waits for a moment; without one, for ever.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

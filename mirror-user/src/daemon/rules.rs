@@ -34,6 +34,8 @@ pub(super) struct Rule<'a> {
     pub(super) budget: Option<u64>,
     /// The shares of stable's and of the canary's connections that the daemon itself reads.
     pub(super) look: [f64; 2],
+    /// [`mirror::HELD`] and [`mirror::OFF`], as they hold.
+    pub(super) held: u32,
 }
 
 impl Rule<'_> {
@@ -46,7 +48,7 @@ impl Rule<'_> {
             index: self.row,
             id: self.id,
             agent: self.agent,
-            mirror: self.mirror.map_or(0, bits) | arms,
+            mirror: self.mirror.map_or(0, bits) | arms | self.held,
             threshold: threshold(self.sample),
             key,
             byte_cost: self.budget.map_or(0, byte_cost),
@@ -140,6 +142,7 @@ mod tests {
             sample: 0.5,
             budget: None,
             look: [0.0; 2],
+            held: 0,
         };
         let rules = [rule(&named[..], 2), rule(&any[..], 1)];
         let local: Vec<IpAddr> = ["127.0.0.1", "10.0.0.5", "::1"]

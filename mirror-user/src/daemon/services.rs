@@ -129,6 +129,7 @@ impl Service {
         agents: &BTreeMap<AgentAddress, Agent>,
         budget: Option<u64>,
         look: [f64; 2],
+        held: u32,
     ) -> Rule<'_> {
         let wanted = self.wanted(overrides);
         let directions = self.config.mirror.as_ref().map(|mirror| mirror.directions);
@@ -148,6 +149,7 @@ impl Service {
             sample: self.sample.min(wanted.sample),
             budget,
             look,
+            held,
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::control::{
     RingState, RunTimes, Sample, Status,
 };
 use crate::dataplane;
-use crate::state::{Change, Overrides};
 
 use super::services::counters;
 
@@ -60,19 +59,6 @@ pub(super) fn readiness(shared: &Mutex<Shared>) -> Readiness {
     }
 }
 
-/// What a change came to, for the one who made it.
-pub(super) fn sentence(service: &str, change: Change, overrides: &Overrides) -> String {
-    match change {
-        Change::On => format!("{service}: mirroring is on"),
-        Change::Off => format!("{service}: mirroring is off"),
-        Change::Sample(share) if overrides.is_off() => {
-            format!("{service}: the sample is {share}, once mirroring is on again")
-        }
-        Change::Sample(share) => format!("{service}: the sample is {share}"),
-        Change::Clear => format!("{service}: as the config file says"),
-    }
-}
-
 impl Daemon {
     pub(super) fn status(&mut self, service: Option<String>) -> Result<Reply, Refusal> {
         self.publish();
@@ -107,17 +93,18 @@ impl Daemon {
         let now = Instant::now();
         let mut status = empty();
         status.uptime_seconds = self.started.elapsed().as_secs_f64();
-        status.off = self.state.overrides().is_off();
+        status.off = self.core.holds().is_off();
         status
             .warnings
-            .extend(self.state.trouble().map(ToString::to_string));
+            .extend(self.core.trouble().map(ToString::to_string));
+        status.warnings.extend(self.core.unkept());
         let troubles = [&self.refused_config, &self.blind, &self.unwritten];
         status.warnings.extend(self.local_reader.trouble().cloned());
         status
             .warnings
             .extend(troubles.into_iter().flatten().cloned());
         status.warnings.extend(self.rollouts.warnings());
-        for stranger in self.state.overrides().strangers(&self.config) {
+        for stranger in self.core.holds().strangers(&self.config) {
             status.warnings.push(format!(
                 "something is set for {stranger}, which the config does not know"
             ));
@@ -221,7 +208,7 @@ impl Daemon {
         shared: &Shared,
         service: &super::Service,
     ) -> Result<control::Service, dataplane::Error> {
-        let wanted = service.wanted(self.state.overrides());
+        let wanted = service.wanted(self.core.holds());
         let mut described = control::Service {
             name: service.config.name.clone(),
             id: service.config.id,
@@ -249,7 +236,7 @@ impl Daemon {
                 let answers = self.health.of(canary.address);
                 let by_rollout = self.rollouts.share(&service.config.name).is_some();
                 let share = (self.share(service), by_rollout);
-                let overrides = self.state.overrides();
+                let overrides = self.core.holds();
                 let mut described = arms::describe(service, overrides, share, place, answers)?;
                 (described.xdp, described.xdp_error) = self.xdp(service, &described);
                 Some(described)

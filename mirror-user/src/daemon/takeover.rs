@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
-use mirror_common::policy::MAX_AGENTS;
-use mirror_common::steer::Steering;
+use mirror_common::policy::{MAX_AGENTS, WHOLE, mirror};
+use mirror_common::steer::{Steering, flag, threshold_share};
 
 use super::Daemon;
 use super::agents::{Access, Agent};
 use super::numbers::{self, assign};
 use super::services::{self, Service};
+use crate::config::Share;
 use crate::dataplane::Error;
 use crate::transport::frame::Transport;
 
@@ -20,6 +22,7 @@ impl Daemon {
     pub(super) fn take_over(&mut self) -> Result<(), Error> {
         self.take_over_agents()?;
         self.take_over_services()?;
+        self.tell_core();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let (services, rollouts) = (&self.config.services, &self.rollouts);
         let trial = |service: &str| rollouts.trial(service);
@@ -135,4 +138,67 @@ impl Daemon {
         }
         Ok(())
     }
+
+    /// What an earlier daemon has left in the maps that says that the disk may have more than it wanted.
+    pub(super) fn left_in_maps(&self) -> Result<Left, Error> {
+        let mut shared = self.lock();
+        let mut left = Left::default();
+        for rule in shared.plane.services()?.into_values() {
+            left.is_off |= rule.mirror & mirror::OFF != 0;
+            if rule.mirror & mirror::HELD != 0 {
+                let is_on = rule.mirror & mirror::BOTH != 0;
+                let sample = rule.threshold as f64 / WHOLE as f64;
+                left.samples
+                    .insert(rule.index, if is_on { sample } else { 0.0 });
+            }
+            if rule.index != 0 {
+                let steering = shared.plane.steering(rule.index)?;
+                if steering.flags & flag::TAKEN_BACK != 0 {
+                    let share = Share::of_parts(threshold_share(steering.threshold));
+                    left.shares.insert(rule.index, share);
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Where the kernel has less than the disk, since the disk had failed, that is what holds.
+    pub(super) fn recover(&mut self, left: &Left) {
+        let (mut effects, now) = (Vec::new(), Instant::now());
+        if left.is_off && !self.core.holds().is_off() {
+            effects.extend(self.core.recover_off(now));
+        }
+        for service in &self.services {
+            let (name, row) = (&service.config.name, service.row);
+            let share = left.shares.get(&row).copied();
+            let share = share.filter(|_| self.rollouts.share(name).is_none());
+            let sample = left.samples.get(&row).copied();
+            if share.is_some() || sample.is_some() {
+                tracing::warn!(
+                    service = name,
+                    "what was lowered before the daemon ended is not on the disk; it holds"
+                );
+                effects.extend(self.core.recover(name, share, sample, now));
+            }
+        }
+        self.perform(effects);
+    }
+
+    /// The bits that tell the next daemon that the disk may have more of a service than what holds.
+    pub(super) fn held(&self, service: &str) -> u32 {
+        let held = [
+            (self.core.owes_mirror(service), mirror::HELD),
+            (self.core.owes_off(), mirror::OFF),
+        ];
+        let bits = held.into_iter().filter(|(owes, _)| *owes);
+        bits.fold(0, |bits, (_, bit)| bits | bit)
+    }
+}
+
+/// What an earlier daemon has left in the maps because the disk did not have it, by the services' rows.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    is_off: bool,
+    samples: BTreeMap<u32, f64>,
+    shares: BTreeMap<u32, Share>,
 }

@@ -1,11 +1,10 @@
 //! Maps of services that have a canary.
 
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
-use mirror_common::flow::Flow;
 use mirror_common::histogram::Latency;
-use mirror_common::measure::{ArmCounters, Connection, handshake_key, state};
+use mirror_common::measure::{ArmCounters, handshake_key};
 use mirror_common::steer::{Health, Steering};
-use mirror_common::translate::{Ports, Translation};
+use mirror_common::translate::Ports;
 use mirror_common::tunnel::Arm;
 
 use super::maps::map_error;
@@ -54,16 +53,6 @@ impl DataPlane {
         Ok(sum)
     }
 
-    /// Connections that are remembered, of all services with a canary.
-    pub fn connections(&mut self) -> Result<Vec<(Flow, Connection)>, Error> {
-        // Entries come and go meanwhile: what cannot be read any more has gone.
-        Ok(self
-            .hash_map::<Flow, Connection>("CONNECTIONS")?
-            .iter()
-            .flatten()
-            .collect())
-    }
-
     /// Sets the ports that connections of canaries on other hosts come from.
     pub fn set_translated_ports(&mut self, ports: Ports) -> Result<(), Error> {
         self.array::<Ports>("TRANSLATED_PORTS")?
@@ -83,26 +72,6 @@ impl DataPlane {
         self.array::<Health>("HEALTH")?
             .get(&row, 0)
             .map_err(|source| map_error("HEALTH", source))
-    }
-
-    /// Gives up a connection of a canary on another host: whoever sends on it gets a reset.
-    pub fn release(&mut self, flow: &Flow, connection: &Connection) -> Result<(), Error> {
-        let away = connection.away;
-        let released = Connection {
-            away: Flow::NONE,
-            state: connection.state | state::CLOSED | state::SETTLED,
-            ..*connection
-        };
-        self.hash_map::<Flow, Connection>("CONNECTIONS")?
-            .insert(flow, released, 0)
-            .map_err(|source| map_error("CONNECTIONS", source))?;
-        match self
-            .hash_map::<Flow, Translation>("TRANSLATIONS")?
-            .remove(&away)
-        {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(source) => Err(map_error("TRANSLATIONS", source)),
-        }
     }
 
     /// Sets a service's rows of what its versions do to nothing.

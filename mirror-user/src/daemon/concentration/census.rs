@@ -60,7 +60,14 @@ fn keep_looking(
             continue;
         }
         let now = Duration::from_nanos(crate::daemon::now_ns());
-        let connections = connections.read();
+        let connections = match connections.read() {
+            Ok(connections) => connections,
+            Err(error) => {
+                tracing::warn!("who sends the traffic cannot be seen: {error}");
+                rest_until = Instant::now() + REST * begun.elapsed();
+                continue;
+            }
+        };
         let count = connections.len();
         *lock(finds) = tracker.look(now, &requests, connections);
         let took = begun.elapsed();

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use mirror_common::steer::{Steering, flag};
+use mirror_common::steer::flag;
 use tokio::sync::mpsc;
 
 use self::asks::{Heard, Heeded};
@@ -35,6 +35,7 @@ use self::records::Records;
 use self::traffic::Samples;
 pub(super) use self::watch::LOOK;
 use super::Daemon;
+use super::core::Input;
 use crate::config::{Node, Service, Share};
 use crate::control::RolloutState;
 use crate::rollout::gates::elapsed;
@@ -260,6 +261,18 @@ impl Rollouts {
         self.running.values().any(|running| running.rollout.is_on())
     }
 
+    /// The last entry of a service's record, if the disk does not have it yet.
+    pub(super) fn unwritten(&self, service: &str) -> Option<(String, u64)> {
+        let running = self.running.get(service)?;
+        (!running.is_durable()).then(|| (service.to_owned(), running.number))
+    }
+
+    fn service_of(&self, record: &Path) -> Option<String> {
+        let mut running = self.running.iter();
+        let found = running.find(|(_, running)| running.path == record);
+        found.map(|(service, _)| service.clone())
+    }
+
     fn names(&self) -> Vec<String> {
         self.running.keys().cloned().collect()
     }
@@ -330,7 +343,7 @@ impl Daemon {
     /// What the file says, as rollouts change it.
     pub(super) fn overlay(&mut self) {
         self.rollouts.take_up_all(&self.file);
-        self.config = self.rollouts.effective(&self.file, self.state.overrides());
+        self.config = self.rollouts.effective(&self.file, self.core.holds());
     }
 
     /// After another version has come on trial, or has left it.
@@ -348,7 +361,7 @@ impl Daemon {
     pub(super) fn resume_rollouts(&mut self) {
         for service in self.rollouts.names() {
             // By the command line, while there was no daemon.
-            if self.state.overrides().is_off() {
+            if self.core.holds().is_off() {
                 self.abort_rollout(&service, "everything was switched off");
                 continue;
             }
@@ -358,18 +371,22 @@ impl Daemon {
             let steering = self.lock().plane.steering(row);
             let was_taken_back =
                 steering.is_ok_and(|steering| steering.flags & flag::TAKEN_BACK != 0);
-            let is_watched = self
-                .rollouts
-                .running
-                .get(&service)
-                .is_some_and(|running| running.rollout.is_watched());
-            if is_watched && was_taken_back {
-                self.tell(&service, Event::TakenBack);
+            let running = self.rollouts.running.get(&service);
+            let rollout = running.map(|running| &running.rollout);
+            let (is_on, is_watched) = rollout.map_or((false, false), |rollout| {
+                (rollout.is_on(), rollout.is_watched())
+            });
+            match was_taken_back {
+                true if is_watched => self.tell(&service, Event::TakenBack),
+                true if is_on => {
+                    self.abort_rollout(&service, "it had been, before the daemon ended")
+                }
+                _ => {}
             }
         }
     }
 
-    fn row(&self, service: &str) -> Option<u32> {
+    pub(super) fn row(&self, service: &str) -> Option<u32> {
         let mut services = self.services.iter();
         let found = services.find(|known| known.config.name == service)?;
         Some(found.row)
@@ -410,7 +427,7 @@ impl Daemon {
             return Vec::new();
         };
         let begun = Instant::now();
-        if let Err(error) = self.write_taken_back(row) {
+        if let Err(error) = self.lower(row, 0) {
             tracing::error!(
                 service,
                 "the canary cannot be taken back, and is tried again: {error}"
@@ -437,21 +454,6 @@ impl Daemon {
         lines
     }
 
-    fn write_taken_back(&mut self, row: u32) -> Result<(), crate::dataplane::Error> {
-        let mut shared = self.lock();
-        let before = shared.plane.steering(row)?;
-        if before.threshold == 0 && before.flags & flag::TAKEN_BACK != 0 {
-            return Ok(());
-        }
-        let taken_back = Steering {
-            threshold: 0,
-            previous: before.threshold,
-            flags: (before.flags | flag::TAKEN_BACK) & !flag::FOR_GOOD,
-            ..before
-        };
-        shared.plane.set_steering(row, taken_back)
-    }
-
     /// What becomes of the canary's open connections when it was taken back: those of one that fails
     /// badly end at once, so that clients come back to stable; others may finish.
     fn end_canary(&mut self, service: &str, was_on: bool) {
@@ -475,6 +477,10 @@ impl Daemon {
 
     /// Lines of records are on the disk, or not.
     pub(super) fn landed(&mut self, written: Written) {
+        if let (Some(service), None) = (self.rollouts.service_of(&written.path), &written.failure) {
+            let number = written.number;
+            self.take(Input::Recorded(service, number));
+        }
         if self.rollouts.landed(written) {
             self.settle();
             self.call_hooks();

@@ -1,6 +1,6 @@
 //! What people and pipelines want of a rollout.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ impl Daemon {
         &mut self,
         service: &str,
         order: RolloutOrder,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Done, Refusal> {
         self.find(service)?;
         let (want, by) = match order {
             RolloutOrder::Start(start) => return self.start_rollout(service, *start),
@@ -43,7 +43,7 @@ impl Daemon {
         self.command(service, want, by)
     }
 
-    fn command(&mut self, service: &str, want: Want, by: By) -> Result<Reply, Refusal> {
+    fn command(&mut self, service: &str, want: Want, by: By) -> Result<Done, Refusal> {
         let running = self.running(service)?;
         running
             .rollout
@@ -95,7 +95,7 @@ impl Daemon {
         })
     }
 
-    fn start_rollout(&mut self, service: &str, start: Start) -> Result<Reply, Refusal> {
+    fn start_rollout(&mut self, service: &str, start: Start) -> Result<Done, Refusal> {
         let invalid = |why: String| Refusal::Invalid(format!("{service}: {why}"));
         if let Some(why) = self.taken_by_rollout(service) {
             return Err(Refusal::Invalid(why));
@@ -106,7 +106,7 @@ impl Daemon {
                 "its last rollout cannot be read ({why}): {cure}"
             )));
         }
-        if self.state.overrides().is_off() {
+        if self.core.holds().is_off() {
             return Err(invalid(
                 "everything is off: `modelmirror mirror on` lifts it".to_owned(),
             ));
@@ -158,7 +158,7 @@ impl Daemon {
         canary: Target,
         stable: String,
         by: By,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<Done, Refusal> {
         let now = self.now();
         let version = canary.version.clone();
         let (id, path) = self.free_id(service, &version, now);
@@ -171,11 +171,11 @@ impl Daemon {
         // A share that somebody set earlier must not come back when the rollout ends.
         let known = self.names();
         let key = fresh_key();
-        let written = self.state.update(|set| {
+        let persist = self.core.change(Instant::now(), |set| {
             set.set_canary(service, Some(Share::NONE), known.iter().map(String::as_str));
             set.set_salt(service, &version, key);
         });
-        warnings.extend(written.err().map(|error| format!("{error:#}")));
+        self.perform(persist);
         let started = Started {
             id: id.clone(),
             service: service.to_owned(),
@@ -221,7 +221,7 @@ impl Daemon {
     }
 
     /// The new version listens at the service's own address: steering ends, and it is stable.
-    fn finish_rollout(&mut self, service: &str, by: By, force: bool) -> Result<Reply, Refusal> {
+    fn finish_rollout(&mut self, service: &str, by: By, force: bool) -> Result<Done, Refusal> {
         let running = self.running(service)?;
         let want = Want::Finish;
         running
@@ -245,8 +245,10 @@ impl Daemon {
             was: was.clone(),
             now: now.clone(),
         };
-        let written = self.state.update(|set| set.set_swap(service, swap));
-        let warnings = written.err().map(|error| format!("{error:#}"));
+        let persist = self
+            .core
+            .change(Instant::now(), |set| set.set_swap(service, swap));
+        self.perform(persist);
         self.tell(service, Event::Ordered(Order { want, by }));
         self.take_over_again();
         let said = vec![
@@ -256,7 +258,7 @@ impl Daemon {
                 self.options.config.display()
             ),
         ];
-        Ok(done(said, warnings.into_iter().collect()))
+        Ok(done(said, Vec::new()))
     }
 
     /// Why the version in production is still the old one, as far as can be seen from here.
@@ -378,6 +380,6 @@ fn failures(
     Ok(of_pair)
 }
 
-fn done(done: Vec<String>, warnings: Vec<String>) -> Reply {
-    Reply::Done(Done { done, warnings })
+fn done(done: Vec<String>, warnings: Vec<String>) -> Done {
+    Done { done, warnings }
 }

@@ -1,0 +1,403 @@
+//! The core with kernel and disk in memory.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NAMES: [&str; 2] = ["a", "b"];
+
+fn known(name: &str) -> Known {
+    Known {
+        name: name.to_owned(),
+        canary: Some("v2".to_owned()),
+        mirror: true,
+        configured: Configured {
+            sample: 0.5,
+            share: Share::of_parts(1_000),
+        },
+    }
+}
+
+/// What the kernel has of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Row {
+    share: Share,
+    sample: f64,
+    /// What tells the next daemon that the disk has more.
+    is_less: bool,
+    is_held: bool,
+}
+
+/// The core, a kernel and a disk.
+struct World {
+    core: Core,
+    kernel: [Row; 2],
+    attached: bool,
+    is_off: bool,
+    /// What the disk has, what is on its way, and whether it works.
+    disk: Overrides,
+    writes: VecDeque<(u64, Overrides)>,
+    works: bool,
+    rollouts: [bool; 2],
+    answers: Vec<(Ticket, Result<Done, Refusal>)>,
+    now: Instant,
+    tickets: Ticket,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            core: Core::new(Overrides::default(), None),
+            kernel: Default::default(),
+            attached: true,
+            is_off: false,
+            disk: Overrides::default(),
+            writes: VecDeque::new(),
+            works: true,
+            rollouts: [false; 2],
+            answers: Vec::new(),
+            now: Instant::now(),
+            tickets: 0,
+        };
+        world.core.know(NAMES.map(known).to_vec());
+        world.settle();
+        world
+    }
+
+    fn configured(place: usize) -> Configured {
+        known(NAMES[place]).configured
+    }
+
+    fn settle(&mut self) {
+        for (place, row) in self.kernel.iter_mut().enumerate() {
+            let (name, configured) = (NAMES[place], Self::configured(place));
+            *row = Row {
+                share: self.core.holds().share(name, configured),
+                sample: self.core.holds().mirrored(name, configured),
+                is_less: self.core.owes_share(name),
+                is_held: self.core.owes_mirror(name),
+            };
+        }
+        self.is_off = self.core.owes_off();
+        self.attached = !self.core.holds().is_off();
+    }
+
+    fn order(&mut self, order: Order) -> Ticket {
+        self.tickets += 1;
+        self.take(Input::Order(self.tickets, order));
+        self.tickets
+    }
+
+    /// Takes an input in and performs what follows. Whatever lowers a risk must come first.
+    fn take(&mut self, input: Input) {
+        let effects = self.core.handle(input, self.now);
+        let is_reduction = |effect: &Effect| {
+            use Effect::{Detach, Lower, StopMirror, TakeBack};
+            matches!(effect, Lower(..) | TakeBack(..) | StopMirror | Detach)
+        };
+        assert!(
+            effects.is_sorted_by_key(|effect| !is_reduction(effect)),
+            "something precedes a reduction: {effects:?}"
+        );
+        let first_other = effects.iter().position(|effect| !is_reduction(effect));
+        for (place, effect) in effects.into_iter().enumerate() {
+            if Some(place) == first_other {
+                self.assert_low();
+            }
+            self.perform(effect);
+        }
+        self.assert_low();
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let place = |name: &str| NAMES.iter().position(|known| *known == name).unwrap();
+        match effect {
+            Effect::Lower(service, share) => {
+                let row = &mut self.kernel[place(&service)];
+                assert!(share < row.share, "{share} is not less than {row:?}");
+                (row.share, row.is_less) = (share, true);
+            }
+            Effect::TakeBack(service, _) => self.rollouts[place(&service)] = false,
+            Effect::StopMirror => {
+                for (place, row) in self.kernel.iter_mut().enumerate() {
+                    row.sample = self
+                        .core
+                        .holds()
+                        .mirrored(NAMES[place], Self::configured(place));
+                    row.is_held = self.core.owes_mirror(NAMES[place]);
+                }
+                self.is_off = self.core.owes_off();
+            }
+            Effect::Detach => self.attached = false,
+            Effect::Persist(number, overrides) => self.writes.push_back((number, overrides)),
+            Effect::Settle => self.settle(),
+            Effect::Answer(ticket, answer) => self.answers.push((ticket, answer)),
+            Effect::Drain(..) | Effect::End(..) => {}
+        }
+    }
+
+    /// The kernel never has more than what is wanted, nor than what the disk has.
+    fn assert_low(&self) {
+        for (place, row) in self.kernel.iter().enumerate() {
+            let (name, configured) = (NAMES[place], Self::configured(place));
+            for limit in [&self.core.wanted, &self.disk] {
+                let share = limit.share(name, configured);
+                let sample = limit.mirrored(name, configured);
+                assert!(row.share <= share, "{name}: {row:?} beyond {share}");
+                assert!(row.sample <= sample, "{name}: {row:?} beyond {sample}");
+            }
+        }
+        let off = self.core.wanted.is_off() || self.disk.is_off();
+        assert!(!(self.attached && off), "attached, though all is off");
+    }
+
+    /// The disk does what it can.
+    fn write(&mut self) {
+        let Some((number, overrides)) = self.writes.back().cloned() else {
+            return;
+        };
+        let failure = match self.works {
+            true => {
+                self.writes.clear();
+                self.disk = overrides;
+                None
+            }
+            false => Some("no space left".to_owned()),
+        };
+        self.take(Input::Kept(Kept { number, failure }));
+    }
+
+    /// The daemon is killed; what was not written is lost, and another one starts.
+    fn crash(&mut self) {
+        self.writes.clear();
+        let (before, was_attached) = (self.kernel, self.attached);
+        let had_lost = self.is_off;
+        self.core = Core::new(self.disk.clone(), None);
+        self.core.know(NAMES.map(known).to_vec());
+        let mut effects = Vec::new();
+        if had_lost {
+            effects.extend(self.core.recover_off(self.now));
+        }
+        for (place, row) in before.iter().enumerate() {
+            let share = row.is_less.then_some(row.share);
+            let sample = row.is_held.then_some(row.sample);
+            effects.extend(self.core.recover(NAMES[place], share, sample, self.now));
+        }
+        for effect in effects {
+            self.perform(effect);
+        }
+        self.settle();
+        self.assert_low();
+        for (before, after) in before.iter().zip(&self.kernel) {
+            let is_more = after.share > before.share && before.is_less;
+            assert!(!is_more, "{after:?} after {before:?}");
+            let is_more = after.sample > before.sample && before.is_held;
+            assert!(!is_more, "{after:?} after {before:?}");
+        }
+        assert!(was_attached || !had_lost || !self.attached);
+    }
+}
+
+/// What may happen.
+#[derive(Clone, Debug)]
+enum Step {
+    Order(Order, bool),
+    Write,
+    Disk(bool),
+    Time(u64),
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = prop::sample::select(&NAMES).prop_map(str::to_owned);
+    let share = prop::sample::select(&[0, 500, 1_000, 5_000, 10_000]).prop_map(Share::of_parts);
+    let canary = prop_oneof![
+        share.prop_map(CanaryChange::Share),
+        Just(CanaryChange::Off(Rest::Finish)),
+        Just(CanaryChange::Off(Rest::Reset)),
+        Just(CanaryChange::Clear),
+    ];
+    let mirror = prop_oneof![
+        Just(Change::On),
+        Just(Change::Off),
+        Just(Change::Clear),
+        prop::sample::select(&[0.0, 0.25, 1.0]).prop_map(Change::Sample),
+    ];
+    let order = prop_oneof![
+        4 => (name.clone(), canary).prop_map(|(name, change)| Order::Canary(name, change, None)),
+        4 => (name, mirror).prop_map(|(name, change)| Order::Mirror(name, change)),
+        1 => Just(Order::Off(Vec::new())),
+    ];
+    prop_oneof![
+        6 => (order, any::<bool>()).prop_map(|(order, rollout)| Step::Order(order, rollout)),
+        4 => Just(Step::Write),
+        1 => any::<bool>().prop_map(Step::Disk),
+        1 => (0_u64..3_000).prop_map(Step::Time),
+        1 => Just(Step::Crash),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nothing_precedes_a_reduction_and_the_disk_has_what_was_raised(
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Order(mut order, has_rollout) => {
+                    if let Order::Canary(service, _, rollout) = &mut order {
+                        let place = usize::from(service == "b");
+                        world.rollouts[place] = has_rollout;
+                        *rollout = has_rollout.then(|| "a rollout has it".to_owned());
+                    }
+                    let is_off = matches!(
+                        &order,
+                        Order::Off(_) | Order::Canary(_, CanaryChange::Off(_), Some(_))
+                    );
+                    let place = matches!(&order, Order::Canary(service, ..) if service == "b");
+                    world.order(order);
+                    prop_assert!(!(is_off && world.rollouts[usize::from(place)]));
+                }
+                Step::Write => world.write(),
+                Step::Disk(works) => world.works = works,
+                Step::Time(milliseconds) => {
+                    world.now += Duration::from_millis(milliseconds);
+                    world.take(Input::Tick);
+                }
+                Step::Crash => world.crash(),
+            }
+        }
+        // Once the disk works, it has what is wanted, and that holds.
+        world.works = true;
+        world.write();
+        prop_assert_eq!(&world.disk, &world.core.wanted);
+        let marks = world.kernel.iter().any(|row| row.is_less || row.is_held);
+        prop_assert!(!marks && !world.is_off && world.core.unkept().is_none());
+        world.now += Duration::from_secs(60);
+        world.take(Input::Tick);
+        prop_assert!(world.core.waiting.is_empty() && world.core.deadline().is_none());
+    }
+}
+
+fn set(share: u32) -> Order {
+    let share = CanaryChange::Share(Share::of_parts(share));
+    Order::Canary("a".to_owned(), share, None)
+}
+
+#[test]
+fn a_raise_waits_for_the_disk_and_a_reduction_does_not() {
+    let mut world = World::new();
+    let ticket = world.order(set(5_000));
+    assert_eq!(world.kernel[0].share, Share::of_parts(1_000));
+    assert!(world.answers.is_empty());
+    world.write();
+    assert_eq!(world.kernel[0].share, Share::of_parts(5_000));
+    let (of, answer) = world.answers.pop().unwrap();
+    assert!(of == ticket && answer.unwrap().warnings.is_empty());
+
+    world.order(set(200));
+    let lowered = world.kernel[0];
+    assert!(lowered.share == Share::of_parts(200) && lowered.is_less);
+    world.write();
+    assert!(!world.kernel[0].is_less);
+}
+
+/// The disk hangs, and then works again.
+#[test]
+fn what_the_disk_does_not_have_is_said_and_shown() {
+    let mut world = World::new();
+    let off = CanaryChange::Off(Rest::Finish);
+    world.order(Order::Canary("a".to_owned(), off, None));
+    world.order(set(5_000));
+    assert_eq!(world.core.deadline(), Some(world.now + waiting::PATIENCE));
+    world.now += waiting::PATIENCE;
+    world.take(Input::Tick);
+    let [(_, off), (_, raised)] = &world.answers[..] else {
+        panic!("{:?}", world.answers);
+    };
+    let warnings = &off.as_ref().unwrap().warnings;
+    assert!(warnings[0].contains("not on the disk yet"), "{warnings:?}");
+    let refusal = raised.as_ref().unwrap_err().to_string();
+    assert!(refusal.contains("not yet"), "{refusal}");
+    assert!(world.core.unkept().is_some());
+    // Nobody knows whether the disk has the one before.
+    assert!(world.kernel[0].share <= Share::of_parts(1_000));
+    world.write();
+    assert_eq!(world.kernel[0].share, Share::of_parts(5_000));
+    assert_eq!(world.core.unkept(), None);
+}
+
+#[test]
+fn a_disk_that_fails_is_not_waited_for() {
+    let mut world = World::new();
+    world.works = false;
+    world.order(Order::Off(vec!["detached from eth0".to_owned()]));
+    assert!(
+        !world.attached
+            && world.kernel
+                == [Row {
+                    is_less: true,
+                    is_held: true,
+                    ..Row::default()
+                }; 2]
+    );
+    world.write();
+    let (_, answer) = world.answers.pop().unwrap();
+    let Done { done, warnings } = answer.unwrap();
+    assert_eq!(done[0], "detached from eth0");
+    assert!(warnings[0].contains("no space left"), "{warnings:?}");
+    world.crash();
+    assert!(
+        !world.attached && world.core.holds().is_off(),
+        "the kernel wins"
+    );
+}
+
+#[test]
+fn an_answer_waits_for_what_it_names() {
+    let mut world = World::new();
+    let reset = CanaryChange::Off(Rest::Reset);
+    let ticket = world.order(Order::Canary("a".to_owned(), reset, None));
+    world.write();
+    assert!(
+        world.answers.is_empty(),
+        "its connections are not ended yet"
+    );
+    world.take(Input::Ended(ticket, Ok(7)));
+    let (_, answer) = world.answers.pop().unwrap();
+    let done = answer.unwrap().done;
+    assert_eq!(done[1], "7 of its connections were reset");
+
+    world.take(Input::Told(9, Done::default(), Some(("a".to_owned(), 3))));
+    world.take(Input::Recorded("a".to_owned(), 2));
+    world.take(Input::Recorded("b".to_owned(), 3));
+    assert!(world.answers.is_empty());
+    world.take(Input::Recorded("a".to_owned(), 3));
+    assert_eq!(world.answers.pop(), Some((9, Ok(Done::default()))));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let mut world = World::new();
+    let refused = |world: &mut World, order| {
+        world.order(order);
+        let (_, answer) = world.answers.pop().unwrap();
+        answer.unwrap_err().to_string()
+    };
+    let unknown = Order::Mirror("c".to_owned(), Change::On);
+    assert!(refused(&mut world, unknown).contains("known: a, b"));
+    let rollout = Some("a rollout of v2 has it".to_owned());
+    let taken = Order::Canary("a".to_owned(), CanaryChange::Clear, rollout);
+    assert!(refused(&mut world, taken).contains("a rollout of v2"));
+    let mut bare = known("b");
+    (bare.canary, bare.mirror) = (None, false);
+    world.core.know(vec![known("a"), bare]);
+    let mirror = Order::Mirror("b".to_owned(), Change::On);
+    assert!(refused(&mut world, mirror).contains("has no [service.mirror]"));
+    let canary = Order::Canary("b".to_owned(), CanaryChange::Clear, None);
+    assert!(refused(&mut world, canary).contains("has no [service.canary]"));
+    assert!(world.writes.is_empty());
+}
