@@ -124,6 +124,27 @@ impl Connection {
         self.state & state::CANARY == 0 || self.opened_ns >= trial_ns
     }
 
+    /// Whether the server has acknowledged the SYN, and no end of it was seen since.
+    #[inline(always)]
+    pub const fn is_open(&self) -> bool {
+        self.state & (state::ANSWERED | state::CLOSED) == state::ANSWERED
+    }
+
+    /// Takes in a packet of the server's that accepts another connection from the same ends: one that it
+    /// has forgotten, since it has been started anew, for one that the client has begun anew.
+    #[inline(always)]
+    pub const fn renew(&mut self, packet: &Packet) {
+        let accepts = packet.flags & (SYN | ACK) == SYN | ACK;
+        let initial = packet.acknowledgement.wrapping_sub(1);
+        if !accepts || !self.is_open() || initial == self.initial {
+            return;
+        }
+        self.initial = initial;
+        self.next = [packet.acknowledgement, packet.sequence.wrapping_add(1)];
+        self.state &= state::CANARY | state::SETTLED | state::SOLE;
+        self.state |= state::ANSWERED | state::KNOWN | state::KNOWN << 1;
+    }
+
     /// Whether `packet` is this connection's SYN once more.
     #[inline(always)]
     pub const fn is_repeated_by(&self, packet: &Packet) -> bool {
@@ -420,5 +441,24 @@ mod tests {
             (11, Response, RST | ACK, 501, b""),
         ]);
         assert_eq!((counters.closed, counters.resets), (1, [0, 1]));
+    }
+
+    #[test]
+    fn a_server_that_has_forgotten_a_connection_begins_another() {
+        let mut connection = Connection::opened(&packet(SYN, 100, b""), 3, Arm::Canary, 5);
+        connection.renew(&packet(SYN | ACK, 900, b""));
+        assert!(!connection.is_open() && connection.initial == 100);
+        connection.state |= state::ANSWERED | state::FINISHED;
+        let accepts = |acknowledgement| Packet {
+            acknowledgement,
+            ..packet(SYN | ACK, 900, b"")
+        };
+        let before = connection;
+        connection.renew(&accepts(101));
+        connection.renew(&packet(ACK, 900, b"late"));
+        assert_eq!(connection, before, "its own SYN's answer, once more");
+        connection.renew(&accepts(501));
+        assert_eq!((connection.initial, connection.next), (500, [501, 901]));
+        assert!(connection.is_open() && connection.state & state::FINISHED == 0);
     }
 }

@@ -95,7 +95,7 @@ pub fn follow<H: Hand>(
         // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
         // different fields, but for the state's bits, of which one may get lost: a sample less.
         let connection = unsafe { &mut *connection };
-        if !begins || connection.is_repeated_by(packet) && !gives_up(connection) {
+        if !begins || connection.is_repeated_by(packet) && !gives_up(connection) || holds(connection) {
             return case.go_on(connection, away, now_ns);
         }
         known = true;
@@ -216,7 +216,10 @@ impl<H: Hand> Case<'_, H> {
                     health::note_refused(connection.service, now());
                     onward = Onward::Nowhere;
                 }
-                (Hook::Ingress, Direction::Response) => onward = Onward::Back,
+                (Hook::Ingress, Direction::Response) => {
+                    connection.renew(self.packet);
+                    onward = Onward::Back;
+                }
                 (Hook::Egress, _) => {
                     return Some(Followed {
                         arm: connection.arm(),
@@ -451,6 +454,16 @@ impl<H: Hand> Case<'_, H> {
 #[inline(always)]
 fn is_refusal(packet: &Packet, connection: &Connection) -> bool {
     packet.flags & RST != 0 && connection.is_waiting() && connection.state & state::SOLE == 0
+}
+
+/// Whether a SYN with another number is for the canary to judge, since its host has the connection (RFC
+/// 5961, section 4): its own end is asked, and a client that has begun anew resets it. Until then the way
+/// stays, or anybody could end the connection by one packet.
+#[inline(always)]
+fn holds(connection: &Connection) -> bool {
+    connection.is_away()
+        && connection.is_open()
+        && health::answers(connection.service, now_ns())
 }
 
 /// Whether a SYN that comes again should be chosen for anew.

@@ -1,11 +1,14 @@
 //! Canaries on another host: connections are translated both ways.
 
+use std::net::SocketAddr;
+
 use anyhow::ensure;
+use mirror_common::packet::{RST, SYN};
 use nix::sys::signal::Signal;
-use tests::{Trial, eventually, large};
+use tests::{Trial, eventually, inject, large, request_frames};
 
 use super::control::finish_or_reset;
-use super::{ask, connect};
+use super::{ask, connect, version, who};
 
 /// Where the canary is, beyond the node's other cable.
 const CANARY: &str = "10.1.0.9:8001";
@@ -230,6 +233,49 @@ fn a_daemon_may_die() {
         split.assert_share(0.5);
         assert_eq!(trial.connections(), split.connections);
         assert_eq!(trial.resets(), 0);
+    }
+}
+
+/// A SYN out of the blue, as a forger would send it: the canary's host judges it, and the connection goes
+/// on. A client that has begun anew has its connection all the same.
+#[test]
+fn a_syn_for_an_established_connection_begins_no_other() {
+    for hook in [None, Some("native")] {
+        let Some(mut trial) = quiet(CANARY) else {
+            return;
+        };
+        if let Some(hook) = hook {
+            early(&mut trial, hook);
+        }
+        trial.start_daemon();
+        trial.wait_for_canary(1.0);
+        trial.set("0.5");
+        let mut connections = connect(&trial.scene.client, 20);
+        let mut sent = ask(&mut connections);
+        for connection in &connections {
+            let SocketAddr::V4(client) = connection.local() else {
+                panic!("{:?} is IPv6", connection.local());
+            };
+            let server = "10.0.0.5:8000".parse().unwrap();
+            let frames = request_frames(client, server, &[], b"never sent");
+            inject(&trial.scene.net.client, "eth0", &frames[0]).unwrap();
+        }
+        sent.extend(ask(&mut connections));
+        let split = trial.split(&sent);
+        split.assert_share(0.5);
+        assert_eq!(trial.connections(), split.connections);
+        assert_eq!(trial.resets(), 0);
+
+        trial.set("1");
+        let mut client = trial.handmade(40_000);
+        client.open(1_000).unwrap();
+        assert_eq!(version(&client.ask(&who()).unwrap()), "v13");
+        client.syn(77_000).unwrap();
+        let challenge = client.hear().unwrap();
+        assert_eq!(challenge.flags & (SYN | RST), 0, "{challenge:?}");
+        client.refuse(&challenge).unwrap();
+        client.open(77_000).unwrap();
+        assert_eq!(version(&client.ask(&who()).unwrap()), "v13");
     }
 }
 
