@@ -4,6 +4,7 @@ mod commands;
 mod daemons;
 mod keys;
 mod logging;
+mod off;
 mod rollout;
 mod signals;
 
@@ -132,6 +133,9 @@ enum Command {
         /// Where pin_dir, state_dir and control_socket stand, when they are not the defaults
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Only have it hold after a restart: `off` itself waits no longer for a disk than it has to
+        #[arg(long, hide = true)]
+        only_keep: bool,
     },
     /// Sum up the comparisons, on the shadow host
     Report(ReportArgs),
@@ -376,7 +380,11 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
         Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
         Command::Canary { change } => commands::canary(&printer, socket(global), change),
         Command::Rollout { command } => rollout::run(&printer, socket(global), command),
-        Command::Off { config } => commands::off(&printer, global, config),
+        Command::Off {
+            config,
+            only_keep: true,
+        } => off::keep(config.as_deref()),
+        Command::Off { config, .. } => off::off(&printer, global, config.as_deref()),
         Command::Report(arguments) => commands::report(&printer, arguments),
         Command::Keys { command } => keys::run(&printer, command),
         Command::Config { command } => commands::config(&printer, command),

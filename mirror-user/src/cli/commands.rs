@@ -12,15 +12,13 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{
-    CanaryCommand, ConfigCommand, Global, MirrorChange, Output, Printer, ReportArgs, block_on,
-    complain, print_text,
+    CanaryCommand, ConfigCommand, MirrorChange, Output, Printer, ReportArgs, block_on, complain,
+    print_text,
 };
 use crate::check;
 use crate::config::{self, File};
-use crate::control::{CanaryChange, Change, Client, ClientError, Done, Rest};
-use crate::dataplane;
+use crate::control::{CanaryChange, Change, Client, Done, Rest};
 use crate::shadow::report::{Labelled, summarize};
-use crate::state::{Overrides, State};
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,72 +87,6 @@ pub(super) fn print_done(printer: &Printer, done: &Done) -> anyhow::Result<ExitC
     }
     printer.print(done)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Asks the daemon; where none answers, or it fails, takes the pins away itself.
-pub(super) fn off(
-    printer: &Printer,
-    global: &Global,
-    file: Option<PathBuf>,
-) -> anyhow::Result<ExitCode> {
-    let places = Places::of(file.as_deref())?;
-    let socket = global.control.as_deref().unwrap_or(&places.control_socket);
-    let client = Client::new(socket);
-    match block_on(async { Ok(client.off().await) })? {
-        Ok(done) => print_done(printer, &done),
-        // Not allowed to ask means not allowed to detach either.
-        Err(error @ ClientError::Closed { .. }) => Err(error.into()),
-        Err(error) => print_done(printer, &off_without_daemon(&places, &error)?),
-    }
-}
-
-/// What `off` needs to know when no daemon answers.
-struct Places {
-    control_socket: PathBuf,
-    pin_dir: PathBuf,
-    state_dir: PathBuf,
-}
-
-impl Places {
-    fn of(file: Option<&Path>) -> Result<Self, config::Error> {
-        Ok(match file.map(config::read_node).transpose()? {
-            Some(node) => Self {
-                control_socket: node.control_socket,
-                pin_dir: node.pin_dir,
-                state_dir: node.state_dir,
-            },
-            None => Self {
-                control_socket: config::CONTROL_SOCKET.into(),
-                pin_dir: config::PIN_DIR.into(),
-                state_dir: config::STATE_DIR.into(),
-            },
-        })
-    }
-}
-
-fn off_without_daemon(places: &Places, asked: &ClientError) -> anyhow::Result<Done> {
-    let mut done = Done::default();
-    if !matches!(asked, ClientError::NoDaemon { .. }) {
-        done.warnings
-            .push(format!("the daemon could not do it: {asked}"));
-    }
-    // Written first: a daemon that starts meanwhile must not attach again.
-    let written = State::open(&places.state_dir).update(Overrides::switch_off);
-    let pins = places.pin_dir.display();
-    let detached = dataplane::detach_all(&places.pin_dir)
-        .with_context(|| format!("cannot take away what is pinned in {pins}"))?;
-    if detached.is_empty() {
-        done.done.push(format!(
-            "nothing was attached from {pins} (for another pin_dir, name the config with --config)"
-        ));
-    }
-    done.done
-        .extend(detached.iter().map(|pin| format!("removed {pin}")));
-    written?;
-    let state = places.state_dir.display();
-    done.done
-        .push(format!("off, also after a restart (kept in {state})"));
-    Ok(done)
 }
 
 /// What `config check` found.

@@ -1,8 +1,8 @@
 //! What the command line is told to change: decided here, without I/O, and performed by the daemon.
 //!
 //! What lowers a risk reaches the kernel first and the disk afterwards; what raises it waits until the
-//! disk has it. So there are three versions of what is set: the one that is wanted, the one on the disk,
-//! and, of each service the less of the two, the one that holds. Nothing here waits: an order whose
+//! disk has it. So there is what is wanted, what the disk may have (a write may be under way), and, of each
+//! service the least of these, what holds. Nothing here waits: an order whose
 //! outcome is not known yet is answered by a later input, or when its patience is over.
 
 mod waiting;
@@ -167,25 +167,34 @@ impl Core {
         self.meet();
     }
 
-    /// Whether a canary's share is lower than the disk says.
+    /// What the disk may have.
+    fn on_disk(&self) -> impl Iterator<Item = &Overrides> {
+        let under_way = self.under_way.iter().map(|write| &write.overrides);
+        std::iter::once(&self.kept).chain(under_way)
+    }
+
+    /// Whether the disk may have more of a canary than it should get.
     pub(super) fn owes_share(&self, service: &str) -> bool {
         let Some(Known { configured, .. }) = self.find(service) else {
             return false;
         };
-        self.wanted.share(service, *configured) < self.kept.share(service, *configured)
+        let share = |set: &Overrides| set.share(service, *configured);
+        self.on_disk().any(|set| share(set) > share(&self.wanted))
     }
 
-    /// Whether less of a service is mirrored than the disk says.
+    /// The same of a mirror.
     pub(super) fn owes_mirror(&self, service: &str) -> bool {
         let Some(Known { configured, .. }) = self.find(service) else {
             return false;
         };
-        self.wanted.mirrored(service, *configured) < self.kept.mirrored(service, *configured)
+        let mirrored = |set: &Overrides| set.mirrored(service, *configured);
+        self.on_disk()
+            .any(|set| mirrored(set) > mirrored(&self.wanted))
     }
 
-    /// Whether everything is off and the disk does not say so.
+    /// Whether everything is off and the disk may not say so.
     pub(super) fn owes_off(&self) -> bool {
-        self.wanted.is_off() && !self.kept.is_off()
+        self.wanted.is_off() && self.on_disk().any(|set| !set.is_off())
     }
 
     /// What an earlier daemon left in the kernel is less than the disk says: then it is what holds.
@@ -227,13 +236,13 @@ impl Core {
         change: impl FnOnce(&mut Overrides),
     ) -> Vec<Effect> {
         change(&mut self.wanted);
-        self.meet();
         self.number += 1;
         self.under_way.push_back(Write {
             number: self.number,
             overrides: self.wanted.clone(),
             since: now,
         });
+        self.meet();
         vec![Effect::Persist(self.number, self.wanted.clone())]
     }
 
@@ -450,9 +459,13 @@ impl Core {
     }
 
     fn meet(&mut self) {
-        let services = self.services.iter();
-        let configured = services.map(|known| (known.name.as_str(), known.configured));
-        self.holds = self.wanted.least(&self.kept, configured);
+        let mut holds = self.wanted.clone();
+        for set in self.on_disk() {
+            let services = self.services.iter();
+            let configured = services.map(|known| (known.name.as_str(), known.configured));
+            holds = holds.least(set, configured);
+        }
+        self.holds = holds;
     }
 
     fn find(&self, service: &str) -> Option<&Known> {

@@ -3,6 +3,7 @@
 mod agents;
 mod busy;
 pub(crate) mod disk;
+mod frozen;
 mod interfaces;
 mod loops;
 mod loss;

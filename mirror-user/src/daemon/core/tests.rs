@@ -169,9 +169,15 @@ impl World {
         self.take(Input::Kept(Kept { number, failure }));
     }
 
-    /// The daemon is killed; what was not written is lost, and another one starts.
-    fn crash(&mut self) {
+    /// The daemon is killed, when the disk may have the first of the writes that it was not told of; the
+    /// others are lost, and another daemon starts.
+    fn crash(&mut self, lands: bool) {
+        if let (Some((_, overrides)), true) = (self.writes.pop_front(), lands) {
+            self.disk = overrides;
+            self.assert_low();
+        }
         self.writes.clear();
+        let wanted = self.core.wanted.clone();
         let (before, was_attached) = (self.kernel, self.attached);
         let had_lost = self.is_off;
         self.core = Core::new(self.disk.clone(), None);
@@ -190,13 +196,15 @@ impl World {
         }
         self.settle();
         self.assert_low();
-        for (before, after) in before.iter().zip(&self.kernel) {
-            let is_more = after.share > before.share && before.is_less;
-            assert!(!is_more, "{after:?} after {before:?}");
-            let is_more = after.sample > before.sample && before.is_held;
-            assert!(!is_more, "{after:?} after {before:?}");
+        for (place, (before, after)) in before.iter().zip(&self.kernel).enumerate() {
+            let (name, configured) = (NAMES[place], Self::configured(place));
+            let share = before.share.max(wanted.share(name, configured));
+            let sample = before.sample.max(wanted.mirrored(name, configured));
+            let is_more = after.share > share || after.sample > sample;
+            assert!(!is_more, "{after:?} after {before:?} of {wanted:?}");
         }
-        assert!(was_attached || !had_lost || !self.attached);
+        let stays_off = !was_attached && wanted.is_off();
+        assert!(!(stays_off && self.attached), "attached again");
     }
 }
 
@@ -207,7 +215,7 @@ enum Step {
     Write,
     Disk(bool),
     Time(u64),
-    Crash,
+    Crash(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -235,7 +243,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Write),
         1 => any::<bool>().prop_map(Step::Disk),
         1 => (0_u64..3_000).prop_map(Step::Time),
-        1 => Just(Step::Crash),
+        1 => any::<bool>().prop_map(Step::Crash),
     ]
 }
 
@@ -267,7 +275,7 @@ proptest! {
                     world.now += Duration::from_millis(milliseconds);
                     world.take(Input::Tick);
                 }
-                Step::Crash => world.crash(),
+                Step::Crash(lands) => world.crash(lands),
             }
         }
         // Once the disk works, it has what is wanted, and that holds.
@@ -323,8 +331,7 @@ fn what_the_disk_does_not_have_is_said_and_shown() {
     let refusal = raised.as_ref().unwrap_err().to_string();
     assert!(refusal.contains("not yet"), "{refusal}");
     assert!(world.core.unkept().is_some());
-    // Nobody knows whether the disk has the one before.
-    assert!(world.kernel[0].share <= Share::of_parts(1_000));
+    assert_eq!(world.kernel[0].share, Share::NONE);
     world.write();
     assert_eq!(world.kernel[0].share, Share::of_parts(5_000));
     assert_eq!(world.core.unkept(), None);
@@ -349,7 +356,7 @@ fn a_disk_that_fails_is_not_waited_for() {
     let Done { done, warnings } = answer.unwrap();
     assert_eq!(done[0], "detached from eth0");
     assert!(warnings[0].contains("no space left"), "{warnings:?}");
-    world.crash();
+    world.crash(false);
     assert!(
         !world.attached && world.core.holds().is_off(),
         "the kernel wins"

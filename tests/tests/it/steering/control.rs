@@ -42,6 +42,47 @@ pub(super) fn finish_or_reset(trial: &Trial) {
     }
 }
 
+/// A large table is gone through by a thread of its own: the daemon answers meanwhile.
+#[test]
+fn the_daemon_answers_while_connections_are_reset() {
+    const FLOOD: u32 = 200_000;
+    let quiet = Trial::quiet(|canary| {
+        canary.insert("max_new_connections_per_second".into(), 1_000_000.into());
+    });
+    let Some(mut trial) = quiet else {
+        return;
+    };
+    let config = &mut trial.scene.node_config;
+    config.insert("connections".into(), i64::from(2 * FLOOD).into());
+    trial.start_daemon();
+    trial.set("0.9999");
+    trial.set("1");
+    let mut connections = connect(&trial.scene.client, 20);
+    ask(&mut connections);
+    trial.flood(FLOOD);
+    eventually("the table is full of them", || {
+        let [_, canary] = trial.connections();
+        ensure!(canary > u64::from(FLOOD) / 2, "{canary}");
+        Ok(())
+    });
+    let (answers, said) = std::thread::scope(|scope| {
+        let reset = scope.spawn(|| trial.command(&["off", "--reset"]));
+        let mut answers = 0;
+        while !reset.is_finished() {
+            trial.scene.node_metrics();
+            trial.scene.modelmirror(&["status"]);
+            answers += 1;
+        }
+        (answers, reset.join().unwrap())
+    });
+    assert!(answers > 3, "{answers} while it said {said}");
+    assert!(said.contains("of its connections were reset"), "{said}");
+    for connection in &mut connections {
+        let ended = connection.stream().read(&mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+    }
+}
+
 /// Established connections go on, new ones are steered as before; the next daemon keeps share, key
 /// and counts.
 #[test]

@@ -1,0 +1,134 @@
+//! `modelmirror off`, with a daemon and without.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use super::commands::print_done;
+use super::{Global, Printer, block_on};
+use crate::config;
+use crate::control::{Client, ClientError, Done};
+use crate::dataplane;
+use crate::state::{Overrides, State};
+
+/// How long the disk may take to have it hold after a restart.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks the daemon; where none answers, or it fails, takes the pins away itself.
+pub(super) fn off(
+    printer: &Printer,
+    global: &Global,
+    file: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
+    let places = Places::of(file)?;
+    let socket = global.control.as_deref().unwrap_or(&places.control_socket);
+    let client = Client::new(socket);
+    let ask = || block_on(async { Ok(client.off().await) });
+    match ask()? {
+        Ok(done) => print_done(printer, &done),
+        // Not allowed to ask means not allowed to detach either.
+        Err(error @ ClientError::Closed { .. }) => Err(error.into()),
+        Err(error) => {
+            let mut done = off_without_daemon(&places, file, &error)?;
+            // One that has started meanwhile may have read what was set before.
+            if let (ClientError::NoDaemon { .. }, Ok(also)) = (error, ask()?) {
+                done.done.extend(also.done);
+                done.warnings.extend(also.warnings);
+            }
+            print_done(printer, &done)
+        }
+    }
+}
+
+/// Writes down that everything is off.
+pub(super) fn keep(file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let places = Places::of(file)?;
+    State::open(&places.state_dir).update(Overrides::switch_off)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `off` needs to know when no daemon answers.
+struct Places {
+    control_socket: PathBuf,
+    pin_dir: PathBuf,
+    state_dir: PathBuf,
+}
+
+impl Places {
+    fn of(file: Option<&Path>) -> Result<Self, config::Error> {
+        Ok(match file.map(config::read_node).transpose()? {
+            Some(node) => Self {
+                control_socket: node.control_socket,
+                pin_dir: node.pin_dir,
+                state_dir: node.state_dir,
+            },
+            None => Self {
+                control_socket: config::CONTROL_SOCKET.into(),
+                pin_dir: config::PIN_DIR.into(),
+                state_dir: config::STATE_DIR.into(),
+            },
+        })
+    }
+}
+
+/// Less risk first, the disk after.
+fn off_without_daemon(
+    places: &Places,
+    file: Option<&Path>,
+    asked: &ClientError,
+) -> anyhow::Result<Done> {
+    let mut done = Done::default();
+    if !matches!(asked, ClientError::NoDaemon { .. }) {
+        done.warnings
+            .push(format!("the daemon could not do it: {asked}"));
+    }
+    let pins = places.pin_dir.display();
+    let detached = dataplane::detach_all(&places.pin_dir)
+        .with_context(|| format!("cannot take away what is pinned in {pins}"))?;
+    if detached.is_empty() {
+        done.done.push(format!(
+            "nothing was attached from {pins} (for another pin_dir, name the config with --config)"
+        ));
+    }
+    done.done
+        .extend(detached.iter().map(|pin| format!("removed {pin}")));
+    let state = places.state_dir.display();
+    match keep_apart(file) {
+        Ok(()) => done
+            .done
+            .push(format!("off, also after a restart (kept in {state})")),
+        Err(why) => {
+            done.done.push("off".to_owned());
+            done.warnings.push(format!(
+                "it is not kept in {state}, so a daemon that starts attaches again: {why:#}"
+            ));
+        }
+    }
+    Ok(done)
+}
+
+/// [`keep`] in a process of its own, which goes on when this one no longer waits: one that a disk holds
+/// up cannot even end.
+fn keep_apart(file: Option<&Path>) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(program);
+    command.args(["off", "--only-keep"]);
+    if let Some(file) = file {
+        command.arg("--config").arg(file);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.stderr(Stdio::piped()).spawn()?;
+    let (said, ended) = channel();
+    std::thread::spawn(move || said.send(child.wait_with_output()));
+    let output = ended
+        .recv_timeout(PATIENCE)
+        .context("the disk does not answer; it is written when it does")??;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("{}", why.trim().trim_start_matches("error: "));
+    }
+    Ok(())
+}
