@@ -6,6 +6,7 @@
 //! outcome is not known yet is answered by a later input, or when its patience is over.
 
 mod waiting;
+mod words;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -343,7 +344,7 @@ impl Core {
         effects.push(Effect::Settle);
         let raises =
             self.wanted.mirrored(service, configured) > self.holds.mirrored(service, configured);
-        let done = vec![sentence(service, change, &self.wanted)];
+        let done = vec![words::of_mirror(service, change, &self.wanted)];
         self.wait(ticket, done, raises, now);
         Ok(effects)
     }
@@ -397,7 +398,7 @@ impl Core {
             effects.push(Effect::End(ticket, service.to_owned()));
         }
         let raises = self.wanted.share(service, configured) > now_holds;
-        let done = said(service, change, &version);
+        let done = words::of_canary(service, change, &version);
         self.wait(ticket, done, raises, now);
         if let (true, Some(waiting)) = (is_reset, self.waiting.last_mut()) {
             waiting.also_until_ended(now);
@@ -485,38 +486,6 @@ impl Core {
             .map(|known| known.name.clone())
             .collect()
     }
-}
-
-/// What a change of a mirror came to, for the one who made it.
-fn sentence(service: &str, change: Change, overrides: &Overrides) -> String {
-    match change {
-        Change::On => format!("{service}: mirroring is on"),
-        Change::Off => format!("{service}: mirroring is off"),
-        Change::Sample(share) if overrides.is_off() => {
-            format!("{service}: the sample is {share}, once mirroring is on again")
-        }
-        Change::Sample(share) => format!("{service}: the sample is {share}"),
-        Change::Clear => format!("{service}: as the config file says"),
-    }
-}
-
-/// The same of a canary.
-fn said(service: &str, change: CanaryChange, version: &str) -> Vec<String> {
-    let first = match change {
-        CanaryChange::Share(share) => {
-            format!("{service}: {share} of new connections go to {version}")
-        }
-        CanaryChange::Off(_) => format!("{service}: no new connections go to {version}"),
-        CanaryChange::Clear => format!("{service}: the canary's share is as the config file says"),
-    };
-    let rest = match change {
-        CanaryChange::Off(Rest::Drain(milliseconds)) => {
-            let time = humantime::format_duration(std::time::Duration::from_millis(milliseconds));
-            Some(format!("those that are open are reset in {time}"))
-        }
-        _ => None,
-    };
-    [first].into_iter().chain(rest).collect()
 }
 
 #[cfg(test)]

@@ -65,25 +65,36 @@ fn keep_all(
     orders: &Receiver<(u64, Overrides)>,
     said: &mpsc::UnboundedSender<Kept>,
 ) -> bool {
-    while let Ok(order) = orders.recv() {
-        let mut order = Some(order);
-        while let Some((number, overrides)) = order.take() {
-            // Only the last one counts.
-            let (number, overrides) = orders.try_iter().last().unwrap_or((number, overrides));
-            let written = state.update(|kept| kept.clone_from(&overrides));
-            let failure = written.err().map(|error| format!("{error:#}"));
-            let has_failed = failure.is_some();
-            let _ = said.send(Kept { number, failure });
-            if has_failed {
-                order = match orders.recv_timeout(RETRY) {
-                    Ok(newer) => Some(newer),
-                    Err(RecvTimeoutError::Timeout) => Some((number, overrides)),
-                    Err(RecvTimeoutError::Disconnected) => return false,
-                };
+    let mut kept = 0;
+    while let Ok(mut order) = orders.recv() {
+        loop {
+            // Only the newest counts, which need not have come last.
+            order = orders.try_iter().fold(order, newer);
+            let (number, overrides) = &order;
+            if *number <= kept {
+                break;
             }
+            let written = state.update(|kept| kept.clone_from(overrides));
+            let failure = written.err().map(|error| format!("{error:#}"));
+            let is_kept = failure.is_none();
+            let number = *number;
+            let _ = said.send(Kept { number, failure });
+            if is_kept {
+                kept = number;
+                break;
+            }
+            order = match orders.recv_timeout(RETRY) {
+                Ok(other) => newer(order, other),
+                Err(RecvTimeoutError::Timeout) => order,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            };
         }
     }
     true
+}
+
+fn newer(one: (u64, Overrides), other: (u64, Overrides)) -> (u64, Overrides) {
+    if other.0 > one.0 { other } else { one }
 }
 
 #[cfg(test)]
@@ -112,6 +123,9 @@ mod tests {
             }
         };
         assert_eq!((last, State::open(&state_dir).overrides()), (2, &set));
+        // An older one that comes late.
+        keeper.keep(1, Overrides::default());
         assert!(keeper.finish(Duration::from_secs(10)));
+        assert_eq!(State::open(&state_dir).overrides(), &set);
     }
 }

@@ -3,7 +3,7 @@
 mod agents;
 mod busy;
 pub(crate) mod disk;
-mod frozen;
+pub(crate) mod frozen;
 mod interfaces;
 mod loops;
 mod loss;

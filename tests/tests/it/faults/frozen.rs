@@ -15,14 +15,15 @@ use crate::traffic::small;
 /// Less than a command waits for anything else than a disk.
 const QUICK: Duration = Duration::from_secs(6);
 
-/// A file system of its own in a folder, which can be frozen; gone when dropped.
-struct Disk {
+/// A file system of its own in a folder, which can be frozen; gone when dropped, which must come before whoever
+/// waits for it is.
+pub(crate) struct Disk {
     folder: PathBuf,
     frozen: bool,
 }
 
 impl Disk {
-    fn mount(folder: PathBuf) -> Result<Self> {
+    pub(crate) fn mount(folder: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&folder)?;
         let image = folder.with_extension("image");
         std::fs::File::create(&image)?.set_len(16 << 20)?;
@@ -38,12 +39,12 @@ impl Disk {
         Ok(Self { folder, frozen })
     }
 
-    fn freeze(&mut self) {
+    pub(crate) fn freeze(&mut self) {
         run("fsfreeze", &["-f".as_ref(), self.folder.as_ref()]).unwrap();
         self.frozen = true;
     }
 
-    fn thaw(&mut self) {
+    pub(crate) fn thaw(&mut self) {
         self.frozen = false;
         run("fsfreeze", &["-u".as_ref(), self.folder.as_ref()]).unwrap();
     }

@@ -9,6 +9,7 @@ use tests::{Mood, eventually};
 
 use super::{Pilot, by_hand, set};
 use crate::faults::disk::SmallDisk;
+use crate::faults::frozen::Disk;
 
 impl Pilot {
     /// What the daemon wants a person to know.
@@ -179,6 +180,33 @@ fn check_taken_back(mood: Mood, again: bool) {
 fn what_fails_is_taken_back_from_a_full_disk() {
     check_taken_back(Mood::Fails(1), false);
     check_taken_back(Mood::Fails(1), true);
+}
+
+/// The order is carried out while the disk does not answer, and the next daemon knows.
+#[test]
+fn an_abort_does_not_wait_for_the_disk() {
+    let Some(trial) = tests::Trial::quiet(|_| {}) else {
+        return;
+    };
+    let disk = Disk::mount(trial.scene.home.path().join("state")).unwrap();
+    let (mut pilot, mut disk) = (Pilot::of(trial, by_hand), disk);
+    let _traffic = pilot.traffic();
+    pilot.order(&["start"]);
+    pilot.wait_for_stage(0);
+    disk.freeze();
+    let said = pilot.order(&["abort"]);
+    assert!(said.contains("record is not on the disk yet"), "{said}");
+    assert_eq!(pilot.kernel_share(), 0.0);
+    let daemon = &pilot.trial.scene.daemon().process;
+    daemon.signal(Signal::SIGKILL).unwrap();
+    disk.thaw();
+    pilot.kill();
+    pilot.trial.scene.start_daemon(&[]);
+    // The record may have got it at the last moment.
+    let state = pilot.state().unwrap();
+    let ended = state["step"] == "rolled_back" || state["step"] == "aborted";
+    assert!(ended, "{state:#}");
+    assert_eq!(pilot.kernel_share(), 0.0);
 }
 
 #[test]

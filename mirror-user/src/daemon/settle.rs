@@ -1,0 +1,103 @@
+//! Where decisions become hooks and maps.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use super::reach::{forget_ways, write_ways};
+use super::services::Service;
+use super::{Daemon, attachments, heartbeat, rules};
+
+impl Daemon {
+    /// Makes hooks and maps what they should be, by all that is known now.
+    pub(super) fn settle(&mut self) {
+        // Whoever was held up has heard nobody: what came meanwhile counts before anybody is called
+        // silent.
+        while let Ok(event) = self.happened.try_recv() {
+            self.take_event(event);
+        }
+        self.log_agents();
+        self.watch_canaries();
+        self.attach();
+        self.write_rules();
+        self.pass_milestones();
+        self.publish();
+    }
+
+    /// Canaries on other hosts are dialled, and the way to them is asked for: which are on other hosts
+    /// depends on this host's addresses.
+    pub(super) fn watch_canaries(&mut self) {
+        if self.view.is_some() {
+            self.health.watch(&self.canaries_away());
+            self.say_interest();
+        }
+    }
+
+    /// Makes the attachments what they should be.
+    pub(super) fn attach(&mut self) {
+        let geneve = self.agents.values().filter(|agent| agent.is_geneve());
+        let ways = geneve.filter_map(|agent| agent.way.as_ref().ok());
+        let wanted = match &self.view {
+            _ if self.core.holds().is_off() => attachments::Wanted::new(),
+            Some(view) => {
+                let away = self.ways_away(view);
+                attachments::wanted(&self.config.interfaces, &view.links, ways, &away)
+            }
+            // What an earlier daemon attached stays until it is known what should be.
+            None => return,
+        };
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        self.attachments.make(&mut shared.plane, wanted);
+        for agent in self.agents.values_mut() {
+            let way = agent.way.as_ref();
+            agent.attached = way.is_ok_and(|way| self.attachments.carries(way));
+        }
+    }
+
+    /// Writes rules and ways into the maps. Without a look at the network there are none to write.
+    pub(super) fn write_rules(&mut self) {
+        let steered = self.write_steering();
+        let Some(view) = &self.view else { return };
+        let is_off = self.core.holds().is_off();
+        let local_reader = &mut self.local_reader;
+        let looks = self.services.iter();
+        let looks: Vec<[f64; 2]> = looks
+            .map(|service| local_reader.shares(service.config.id, is_off))
+            .collect();
+        let rule = |(service, look)| {
+            let budget = Service::budget(service, &self.agents);
+            let held = self.held(&service.config.name);
+            service.rule(self.core.holds(), &self.agents, budget, look, held)
+        };
+        let rules: Vec<rules::Rule<'_>> = self.services.iter().zip(looks).map(rule).collect();
+        let agents = self.agents.values().filter_map(|agent| agent.peer);
+        let mut endpoints = rules::by_endpoint(&rules, agents, &view.addresses, self.tap.key);
+        let services = self.services.iter();
+        let with_canary: BTreeSet<u32> = services
+            .filter(|service| service.config.canary.is_some())
+            .map(|service| service.row)
+            .collect();
+        self.listening
+            .mark(&mut endpoints, |rule| with_canary.contains(&rule.index));
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = steered
+            .and_then(|()| write_ways(&mut shared.plane, &self.agents))
+            .and_then(|()| shared.plane.set_services(&endpoints))
+            .and_then(|()| forget_ways(&mut shared.plane, &self.agents));
+        drop(shared);
+        match written {
+            Ok(()) => {
+                self.unwritten = None;
+                self.heartbeat.passed();
+            }
+            Err(error) => {
+                let limit = heartbeat::LIMIT.as_secs();
+                let why = format!(
+                    "the rules cannot be written, and after {limit} s nothing is copied any more: {error}"
+                );
+                if self.unwritten.replace(why.clone()).as_ref() != Some(&why) {
+                    tracing::error!("{why}");
+                }
+            }
+        }
+    }
+}
