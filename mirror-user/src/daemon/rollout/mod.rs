@@ -74,6 +74,8 @@ struct Running {
     /// ... with the share that it allows.
     durable_share: Share,
     shares: VecDeque<(u64, Share)>,
+    /// Whether the disk did not have how the one before has ended when this began.
+    follows_unwritten: bool,
     /// Why the record cannot be written.
     trouble: Option<String>,
     /// When it was told what happened.
@@ -95,6 +97,7 @@ impl Running {
             number: 0,
             durable: 0,
             shares: VecDeque::new(),
+            follows_unwritten: false,
             trouble: None,
             told: now,
             counted: None,
@@ -228,7 +231,7 @@ impl Rollouts {
         running.is_some_and(|running| {
             let rollout = &running.rollout;
             let has_clients = rollout.step().is_some_and(|step| step.has_clients());
-            let has_begun = running.durable > 0 || has_clients;
+            let has_begun = running.durable > 0 || has_clients && !running.follows_unwritten;
             !running.is_durable() && (!rollout.is_on() || !has_begun)
         })
     }

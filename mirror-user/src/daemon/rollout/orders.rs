@@ -188,6 +188,7 @@ impl Daemon {
         let rollout = Rollout::start(started.clone(), now);
         let mut running = Running::new(rollout, path, now);
         running.durable_share = Share::NONE;
+        running.follows_unwritten = self.rollouts.is_remembered(service);
         running.warnings = forecast.iter().cloned().collect();
         warnings.extend(forecast);
         self.rollouts.running.insert(service.to_owned(), running);
