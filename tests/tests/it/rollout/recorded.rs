@@ -39,6 +39,10 @@ fn one_that_cannot_be_read_changes_nothing() {
     let traffic = pilot.traffic();
     pilot.order(&["start"]);
     pilot.wait_for_stage(0);
+    eventually("the disk has what the share waits for", || {
+        ensure!(pilot.kernel_share() == 0.2);
+        Ok(())
+    });
     pilot.trial.scene.end_daemon(Signal::SIGKILL);
     let record = pilot.record().unwrap();
     let text = fs::read_to_string(&record).unwrap();
