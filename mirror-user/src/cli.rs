@@ -217,6 +217,9 @@ enum CanaryCommand {
         /// Give them so long, then end them
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         drain: Option<Duration>,
+        /// Also where nobody listens for stable
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         service: ServiceName,
     },

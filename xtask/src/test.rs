@@ -85,7 +85,9 @@ impl Runner {
         match self {
             Self::Nextest => {
                 let mut command = process::cargo("nextest");
-                command.arg("run");
+                // Tests with real servers and clients wait half of their time.
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                command.args(["run", "--test-threads", &(2 * cores).to_string()]);
                 command
             }
             Self::Cargo => process::cargo("test"),

@@ -63,6 +63,7 @@ pub(super) fn canary(
         CanaryCommand::Off {
             reset,
             drain,
+            force,
             service,
         } => {
             let rest = match drain {
@@ -70,7 +71,11 @@ pub(super) fn canary(
                 None if reset => Rest::Reset,
                 None => Rest::Finish,
             };
-            (service, CanaryChange::Off(rest))
+            let off = match force {
+                true => CanaryChange::ForceOff,
+                false => CanaryChange::Off,
+            };
+            (service, off(rest))
         }
         CanaryCommand::Clear(service) => (service, CanaryChange::Clear),
     };

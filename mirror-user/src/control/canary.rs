@@ -14,6 +14,8 @@ pub enum CanaryChange {
     Share(Share),
     /// No new connections, and what becomes of those there are.
     Off(Rest),
+    /// The same where nobody listens for stable, so that clients have nobody.
+    ForceOff(Rest),
     /// Back to what the file says.
     Clear,
 }

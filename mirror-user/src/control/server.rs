@@ -137,7 +137,7 @@ async fn canary(
     match serde_json::from_slice(&body) {
         Ok(change) => ask(&requests, Command::Canary { service, change }).await,
         Err(error) => {
-            let known = "{\"share\": 0.05}, {\"off\": \"finish\"}, {\"off\": \"reset\"}, {\"off\": {\"drain\": 30000}} or \"clear\"";
+            let known = "{\"share\": 0.05}, {\"off\": \"finish\"}, {\"off\": \"reset\"}, {\"off\": {\"drain\": 30000}}, {\"force_off\": \"finish\"} or \"clear\"";
             let said = format!("the body is not a change ({error}): send {known}");
             failure(StatusCode::UNPROCESSABLE_ENTITY, said)
         }

@@ -43,6 +43,24 @@ impl Daemon {
         Ok(())
     }
 
+    /// Refuses to send everybody where nobody listens, unless by force.
+    pub(super) fn check_stable(&self, name: &str, change: CanaryChange) -> Result<(), Refusal> {
+        let takes_all = match change {
+            CanaryChange::Off(_) => true,
+            CanaryChange::Share(share) => share == Share::NONE,
+            CanaryChange::ForceOff(_) | CanaryChange::Clear => false,
+        };
+        let service = self.find(name)?;
+        let has_some = self.share(service) != Share::NONE;
+        if takes_all && has_some && self.listening.is_gone(&service.config.addresses) {
+            let stable = &service.config.stable_version;
+            return Err(Refusal::Invalid(format!(
+                "{name}: nobody listens for {stable} any more, so clients would have nobody: start {stable} first, or write `canary off --force`"
+            )));
+        }
+        Ok(())
+    }
+
     /// Lowers the part of a service's new connections that the canary gets, by one map write.
     pub(super) fn lower(&mut self, row: u32, threshold: u64) -> Result<(), dataplane::Error> {
         let mut shared = self.lock();

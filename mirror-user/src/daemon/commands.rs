@@ -35,7 +35,9 @@ impl Daemon {
             }
             Command::Canary { service, change } => {
                 let rollout = self.taken_by_rollout(&service);
-                let can = self.check_place(&service, change);
+                let can = self
+                    .check_place(&service, change)
+                    .and_then(|()| self.check_stable(&service, change));
                 can.map(|()| Input::Order(ticket, Order::Canary(service, change, rollout)))
             }
             Command::Rollout { service, order } => {

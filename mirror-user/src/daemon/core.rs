@@ -366,7 +366,7 @@ impl Core {
         };
         let mut effects = Vec::new();
         if let Some(why) = rollout {
-            if !matches!(change, CanaryChange::Off(_)) {
+            if !matches!(change, CanaryChange::Off(_) | CanaryChange::ForceOff(_)) {
                 return Err(Refusal::Invalid(format!("{service}: {why}")));
             }
             let why = "its canary was switched off";
@@ -374,7 +374,7 @@ impl Core {
         }
         let share = match change {
             CanaryChange::Share(share) => Some(share),
-            CanaryChange::Off(_) => Some(Share::NONE),
+            CanaryChange::Off(_) | CanaryChange::ForceOff(_) => Some(Share::NONE),
             CanaryChange::Clear => None,
         };
         let names = self.names();
@@ -388,12 +388,16 @@ impl Core {
         }
         effects.extend(persist);
         let rest = match change {
-            CanaryChange::Off(Rest::Drain(milliseconds)) => Some(milliseconds),
+            CanaryChange::Off(Rest::Drain(milliseconds))
+            | CanaryChange::ForceOff(Rest::Drain(milliseconds)) => Some(milliseconds),
             _ => None,
         };
         effects.push(Effect::Drain(service.to_owned(), rest));
         effects.push(Effect::Settle);
-        let is_reset = change == CanaryChange::Off(Rest::Reset);
+        let is_reset = matches!(
+            change,
+            CanaryChange::Off(Rest::Reset) | CanaryChange::ForceOff(Rest::Reset)
+        );
         if is_reset {
             effects.push(Effect::End(ticket, service.to_owned()));
         }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Service, here};
 
+use crate::config::ServiceAddress;
 use crate::sock_diag::{Listener, listeners};
 
 /// Who was seen.
@@ -63,12 +64,32 @@ impl Listening {
         self.unseen.retain(|row| !others.contains(row));
     }
 
+    /// Whether nobody listens any more where somebody did, at none of a service's ends.
+    pub(super) fn is_gone(&self, addresses: &[ServiceAddress]) -> bool {
+        let mut its = self
+            .seen
+            .iter()
+            .filter(|end| is_one_of(end, addresses))
+            .peekable();
+        // Who cannot be looked for is not called gone.
+        its.peek().is_some()
+            && listeners()
+                .is_ok_and(|found| !its.any(|end| found.iter().any(|one| hears(one, end))))
+    }
+
     /// Why no connection is given to a canary of this host, if so.
     pub(super) fn obstacle(&self, row: u32) -> Option<&'static str> {
         self.unseen.contains(&row).then_some(
             "nobody was seen to listen at the service's own address: where netfilter leads its connections on (docker -p, NodePort, ClusterIP), none can be given to a canary of this host; name the server's own address and interface, such as a pod's veth, or start the server",
         )
     }
+}
+
+fn is_one_of(endpoint: &Endpoint, addresses: &[ServiceAddress]) -> bool {
+    let end = SocketAddr::from(*endpoint);
+    let mut addresses = addresses.iter();
+    addresses
+        .any(|address| address.port == end.port() && address.ip.is_none_or(|ip| ip == end.ip()))
 }
 
 /// Whether connections to `endpoint` come to this listener.
@@ -132,7 +153,13 @@ mod tests {
         listening.mark(&mut marked, |_| true);
         assert_eq!(marked[&endpoint].here, here::LISTENS);
         assert_eq!(listening.obstacle(0), None);
+        let addresses = [ServiceAddress {
+            ip: None,
+            port: address.port(),
+        }];
+        assert!(!listening.is_gone(&addresses));
         drop(listener);
+        assert!(listening.is_gone(&addresses));
         let (mut next, mut marked) = (Listening::of(&marked), rules());
         next.mark(&mut marked, |_| true);
         assert_eq!(
@@ -143,5 +170,9 @@ mod tests {
         let mut marked = rules();
         Listening::default().mark(&mut marked, |_| true);
         assert_eq!(marked[&endpoint].here, here::UNSEEN);
+        assert!(
+            !Listening::default().is_gone(&addresses),
+            "it never was there"
+        );
     }
 }

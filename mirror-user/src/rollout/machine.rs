@@ -296,10 +296,11 @@ impl Rollout {
         self.judge(step, now, decisions);
         if let Some(why) = severe {
             self.roll_back(why, true, now, decisions);
-        } else if let Some(worse) = self
-            .gates
-            .iter()
-            .find(|gate| gate.verdict == Verdict::Worse && gate.role != Role::Severe)
+        } else if !window.has_nobody_else()
+            && let Some(worse) = self
+                .gates
+                .iter()
+                .find(|gate| gate.verdict == Verdict::Worse && gate.role != Role::Severe)
         {
             let why = worse.to_string();
             self.roll_back(why, false, now, decisions);
@@ -338,6 +339,9 @@ impl Rollout {
     fn why_severe(&self, window: &Window, now: Timestamp) -> Option<String> {
         let step = self.step()?;
         if !step.has_clients() {
+            return None;
+        }
+        if window.has_nobody_else() {
             return None;
         }
         if let Some(why) = &window.unreachable {

@@ -10,7 +10,7 @@ use super::gates::Gate;
 use super::machine::State;
 use super::plan::{HookPoint, Plan, Target};
 use super::statistics::{Latencies, Pairs};
-use super::waits::Held;
+use super::waits::{Held, Kind};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,6 +159,12 @@ impl Window {
     /// Whether nothing happened.
     pub fn is_idle(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether clients would have nobody without the canary: however bad it is, it is not rolled back.
+    pub(super) fn has_nobody_else(&self) -> bool {
+        let mut held = self.held.iter();
+        held.any(|held| held.kind == Kind::StableGone)
     }
 }
 

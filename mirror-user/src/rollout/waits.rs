@@ -71,6 +71,8 @@ kinds! {
     Counters = "counters",
     /// A hook has not approved.
     Hook = "hook",
+    /// Nobody listens for stable any more: there is nobody to go back to.
+    StableGone = "stable_gone",
     /// Requests cannot be read.
     NotSeen = "not_seen",
     /// Both versions fail.
@@ -97,6 +99,7 @@ impl Rollout {
                     Kind::NotSteered,
                     Kind::Counters,
                     Kind::NotSeen,
+                    Kind::StableGone,
                 ]));
                 self.wait_for_time(step, now, &mut waits);
                 self.wait_for_requests(step, now, &mut waits);

@@ -24,7 +24,9 @@ pub(super) fn of_canary(service: &str, change: CanaryChange, version: &str) -> V
         CanaryChange::Share(share) => {
             format!("{service}: {share} of new connections go to {version}")
         }
-        CanaryChange::Off(_) => format!("{service}: no new connections go to {version}"),
+        CanaryChange::Off(_) | CanaryChange::ForceOff(_) => {
+            format!("{service}: no new connections go to {version}")
+        }
         CanaryChange::Clear => format!("{service}: the canary's share is as the config file says"),
     };
     let rest = match change {

@@ -10,7 +10,8 @@ use super::records::{self, Records};
 use super::{Running, id, line};
 use crate::config::{Protocol, Share};
 use crate::control::{
-    Done, Finish, Promote, Refusal, Reply, RolloutOrder, RolloutOutcome, RolloutSummary, Start,
+    CanaryChange, Done, Finish, Promote, Refusal, Reply, Rest, RolloutOrder, RolloutOutcome,
+    RolloutSummary, Start,
 };
 use crate::daemon::canary::fresh_key;
 use crate::daemon::place::{self, Obstacle};
@@ -38,7 +39,10 @@ impl Daemon {
             RolloutOrder::Resume(by) => (Want::Resume, by),
             RolloutOrder::Promote(Promote { all: false, by }) => (Want::Promote, by),
             RolloutOrder::Promote(Promote { all: true, by }) => (Want::PromoteAll, by),
-            RolloutOrder::Abort(by) => (Want::Abort, by),
+            RolloutOrder::Abort(by) => {
+                self.check_stable(service, CanaryChange::Off(Rest::Finish))?;
+                (Want::Abort, by)
+            }
         };
         self.command(service, want, by)
     }

@@ -79,6 +79,7 @@ impl Daemon {
     /// What happened since the last look may be severe where it is not beside what the tick began
     /// with: then that is told first, by itself.
     fn tell_rest(&mut self, service: &str, counted: &[Counted; 2], now: Timestamp) {
+        let obstacles = self.obstacles(service);
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
@@ -87,7 +88,9 @@ impl Daemon {
         else {
             return;
         };
-        let (rest, late) = (between(told, looked), between(looked, counted));
+        let (mut rest, mut late) = (between(told, looked), between(looked, counted));
+        rest.held.clone_from(&obstacles);
+        late.held = obstacles;
         if running.rollout.is_severe(&[&rest, &late], now) {
             running.counted = running.looked.take();
             self.tell(service, Event::Seen(Box::new(rest)));
@@ -184,6 +187,15 @@ impl Daemon {
         let Some(canary) = &found.config.canary else {
             return held;
         };
+        if self.listening.is_gone(&found.config.addresses) {
+            held.push(Held {
+                kind: Kind::StableGone,
+                why: format!(
+                    "nobody listens for {} any more: without the canary clients would have nobody, so it stays; start {} again, or `modelmirror canary off --force`",
+                    found.config.stable_version, found.config.stable_version
+                ),
+            });
+        }
         let not_steered = |why: String| Held {
             kind: Kind::NotSteered,
             why,

@@ -1,6 +1,6 @@
 //! No data means hold, with the reason named.
 
-use tests::{Traffic, Trial};
+use tests::{Mood, Traffic, Trial};
 
 use super::{Pilot, request, set};
 
@@ -76,5 +76,48 @@ fn connections_that_never_end_hold() {
         assert!(why.contains(words), "{words} is not in {why}");
     }
     assert_eq!(pilot.state().unwrap()["stage"], 0);
+    drop(traffic);
+}
+
+/// Whoever is bad is better than nobody.
+#[test]
+fn a_canary_is_not_taken_back_towards_nobody() {
+    let Some(mut pilot) = Pilot::new(|plan| set(plan, "min_duration", "60s")) else {
+        return;
+    };
+    let traffic = pilot.traffic();
+    pilot.order(&["start"]);
+    pilot.wait_for("stage");
+    tests::eventually("both have answered", || {
+        let responses = pilot.trial.metrics("modelmirror_responses_total", &[]);
+        anyhow::ensure!(responses.iter().all(|count| *count > 20), "{responses:?}");
+        Ok(())
+    });
+    pilot.trial.stop_stable();
+    pilot.trial.canary[0].set_mood(Mood::Fails(2));
+    let why = pilot.wait_until_held_by("stable_gone");
+    assert!(why.contains("nobody listens for v12"), "{why}");
+    let since = std::time::Instant::now();
+    tests::eventually("the canary serves everybody", || {
+        let got = traffic.got();
+        let after = got.iter().filter(|got| got.sent > since);
+        let answered = after.filter(|got| got.answer.is_ok()).count();
+        anyhow::ensure!(answered > 200, "{answered}");
+        Ok(())
+    });
+    assert_eq!(pilot.state().unwrap()["step"], "stage");
+    let refused = pilot.rollout(&["abort"]);
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(refused.text.contains("canary off --force"), "{refused}");
+    let scene = &pilot.trial.scene;
+    let off = ["canary", "off", "--service", "digits"];
+    let said = scene.home.modelmirror(&scene.net.node, &off).unwrap_err();
+    assert!(
+        said.to_string().contains("nobody listens for v12"),
+        "{said:#}"
+    );
+    // Once there is somebody, it goes as always.
+    pilot.trial.restart_stable();
+    pilot.wait_for("rolled_back");
     drop(traffic);
 }
