@@ -204,19 +204,15 @@ fn write_mirror(f: &mut fmt::Formatter<'_>, mirror: &MirrorState) -> fmt::Result
     }
 }
 
-/// `0.25 of stable, 1 of canary; 97 exchanges/s of 100 allowed`
+/// `0.25 of stable, 72 requests/s; 1.000 of canary, 25 requests/s; at most 1000/s each`
 fn look(look: &LookState) -> String {
-    let arms = look.arms.iter();
-    let shares: Vec<_> = arms
-        .clone()
-        .map(|arm| format!("{:.3} of {}", arm.effective, arm.arm))
-        .collect();
-    let rate: f64 = arms.map(|arm| arm.exchanges_per_second).sum();
+    let arms = look.arms.iter().map(|arm| {
+        let rate = arm.exchanges_per_second;
+        format!("{:.3} of {}, {rate:.0} requests/s", arm.effective, arm.arm)
+    });
+    let arms: Vec<_> = arms.collect();
     let budget = look.budget_exchanges_per_second;
-    format!(
-        "{}; {rate:.0} exchanges/s of {budget} allowed",
-        shares.join(", ")
-    )
+    format!("{}; at most {budget}/s each", arms.join("; "))
 }
 
 fn packets(service: &Service) -> String {

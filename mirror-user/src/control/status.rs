@@ -153,7 +153,7 @@ pub struct MirrorState {
 /// The daemon's own look at one service's exchanges.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LookState {
-    /// The most exchanges per second, of both versions.
+    /// The most exchanges per second of each version.
     pub budget_exchanges_per_second: u64,
     /// Stable, and the canary where the file has one.
     pub arms: Vec<LookedArm>,

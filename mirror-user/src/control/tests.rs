@@ -144,7 +144,7 @@ SERVICE sentiment  id 101, version v12, *:8000
   mirror       on (source: config), to 10.0.0.9:6181
   sample       0.25 effective; config 1, cli 0.5
   rate         3.2 MB/s of 12.5 MB/s allowed
-  look         0.250 of stable, 1.000 of canary; 97 exchanges/s of 100 allowed
+  look         0.250 of stable, 72 requests/s; 1.000 of canary, 25 requests/s; at most 100/s each
   connections  1200, 3 shut out by the budget
   PACKETS         REQUEST  RESPONSE
   mirrored          40000         0

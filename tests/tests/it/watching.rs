@@ -36,10 +36,12 @@ fn what_is_achieved_is_what_came_since_the_share_changed() {
     assert_eq!(achieved(&trial), NOTHING);
     trial.set("1");
     trial.scene.client.load(10, 2, large).unwrap();
+    trial.wait_for_responses([0, 20]);
     assert_eq!(achieved(&trial), [1.0; 3]);
     trial.set("0");
     assert_eq!(achieved(&trial), NOTHING, "nothing has come at this share");
     trial.scene.client.load(10, 2, large).unwrap();
+    trial.wait_for_responses([20, 20]);
     assert_eq!(achieved(&trial), [0.0; 3]);
     assert_eq!(trial.connections(), [10, 10], "the counters go on");
     assert!(canary(&trial)["share"]["achieved"]["seconds"].as_f64() > Some(0.0));
@@ -49,6 +51,7 @@ fn what_is_achieved_is_what_came_since_the_share_changed() {
     trial.scene.start_daemon(&[]);
     assert_eq!(achieved(&trial), NOTHING);
     trial.scene.client.load(10, 2, large).unwrap();
+    trial.wait_for_responses([20, 0]);
     assert_eq!(achieved(&trial), [0.0; 3]);
 }
 
