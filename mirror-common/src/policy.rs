@@ -147,8 +147,9 @@ pub struct Agent {
     pub mac_key: [u64; 2],
     /// The number that the agent knows us by, in every copy's option; below 65,536.
     pub tap: u32,
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
+    /// Another one each time that it gets its number: copies to it are numbered from 0 then. For the
+    /// daemon, the programs do not look at it.
+    pub tenure: u32,
 }
 
 /// Values of [`Agent::transport`].

@@ -78,6 +78,8 @@ pub(super) struct Agent {
     pub(super) access: Access,
     /// Its number in the maps.
     pub(super) number: u32,
+    /// Tells the times apart that it has had that number: see [`policy::Agent::tenure`].
+    tenure: u32,
     /// Copies that wait for it; nothing where the kernel sends by itself.
     pub(super) ring: Option<Arc<Ring>>,
     /// What datagrams are signed with.
@@ -117,10 +119,15 @@ pub(super) struct Agent {
 
 impl Agent {
     /// An agent that has not been heard of.
-    pub(super) fn new(access: Access, number: u32, ring: Option<Arc<Ring>>) -> Self {
+    pub(super) fn new(
+        access: Access,
+        (number, tenure): (u32, u32),
+        ring: Option<Arc<Ring>>,
+    ) -> Self {
         let [a, b] = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|uuid| uuid.as_u64_pair());
         Self {
             number,
+            tenure,
             ring,
             // Version and variant of a UUID are fixed; what is left over is random.
             mac_key: [a.0 ^ b.1.rotate_left(32), a.1 ^ b.0.rotate_left(32)],
@@ -163,7 +170,8 @@ impl Agent {
 
     /// Names this life of the numbers that its copies have, in the tap's life `boot`.
     pub(super) fn life(&self, boot: u64) -> u64 {
-        self.ring.as_ref().map_or(boot, |ring| ring.life())
+        let of_datagrams = boot ^ u64::from(self.tenure).rotate_left(32);
+        self.ring.as_ref().map_or(of_datagrams, |ring| ring.life())
     }
 
     /// What each CPU has sent to it.
@@ -325,7 +333,7 @@ impl Agent {
             id,
             mac_key: self.mac_key,
             tap: self.tap,
-            pad: 0,
+            tenure: self.tenure,
         })
     }
 
@@ -360,7 +368,7 @@ mod tests {
             key: None,
             transport,
         };
-        let mut agent = Agent::new(access, 3, None);
+        let mut agent = Agent::new(access, (3, 0), None);
         let link = Link {
             name: "eth0".into(),
             index: 7,

@@ -42,7 +42,8 @@ impl Daemon {
             .map(|access| (access.id(), access))
             .collect();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known = numbers::numbers_in(&shared.plane.agents()?);
+        let ways = shared.plane.agents()?;
+        let mut known = numbers::numbers_in(&ways);
         known.extend(
             self.agents
                 .values()
@@ -71,7 +72,11 @@ impl Daemon {
                         Transport::Stream => Some(Arc::new(shared.plane.ring(number)?)),
                         Transport::Geneve => None,
                     };
-                    let agent = Agent::new(access.clone(), number, ring);
+                    let tenure = match ways.get(&number) {
+                        Some(way) if !numbers.fresh.contains(&number) => way.tenure,
+                        _ => uuid::Uuid::new_v4().as_fields().0,
+                    };
+                    let agent = Agent::new(access.clone(), (number, tenure), ring);
                     self.sender.connect(self.keys.target(&agent, self.tap.boot));
                     agent
                 }
