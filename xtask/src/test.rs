@@ -87,7 +87,8 @@ impl Runner {
                 let mut command = process::cargo("nextest");
                 // Tests with real servers and clients wait half of their time.
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                command.args(["run", "--test-threads", &(2 * cores).to_string()]);
+                let threads = cores + cores.div_ceil(2);
+                command.args(["run", "--test-threads", &threads.to_string()]);
                 command
             }
             Self::Cargo => process::cargo("test"),

@@ -21,6 +21,9 @@ pub struct Line {
     /// What the wall clock said, where that differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall: Option<Timestamp>,
+    /// How long the host was up then, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_ms: Option<u64>,
     /// What.
     #[serde(flatten)]
     pub entry: Entry,

@@ -51,6 +51,7 @@ impl Story {
         self.lines.extend(entries.map(|entry| Line {
             time,
             wall: None,
+            up_ms: None,
             entry,
         }));
     }

@@ -83,7 +83,7 @@ impl Pilot {
         let shadow = toml::toml! {
             min_compared = 200
             agreement = 0.9
-            max_latency_ratio = 5.0
+            max_latency_ratio = 50.0
             max_error_delta = 0.1
             max_duration = "60s"
         };

@@ -1,9 +1,10 @@
 //! The time that rollouts go by. It goes as the monotonic clock does: a wall clock that is set forward
 //! passes no stage, and one that is set back stops no gate.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
 
 /// Since the daemon's start.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,13 @@ impl Clock {
         Self::at(Timestamp::now(), earliest, Instant::now())
     }
 
+    /// Goes on after a restart, or a reboot, where `last` was written: the shorter span counts, of the wall
+    /// clock's and of that which the host was up.
+    pub(super) fn resume(last: Moment) -> Self {
+        let base = last.and_since(Timestamp::now(), up());
+        Self::at(base, None, Instant::now())
+    }
+
     fn at(wall: Timestamp, earliest: Option<Timestamp>, since: Instant) -> Self {
         Self {
             base: earliest.map_or(wall, |earliest| earliest.max(wall)),
@@ -29,10 +37,38 @@ impl Clock {
         self.after(self.since.elapsed())
     }
 
-    fn after(&self, elapsed: std::time::Duration) -> Timestamp {
+    fn after(&self, elapsed: Duration) -> Timestamp {
         // At the end of all time it stands still.
         self.base.checked_add(elapsed).unwrap_or(self.base)
     }
+}
+
+/// When a line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment {
+    /// On the clock that rollouts go by.
+    pub(super) time: Timestamp,
+    /// How long the host was up.
+    pub(super) up: Option<Duration>,
+}
+
+impl Moment {
+    /// What time it is at this wall clock, and after so long without a reboot.
+    fn and_since(self, wall: Timestamp, up: Option<Duration>) -> Timestamp {
+        let by_wall = Duration::try_from(wall.duration_since(self.time)).unwrap_or_default();
+        let by_host = match (self.up, up) {
+            (Some(then), Some(now)) => now.checked_sub(then).unwrap_or(now),
+            _ => by_wall,
+        };
+        let time = self.time.checked_add(by_wall.min(by_host));
+        time.unwrap_or(self.time)
+    }
+}
+
+/// How long the host is up, its sleep included.
+pub(super) fn up() -> Option<Duration> {
+    let up = clock_gettime(ClockId::CLOCK_BOOTTIME);
+    up.ok().map(Duration::from)
 }
 
 /// The wall clock's time, where it is not what the rollouts go by.
@@ -47,8 +83,6 @@ fn differing(clock: Timestamp, wall: Timestamp) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn timestamp(second: i64) -> Timestamp {
@@ -69,6 +103,26 @@ mod tests {
             |earliest| Clock::at(timestamp(0), earliest, Instant::now()).after(Duration::ZERO);
         assert_eq!(begun(Some(timestamp(3_600))), timestamp(3_600));
         assert_eq!(begun(Some(timestamp(-3_600))), timestamp(0));
+    }
+
+    /// Whatever was done to the wall clock meanwhile, and also after a reboot.
+    #[test]
+    fn across_a_restart_the_shorter_span_counts() {
+        let seconds = Duration::from_secs;
+        let check = |then: Option<u64>, wall: i64, up: Option<u64>, expected: i64| {
+            let last = Moment {
+                time: timestamp(0),
+                up: then.map(seconds),
+            };
+            let time = last.and_since(timestamp(wall), up.map(seconds));
+            assert_eq!(time, timestamp(expected), "{then:?} {wall} {up:?}");
+        };
+        check(Some(500), 20, Some(520), 20);
+        check(Some(500), 7_220, Some(520), 20);
+        check(Some(500), -3_600, Some(520), 0);
+        // Rebooted: it was down for a while, too.
+        check(Some(500), 90, Some(30), 30);
+        check(None, 90, Some(30), 90);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use mirror_common::steer::flag;
 use tokio::sync::mpsc;
 
 use self::asks::{Heard, Heeded};
-use self::clock::Clock;
+use self::clock::{Clock, Moment};
 use self::counted::Counted;
 use self::journal::{Journal, Written};
 use self::records::Records;
@@ -62,6 +62,9 @@ pub(super) struct Rollouts {
     clock: Clock,
 }
 
+/// A rollout, where its record is, and when its last line was written.
+type LastRollout = (Rollout, PathBuf, Option<Moment>);
+
 /// One rollout, and what is known beside it.
 #[derive(Debug)]
 struct Running {
@@ -78,6 +81,8 @@ struct Running {
     follows_unwritten: bool,
     /// Why the record cannot be written.
     trouble: Option<String>,
+    /// When an earlier daemon wrote its last line.
+    last: Option<Moment>,
     /// When it was told what happened.
     told: Timestamp,
     /// What both versions had done then.
@@ -99,6 +104,7 @@ impl Running {
             shares: VecDeque::new(),
             follows_unwritten: false,
             trouble: None,
+            last: None,
             told: now,
             counted: None,
             looked: None,
@@ -135,8 +141,15 @@ impl Rollouts {
             clock: Clock::start(None),
         };
         rollouts.take_up_all(config);
-        let entered = rollouts.running.values();
-        rollouts.clock = Clock::start(entered.map(|running| running.rollout.entered()).max());
+        let running = rollouts.running.values();
+        let watched = running.filter(|running| running.rollout.is_watched());
+        rollouts.clock = match watched.filter_map(|running| running.last).max() {
+            Some(last) => Clock::resume(last),
+            None => {
+                let running = rollouts.running.values();
+                Clock::start(running.map(|running| running.rollout.entered()).max())
+            }
+        };
         Ok(rollouts)
     }
 
@@ -153,8 +166,9 @@ impl Rollouts {
         let taken_up = self.last_of(service);
         match taken_up {
             Ok(None) => {}
-            Ok(Some((rollout, path))) => {
-                let running = Running::new(rollout, path, self.clock.now());
+            Ok(Some((rollout, path, last))) => {
+                let mut running = Running::new(rollout, path, self.clock.now());
+                running.last = last;
                 self.running.insert(service.to_owned(), running);
             }
             Err(error) => {
@@ -165,7 +179,7 @@ impl Rollouts {
         }
     }
 
-    fn last_of(&self, service: &str) -> anyhow::Result<Option<(Rollout, PathBuf)>> {
+    fn last_of(&self, service: &str) -> anyhow::Result<Option<LastRollout>> {
         let Some(path) = self.records.of(service)?.pop() else {
             return Ok(None);
         };
@@ -177,7 +191,11 @@ impl Rollouts {
         }
         let rollout =
             Rollout::replay(&lines).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
-        Ok(Some((rollout, path)))
+        let last = lines.last().map(|line| Moment {
+            time: line.time,
+            up: line.up_ms.map(Duration::from_millis),
+        });
+        Ok(Some((rollout, path, last)))
     }
 
     /// The config as rollouts change it.
@@ -498,7 +516,13 @@ impl Daemon {
 
 fn line(time: Timestamp, entry: Entry) -> Line {
     let wall = clock::wall(time);
-    Line { time, wall, entry }
+    let up_ms = clock::up().map(|up| up.as_millis() as u64);
+    Line {
+        time,
+        wall,
+        up_ms,
+        entry,
+    }
 }
 
 /// What was decided, in the log.

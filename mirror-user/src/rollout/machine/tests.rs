@@ -138,6 +138,7 @@ fn line(time: Timestamp, entry: Entry) -> Line {
     Line {
         time,
         wall: None,
+        up_ms: None,
         entry,
     }
 }

@@ -121,7 +121,12 @@ fn the_wire_loses_a_twentieth_at_random() {
         return;
     };
     let shadow = &scene.net.shadow;
-    shadow.nft(RULES).unwrap();
+    // Copies alone where they are datagrams, and else anything that the tap sends.
+    let protocol = match Transport::of_this_run() {
+        Transport::Geneve => "udp",
+        Transport::Stream => "tcp",
+    };
+    shadow.nft(&rules(protocol)).unwrap();
     let sent = load(&scene);
     let outcome = scene.account(&sent);
     let lost = shadow.nft_counter("netdev", "loss", "lost").unwrap();
@@ -138,13 +143,17 @@ fn the_wire_loses_a_twentieth_at_random() {
     );
 }
 
-/// Copies alone where they are datagrams, and else anything that the tap sends.
-const RULES: &str = "
-table netdev loss {
-    counter lost { }
-    chain door {
+/// One packet in twenty to the agent does not arrive.
+fn rules(protocol: &str) -> String {
+    format!(
+        "
+table netdev loss {{
+    counter lost {{ }}
+    chain door {{
         type filter hook ingress device eth0 priority 0
-        meta l4proto { tcp, udp } th dport 6181 numgen random mod 100 < 5 counter name lost drop
-    }
+        {protocol} dport 6181 numgen random mod 100 < 5 counter name lost drop
+    }}
+}}
+"
+    )
 }
-";
