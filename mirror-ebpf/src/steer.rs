@@ -95,7 +95,10 @@ pub fn follow<H: Hand>(
         // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
         // different fields, but for the state's bits, of which one may get lost: a sample less.
         let connection = unsafe { &mut *connection };
-        if !begins || connection.is_repeated_by(packet) && !gives_up(connection) || holds(connection) {
+        if !begins
+            || connection.is_repeated_by(packet) && !gives_up(connection)
+            || holds(connection)
+        {
             return case.go_on(connection, away, now_ns);
         }
         known = true;
@@ -461,9 +464,7 @@ fn is_refusal(packet: &Packet, connection: &Connection) -> bool {
 /// stays, or anybody could end the connection by one packet.
 #[inline(always)]
 fn holds(connection: &Connection) -> bool {
-    connection.is_away()
-        && connection.is_open()
-        && health::answers(connection.service, now_ns())
+    connection.is_away() && connection.is_open() && health::answers(connection.service, now_ns())
 }
 
 /// Whether a SYN that comes again should be chosen for anew.
