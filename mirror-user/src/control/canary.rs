@@ -133,6 +133,9 @@ pub struct Arm {
     pub unanswered_requests: u64,
     /// Requests whose response is not HTTP.
     pub unreadable: u64,
+    /// Requests whose response says in its body that it is a failure.
+    #[serde(default)]
+    pub says_error: u64,
     /// Requests that the client gave up.
     pub aborted: u64,
     /// From a request's last byte to the first of the response's header, in seconds.

@@ -241,6 +241,7 @@ fn both_versions_stand_side_by_side() {
   requests seen                        0           0
     2xx 3xx 4xx 5xx              0 0 0 0     0 0 0 0
     cut, unanswered, no HTTP     0, 0, 0     0, 0, 0
+    says it failed                     0           0
     aborted by client                  0           0
   first body byte p50, p99          -, -        -, -
   complete p50, p99                 -, -        -, -

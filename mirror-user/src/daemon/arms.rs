@@ -122,6 +122,7 @@ fn describe_arm(
         incomplete: looked.outcome(Outcome::Incomplete),
         unanswered_requests: looked.outcome(Outcome::Unanswered),
         unreadable: looked.outcome(Outcome::Unreadable),
+        says_error: looked.outcome(Outcome::SaysError),
         aborted: looked.outcome(Outcome::AbortedByClient),
         first_byte: Quantiles::from(looked.wait(Wait::Header)),
         first_body: Quantiles::from(looked.wait(Wait::Body)),

@@ -100,7 +100,7 @@ fn arms(arms: &[Arm]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let rows: [Row; 12] = [
+    let rows: [Row; 13] = [
         ("connections", |arm| arm.connections.to_string()),
         ("open", |arm| arm.open.to_string()),
         ("unanswered", |arm| arm.unanswered.to_string()),
@@ -113,6 +113,7 @@ fn arms(arms: &[Arm]) -> String {
             let failed = [arm.incomplete, arm.unanswered_requests, arm.unreadable];
             failed.map(|count| count.to_string()).join(", ")
         }),
+        ("  says it failed", |arm| arm.says_error.to_string()),
         ("  aborted by client", |arm| arm.aborted.to_string()),
         ("first body byte p50, p99", |arm| both(arm.first_body)),
         ("complete p50, p99", |arm| both(arm.complete)),

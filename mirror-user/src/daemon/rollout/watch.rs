@@ -52,10 +52,11 @@ impl Daemon {
             return;
         }
         let counted = self.count(service);
+        let obstacles = self.obstacles(service);
         if let Ok(counted) = &counted {
-            self.tell_rest(service, counted, now);
+            self.tell_rest(service, counted, &obstacles, now);
         }
-        let window = self.window(service, counted.as_ref());
+        let window = self.window(service, counted.as_ref(), obstacles);
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
@@ -78,8 +79,13 @@ impl Daemon {
 
     /// What happened since the last look may be severe where it is not beside what the tick began
     /// with: then that is told first, by itself.
-    fn tell_rest(&mut self, service: &str, counted: &[Counted; 2], now: Timestamp) {
-        let obstacles = self.obstacles(service);
+    fn tell_rest(
+        &mut self,
+        service: &str,
+        counted: &[Counted; 2],
+        obstacles: &[Held],
+        now: Timestamp,
+    ) {
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
@@ -89,8 +95,8 @@ impl Daemon {
             return;
         };
         let (mut rest, mut late) = (between(told, looked), between(looked, counted));
-        rest.held.clone_from(&obstacles);
-        late.held = obstacles;
+        rest.held = obstacles.to_vec();
+        late.held = obstacles.to_vec();
         if running.rollout.is_severe(&[&rest, &late], now) {
             running.counted = running.looked.take();
             self.tell(service, Event::Seen(Box::new(rest)));
@@ -121,7 +127,12 @@ impl Daemon {
     }
 
     /// What happened since it was told last.
-    fn window(&self, service: &str, counted: Result<&[Counted; 2], &String>) -> Window {
+    fn window(
+        &self,
+        service: &str,
+        counted: Result<&[Counted; 2], &String>,
+        obstacles: Vec<Held>,
+    ) -> Window {
         let mut window = Window::default();
         let Some(running) = self.rollouts.running.get(service) else {
             return window;
@@ -143,7 +154,7 @@ impl Daemon {
             }),
         }
         running.asked.fill(&mut window, rollout);
-        window.held.extend(self.obstacles(service));
+        window.held.extend(obstacles);
         window
     }
 

@@ -150,11 +150,11 @@ impl Clients {
     pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, stable_fails: bool, now: Timestamp) {
         let short = self.short.observe(&stable.sizes, &canary.sizes);
         for end in &mut self.ends {
-            let [stable, canary] = match end.kind {
-                Kind::Short => short,
-                kind => [stable, canary].map(|arm| arm.ended(kind)),
-            };
-            end.observe(stable, canary);
+            let [stable_short, canary_short] = short;
+            end.observe(
+                stable.ended(end.kind, stable_short),
+                canary.ended(end.kind, canary_short),
+            );
         }
         self.connections
             .observe(stable.failed_connections(), canary.failed_connections());
@@ -296,10 +296,11 @@ impl Arm {
         }
     }
 
-    /// Requests, and those that ended so.
-    fn ended(&self, kind: Kind) -> Counts {
+    /// Requests, and those that ended so. Which bodies are short, only both versions together tell.
+    fn ended(&self, kind: Kind, short: Counts) -> Counts {
         let events = match kind {
-            Kind::Failed | Kind::Short => return self.failed(),
+            Kind::Failed => return self.failed(),
+            Kind::Short => return short,
             Kind::ClientError => self.client_errors,
             Kind::Redirect => self.redirects,
             Kind::Aborted => self.aborted,

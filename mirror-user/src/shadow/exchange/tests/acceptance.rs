@@ -398,7 +398,7 @@ fn a_wrong_checksum_is_no_copy_unless_the_server_takes_it() {
         let mut talk = Talk::new();
         let mut table = Table::new();
         table.feed(talk.open());
-        let corrupt = doubtful(talk.clone().client(post("/a", "XXX")));
+        let corrupt = doubtful(talk.clone().client(post("/a", "cba")));
         let copies = [corrupt, talk.client(post("/a", "abc"))];
         table.feed(order.map(|index| copies[index].clone()));
         table.feed([talk.server(ok("A"))]);
