@@ -3,6 +3,7 @@
 use std::io::{self, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,6 +11,7 @@ use mirror_common::packet::{self, ACK, FIN, Link, RST, SYN};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use crate::client::{Request, Response, read_response};
+use crate::cpus;
 use crate::namespace::Namespace;
 use crate::wait::LIMIT;
 
@@ -126,7 +128,8 @@ pub fn forge(namespace: &Namespace, segments: &[Segment]) -> Result<()> {
     Ok(())
 }
 
-/// Sends `count` SYNs to `server`, each from another address and port, beginning with `from`.
+/// Sends `count` SYNs to `server`, each from another address and port, beginning with `from`. Each CPU
+/// sends its part: what the kernel evicts of a table it takes from what the CPU that adds has in sight.
 ///
 /// # Errors
 /// Needs CAP_NET_RAW.
@@ -136,21 +139,34 @@ pub fn flood(
     from: Ipv4Addr,
     count: u32,
 ) -> Result<()> {
-    let socket = forger(namespace)?;
-    for number in 0..count {
-        let source = Ipv4Addr::from_bits(from.to_bits() + number);
-        let port = 1024 + (number % 60_000) as u16;
-        let segment = Segment {
-            source: SocketAddrV4::new(source, port),
-            destination: server,
-            sequence: number,
-            acknowledgement: 0,
-            flags: SYN,
-            payload: Vec::new(),
-        };
-        socket.send_to(&segment.bytes(), &SockAddr::from(server))?;
-    }
-    Ok(())
+    let cpus = cpus::allowed()?;
+    let send = |first: usize| -> Result<()> {
+        cpus::bind(cpus[first])?;
+        let socket = forger(namespace)?;
+        for number in (first as u32..count).step_by(cpus.len()) {
+            let source = Ipv4Addr::from_bits(from.to_bits() + number);
+            let port = 1024 + (number % 60_000) as u16;
+            let segment = Segment {
+                source: SocketAddrV4::new(source, port),
+                destination: server,
+                sequence: number,
+                acknowledgement: 0,
+                flags: SYN,
+                payload: Vec::new(),
+            };
+            socket.send_to(&segment.bytes(), &SockAddr::from(server))?;
+        }
+        Ok(())
+    };
+    let send = &send;
+    thread::scope(|scope| {
+        let start = |first| scope.spawn(move || send(first));
+        let threads: Vec<_> = (0..cpus.len()).map(start).collect();
+        let ended = threads.into_iter().map(|thread| thread.join());
+        ended
+            .map(|ended| ended.expect("a sender does not panic"))
+            .collect()
+    })
 }
 
 /// One end of a connection whose other end is a real server. What is sent arrives, and in order:

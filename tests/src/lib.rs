@@ -22,6 +22,7 @@
 
 mod answers;
 mod client;
+pub mod cpus;
 mod foreign;
 mod handmade;
 mod inject;

@@ -5,11 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::Result;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
-/// The thread that asks.
-const THIS: Pid = Pid::from_raw(0);
+use crate::cpus;
 
 /// A thread of normal priority on each CPU that this process may use, always running; they end when this
 /// is dropped.
@@ -25,21 +22,15 @@ impl Spinners {
     /// # Errors
     /// When a thread cannot be bound to a CPU.
     pub fn start() -> Result<Self> {
-        let allowed = sched_getaffinity(THIS)?;
         let mut spinners = Self {
             stop: Arc::default(),
             threads: Vec::new(),
         };
-        for cpu in 0..CpuSet::count() {
-            if !allowed.is_set(cpu)? {
-                continue;
-            }
-            let mut only = CpuSet::new();
-            only.set(cpu)?;
+        for cpu in cpus::allowed()? {
             let stop = Arc::clone(&spinners.stop);
             let (bound, is_bound) = std::sync::mpsc::channel();
             spinners.threads.push(std::thread::spawn(move || {
-                let _ = bound.send(sched_setaffinity(THIS, &only));
+                let _ = bound.send(cpus::bind(cpu));
                 while !stop.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }

@@ -8,8 +8,6 @@ use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
 use mirror_user::dataplane::Ring;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
 use super::*;
 
@@ -22,9 +20,7 @@ fn bench() -> Option<(Bench, Ring)> {
         return None;
     }
     let mut bench = Bench::new().unwrap();
-    let mut first = CpuSet::new();
-    first.set(0).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &first).unwrap();
+    tests::cpus::bind(0).unwrap();
     bench.agent = Agent {
         state: agent_state::ALIVE,
         transport: transport::STREAM,
