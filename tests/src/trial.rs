@@ -162,19 +162,25 @@ impl Trial {
     /// Takes stable away: nobody listens at the service's port any more.
     #[track_caller]
     pub fn stop_stable(&mut self) {
-        self.start_stable_at("127.0.0.1:0");
+        self.start_stable("v12", "127.0.0.1:0");
     }
 
     /// Takes stable away, and starts another at its place.
     #[track_caller]
     pub fn restart_stable(&mut self) {
+        self.replace_stable("v12");
+    }
+
+    /// The same, and it is of this version.
+    #[track_caller]
+    pub fn replace_stable(&mut self, version: &str) {
         self.stop_stable();
-        self.start_stable_at("[::]:8000");
+        self.start_stable(version, "[::]:8000");
     }
 
     #[track_caller]
-    fn start_stable_at(&mut self, listen: &str) {
-        let (node, answers) = (&self.scene.net.node, Answers::of("v12"));
+    fn start_stable(&mut self, version: &str, listen: &str) {
+        let (node, answers) = (&self.scene.net.node, Answers::of(version));
         self.former[0].extend(self.scene.production.received());
         let stable = Server::start(node, address(listen), &answers);
         self.scene.production = stable.expect("stable starts");

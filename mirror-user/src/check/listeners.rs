@@ -104,7 +104,7 @@ fn udp_sockets(wanted: SocketAddr) -> BTreeSet<u64> {
 
 /// The process that holds one of these sockets, where we may see it.
 fn owner(sockets: &BTreeSet<u64>) -> Option<Owner> {
-    let (pid, _) = servers::holders(sockets).pop_first()?;
+    let (pid, _) = servers::holders(sockets).ok()?.pop_first()?;
     let name = servers::name(pid)?;
     Some(Owner { name, pid })
 }

@@ -121,7 +121,7 @@ fn unseen(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Op
     let addresses = service.addresses.iter().copied().chain([own]);
     let hidden = addresses.filter(|&address| {
         let sockets: BTreeSet<u64> = servers::sockets(address, listeners, &local).collect();
-        !sockets.is_empty() && servers::holders(&sockets).is_empty()
+        !sockets.is_empty() && servers::holders(&sockets).is_ok_and(|holders| holders.is_empty())
     });
     let hidden: Vec<String> = hidden.map(|address| address.to_string()).collect();
     (!hidden.is_empty()).then(|| {

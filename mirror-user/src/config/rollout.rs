@@ -11,7 +11,7 @@ use super::errors::{Error, Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::values;
 use crate::rollout::plan::{
-    Baseline, Canary, Hook, HookPoint, MetricGate, OnTimeout, Plan, Shadow,
+    Baseline, Canary, FinishProbe, Hook, HookPoint, MetricGate, OnTimeout, Plan, Shadow,
 };
 
 /// Far more than an answer that is always the same.
@@ -90,6 +90,7 @@ impl TypedPlan {
         let gates: Option<Vec<_>> = gates.collect::<Vec<_>>().into_iter().collect();
         let hooks = section.sections("hook").into_iter().map(read_hook);
         let hooks: Option<Vec<_>> = hooks.collect::<Vec<_>>().into_iter().collect();
+        let finish_probe = section.section("finish_probe").and_then(read_finish_probe);
         let plan = gates.zip(hooks).map(|(gates, hooks)| Plan {
             stages: stages.map_or(default.stages, |stages| {
                 stages.into_iter().map(Spanned::into_inner).collect()
@@ -101,6 +102,7 @@ impl TypedPlan {
             prometheus: prometheus.map(|base| base.into_inner().trim_end_matches('/').to_owned()),
             gates,
             hooks,
+            finish_probe,
         });
         for unsound in plan.iter().flat_map(Plan::unsound) {
             section.refuse_below(&unsound.at, Fault::new(unsound.what, unsound.cure));
@@ -237,6 +239,18 @@ fn read_gate(mut section: Section<'_>) -> Option<MetricGate> {
         max_delta,
         staleness,
         hold_for,
+    })
+}
+
+fn read_finish_probe(mut section: Section<'_>) -> Option<FinishProbe> {
+    let path = section.required("path", "path = \"/v2\"", values::request_path);
+    let header = section.maybe("header", values::header);
+    let expect = section.maybe("expect", values::words);
+    section.finish();
+    Some(FinishProbe {
+        path: path?.into_inner(),
+        header,
+        expect,
     })
 }
 

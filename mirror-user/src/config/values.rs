@@ -527,6 +527,16 @@ pub fn glob(text: &str) -> Result<Glob, globset::Error> {
     builder.build()
 }
 
+/// What a request asks for: a path, perhaps with a query (RFC 9112, 3.2.1).
+pub(super) fn request_path(value: &DeValue<'_>) -> Result<String, Fault> {
+    let cure = "write the path that is asked for, such as \"/v2\"";
+    let typed = text(value, cure)?;
+    let is_path = typed.starts_with('/') && typed.parse::<hyper::http::uri::PathAndQuery>().is_ok();
+    is_path
+        .then(|| typed.to_owned())
+        .ok_or_else(|| Fault::new(format!("{typed:?} is not a request's path"), cure))
+}
+
 /// A header's name (RFC 9110, 5.1), in lower case.
 pub(super) fn header(value: &DeValue<'_>) -> Result<String, Fault> {
     let cure = "write the header's name alone, such as \"authorization\"";

@@ -7,6 +7,7 @@ use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
 use super::Shared;
+use super::health::Failure;
 use super::local_reader::{Looked, Outcome, Tally, Wait};
 use super::place::{Obstacle, Place};
 use super::servers::Versioned;
@@ -23,7 +24,7 @@ pub(super) fn describe(
     overrides: &Overrides,
     (effective, by_rollout): (Share, bool),
     place: Option<Result<Place<'_>, Obstacle>>,
-    answers: Option<Result<(), &str>>,
+    answers: Option<Result<(), &Failure>>,
 ) -> Option<CanaryState> {
     let config = &service.config;
     let canary = config.canary.as_ref()?;
@@ -46,8 +47,11 @@ pub(super) fn describe(
         },
         xdp: None,
         xdp_error: None,
-        up: answers.map(|answers| answers.is_ok()),
-        silent: answers.and_then(Result::err).map(str::to_owned),
+        up: match answers {
+            Some(Err(Failure::Ours(_))) | None => None,
+            Some(answers) => Some(answers.is_ok()),
+        },
+        silent: answers.and_then(Result::err).map(ToString::to_string),
         error: place.and_then(Result::err).map(|why| why.to_string()),
     })
 }

@@ -11,7 +11,7 @@ use mirror_common::translate::Ports;
 use super::attachments::Away;
 use super::core::Input;
 use super::ending::{Ended, Job};
-use super::health::Attempt;
+use super::health::{Attempt, Failure};
 use super::network::View;
 use super::place::{Obstacle, Place};
 use super::services::Service;
@@ -225,11 +225,15 @@ impl Daemon {
     /// A canary on another host was dialled.
     pub(super) fn tried(&mut self, attempt: Attempt) {
         let canary = attempt.canary;
-        let down = attempt.failure.is_some();
+        let down = match &attempt.failure {
+            None => Some(false),
+            Some(Failure::Theirs(_)) => Some(true),
+            Some(Failure::Ours(_)) => None,
+        };
         if !self.health.heard(attempt) {
             return;
         }
-        if let Err(error) = self.write_health(canary, down) {
+        if let Some(Err(error)) = down.map(|down| self.write_health(canary, down)) {
             tracing::error!("{error}");
         }
         self.publish();

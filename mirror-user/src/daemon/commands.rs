@@ -41,6 +41,9 @@ impl Daemon {
                 can.map(|()| Input::Order(ticket, Order::Canary(service, change, rollout)))
             }
             Command::Rollout { service, order } => {
+                let Some(order) = self.probe_first(ticket, &service, order) else {
+                    return;
+                };
                 let told = self.order(&service, order);
                 let record = self.rollouts.unwritten(&service);
                 told.map(|done| Input::Told(ticket, done, record))

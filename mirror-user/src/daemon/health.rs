@@ -4,9 +4,11 @@
 //! wait, and tells when the canary is back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,7 +25,41 @@ pub(super) struct Attempt {
     /// Where.
     pub(super) canary: SocketAddr,
     /// Nothing = it answered.
-    pub(super) failure: Option<String>,
+    pub(super) failure: Option<Failure>,
+}
+
+/// Why a canary was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    /// It refused, or was silent.
+    #[error("{0}")]
+    Theirs(String),
+    /// This host could not ask: that is no evidence of the canary.
+    #[error("it cannot be dialled from here: {0}")]
+    Ours(String),
+}
+
+impl Failure {
+    fn of(error: &io::Error) -> Self {
+        let said = error.to_string();
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        match errno {
+            Some(
+                Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ENOBUFS
+                | Errno::ENOMEM
+                | Errno::EADDRNOTAVAIL
+                | Errno::EADDRINUSE
+                | Errno::ENETUNREACH
+                | Errno::ENETDOWN
+                | Errno::ENODEV
+                | Errno::EPERM
+                | Errno::EACCES,
+            ) => Self::Ours(said),
+            _ => Self::Theirs(said),
+        }
+    }
 }
 
 /// The canaries on other hosts.
@@ -75,10 +111,14 @@ impl Health {
         let failed = attempt.failure.clone();
         let before = watched.last.replace(attempt);
         let before = before.map(|before| before.failure);
-        let is_news = before.as_ref().map(Option::is_some) != Some(failed.is_some());
+        let kind = |failure: &Option<Failure>| failure.as_ref().map(std::mem::discriminant);
+        let is_news = before.as_ref().map(kind) != Some(kind(&failed));
         match failed {
-            Some(why) if is_news => {
+            Some(Failure::Theirs(why)) if is_news => {
                 tracing::warn!(%canary, why, "the canary does not answer: new connections go to stable")
+            }
+            Some(Failure::Ours(why)) if is_news => {
+                tracing::warn!(%canary, why, "the canary cannot be dialled from here: whether it answers is not known")
             }
             None if before.is_some() && is_news => {
                 tracing::info!(%canary, "the canary answers again")
@@ -89,9 +129,9 @@ impl Health {
     }
 
     /// Whether a canary answers, as far as is known; nothing for one that is not watched.
-    pub(super) fn of(&self, canary: SocketAddr) -> Option<Result<(), &str>> {
+    pub(super) fn of(&self, canary: SocketAddr) -> Option<Result<(), &Failure>> {
         let last = self.watched.get(&canary)?.last.as_ref()?;
-        Some(last.failure.as_deref().map_or(Ok(()), Err))
+        Some(last.failure.as_ref().map_or(Ok(()), Err))
     }
 }
 
@@ -102,8 +142,11 @@ async fn dial_on(canary: SocketAddr, attempts: mpsc::Sender<Attempt>) {
         interval.tick().await;
         let failure = match tokio::time::timeout(PATIENCE, TcpStream::connect(canary)).await {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {} ms", PATIENCE.as_millis())),
+            Ok(Err(error)) => Some(Failure::of(&error)),
+            Err(_) => {
+                let why = format!("no answer within {} ms", PATIENCE.as_millis());
+                Some(Failure::Theirs(why))
+            }
         };
         if attempts.send(Attempt { canary, failure }).await.is_err() {
             return;
@@ -114,6 +157,17 @@ async fn dial_on(canary: SocketAddr, attempts: mpsc::Sender<Attempt>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_this_host_lacks_is_not_the_canary_s() {
+        let of = |errno: Errno| Failure::of(&io::Error::from(errno));
+        for errno in [Errno::EMFILE, Errno::ENETUNREACH, Errno::EADDRNOTAVAIL] {
+            assert!(matches!(of(errno), Failure::Ours(_)), "{errno}");
+        }
+        for errno in [Errno::ECONNREFUSED, Errno::EHOSTUNREACH, Errno::ETIMEDOUT] {
+            assert!(matches!(of(errno), Failure::Theirs(_)), "{errno}");
+        }
+    }
 
     #[tokio::test]
     async fn only_what_changes_is_news() {
@@ -142,7 +196,10 @@ mod tests {
         };
         assert!(health.heard(refused.clone()));
         let why = health.of(canary).unwrap().unwrap_err();
-        assert!(why.contains("refused"), "{why}");
+        assert!(
+            matches!(why, Failure::Theirs(why) if why.contains("refused")),
+            "{why:?}"
+        );
         assert!(!health.heard(refused.clone()) && health.heard(answered));
         health.watch(&BTreeSet::new());
         assert!(!health.heard(refused) && health.of(canary).is_none());

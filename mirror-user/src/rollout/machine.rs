@@ -281,6 +281,12 @@ impl Rollout {
         last.is_some_and(|last| after.why_severe(last, now).is_some())
     }
 
+    /// Whether `window` tells that the canary cannot be reached, and that is not known yet: how long it
+    /// lasts is counted from then on.
+    pub fn begins_outage(&self, window: &Window) -> bool {
+        window.unreachable.is_some() && !self.recent.is_out()
+    }
+
     /// Whether the canary is taken back with `window`, which has not been taken in yet.
     pub fn takes_back(&self, window: &Window, now: Timestamp) -> bool {
         let mut after = self.clone();
@@ -344,7 +350,9 @@ impl Rollout {
         if window.has_nobody_else() {
             return None;
         }
-        if let Some(why) = &window.unreachable {
+        if let Some(why) = &window.unreachable
+            && self.recent.is_gone()
+        {
             return Some(format!("the canary cannot be reached: {why}"));
         }
         let limit = self.plan().canary.hard_error_rate;

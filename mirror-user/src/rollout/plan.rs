@@ -35,6 +35,20 @@ pub struct Plan {
     pub gates: Vec<MetricGate>,
     /// Who is called.
     pub hooks: Vec<Hook>,
+    /// How `finish` asks the service's own address for its version; nothing = it goes by processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_probe: Option<FinishProbe>,
+}
+
+/// A request that tells a server's version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinishProbe {
+    /// What is asked for, by GET: `/v2`.
+    pub path: String,
+    /// The header whose value tells it; nothing = the body does.
+    pub header: Option<String>,
+    /// What is to be found there; nothing = the new version's name.
+    pub expect: Option<String>,
 }
 
 /// What the new version is held against.

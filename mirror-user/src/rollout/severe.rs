@@ -24,6 +24,15 @@ const PATIENCE: u32 = 5;
 /// What stable answered so long ago says nothing of now.
 const STALE: Duration = Duration::from_secs(60);
 
+/// Who cannot be reached for so long has gone; a dial that is refused once has not.
+const OUTAGE: Duration = Duration::from_secs(2);
+
+/// Who comes and goes so often ...
+const OUTAGES: usize = 3;
+
+/// ... within this is no server either.
+const FLAPPING: Duration = Duration::from_secs(60);
+
 /// Requests have to come in at least so many windows of a silence.
 const ASKED: u32 = 3;
 
@@ -73,6 +82,10 @@ pub(super) struct Recent {
     stable_answers: bool,
     stable_asked: bool,
     slowest: Duration,
+    /// When the canary could not be reached first, since it took a connection, and last.
+    outage: Option<[Timestamp; 2]>,
+    /// When its outages of late began.
+    outages: VecDeque<Timestamp>,
 }
 
 impl Recent {
@@ -103,6 +116,38 @@ impl Recent {
         if let Some(longest) = stable.first_body.longest() {
             self.slowest = self.slowest.max(longest);
         }
+        self.see_outage(window, now);
+    }
+
+    fn see_outage(&mut self, window: &Window, now: Timestamp) {
+        let is_recent = |[_, last]: &[Timestamp; 2]| elapsed(*last, now) < SILENCE;
+        if window.unreachable.is_none() {
+            // Without connections nobody knows.
+            self.outage = self.outage.filter(|_| window.canary.connections == 0);
+            return;
+        }
+        let since = match self.outage.filter(is_recent) {
+            Some([since, _]) => since,
+            None => {
+                self.outages.push_back(now);
+                now
+            }
+        };
+        self.outage = Some([since, now]);
+        self.outages.retain(|began| elapsed(*began, now) < FLAPPING);
+    }
+
+    /// Whether it is known that the canary cannot be reached.
+    pub(super) fn is_out(&self) -> bool {
+        self.outage.is_some()
+    }
+
+    /// Whether the canary, which cannot be reached now, has gone.
+    pub(super) fn is_gone(&self) -> bool {
+        let lasts = self
+            .outage
+            .is_some_and(|[since, now]| elapsed(since, now) >= OUTAGE);
+        lasts || self.outages.len() >= OUTAGES
     }
 
     /// Whether stable fails as well: then it is not the canary.

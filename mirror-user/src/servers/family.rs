@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::iter::successors;
 
-use super::processes::Process;
+use super::processes::{Id, Process};
 
 /// A process has no more ancestors than this; while it is read, /proc may tell of circles.
 const GENERATIONS: usize = 64;
@@ -34,12 +34,37 @@ pub(super) fn by_server<'a, K: Ord + Clone>(
     families
 }
 
+/// The oldest of a server's processes. An ancestor that runs the same `program` is one of them, though it
+/// may hold no socket: what it forks anew is no other server.
+pub(super) fn oldest<P: PartialEq>(
+    family: &[&Process],
+    processes: &[Process],
+    stranger: i32,
+    program: impl Fn(i32) -> Option<P>,
+) -> Option<Id> {
+    let parent = |child: &Process| {
+        let mut others = processes.iter();
+        others.find(|other| other.id.pid == child.parent && other.id.pid > 1)
+    };
+    let line = |process: &Process| {
+        let own = program(process.id.pid);
+        successors(Some(process), |child| parent(child))
+            .take(GENERATIONS)
+            .take_while(|ancestor| ancestor.id.pid != stranger)
+            .take_while(|ancestor| own.is_some() && program(ancestor.id.pid) == own)
+            .map(|ancestor| ancestor.id)
+            .collect::<Vec<_>>()
+    };
+    let ids = family.iter().map(|process| process.id);
+    let lines = family.iter().flat_map(|process| line(process));
+    ids.chain(lines).min_by_key(|id| id.started)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::servers::processes::Id;
 
     /// Processes as pid and parent, holders as pid and servers; the stranger is 99.
     #[track_caller]
@@ -98,6 +123,54 @@ mod tests {
         let tree = [(1, 0), (10, 1), (99, 10), (98, 99)];
         check(&tree, &[(10, &["a"])], &[("a", &[10])]);
         check(&tree, &[(99, &["a"])], &[]);
+    }
+
+    /// Processes as pid, parent, start and program; a server's first one, and the oldest of its own.
+    #[track_caller]
+    fn check_oldest(tree: &[(i32, i32, u64, &str)], family: &[i32], expected: i32) {
+        let process = |&(pid, parent, started, _): &(i32, i32, u64, &str)| Process {
+            id: Id {
+                pid,
+                started: Duration::from_secs(started),
+            },
+            parent,
+            cpu: Duration::ZERO,
+            resident_bytes: 0,
+        };
+        let processes: Vec<Process> = tree.iter().map(process).collect();
+        let of = |pid: &i32| processes.iter().find(|process| process.id.pid == *pid);
+        let family: Vec<&Process> = family.iter().filter_map(of).collect();
+        let program = |pid| tree.iter().find(|one| one.0 == pid).map(|one| one.3);
+        let found = oldest(&family, &processes, 99, program);
+        assert_eq!(found.map(|id| id.pid), Some(expected));
+    }
+
+    #[test]
+    fn a_worker_is_as_old_as_its_master() {
+        let tree = [
+            (1, 0, 0, "init"),
+            (10, 1, 5, "python"),
+            (11, 10, 900, "python"),
+            (20, 1, 800, "shell"),
+            (21, 20, 850, "python"),
+        ];
+        // Who restarted a server by another program's hand has started another.
+        check_oldest(&tree, &[21], 21);
+        check_oldest(&tree, &[11], 10);
+        check_oldest(&tree, &[11, 21], 10);
+        // What cannot be looked into is as old as it is itself.
+        let unknown = |pid| (pid == 10).then_some("python");
+        let processes = [Process {
+            id: Id {
+                pid: 11,
+                started: Duration::from_secs(900),
+            },
+            parent: 10,
+            cpu: Duration::ZERO,
+            resident_bytes: 0,
+        }];
+        let found = oldest(&[&processes[0]], &processes, 99, unknown);
+        assert_eq!(found.map(|id| id.pid), Some(11));
     }
 
     #[test]

@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use procfs::process::{self, Stat};
+use procfs::{ProcError, ProcResult};
 
 /// What names a process: an id may be given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Id {
-    pub(super) pid: i32,
+pub(crate) struct Id {
+    pub(crate) pid: i32,
     /// When it was started, since the machine was.
-    pub(super) started: Duration,
+    pub(crate) started: Duration,
 }
 
 /// A process at one moment.
@@ -44,56 +48,101 @@ impl Process {
 }
 
 /// Every process there is.
-pub(super) fn all() -> Vec<Process> {
-    let processes = process::all_processes().into_iter().flatten().flatten();
-    // One that ends meanwhile is none.
-    let stats = processes.filter_map(|process| process.stat().ok());
-    stats.map(|stat| Process::new(&stat)).collect()
+///
+/// # Errors
+/// Where we could not look, for want of descriptors or memory: that says nothing of anybody.
+pub(super) fn all() -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for process in process::all_processes().map_err(io_error)? {
+        let stat = process.and_then(|process| process.stat());
+        found.extend(there(stat)?.as_ref().map(Process::new));
+    }
+    Ok(found)
 }
 
-/// One process as it is now.
-pub(super) fn read(id: Id) -> Option<Process> {
-    let process = Process::new(&stat(id.pid)?);
-    (process.id == id).then_some(process)
+/// One process as it is now; nothing when it has ended.
+///
+/// # Errors
+/// As [`all`].
+pub(super) fn read(id: Id) -> io::Result<Option<Process>> {
+    let stat = process::Process::new(id.pid).and_then(|process| process.stat());
+    let process = there(stat)?.as_ref().map(Process::new);
+    Ok(process.filter(|process| process.id == id))
+}
+
+/// What a process says; nothing of one that has ended meanwhile, or that we may not look into.
+fn there<T>(said: ProcResult<T>) -> io::Result<Option<T>> {
+    match said {
+        Ok(said) => Ok(Some(said)),
+        Err(ProcError::Io(error, _)) if !has_ended(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn io_error(error: ProcError) -> io::Error {
+    match error {
+        ProcError::Io(error, _) => error,
+        other => io::Error::other(other),
+    }
+}
+
+/// Whether it is the process that is not there.
+fn has_ended(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    let gone = error.raw_os_error() == Some(Errno::ESRCH as i32);
+    gone || matches!(error.kind(), NotFound | PermissionDenied)
 }
 
 /// Who holds which of these sockets, by the processes' ids; those that only hold them for others
 /// are left out. Looks at every open file of every process that we may look into: a few
 /// microseconds each.
-pub(crate) fn holders(sockets: &BTreeSet<u64>) -> BTreeMap<i32, BTreeSet<u64>> {
+///
+/// # Errors
+/// As [`all`].
+pub(crate) fn holders(sockets: &BTreeSet<u64>) -> io::Result<BTreeMap<i32, BTreeSet<u64>>> {
     let named = sockets
         .iter()
         .map(|inode| (OsString::from(format!("socket:[{inode}]")), *inode));
     let named: HashMap<OsString, u64> = named.collect();
-    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<i32>().ok());
     let mut holders = BTreeMap::new();
-    for pid in pids {
-        let files = fs::read_dir(format!("/proc/{pid}/fd"));
-        let targets = files.into_iter().flatten().flatten();
-        let targets = targets.filter_map(|file| fs::read_link(file.path()).ok());
+    for folder in fs::read_dir("/proc")? {
+        let Some(pid) = folder?
+            .file_name()
+            .to_str()
+            .and_then(|pid| pid.parse().ok())
+        else {
+            continue;
+        };
+        let files = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Err(error) if !has_ended(&error) => return Err(error),
+            files => files.into_iter().flatten().flatten(),
+        };
+        let targets = files.filter_map(|file| fs::read_link(file.path()).ok());
         let held = targets.filter_map(|target| named.get(target.as_os_str()).copied());
         let held: BTreeSet<u64> = held.collect();
         if !held.is_empty() && name(pid).is_some_and(|name| !DOORKEEPERS.contains(&name.as_str())) {
             holders.insert(pid, held);
         }
     }
-    holders
+    Ok(holders)
+}
+
+/// The file that a process runs, by device and inode; nothing where we may not look.
+pub(super) fn program(pid: i32) -> Option<(u64, u64)> {
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// What a process is called; nothing when it has ended.
 pub(crate) fn name(pid: i32) -> Option<String> {
-    stat(pid).map(|stat| stat.comm)
+    let stat = process::Process::new(pid).ok()?.stat().ok()?;
+    Some(stat.comm)
 }
 
 /// How long this machine has been up, by the clock that processes' starts are told by.
-pub(super) fn uptime() -> Duration {
+pub(crate) fn uptime() -> Duration {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
     now.map_or(Duration::ZERO, Duration::from)
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    process::Process::new(pid).ok()?.stat().ok()
 }
 
 fn ticks(count: u64) -> Duration {
@@ -104,14 +153,13 @@ fn ticks(count: u64) -> Duration {
 mod tests {
     use std::net::TcpListener;
     use std::os::fd::AsRawFd as _;
-    use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
     #[test]
     fn this_process_is_what_it_says() {
         let pid = std::process::id().cast_signed();
-        let listed = all();
+        let listed = all().unwrap();
         let this = listed.iter().find(|process| process.id.pid == pid).unwrap();
         let (before, now) = (this.id.started, uptime());
         assert!(before <= now, "{before:?} {now:?}");
@@ -119,7 +167,7 @@ mod tests {
             this.parent,
             std::os::unix::process::parent_id().cast_signed()
         );
-        let again = read(this.id).unwrap();
+        let again = read(this.id).unwrap().unwrap();
         assert!(
             again.cpu >= this.cpu && again.resident_bytes > 1 << 20,
             "{again:?}"
@@ -128,7 +176,7 @@ mod tests {
             started: Duration::ZERO,
             ..this.id
         };
-        assert_eq!(read(reused), None);
+        assert_eq!(read(reused).unwrap(), None);
     }
 
     #[test]
@@ -140,8 +188,8 @@ mod tests {
         });
         let held = BTreeSet::from(inodes);
         let pid = std::process::id().cast_signed();
-        assert_eq!(holders(&held).get(&pid), Some(&held));
+        assert_eq!(holders(&held).unwrap().get(&pid), Some(&held));
         let one = BTreeSet::from([inodes[0], u64::MAX]);
-        assert_eq!(holders(&one)[&pid], BTreeSet::from([inodes[0]]));
+        assert_eq!(holders(&one).unwrap()[&pid], BTreeSet::from([inodes[0]]));
     }
 }

@@ -20,8 +20,8 @@ pub(crate) struct Usage {
     pub(crate) resident_bytes: u64,
     /// How many processes there are.
     pub(crate) processes: usize,
-    /// When the youngest of them was started, since the machine was; nothing without any.
-    pub(crate) youngest: Option<Duration>,
+    /// The oldest of them; nothing without any.
+    pub(crate) oldest: Option<Id>,
 }
 
 /// The running sum. Processes come and go, and none takes back what it has used.
@@ -60,7 +60,6 @@ impl Tally {
         self.usage.cpu += used;
         self.usage.resident_bytes = resident_bytes;
         self.usage.processes = known.len();
-        self.usage.youngest = known.keys().map(|id| id.started).max();
         self.known = known;
         self.count_cpus(now);
     }

@@ -99,6 +99,8 @@ struct Watcher<K> {
     tallies: BTreeMap<K, Tally>,
     /// The servers' processes.
     members: BTreeMap<K, BTreeSet<Id>>,
+    /// The oldest of each.
+    oldest: BTreeMap<K, Id>,
     /// The servers' sockets.
     sockets: BTreeMap<u64, BTreeSet<K>>,
     /// Who has them open.
@@ -117,6 +119,7 @@ impl<K: Clone + Ord> Watcher<K> {
             wanted: Wanted::new(),
             tallies: BTreeMap::new(),
             members: BTreeMap::new(),
+            oldest: BTreeMap::new(),
             sockets: BTreeMap::new(),
             holders: BTreeMap::new(),
             find_at: None,
@@ -127,7 +130,12 @@ impl<K: Clone + Ord> Watcher<K> {
     }
 
     fn usage(&self) -> BTreeMap<K, Usage> {
-        let usage = |(server, tally): (&K, &Tally)| Some((server.clone(), tally.usage()?));
+        let usage = |(server, tally): (&K, &Tally)| {
+            let mut usage = tally.usage()?;
+            let oldest = self.oldest.get(server).copied();
+            usage.oldest = oldest.filter(|_| usage.processes > 0);
+            Some((server.clone(), usage))
+        };
         self.tallies.iter().filter_map(usage).collect()
     }
 
@@ -140,27 +148,41 @@ impl<K: Clone + Ord> Watcher<K> {
             self.tallies.retain(|server, _| wanted.contains_key(server));
             self.members.retain(|server, _| wanted.contains_key(server));
         }
-        if !self.read() {
+        let looked = self.look_again(now);
+        if let Err(error) = &looked
+            && !self.blind
+        {
+            tracing::warn!("the servers' processes are not known: {error}; it is tried again");
+        }
+        self.blind = looked.is_err();
+    }
+
+    /// Reads those that are known, and looks for others when that is due. Where we cannot look, what was
+    /// known stays: nobody has gone for that.
+    fn look_again(&mut self, now: Instant) -> io::Result<()> {
+        if !self.read()? {
             (self.find_at, self.scan_at) = (None, None);
         }
         if is_past(self.find_at, now) && is_past(self.rest_until, now) {
-            self.find(now);
+            let found = self.find(now);
             let took = now.elapsed();
             tracing::debug!(?took, "looked for servers");
             self.rest_until = Some(now + took * REST);
             self.find_at = Some(now + FIND.max(took * REST));
+            found?;
         }
+        Ok(())
     }
 
     /// Reads the known processes. Says whether all that hold a socket are there.
-    fn read(&mut self) -> bool {
+    fn read(&mut self) -> io::Result<bool> {
         let now = processes::uptime();
         let mut all_there = true;
         for (server, members) in &mut self.members {
-            let read: BTreeMap<Id, Process> = members
-                .iter()
-                .filter_map(|&id| Some((id, processes::read(id)?)))
-                .collect();
+            let mut read = BTreeMap::new();
+            for &id in members.iter() {
+                read.extend(processes::read(id)?.map(|process| (id, process)));
+            }
             let gone = members.iter().filter(|id| !read.contains_key(id));
             all_there &= !gone.into_iter().any(|id| self.holders.contains_key(id));
             members.retain(|id| read.contains_key(id));
@@ -168,26 +190,27 @@ impl<K: Clone + Ord> Watcher<K> {
                 tally.look(now, read.values());
             }
         }
-        all_there
+        Ok(all_there)
     }
 
     /// Looks for the processes anew.
-    fn find(&mut self, now: Instant) {
+    fn find(&mut self, now: Instant) -> io::Result<()> {
         if self.wanted.is_empty() {
-            return;
+            return Ok(());
         }
-        let sockets = self.listening();
-        let scan = sockets != self.sockets || is_past(self.scan_at, now);
-        self.sockets = sockets;
-        let scanned = scan.then(|| {
-            self.scan_at = Some(now + SCAN);
+        let sockets = self.listening()?;
+        let scanned = if sockets != self.sockets || is_past(self.scan_at, now) {
             let begun = Instant::now();
-            let holders = processes::holders(&self.sockets.keys().copied().collect());
+            let holders = processes::holders(&sockets.keys().copied().collect())?;
             tracing::debug!(took = ?begun.elapsed(), "looked at open files");
-            holders
-        });
+            self.scan_at = Some(now + SCAN);
+            Some(holders)
+        } else {
+            None
+        };
         let moment = processes::uptime();
-        let processes = processes::all();
+        let processes = processes::all()?;
+        self.sockets = sockets;
         if let Some(scanned) = scanned {
             let holder =
                 |process: &Process| Some((process.id, scanned.get(&process.id.pid)?.clone()));
@@ -205,21 +228,17 @@ impl<K: Clone + Ord> Watcher<K> {
             tally.look(moment, family.iter().copied());
             let members = family.iter().map(|process| process.id).collect();
             self.members.insert(server.clone(), members);
+            let oldest = family::oldest(family, &processes, self.own, processes::program);
+            self.oldest
+                .extend(oldest.map(|oldest| (server.clone(), oldest)));
         }
+        Ok(())
     }
 
     /// The sockets at the servers' addresses, and whose they are.
-    fn listening(&mut self) -> BTreeMap<u64, BTreeSet<K>> {
-        let listeners = sock_diag::listeners().inspect_err(|error| {
-            if !self.blind {
-                tracing::warn!(
-                    "no CPU and memory of servers: the kernel tells of no listeners: {error}"
-                );
-            }
-        });
-        self.blind = listeners.is_err();
-        let listeners = listeners.unwrap_or_default();
-        let local = addresses();
+    fn listening(&self) -> io::Result<BTreeMap<u64, BTreeSet<K>>> {
+        let listeners = sock_diag::listeners()?;
+        let local = addresses()?;
         let mut sockets: BTreeMap<u64, BTreeSet<K>> = BTreeMap::new();
         for (server, addresses) in &self.wanted {
             for &address in addresses {
@@ -228,7 +247,7 @@ impl<K: Clone + Ord> Watcher<K> {
                 }
             }
         }
-        sockets
+        Ok(sockets)
     }
 }
 
@@ -237,14 +256,14 @@ fn is_past(moment: Option<Instant>, now: Instant) -> bool {
 }
 
 /// The addresses of this network namespace.
-fn addresses() -> Vec<IpAddr> {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+fn addresses() -> io::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
     });
-    addresses.collect()
+    Ok(addresses.collect())
 }
 
 /// What a panic elsewhere left behind is still true.
@@ -278,7 +297,7 @@ mod tests {
 
     impl Drop for Server {
         fn drop(&mut self) {
-            for process in processes::all() {
+            for process in processes::all().unwrap() {
                 if process.parent == self.pid() {
                     let pid = nix::unistd::Pid::from_raw(process.id.pid);
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

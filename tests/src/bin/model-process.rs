@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! model-process VERSION LISTEN          serves
-//! model-process VERSION LISTEN COUNT    has so many workers serve, who inherit its socket
+//! model-process VERSION LISTEN COUNT    has so many workers serve, who inherit its socket; one that is ended
+//!                                       by SIGTERM is followed by another
 //! model-process VERSION                 is such a worker: the socket is its standard input
 //! ```
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use tests::{Answers, serve_alone};
@@ -31,18 +34,23 @@ fn main() -> Result<()> {
     }
 }
 
-/// Starts workers, and waits for their ends.
+/// Has workers serve, and waits for their ends.
 fn lead(version: &str, listener: TcpListener, count: usize) -> Result<()> {
-    let program = std::env::current_exe()?;
-    let mut workers = Vec::new();
-    for _ in 0..count {
-        let socket = OwnedFd::from(listener.try_clone()?);
-        let mut worker = Command::new(&program);
-        worker.arg(version).stdin(Stdio::from(socket));
-        workers.push(worker.spawn()?);
-    }
-    for mut worker in workers {
-        worker.wait()?;
-    }
-    Ok(())
+    std::thread::scope(|scope| {
+        let replace = || -> Result<()> {
+            while work(version, &listener)?.signal() == Some(libc::SIGTERM) {}
+            Ok(())
+        };
+        let leads: Vec<_> = (0..count).map(|_| scope.spawn(replace)).collect();
+        let mut ended = leads.into_iter().filter_map(|lead| lead.join().ok());
+        ended.try_for_each(|ended| ended)
+    })
+}
+
+/// A worker's life.
+fn work(version: &str, listener: &TcpListener) -> Result<ExitStatus> {
+    let socket = OwnedFd::from(listener.try_clone()?);
+    let mut worker = Command::new(std::env::current_exe()?);
+    worker.arg(version).stdin(Stdio::from(socket));
+    Ok(worker.spawn()?.wait()?)
 }

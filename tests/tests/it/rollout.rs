@@ -2,6 +2,7 @@
 
 mod broken;
 mod called;
+mod finished;
 mod held;
 mod killed;
 mod metrics;

@@ -12,12 +12,17 @@ use tests::{Exchange, Metrics, Namespace, Process, Request, Scene, Trial, eventu
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A model server in processes of its own.
-struct Model(Process);
+pub(super) struct Model(Process);
 
 impl Model {
     /// Listens at a port of all addresses; with `workers`, so many serve.
     #[track_caller]
-    fn start(host: &Namespace, version: &str, port: u16, workers: Option<usize>) -> Self {
+    pub(super) fn start(
+        host: &Namespace,
+        version: &str,
+        port: u16,
+        workers: Option<usize>,
+    ) -> Self {
         let mut command = host.command(Path::new(env!("CARGO_BIN_EXE_model-process")));
         command.args([version, &format!("[::]:{port}")]);
         command.args(workers.map(|count| count.to_string()));
@@ -39,12 +44,15 @@ impl Model {
         Ok((cpu, number(24)? * page))
     }
 
-    /// One of its workers.
-    fn worker(&self) -> i32 {
-        let pid = self.0.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let first = children.split_whitespace().next().unwrap();
-        first.parse().unwrap()
+    /// One of its workers; nothing while it has none.
+    pub(super) fn worker(&self) -> Option<i32> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        let children = threads
+            .flatten()
+            .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        let children: String = children.collect();
+        let first = children.split_whitespace().next()?;
+        first.parse().ok()
     }
 }
 
@@ -200,7 +208,7 @@ fn what_was_used_is_not_taken_back() {
         ensure!(both.0.cpu > 0.0 && both.1.cpu > 0.0, "{both:?}");
         Ok(both)
     });
-    let worker = nix::unistd::Pid::from_raw(stage.stable.worker());
+    let worker = nix::unistd::Pid::from_raw(stage.stable.worker().unwrap());
     nix::sys::signal::kill(worker, Signal::SIGKILL).unwrap();
     let after = stage.wait("stable", 2.0);
     assert!(after.cpu >= before.0.cpu, "{after:?} after {before:?}");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+use super::finish::Probed;
 use super::prometheus::Prometheus;
 use super::{counted, hooks, http};
 use crate::agent_api::{self, Access};
@@ -20,24 +21,25 @@ use crate::shadow::summary::{ServiceSummary, Summary};
 /// What somebody said, of which service's rollout.
 #[derive(Debug)]
 pub(in crate::daemon) struct Heard {
-    service: String,
+    pub(super) service: String,
     /// The rollout's id: an answer may come when another one runs.
-    id: String,
-    what: What,
+    pub(super) id: String,
+    pub(super) what: What,
 }
 
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     Summary(Box<Result<Summary, String>>),
     Metric(String, Reading),
     Called(Called),
+    Probed(Probed),
 }
 
 /// Where answers go, and by which means questions are asked.
 #[derive(Debug)]
 pub(super) struct Heeded {
-    heard: mpsc::UnboundedSender<Heard>,
-    client: reqwest::Client,
+    pub(super) heard: mpsc::UnboundedSender<Heard>,
+    pub(super) client: reqwest::Client,
 }
 
 impl Heeded {
@@ -133,6 +135,7 @@ impl Asked {
                 self.hooks.remove(&called.hook);
                 Some(Event::Called(called))
             }
+            What::Probed(_) => None,
         }
     }
 }
@@ -141,6 +144,9 @@ impl Daemon {
     /// Somebody has answered.
     pub(in crate::daemon) fn heard(&mut self, heard: Heard) {
         let Heard { service, id, what } = heard;
+        if let What::Probed(probed) = what {
+            return self.probed(&service, &id, probed);
+        }
         let Some(running) = self.rollouts.running.get_mut(&service) else {
             return;
         };

@@ -8,6 +8,7 @@
 mod asks;
 mod clock;
 mod counted;
+mod finish;
 mod hooks;
 mod http;
 mod journal;

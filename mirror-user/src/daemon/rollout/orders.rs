@@ -1,26 +1,23 @@
 //! What people and pipelines want of a rollout.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use mirror_common::tunnel::Arm;
 
 use super::records::{self, Records};
 use super::{Running, id, line};
 use crate::config::{Protocol, Share};
 use crate::control::{
-    CanaryChange, Done, Finish, Promote, Refusal, Reply, Rest, RolloutOrder, RolloutOutcome,
+    CanaryChange, Done, Promote, Refusal, Reply, Rest, RolloutOrder, RolloutOutcome,
     RolloutSummary, Start,
 };
 use crate::daemon::canary::fresh_key;
 use crate::daemon::place::{self, Obstacle};
-use crate::daemon::servers::Versioned;
 use crate::daemon::{Daemon, rollout::overlay};
-use crate::rollout::machine::{Rollout, State};
+use crate::rollout::machine::Rollout;
 use crate::rollout::plan::{Plan, Target};
 use crate::rollout::record::{By, Entry, Event, Order, Started, Want};
-use crate::state::Swap;
 
 impl Daemon {
     /// Carries out an order.
@@ -32,9 +29,7 @@ impl Daemon {
         self.find(service)?;
         let (want, by) = match order {
             RolloutOrder::Start(start) => return self.start_rollout(service, *start),
-            RolloutOrder::Finish(Finish { by, force }) => {
-                return self.finish_rollout(service, by, force);
-            }
+            RolloutOrder::Finish(finish) => return self.finish_rollout(service, finish),
             RolloutOrder::Pause(by) => (Want::Pause, by),
             RolloutOrder::Resume(by) => (Want::Resume, by),
             RolloutOrder::Promote(Promote { all: false, by }) => (Want::Promote, by),
@@ -66,7 +61,7 @@ impl Daemon {
         Ok(done(vec![said], Vec::new()))
     }
 
-    fn running(&self, service: &str) -> Result<&Running, Refusal> {
+    pub(super) fn running(&self, service: &str) -> Result<&Running, Refusal> {
         self.rollouts.running.get(service).ok_or_else(|| {
             let start = format!("`modelmirror rollout start --service {service}` begins one");
             Refusal::Invalid(format!("{service} has no rollout: {start}"))
@@ -225,67 +220,6 @@ impl Daemon {
         free.next().unwrap_or_default()
     }
 
-    /// The new version listens at the service's own address: steering ends, and it is stable.
-    fn finish_rollout(&mut self, service: &str, by: By, force: bool) -> Result<Done, Refusal> {
-        let running = self.running(service)?;
-        let want = Want::Finish;
-        running
-            .rollout
-            .can(want)
-            .map_err(|why| Refusal::Invalid(format!("{service}: {why}")))?;
-        if *running.rollout.state() == State::Finished {
-            return Ok(done(
-                vec![format!("{service}: the rollout is finished already")],
-                Vec::new(),
-            ));
-        }
-        let started = running.rollout.started();
-        let (was, now) = (started.stable.clone(), started.canary.version.clone());
-        if let (Some(why), false) = (self.still_old(service), force) {
-            return Err(Refusal::Invalid(format!(
-                "{service}: {why}: start {now} there first; it is seen within 5 s (--force if it is there)"
-            )));
-        }
-        let swap = Swap {
-            was: was.clone(),
-            now: now.clone(),
-        };
-        let persist = self
-            .core
-            .change(Instant::now(), |set| set.set_swap(service, swap));
-        self.perform(persist);
-        self.tell(service, Event::Ordered(Order { want, by }));
-        self.take_over_again();
-        let said = vec![
-            format!("{service}: {now} is stable now, and nothing is steered any more"),
-            format!(
-                "write version = \"{now}\" under [service.stable] in {}",
-                self.options.config.display()
-            ),
-        ];
-        Ok(done(said, Vec::new()))
-    }
-
-    /// Why the version in production is still the old one, as far as can be seen from here.
-    fn still_old(&self, service: &str) -> Option<&'static str> {
-        let rollout = &self.rollouts.running.get(service)?.rollout;
-        let server = Versioned {
-            service: service.to_owned(),
-            arm: Arm::Stable,
-            version: rollout.started().stable.clone(),
-        };
-        let usage = *self.lock().servers.usage().get(&server)?;
-        let Some(youngest) = usage.youngest else {
-            return Some("nobody listens at the service's own address");
-        };
-        let since_boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-        let age = Duration::from(since_boot.ok()?).checked_sub(youngest)?;
-        let lasts = Duration::try_from(self.now().duration_since(rollout.began())).ok()?;
-        (age > lasts).then_some(
-            "who listens at the service's own address was started before the rollout was",
-        )
-    }
-
     /// The rollouts of a service, or of all; the last one first.
     pub(in crate::daemon) fn history(&self, service: Option<&str>) -> Result<Reply, Refusal> {
         if let Some(service) = service {
@@ -385,6 +319,6 @@ fn failures(
     Ok(of_pair)
 }
 
-fn done(done: Vec<String>, warnings: Vec<String>) -> Done {
+pub(super) fn done(done: Vec<String>, warnings: Vec<String>) -> Done {
     Done { done, warnings }
 }

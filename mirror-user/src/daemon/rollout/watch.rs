@@ -8,6 +8,7 @@ use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
 use crate::config::Affinity;
+use crate::daemon::health::Failure;
 use crate::daemon::local_reader::Looked;
 use crate::daemon::place::{self, Place};
 use crate::daemon::servers::Versioned;
@@ -65,7 +66,10 @@ impl Daemon {
             if !running.rollout.takes_back(&window, now) {
                 return self.ask_for(service);
             }
-        } else if !is_due && !running.rollout.is_severe(&[&window], now) {
+        } else if !is_due
+            && !running.rollout.begins_outage(&window)
+            && !running.rollout.is_severe(&[&window], now)
+        {
             running.looked = counted.ok();
             return;
         }
@@ -158,6 +162,7 @@ impl Daemon {
         window
     }
 
+    /// Why the canary cannot be reached, if it cannot. What keeps this host from dialling says nothing of it.
     fn unreachable(
         &self,
         service: &str,
@@ -165,8 +170,10 @@ impl Daemon {
         canary: [&Counted; 2],
     ) -> Option<String> {
         let address = self.canary_of(service)?.address;
-        if let Some(Err(why)) = self.health.of(address) {
-            return Some(format!("{address}: {why}"));
+        match self.health.of(address) {
+            Some(Err(Failure::Ours(_))) => return None,
+            Some(Err(Failure::Theirs(why))) => return Some(format!("{address}: {why}")),
+            Some(Ok(())) | None => {}
         }
         if turned_away > 0 {
             return Some(format!(
@@ -217,7 +224,11 @@ impl Daemon {
                     let obstacle = self.listening.obstacle(found.row);
                     held.extend(obstacle.map(|why| not_steered(why.to_owned())));
                 }
-                Ok(Place::Away(_)) => {}
+                Ok(Place::Away(_)) => {
+                    if let Some(Err(why @ Failure::Ours(_))) = self.health.of(canary.address) {
+                        held.push(not_steered(format!("{}: {why}", canary.address)));
+                    }
+                }
                 Err(why) => held.push(not_steered(format!("{}: {why}", canary.address))),
             }
         }

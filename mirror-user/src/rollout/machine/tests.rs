@@ -1,5 +1,7 @@
 //! Tables of states and events, by a clock that stands still until it is moved.
 
+mod outage;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -675,7 +677,7 @@ fn hooks_are_waited_for() {
     told.assert("stage 2", 1.0);
     let mut gone = well(1.0);
     gone.unreachable = Some("nobody listens".into());
-    told.see(gone);
+    told.see_for(3, &gone);
     assert_eq!(due(&told), []);
     told.tell(Event::TakenBack);
     assert_eq!(

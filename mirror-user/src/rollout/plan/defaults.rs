@@ -21,6 +21,7 @@ impl Default for Plan {
             prometheus: None,
             gates: Vec::new(),
             hooks: Vec::new(),
+            finish_probe: None,
         }
     }
 }
