@@ -10,6 +10,7 @@ pub mod forecast;
 pub mod gates;
 pub mod machine;
 pub mod plan;
+mod reached;
 pub mod record;
 mod severe;
 pub mod statistics;

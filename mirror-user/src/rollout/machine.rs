@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gates::{Evidence, Gate, Role, elapsed};
 use super::plan::{OnTimeout, Plan};
+use super::reached::Connections;
 use super::record::{By, Decision, Entry, Event, Line, Moved, Started, Window};
 use super::severe::Recent;
 use super::statistics::Verdict;
@@ -109,6 +110,8 @@ pub struct Rollout {
     pub(super) requests: [u64; 2],
     /// The same, those that were not read included.
     pub(super) all_requests: [f64; 2],
+    /// What became of the connections of this stage.
+    pub(super) connections: Connections,
     /// Requests at this stage whose end was not seen, by why.
     pub(super) unseen: [BTreeMap<String, u64>; 2],
     pub(super) compared: u64,
@@ -136,6 +139,7 @@ impl Rollout {
             recent: Recent::default(),
             requests: [0, 0],
             all_requests: [0.0; 2],
+            connections: Connections::default(),
             unseen: Default::default(),
             compared: 0,
             answered: [None, None],
@@ -315,6 +319,7 @@ impl Rollout {
 
     fn see_window(&mut self, window: &Window, now: Timestamp) {
         let Some(step) = self.step() else { return };
+        self.connections.see(window);
         let arms = [&window.stable, &window.canary];
         for (at, arm) in arms.into_iter().enumerate() {
             self.requests[at] += arm.requests;
@@ -486,6 +491,7 @@ impl Rollout {
         if matches!(self.state, State::Going(Step::Stage(_) | Step::Baking)) {
             self.requests = [0, 0];
             self.all_requests = [0.0; 2];
+            self.connections = Connections::default();
             self.unseen = Default::default();
             if self.share() == Share::ALL {
                 self.evidence.stand_alone();

@@ -156,12 +156,19 @@ pub struct Window {
     /// What keeps it from being judged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Held>,
+    /// Whether all connections of a client's address have one version.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_client: bool,
 }
 
 impl Window {
     /// Whether nothing happened.
     pub fn is_idle(&self) -> bool {
-        *self == Self::default()
+        let nothing = Self {
+            by_client: self.by_client,
+            ..Self::default()
+        };
+        *self == nothing
     }
 
     /// Whether clients would have nobody without the canary: however bad it is, it is not rolled back.
@@ -178,6 +185,9 @@ impl Window {
 pub struct Arm {
     /// New connections.
     pub connections: u64,
+    /// Those of them that were the canary's by its share and went to stable, by why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub turned_away: BTreeMap<String, u64>,
     /// Those whose first SYN it did not answer.
     #[serde(skip_serializing_if = "is_zero")]
     pub unanswered_connections: u64,
@@ -251,6 +261,7 @@ impl Default for Arm {
     fn default() -> Self {
         Self {
             connections: 0,
+            turned_away: BTreeMap::new(),
             unanswered_connections: 0,
             delivered: 0,
             strayed: 0,

@@ -201,30 +201,6 @@ impl Rollout {
         })
     }
 
-    /// At L4 a share of connections is not a share of requests: what was reached counts.
-    fn share_not_reached(&self, step: Step) -> Option<Held> {
-        let [stable, canary] = self.all_requests;
-        let all = stable + canary;
-        let wanted = f64::from(self.share_at(step));
-        // Of few requests a small share may well be none.
-        if wanted * all < self.plan().canary.min_requests as f64 {
-            return None;
-        }
-        let achieved = canary / all;
-        let (least, most) = (wanted / 2.0, wanted * 2.0 + 0.02);
-        if (least..=most).contains(&achieved) {
-            return None;
-        }
-        Some(Held {
-            kind: Kind::ShareNotReached,
-            why: format!(
-                "the canary answers {:.2} % of the requests at a share of {:.2} %: long-lived connections keep their version, and all connections of one address go together; let clients open connections more often (nginx: keepalive_requests; Envoy: max_requests_per_connection), or set affinity = \"connection\" in [service.canary]",
-                achieved * 100.0,
-                wanted * 100.0
-            ),
-        })
-    }
-
     fn wait_for_gates(&self, step: Step, waits: &mut Vec<Held>) {
         let proof = self.is_proof_needed(step);
         for gate in self.gates.iter().filter(|gate| gate.role == Role::Proof) {

@@ -7,6 +7,7 @@ mod held;
 mod killed;
 mod metrics;
 mod orders;
+mod outage;
 mod promoted;
 mod recorded;
 mod shadowed;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
+use mirror_common::tunnel;
 
 use crate::control::ServerUse;
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
@@ -34,6 +35,7 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
     let unseen = unseen.map(|reason| (reason.label().to_owned(), outcome(reason)));
     Arm {
         connections: since(&|counters| counters.choices.iter().sum()),
+        turned_away: turned_away(&now.counters, &then.counters),
         unanswered_connections: since(&|counters| counters.unanswered),
         delivered: since(&|counters| counters.delivered),
         strayed: since(&|counters| counters.strayed),
@@ -63,14 +65,16 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
     }
 }
 
-/// Connections that were the canary's and went to stable, since it could not be reached.
-pub(super) fn turned_away(now: &ArmCounters, then: &ArmCounters) -> u64 {
-    let reasons = [Choice::NoCanary, Choice::NoAnswer];
-    let since = |choice: Choice| {
-        let [now, then] = [now, then].map(|counters| counters.choices[choice as usize]);
-        now.saturating_sub(then)
+/// Connections that were the canary's and went to stable, by why.
+fn turned_away(now: &ArmCounters, then: &ArmCounters) -> BTreeMap<String, u64> {
+    let turned =
+        |choice: &&Choice| choice.arm() == tunnel::Arm::Stable && **choice != Choice::Stable;
+    let since = |choice: &Choice| {
+        let [now, then] = [now, then].map(|counters| counters.choices[*choice as usize]);
+        (choice.label().to_owned(), now.saturating_sub(then))
     };
-    reasons.into_iter().map(since).sum()
+    let turned = Choice::ALL.iter().filter(turned).map(since);
+    turned.filter(|(_, count)| *count > 0).collect()
 }
 
 /// What the agent compared since.
@@ -259,7 +263,13 @@ mod tests {
         assert_eq!(super::arm(&then, &then), Arm::default());
         now.counters.choices[Choice::NoCanary as usize] = 2;
         now.counters.choices[Choice::NoAnswer as usize] = 1;
-        assert_eq!(turned_away(&now.counters, &then.counters), 3);
+        now.counters.choices[Choice::Stable as usize] = 9;
+        let turned = super::arm(&now, &then).turned_away;
+        let expected = [("no_listener", 2), ("no_answer", 1)];
+        assert_eq!(
+            turned,
+            expected.map(|(why, count)| (why.to_owned(), count)).into()
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mirror_common::steer::Choice;
 use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
@@ -143,10 +144,12 @@ impl Daemon {
         };
         let rollout = &running.rollout;
         match (counted, &running.counted) {
-            (Ok(now @ [stable, canary]), Some(then @ [stable_then, canary_then])) => {
+            (Ok(now @ [_, canary]), Some(then @ [_, canary_then])) => {
                 window = between(then, now);
                 if rollout.step().is_some_and(|step| step.has_clients()) {
-                    let turned_away = counted::turned_away(&stable.counters, &stable_then.counters);
+                    let turned_away = &window.stable.turned_away;
+                    let reasons = [Choice::NoCanary, Choice::NoAnswer].map(Choice::label);
+                    let turned_away = reasons.iter().filter_map(|why| turned_away.get(*why)).sum();
                     window.unreachable =
                         self.unreachable(service, turned_away, [canary_then, canary]);
                 }
@@ -159,6 +162,8 @@ impl Daemon {
         }
         running.asked.fill(&mut window, rollout);
         window.held.extend(obstacles);
+        let affinity = self.canary_of(service).map(|canary| canary.affinity);
+        window.by_client = affinity == Some(Affinity::Client);
         window
     }
 

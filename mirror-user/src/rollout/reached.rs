@@ -1,0 +1,161 @@
+//! Whether the canary gets its share of the requests, and why not: at L4 a share of connections is not a share
+//! of requests. Pure.
+
+use std::collections::BTreeMap;
+
+use super::machine::{Rollout, Step};
+use super::record::Window;
+use super::waits::{Held, Kind};
+
+/// A larger part of the canary's connections may not go elsewhere.
+const MOST_TURNED_AWAY: f64 = 0.25;
+
+/// What became of connections.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Connections {
+    /// New ones of stable and of the canary.
+    new: [u64; 2],
+    /// The canary's by its share, that went to stable, by why.
+    turned_away: BTreeMap<String, u64>,
+    by_client: bool,
+}
+
+impl Connections {
+    pub(super) fn see(&mut self, window: &Window) {
+        let arms = [&window.stable, &window.canary];
+        for (sum, arm) in self.new.iter_mut().zip(arms) {
+            *sum += arm.connections;
+        }
+        for (why, count) in &window.stable.turned_away {
+            *self.turned_away.entry(why.clone()).or_default() += count;
+        }
+        self.by_client = window.by_client;
+    }
+
+    /// Why the canary does not have its share, and what helps.
+    fn cause(&self, wanted: f64) -> String {
+        let [stable, canary] = self.new;
+        let all = stable + canary;
+        let share = canary as f64 / all as f64;
+        let turned: u64 = self.turned_away.values().sum();
+        if turned as f64 > (turned + canary) as f64 * MOST_TURNED_AWAY {
+            let mut reasons: Vec<_> = self.turned_away.iter().collect();
+            reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
+            let reasons: Vec<String> = reasons.collect();
+            return format!(
+                "{turned} connections that were its own went to stable: {} (docs/steering.md says what each means)",
+                reasons.join(", ")
+            );
+        }
+        let open_more = "let clients open connections more often (nginx: keepalive_requests; Envoy: max_requests_per_connection)";
+        if all > 0 && is_near(share, wanted) {
+            return format!(
+                "it has {:.2} % of the new connections, but connections keep their version for as long as they live, and some carry many more requests than others: {open_more}",
+                share * 100.0
+            );
+        }
+        if self.by_client {
+            return format!(
+                "all connections of a client's address have one version, and {}: where few addresses send most, set affinity = \"connection\" in [service.canary]",
+                of_new(canary, all)
+            );
+        }
+        format!("{}, too few for a share: {open_more}", of_new(canary, all))
+    }
+}
+
+fn of_new(canary: u64, all: u64) -> String {
+    format!("it has {canary} of {all} new connections")
+}
+
+fn is_near(achieved: f64, wanted: f64) -> bool {
+    let (least, most) = (wanted / 2.0, wanted * 2.0 + 0.02);
+    (least..=most).contains(&achieved)
+}
+
+impl Rollout {
+    /// What was reached counts, where nothing else that holds the rollout explains it.
+    pub(super) fn share_not_reached(&self, step: Step) -> Option<Held> {
+        const EXPLAIN: [Kind; 3] = [Kind::StableGone, Kind::NotSteered, Kind::OneClient];
+        let mut troubles = self.troubles.iter();
+        if troubles.any(|held| EXPLAIN.contains(&held.kind)) {
+            return None;
+        }
+        let [stable, canary] = self.all_requests;
+        let all = stable + canary;
+        let wanted = f64::from(self.share_at(step));
+        // Of few requests a small share may well be none.
+        if wanted * all < self.plan().canary.min_requests as f64 {
+            return None;
+        }
+        let achieved = canary / all;
+        (!is_near(achieved, wanted)).then(|| Held {
+            kind: Kind::ShareNotReached,
+            why: format!(
+                "the canary answers {:.2} % of the requests at a share of {:.2} %: {}",
+                achieved * 100.0,
+                wanted * 100.0,
+                self.connections.cause(wanted)
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::record::Arm;
+
+    #[track_caller]
+    fn check(new: [u64; 2], turned_away: &[(&str, u64)], by_client: bool, words: &str) {
+        let turned = turned_away.iter();
+        let turned = turned.map(|(why, count)| ((*why).to_owned(), *count));
+        let window = Window {
+            stable: Arm {
+                connections: new[0],
+                turned_away: turned.collect(),
+                ..Arm::default()
+            },
+            canary: Arm {
+                connections: new[1],
+                ..Arm::default()
+            },
+            by_client,
+            ..Window::default()
+        };
+        let mut connections = Connections::default();
+        connections.see(&window);
+        let cause = connections.cause(0.5);
+        assert!(cause.contains(words), "{cause}");
+        // No cure that is set already.
+        assert!(by_client || !cause.contains("affinity"), "{cause}");
+    }
+
+    #[test]
+    fn the_cause_is_the_one_that_there_is() {
+        let limit = [("limit", 40), ("no_port", 2)];
+        let words = "42 connections that were its own went to stable: 40 limit, 2 no_port";
+        check([90, 10], &limit, true, words);
+        check(
+            [60, 40],
+            &limit[1..],
+            false,
+            "it has 40.00 % of the new connections",
+        );
+        check(
+            [50, 50],
+            &[],
+            true,
+            "keep their version for as long as they live",
+        );
+        check([99, 1], &[], true, "set affinity = \"connection\"");
+        check(
+            [9, 1],
+            &[],
+            false,
+            "it has 1 of 10 new connections, too few",
+        );
+        check([0, 0], &[], false, "it has 0 of 0 new connections");
+    }
+}
