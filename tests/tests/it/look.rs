@@ -1,5 +1,7 @@
 //! The daemon's own look at exchanges, held against what clients counted themselves.
 
+mod timed;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

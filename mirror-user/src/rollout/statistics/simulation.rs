@@ -4,6 +4,7 @@
 //!     cargo test --release -p mirror-user --lib -- --ignored --nocapture simulation
 
 mod power;
+mod whole;
 
 use mirror_common::histogram::Latency;
 use rand::rngs::SmallRng;
