@@ -4,6 +4,7 @@
 
 mod attach;
 mod connections;
+mod counts;
 mod maps;
 mod pins;
 mod ring;
@@ -15,6 +16,7 @@ mod xdp;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
@@ -27,6 +29,7 @@ use crate::config::XdpHook;
 
 pub use attach::{foreign_programs, tcx_works};
 pub use connections::{Connections, Place};
+pub use counts::Counts;
 pub use maps::Pulse;
 pub use pins::detach_all;
 pub use ring::Ring;
@@ -213,6 +216,8 @@ pub struct DataPlane {
     mechanism: Mechanism,
     /// Bytes of each CPU's deep ring.
     ring_size: u32,
+    /// What the programs count.
+    counts: Arc<Counts>,
     /// The rules that were written last: nobody else writes them.
     written: Option<HashMap<Endpoint, Service>>,
     /// Why the kernel has refused the program for XDP, which is loaded when it is first asked for.
@@ -256,6 +261,7 @@ impl DataPlane {
             }
         });
         Ok(Self {
+            counts: Arc::new(Counts::open(&maps)?),
             ebpf,
             links,
             mechanism,
@@ -268,6 +274,11 @@ impl DataPlane {
     /// How programs are attached on this kernel.
     pub fn mechanism(&self) -> Mechanism {
         self.mechanism
+    }
+
+    /// What the programs count, for any thread.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// The programs' log: rare events only. Can be taken once.

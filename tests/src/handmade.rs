@@ -162,10 +162,8 @@ pub fn flood(
     thread::scope(|scope| {
         let start = |first| scope.spawn(move || send(first));
         let threads: Vec<_> = (0..cpus.len()).map(start).collect();
-        let ended = threads.into_iter().map(|thread| thread.join());
-        ended
-            .map(|ended| ended.expect("a sender does not panic"))
-            .collect()
+        let mut ended = threads.into_iter().map(|thread| thread.join());
+        ended.try_for_each(|ended| ended.expect("a sender does not panic"))
     })
 }
 

@@ -10,7 +10,7 @@ use mirror_common::policy::{self, agent_state, transport};
 use super::sender::{Failure, What};
 use super::way::{NoWay, Way};
 use crate::config::{AgentAddress, Mirror};
-use crate::dataplane::{self, DataPlane, Ring};
+use crate::dataplane::{self, Counts, Ring};
 use crate::tap_report::TapReport;
 use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
@@ -175,10 +175,10 @@ impl Agent {
     }
 
     /// What each CPU has sent to it.
-    pub(super) fn sent(&self, plane: &DataPlane) -> Result<Vec<Sent>, dataplane::Error> {
+    pub(super) fn sent(&self, counts: &Counts) -> Result<Vec<Sent>, dataplane::Error> {
         match &self.ring {
             Some(ring) => Ok(ring.sent_by_lane()),
-            None => plane.sent(self.number),
+            None => counts.sent(self.number),
         }
     }
 

@@ -6,7 +6,7 @@ use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
-use super::Shared;
+use super::Snapshot;
 use super::health::Failure;
 use super::local_reader::{Looked, Outcome, Tally, Wait};
 use super::place::{Obstacle, Place};
@@ -14,7 +14,7 @@ use super::servers::Versioned;
 use super::services::Service;
 use crate::config::Share;
 use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
-use crate::dataplane::{self, DataPlane};
+use crate::dataplane::{self, Counts};
 use crate::state::Overrides;
 
 /// The canary of a service, without what both versions did: that is read when somebody asks, see
@@ -58,17 +58,15 @@ pub(super) fn describe(
 
 /// Reads what both versions of a service did, and what their servers use.
 pub(crate) fn fill(
-    shared: &Shared,
+    now: &Snapshot,
     (row, tally): (u32, Option<&Tally>),
     service: &str,
     stable: &str,
     canary: &mut CanaryState,
 ) -> Result<(), dataplane::Error> {
-    canary.arms = both(&shared.plane, row, tally, [stable, &canary.version])?;
-    canary.share.achieved = shared
-        .milestones
-        .achieved(row, &canary.arms, Instant::now());
-    let usage = shared.servers.usage();
+    canary.arms = both(&now.counts, row, tally, [stable, &canary.version])?;
+    canary.share.achieved = now.milestones.achieved(row, &canary.arms, Instant::now());
+    let usage = now.servers.usage();
     for (arm, of) in [tunnel::Arm::Stable, tunnel::Arm::Canary]
         .into_iter()
         .zip(&mut canary.arms)
@@ -85,25 +83,25 @@ pub(crate) fn fill(
 
 /// Stable and the canary, in these versions, as kernel and local reader count them now.
 pub(super) fn both(
-    plane: &DataPlane,
+    counts: &Counts,
     row: u32,
     tally: Option<&Tally>,
     [stable, canary]: [&str; 2],
 ) -> Result<Vec<Arm>, dataplane::Error> {
     Ok(vec![
-        describe_arm(plane, row, tally, tunnel::Arm::Stable, stable)?,
-        describe_arm(plane, row, tally, tunnel::Arm::Canary, canary)?,
+        describe_arm(counts, row, tally, tunnel::Arm::Stable, stable)?,
+        describe_arm(counts, row, tally, tunnel::Arm::Canary, canary)?,
     ])
 }
 
 fn describe_arm(
-    plane: &DataPlane,
+    counts: &Counts,
     row: u32,
     tally: Option<&Tally>,
     arm: tunnel::Arm,
     version: &str,
 ) -> Result<Arm, dataplane::Error> {
-    let counters = plane.arm_counters(row, arm)?;
+    let counters = counts.arm(row, arm)?;
     let looked = tally.map_or_else(Looked::default, |tally| tally.read(arm));
     let class = |class| looked.outcome(Outcome::Whole(class));
     Ok(Arm {
@@ -131,7 +129,7 @@ fn describe_arm(
         first_byte: Quantiles::from(looked.wait(Wait::Header)),
         first_body: Quantiles::from(looked.wait(Wait::Body)),
         complete: Quantiles::from(looked.wait(Wait::End)),
-        handshake: Quantiles::from(&plane.handshakes(row, arm)?),
+        handshake: Quantiles::from(&counts.handshakes(row, arm)?),
         server: None,
     })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use mirror_common::steer::{Health, Steering, flag};
@@ -63,8 +62,7 @@ impl Daemon {
 
     /// Lowers the part of a service's new connections that the canary gets, by one map write.
     pub(super) fn lower(&mut self, row: u32, threshold: u64) -> Result<(), dataplane::Error> {
-        let mut shared = self.lock();
-        let before = shared.plane.steering(row)?;
+        let before = self.plane.steering(row)?;
         let mut lowered = Steering {
             flags: before.flags | flag::TAKEN_BACK,
             ..before
@@ -76,7 +74,7 @@ impl Daemon {
         if lowered == before {
             return Ok(());
         }
-        shared.plane.set_steering(row, lowered)
+        self.plane.set_steering(row, lowered)
     }
 
     /// The canary's connections of a service may finish for so many milliseconds, or as long as they want.
@@ -142,11 +140,10 @@ impl Daemon {
         let Some(view) = &self.view else {
             return Ok(());
         };
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut failed = Ok(());
-        shared.plane.set_translated_ports(ports(&self.config))?;
+        self.plane.set_translated_ports(ports(&self.config))?;
         for service in &self.services {
-            let before = shared.plane.steering(service.row)?;
+            let before = self.plane.steering(service.row)?;
             let config = &service.config;
             let wanted = match &config.canary {
                 Some(canary) => {
@@ -161,7 +158,7 @@ impl Daemon {
             // One that fails, since the kernel has no room for so many histograms at once, keeps no
             // other waiting, and is tried again.
             if wanted != before {
-                failed = failed.and(shared.plane.set_steering(service.row, wanted));
+                failed = failed.and(self.plane.set_steering(service.row, wanted));
             }
         }
         failed
@@ -244,11 +241,10 @@ impl Daemon {
             waiting_ns: 0,
             down: down.into(),
         };
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         for service in &self.services {
             let at = service.config.canary.as_ref().map(|canary| canary.address);
             if at == Some(canary) {
-                shared.plane.set_health(service.row, health)?;
+                self.plane.set_health(service.row, health)?;
             }
         }
         Ok(())

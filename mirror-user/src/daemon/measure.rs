@@ -2,23 +2,21 @@
 //! agents are told of it.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use mirror_common::tunnel::Arm;
 
-use super::{Daemon, Shared, arms, services};
+use super::{Daemon, arms, services};
 
 impl Daemon {
     /// Looks at the counters, and sets the services' samples.
     pub(super) fn measure(&mut self) {
         let now = Instant::now();
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         self.local_reader.measure();
         for service in &mut self.services {
             let wanted = service.wanted(self.core.holds());
             let budget = service.budget(&self.agents);
-            if let Err(error) = service.measure(&shared.plane, now, wanted.sample, budget) {
+            if let Err(error) = service.measure(self.plane.counts(), now, wanted.sample, budget) {
                 tracing::warn!(service = service.config.name, "{error}");
             }
         }
@@ -47,10 +45,6 @@ impl Daemon {
     /// Remembers what both versions have done where another share has begun to hold.
     pub(super) fn pass_milestones(&mut self) {
         let now = Instant::now();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let Shared {
-            plane, milestones, ..
-        } = &mut *shared;
         let mut rows = Vec::new();
         for service in &self.services {
             let Some(canary) = &service.config.canary else {
@@ -59,31 +53,31 @@ impl Daemon {
             rows.push(service.row);
             let tally = self.local_reader.tally(service.config.id);
             let versions = [service.config.stable_version.as_str(), &canary.version];
-            if let Ok(steering) = plane.steering(service.row)
-                && milestones.has_passed(service.row, &steering)
-                && let Ok(arms) = arms::both(plane, service.row, tally.as_deref(), versions)
+            if let Ok(steering) = self.plane.steering(service.row)
+                && self.milestones.has_passed(service.row, &steering)
+                && let Ok(arms) =
+                    arms::both(self.plane.counts(), service.row, tally.as_deref(), versions)
             {
-                milestones.set(service.row, &steering, arms, now);
+                self.milestones.set(service.row, &steering, arms, now);
             }
         }
-        milestones.retain(|row| rows.contains(&row));
+        self.milestones.retain(|row| rows.contains(&row));
     }
 
     /// Attaches anew where clones have left without their headers: something in the egress chain
     /// ends it before our program, or has taken its place.
     pub(super) fn bring_back_escaped(&mut self) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         for agent in self.agents.values_mut() {
-            let escaped = shared.plane.escaped(agent.number).unwrap_or(0);
+            let escaped = self.plane.escaped(agent.number).unwrap_or(0);
             if escaped == 0 {
                 continue;
             }
             tracing::error!(agent = %agent.access.address, escaped, "copies left without their tunnel headers; attaching anew");
             let renewed = match &agent.way {
-                Ok(way) => self.attachments.renew(&mut shared.plane, way),
+                Ok(way) => self.attachments.renew(&mut self.plane, way),
                 Err(_) => Ok(()),
             };
-            let forgiven = renewed.and_then(|()| shared.plane.forgive(agent.number));
+            let forgiven = renewed.and_then(|()| self.plane.forgive(agent.number));
             if let Err(error) = forgiven {
                 agent.error = Some(error.to_string());
             }
@@ -93,12 +87,11 @@ impl Daemon {
     /// Reports to every agent what was sent to it.
     pub(super) fn report(&mut self) {
         self.reports += 1;
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         for agent in self.agents.values_mut() {
             let services = self.services.iter();
             let its = services.filter(|service| service.agent() == Some(&agent.access.address));
-            let (number, plane) = (self.reports, &shared.plane);
-            match services::report(plane, &self.tap, number, agent, its) {
+            let (number, counts) = (self.reports, self.plane.counts());
+            match services::report(counts, &self.tap, number, agent, its) {
                 Ok(report) if agent.should_hear(&report) => {
                     self.sender.report(agent.number, report)
                 }

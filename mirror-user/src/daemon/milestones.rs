@@ -12,10 +12,10 @@ use mirror_common::steer::Steering;
 use crate::control::{Achieved, Arm};
 
 /// By the services' rows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Milestones(HashMap<u32, Milestone>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Milestone {
     /// Share and key, as the programs have them.
     rule: (u64, [u64; 2]),

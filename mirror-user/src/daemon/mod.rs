@@ -36,6 +36,7 @@ mod sender;
 mod servers;
 mod services;
 mod settle;
+mod snapshot;
 mod status;
 mod steering;
 mod takeover;
@@ -44,7 +45,7 @@ mod way;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -74,11 +75,12 @@ use self::sender::{Event, Pace, Sender};
 use self::servers::Versioned;
 use self::services::Service;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
+pub(crate) use self::snapshot::Snapshot;
 use self::way::Way;
 use crate::admin;
 use crate::config::{AgentAddress, Node};
 use crate::control::{self, Refusal, Reply};
-use crate::dataplane::{self, DataPlane, Mechanism, Ring, Sizes};
+use crate::dataplane::{self, DataPlane, Mechanism, Sizes};
 use crate::metrics;
 use crate::state::State;
 
@@ -134,14 +136,14 @@ pub async fn run(
     let (looks, mut looked) = watch::channel(None);
     let network = tokio::spawn(network::watch(daemon.interest.subscribe(), looks));
     let registry = prometheus::Registry::new();
-    registry.register(Box::new(metrics::Node::new(daemon.shared())))?;
+    registry.register(Box::new(metrics::Node::new(daemon.published.subscribe())))?;
     let (requests, mut commands) = mpsc::channel(16);
     let control = tokio::spawn(control::serve(listener, requests));
-    let ready = daemon.shared();
+    let ready = daemon.published.subscribe();
     let admin = tokio::spawn(admin::serve(
         admin_listener,
         move || registry.gather(),
-        move || status::readiness(&ready),
+        move || ready.borrow().readiness(),
     ));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
 
@@ -197,35 +199,6 @@ fn alone_with(pin_dir: &Path) -> anyhow::Result<Flock<File>> {
     })
 }
 
-/// What the loop and the metrics look at together. Held only for a few system calls.
-#[derive(Debug)]
-pub struct Shared {
-    /// The programs and maps.
-    pub plane: DataPlane,
-    /// How things are.
-    pub status: control::Status,
-    /// Rows and numbers in the maps of what `status` names, in its order.
-    pub rows: Vec<u32>,
-    /// Numbers of the agents in the maps, in the order of `status`.
-    pub numbers: Vec<u32>,
-    /// What had been counted when the shares that hold began to.
-    pub(crate) milestones: Milestones,
-    /// What the servers of services with a canary use.
-    pub(crate) servers: crate::servers::Watch<Versioned>,
-    /// What the sender has done.
-    pub(crate) sender: Arc<Figures>,
-    /// The agents' rings, in the order of `status`.
-    pub(crate) rings: Vec<Option<Arc<Ring>>>,
-    /// An agent of which it is not known yet whether it answers.
-    pub(crate) unknown: Option<String>,
-    /// What the local look has counted, in the order of `status`.
-    pub(crate) looks: Vec<Option<Arc<local_reader::Tally>>>,
-    /// The local look's ring, while any service is looked at.
-    pub(crate) look_ring: Option<Arc<Ring>>,
-    /// What the local look's thread has done.
-    pub(crate) local_reader: Arc<local_reader::Figures>,
-}
-
 struct Daemon {
     /// What the file says.
     file: Node,
@@ -242,7 +215,14 @@ struct Daemon {
     /// ... and who waits for an answer.
     replies: BTreeMap<Ticket, oneshot::Sender<Result<Reply, Refusal>>>,
     tickets: Ticket,
-    shared: Arc<Mutex<Shared>>,
+    /// The programs and maps.
+    plane: DataPlane,
+    /// What scrapes look at.
+    published: watch::Sender<Arc<Snapshot>>,
+    /// What had been counted when the shares that hold began to.
+    milestones: Milestones,
+    /// What the servers of services with a canary use.
+    servers: Arc<crate::servers::Watch<Versioned>>,
     mechanism: Mechanism,
     started: Instant,
     /// What the maps say of themselves: their life and their hash key.
@@ -334,13 +314,14 @@ impl Daemon {
         let core = Core::new(state.overrides().clone(), state.trouble().cloned());
         let (say, kept) = mpsc::unbounded_channel();
         let keeper = Keeper::start(state, say)?;
-        let shared = Shared {
-            plane,
+        let servers = Arc::new(crate::servers::Watch::start(servers::wanted(&config))?);
+        let first = Snapshot {
+            counts: Arc::clone(plane.counts()),
             status: status::empty(),
             rows: Vec::new(),
             numbers: Vec::new(),
             milestones: Milestones::default(),
-            servers: crate::servers::Watch::start(servers::wanted(&config))?,
+            servers: Arc::clone(&servers),
             sender: sender.figures(),
             rings: Vec::new(),
             unknown: None,
@@ -354,7 +335,10 @@ impl Daemon {
             kept,
             replies: BTreeMap::new(),
             tickets: 0,
-            shared: Arc::new(Mutex::new(shared)),
+            plane,
+            published: watch::Sender::new(Arc::new(first)),
+            milestones: Milestones::default(),
+            servers,
             sender,
             listening,
             local_reader,
@@ -396,18 +380,9 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn shared(&self) -> Arc<Mutex<Shared>> {
-        Arc::clone(&self.shared)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        // What is inside is read from the kernel anew all the time: a panic elsewhere spoils nothing.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Tells those who look after the network and the servers what to look at.
     fn say_interest(&self) {
-        self.lock().servers.want(servers::wanted(&self.config));
+        self.servers.want(servers::wanted(&self.config));
         let interest = Interest {
             interfaces: self.config.interfaces.clone(),
             hosts: self

@@ -12,7 +12,7 @@ use super::agents::Agent;
 use super::budget::{Load, next_limit};
 use super::rules::Rule;
 use crate::config::{self, AgentAddress, Directions};
-use crate::dataplane::{self, DataPlane};
+use crate::dataplane::{self, Counts};
 use crate::state::{Effective, Overrides};
 use crate::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
 
@@ -83,13 +83,13 @@ impl Service {
     /// Looks at what was copied since the last time, and sets the share for the next second.
     pub(super) fn measure(
         &mut self,
-        plane: &DataPlane,
+        counts: &Counts,
         now: Instant,
         wanted: f64,
         budget: Option<u64>,
     ) -> Result<(), dataplane::Error> {
-        let mut counters = counters(plane, self.row, Direction::Request)?;
-        counters += &self::counters(plane, self.row, Direction::Response)?;
+        let mut counters = counters(counts, self.row, Direction::Request)?;
+        counters += &self::counters(counts, self.row, Direction::Response)?;
         let Some((then, last)) = self.last.replace((now, counters)) else {
             self.sample = wanted;
             return Ok(());
@@ -156,24 +156,24 @@ impl Service {
 
 /// Counters of a service in one direction.
 pub(super) fn counters(
-    plane: &DataPlane,
+    counts: &Counts,
     row: u32,
     direction: Direction,
 ) -> Result<Counters, dataplane::Error> {
-    plane.counters(row * 2 + direction as u32)
+    counts.packets(row * 2 + direction as u32)
 }
 
 /// What one agent is told.
 pub(super) fn report<'a>(
-    plane: &DataPlane,
+    counts: &Counts,
     tap: &Tap,
     number: u64,
     agent: &Agent,
     services: impl Iterator<Item = &'a Service>,
 ) -> Result<TapReport, dataplane::Error> {
-    let sent = agent.sent(plane)?;
+    let sent = agent.sent(counts)?;
     let mirrored = |row, direction| {
-        counters(plane, row, direction).map(|counters| Mirrored {
+        counters(counts, row, direction).map(|counters| Mirrored {
             packets: counters.packets[Reason::Mirrored as usize],
             bytes: counters.mirrored_bytes,
         })

@@ -1,7 +1,6 @@
 //! Where decisions become hooks and maps.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 
 use super::reach::{forget_ways, write_ways};
 use super::services::Service;
@@ -45,8 +44,7 @@ impl Daemon {
             // What an earlier daemon attached stays until it is known what should be.
             None => return,
         };
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        self.attachments.make(&mut shared.plane, wanted);
+        self.attachments.make(&mut self.plane, wanted);
         for agent in self.agents.values_mut() {
             let way = agent.way.as_ref();
             agent.attached = way.is_ok_and(|way| self.attachments.carries(way));
@@ -78,12 +76,10 @@ impl Daemon {
             .collect();
         self.listening
             .mark(&mut endpoints, |rule| with_canary.contains(&rule.index));
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let written = steered
-            .and_then(|()| write_ways(&mut shared.plane, &self.agents))
-            .and_then(|()| shared.plane.set_services(&endpoints))
-            .and_then(|()| forget_ways(&mut shared.plane, &self.agents));
-        drop(shared);
+            .and_then(|()| write_ways(&mut self.plane, &self.agents))
+            .and_then(|()| self.plane.set_services(&endpoints))
+            .and_then(|()| forget_ways(&mut self.plane, &self.agents));
         match written {
             Ok(()) => {
                 self.unwritten = None;

@@ -1,6 +1,6 @@
 //! How things are, for `status`, the metrics and /readyz.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mirror_common::ABI_VERSION;
@@ -9,8 +9,7 @@ use mirror_common::verdict::Reason;
 
 use super::agents::Connection;
 use super::attachments::Attachment;
-use super::{Daemon, Shared, arms, concentration, place};
-use crate::admin::Readiness;
+use super::{Daemon, Snapshot, arms, concentration, place};
 use crate::config::{ServiceAddress, XdpHook};
 use crate::control::{
     self, Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply,
@@ -35,45 +34,20 @@ pub(super) fn empty() -> Status {
     }
 }
 
-/// Ready = attached wherever the config says, and known whether agents answer to which the kernel sends by
-/// itself; or switched off on purpose. From then on the first request is copied: rings take it in any case.
-pub(super) fn readiness(shared: &Mutex<Shared>) -> Readiness {
-    let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let missing = shared
-        .status
-        .interfaces
-        .iter()
-        .find(|interface| !interface.attached);
-    match missing {
-        Some(interface) if !shared.status.off => Readiness::NotReady(format!(
-            "not attached to {}: {}",
-            interface.name,
-            interface.error.as_deref().unwrap_or("not tried yet")
-        )),
-        _ => match &shared.unknown {
-            Some(agent) if !shared.status.off => {
-                Readiness::NotReady(format!("not known yet whether the agent {agent} answers"))
-            }
-            _ => Readiness::Ready,
-        },
-    }
-}
-
 impl Daemon {
     pub(super) fn status(&mut self, service: Option<String>) -> Result<Reply, Refusal> {
         self.publish();
-        let shared = self.lock();
-        let mut status = shared.status.clone();
-        let services = status.services.iter_mut().zip(&shared.rows);
-        for ((service, &row), tally) in services.zip(&shared.looks) {
+        let now = Arc::clone(&self.published.borrow());
+        let mut status = now.status.clone();
+        let services = status.services.iter_mut().zip(&now.rows);
+        for ((service, &row), tally) in services.zip(&now.looks) {
             let of = (row, tally.as_deref());
             if let Some(canary) = &mut service.canary
-                && let Err(error) = arms::fill(&shared, of, &service.name, &service.version, canary)
+                && let Err(error) = arms::fill(&now, of, &service.name, &service.version, canary)
             {
                 status.warnings.push(error.to_string());
             }
         }
-        drop(shared);
         if let Some(name) = service {
             let known: Vec<String> = status
                 .services
@@ -121,10 +95,9 @@ impl Daemon {
             .map(|agent| describe(agent, now))
             .collect();
         let spreads = self.census.found();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut rows, mut looks) = (Vec::new(), Vec::new());
         for service in &self.services {
-            match self.describe_service(&shared, service) {
+            match self.describe_service(service) {
                 Ok(mut described) => {
                     if let Some(canary) = &mut described.canary
                         && canary.by.is_none()
@@ -148,25 +121,30 @@ impl Daemon {
                 Err(error) => status.warnings.push(error.to_string()),
             }
         }
-        if let Ok(mut run_time) = shared.plane.run_time(dataplane::Hook::Ingress) {
-            if let Ok(egress) = shared.plane.run_time(dataplane::Hook::Egress) {
+        if let Ok(mut run_time) = self.plane.counts().run_time(dataplane::Hook::Ingress) {
+            if let Ok(egress) = self.plane.counts().run_time(dataplane::Hook::Egress) {
                 run_time += &egress;
             }
             status.run_time = RunTimes::from(&run_time);
         }
-        shared.rows = rows;
-        shared.looks = looks;
-        shared.look_ring = self.local_reader.ring();
-        shared.numbers = self.agents.values().map(|agent| agent.number).collect();
         let mut agents = self.agents.values();
         let unknown = agents.find(|agent| agent.is_geneve() && !agent.is_known(now));
-        shared.unknown = unknown.map(|agent| agent.access.address.to_string());
-        shared.rings = self
-            .agents
-            .values()
-            .map(|agent| agent.ring.clone())
-            .collect();
-        shared.status = status;
+        let agents = self.agents.values();
+        let snapshot = Snapshot {
+            counts: Arc::clone(self.plane.counts()),
+            status,
+            rows,
+            numbers: agents.clone().map(|agent| agent.number).collect(),
+            milestones: self.milestones.clone(),
+            servers: Arc::clone(&self.servers),
+            sender: self.sender.figures(),
+            rings: agents.map(|agent| agent.ring.clone()).collect(),
+            unknown: unknown.map(|agent| agent.access.address.to_string()),
+            looks,
+            look_ring: self.local_reader.ring(),
+            local_reader: self.local_reader.figures(),
+        };
+        self.published.send_replace(Arc::new(snapshot));
     }
 
     fn interface(&self, name: &str) -> Interface {
@@ -205,7 +183,6 @@ impl Daemon {
 
     fn describe_service(
         &self,
-        shared: &Shared,
         service: &super::Service,
     ) -> Result<control::Service, dataplane::Error> {
         let wanted = service.wanted(self.core.holds());
@@ -247,7 +224,7 @@ impl Daemon {
             mirrored: Vec::new(),
         };
         for direction in [Direction::Request, Direction::Response] {
-            let counters = counters(&shared.plane, service.row, direction)?;
+            let counters = counters(self.plane.counts(), service.row, direction)?;
             described.connections += counters.connections;
             described.over_budget_connections += counters.over_budget_connections;
             for (reason, packets) in Reason::ALL.iter().zip(counters.packets) {

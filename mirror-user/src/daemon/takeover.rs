@@ -3,7 +3,7 @@
 //! lost.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mirror_common::policy::{MAX_AGENTS, WHOLE, mirror};
@@ -23,11 +23,10 @@ impl Daemon {
         self.take_over_agents()?;
         self.take_over_services()?;
         self.tell_core();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let (services, rollouts) = (&self.config.services, &self.rollouts);
         let trial = |service: &str| rollouts.trial(service);
         self.local_reader
-            .take_over(services, trial, &mut shared.plane);
+            .take_over(services, trial, &mut self.plane);
         Ok(())
     }
 
@@ -41,8 +40,7 @@ impl Daemon {
             .map(Access::of)
             .map(|access| (access.id(), access))
             .collect();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let ways = shared.plane.agents()?;
+        let ways = self.plane.agents()?;
         let mut known = numbers::numbers_in(&ways);
         known.extend(
             self.agents
@@ -53,9 +51,9 @@ impl Daemon {
         let numbers = assign(wanted.keys().copied(), &known, numbers::AGENTS);
         for &number in &numbers.fresh {
             // Of whoever had the number before: nobody else may get it.
-            shared.plane.remove_ring(number)?;
-            shared.plane.clear_sent(number)?;
-            shared.plane.forgive(number)?;
+            self.plane.remove_ring(number)?;
+            self.plane.clear_sent(number)?;
+            self.plane.forgive(number)?;
         }
         for id in numbers.without {
             let agent = &wanted[&id].address;
@@ -69,7 +67,7 @@ impl Daemon {
                 Some((_, agent)) if agent.access == *access => agent,
                 _ => {
                     let ring = match access.transport {
-                        Transport::Stream => Some(Arc::new(shared.plane.ring(number)?)),
+                        Transport::Stream => Some(Arc::new(self.plane.ring(number)?)),
                         Transport::Geneve => None,
                     };
                     let tenure = match ways.get(&number) {
@@ -87,9 +85,9 @@ impl Daemon {
         self.leaving.extend(old.into_values());
         self.leaving.retain(|agent| !stays(agent.number));
         let leaves = |number| self.leaving.iter().any(|agent| agent.number == number);
-        for number in shared.plane.ring_numbers() {
+        for number in self.plane.ring_numbers() {
             if number < MAX_AGENTS && !stays(number) && !leaves(number) {
-                shared.plane.remove_ring(number)?;
+                self.plane.remove_ring(number)?;
             }
         }
         Ok(())
@@ -103,14 +101,13 @@ impl Daemon {
         }
         for agent in std::mem::take(&mut self.leaving) {
             self.reports += 1;
-            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            let (plane, number) = (&shared.plane, self.reports);
-            match services::report(plane, &self.tap, number, &agent, std::iter::empty()) {
+            let (counts, number) = (self.plane.counts(), self.reports);
+            match services::report(counts, &self.tap, number, &agent, std::iter::empty()) {
                 Ok(report) => self.sender.leave(agent.number, report),
                 Err(_) => self.sender.disconnect(agent.number),
             }
             // The sender has it mapped, and goes on until it is empty.
-            if let Err(error) = shared.plane.remove_ring(agent.number) {
+            if let Err(error) = self.plane.remove_ring(agent.number) {
                 tracing::error!("{error}");
             }
         }
@@ -118,16 +115,14 @@ impl Daemon {
 
     fn take_over_services(&mut self) -> Result<(), Error> {
         let configs = &self.config.services;
-        let mut shared = self.lock();
-        let mut known = numbers::rows_in(&shared.plane.services()?);
+        let mut known = numbers::rows_in(&self.plane.services()?);
         known.extend(self.services.iter().map(|old| (old.config.id, old.row)));
         let ids = configs.iter().map(|service| service.id);
         let rows = assign(ids, &known, numbers::ROWS);
         for &row in &rows.fresh {
-            shared.plane.set_steering(row, Steering::default())?;
-            shared.plane.clear_rows(row)?;
+            self.plane.set_steering(row, Steering::default())?;
+            self.plane.clear_rows(row)?;
         }
-        drop(shared);
         let mut old = std::mem::take(&mut self.services);
         for config in &self.config.services {
             let Some(&row) = rows.of.get(&config.id) else {
@@ -145,10 +140,9 @@ impl Daemon {
     }
 
     /// What an earlier daemon has left in the maps that says that the disk may have more than it wanted.
-    pub(super) fn left_in_maps(&self) -> Result<Left, Error> {
-        let mut shared = self.lock();
+    pub(super) fn left_in_maps(&mut self) -> Result<Left, Error> {
         let mut left = Left::default();
-        for rule in shared.plane.services()?.into_values() {
+        for rule in self.plane.services()?.into_values() {
             left.is_off |= rule.mirror & mirror::OFF != 0;
             if rule.mirror & mirror::HELD != 0 {
                 let is_on = rule.mirror & mirror::BOTH != 0;
@@ -157,7 +151,7 @@ impl Daemon {
                     .insert(rule.index, if is_on { sample } else { 0.0 });
             }
             if rule.index != 0 {
-                let steering = shared.plane.steering(rule.index)?;
+                let steering = self.plane.steering(rule.index)?;
                 if steering.flags & flag::TAKEN_BACK != 0 {
                     let share = Share::of_parts(threshold_share(steering.threshold));
                     left.shares.insert(rule.index, share);

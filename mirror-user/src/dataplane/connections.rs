@@ -10,7 +10,7 @@ use mirror_common::measure::{Connection, state};
 use mirror_common::translate::Translation;
 
 use super::maps::map_error;
-use super::{DataPlane, Error};
+use super::{DataPlane, Error, pins};
 
 const CONNECTIONS: &str = "CONNECTIONS";
 const TRANSLATIONS: &str = "TRANSLATIONS";
@@ -141,10 +141,8 @@ impl Connections {
 impl DataPlane {
     /// A hand on the table of connections, for a thread of its own.
     pub fn connection_reader(&self) -> Result<Connections, Error> {
-        let open = |name| {
-            let pin = self.links.with_file_name("maps").join(name);
-            MapData::from_pin(pin).map_err(|source| map_error(name, source))
-        };
+        let maps = self.links.with_file_name("maps");
+        let open = |name| pins::open(&maps, name);
         let table = Map::LruHashMap(open(CONNECTIONS)?);
         let translations = Map::LruHashMap(open(TRANSLATIONS)?);
         Ok(Connections {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::Endpoint;
-use mirror_common::histogram::RunTime;
 use mirror_common::policy::{Agent, Service, Tap};
 
-use super::{DataPlane, Error, Hook};
+use super::counts::{COUNTERS, SENT};
+use super::{DataPlane, Error, pins};
 
 /// Writes the state of the whole tap.
 pub struct Pulse(Array<MapData, Tap>);
@@ -104,10 +104,10 @@ impl DataPlane {
 
     /// A hand on the heartbeat, for a thread of its own.
     pub fn pulse(&self) -> Result<Pulse, Error> {
-        let failed = |source| map_error("TAP", source);
-        let pin = self.links.with_file_name("maps").join("TAP");
-        let map = Map::Array(MapData::from_pin(pin).map_err(failed)?);
-        Ok(Pulse(Array::try_from(map).map_err(failed)?))
+        let maps = self.links.with_file_name("maps");
+        let map = Map::Array(pins::open(&maps, "TAP")?);
+        let map = Array::try_from(map).map_err(|source| map_error("TAP", source))?;
+        Ok(Pulse(map))
     }
 
     /// The rules that hold, by endpoint.
@@ -123,14 +123,14 @@ impl DataPlane {
     /// Sets all that is counted of a service to nothing.
     pub fn clear_rows(&mut self, index: u32) -> Result<(), Error> {
         for row in [index * 2, index * 2 + 1] {
-            self.clear_per_cpu::<Counters>("COUNTERS", row)?;
+            self.clear_per_cpu::<Counters>(COUNTERS, row)?;
         }
         self.clear_arms(index)
     }
 
     /// Sets what has been sent to an agent to nothing.
     pub fn clear_sent(&mut self, agent: u32) -> Result<(), Error> {
-        self.clear_per_cpu::<Sent>("SENT", agent)
+        self.clear_per_cpu::<Sent>(SENT, agent)
     }
 
     pub(super) fn clear_per_cpu<T: aya::Pod + Default>(
@@ -172,48 +172,6 @@ impl DataPlane {
                 map: "ESCAPED",
                 source: Box::new(source),
             })
-    }
-
-    /// Counters of a row (service index * 2 + direction; 0 = no service), all CPUs together.
-    pub fn counters(&self, row: u32) -> Result<Counters, Error> {
-        self.sum::<Counters>("COUNTERS", row)
-    }
-
-    /// Durations of our runs at a hook, all CPUs together.
-    pub fn run_time(&self, hook: Hook) -> Result<RunTime, Error> {
-        self.sum::<RunTime>("RUN_TIME", hook as u32)
-    }
-
-    /// What each CPU has sent to an agent.
-    pub fn sent(&self, agent: u32) -> Result<Vec<Sent>, Error> {
-        Ok(self
-            .per_cpu::<Sent>("SENT")?
-            .get(&agent, 0)
-            .map_err(|source| map_error("SENT", source))?
-            .to_vec())
-    }
-
-    pub(super) fn sum<T>(&self, map: &'static str, row: u32) -> Result<T, Error>
-    where
-        T: aya::Pod + Default + for<'a> std::ops::AddAssign<&'a T>,
-    {
-        let values = self
-            .per_cpu::<T>(map)?
-            .get(&row, 0)
-            .map_err(|source| map_error(map, source))?;
-        let mut sum = T::default();
-        for value in values.iter() {
-            sum += value;
-        }
-        Ok(sum)
-    }
-
-    fn per_cpu<T: aya::Pod>(&self, name: &'static str) -> Result<PerCpuArray<&MapData, T>, Error> {
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or_else(|| Error::Missing(format!("map {name}")))?;
-        PerCpuArray::try_from(map).map_err(|source| map_error(name, source))
     }
 
     pub(super) fn array<T: aya::Pod>(

@@ -153,6 +153,11 @@ pub(super) fn check_maps(maps: &Path, ring_size: Option<u32>) -> Result<(), Erro
     Ok(())
 }
 
+/// One of the pinned maps, once more.
+pub(super) fn open(maps: &Path, name: &'static str) -> Result<MapData, Error> {
+    MapData::from_pin(maps.join(name)).map_err(|source| map_error(name, source))
+}
+
 fn shape((map_type, key, value, entries): (u32, u32, u32, u32)) -> String {
     format!("type {map_type}, {key}-byte keys, {value}-byte values, {entries} entries")
 }

@@ -7,10 +7,9 @@ use mirror_common::steer::{Health, Steering};
 use mirror_common::translate::Ports;
 use mirror_common::tunnel::Arm;
 
+use super::counts::{ARMS, HANDSHAKES};
 use super::maps::map_error;
 use super::{DataPlane, Error};
-
-const HANDSHAKES: &str = "HANDSHAKES";
 
 impl DataPlane {
     /// Sets how a service's new connections are shared out: holds from the next SYN on.
@@ -29,28 +28,6 @@ impl DataPlane {
         self.array::<Steering>("STEERING")?
             .get(&row, 0)
             .map_err(|source| map_error("STEERING", source))
-    }
-
-    /// What one version of a service does, all CPUs together.
-    pub fn arm_counters(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
-        self.sum("ARMS", row * 2 + arm as u32)
-    }
-
-    /// How long one version's handshakes take, all CPUs together; nothing where they are not measured.
-    pub fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error> {
-        let map = self
-            .ebpf
-            .map(HANDSHAKES)
-            .ok_or_else(|| Error::Missing(format!("map {HANDSHAKES}")))?;
-        let map = PerCpuHashMap::<_, u32, Latency>::try_from(map)
-            .map_err(|source| map_error(HANDSHAKES, source))?;
-        let mut sum = Latency::default();
-        match map.get(&handshake_key(row, arm), 0) {
-            Ok(values) => values.iter().for_each(|value| sum += value),
-            Err(MapError::KeyNotFound) => {}
-            Err(source) => return Err(map_error(HANDSHAKES, source)),
-        }
-        Ok(sum)
     }
 
     /// Sets the ports that connections of canaries on other hosts come from.
@@ -77,7 +54,7 @@ impl DataPlane {
     /// Sets a service's rows of what its versions do to nothing.
     pub(super) fn clear_arms(&mut self, row: u32) -> Result<(), Error> {
         for arm in [Arm::Stable, Arm::Canary] {
-            self.clear_per_cpu::<ArmCounters>("ARMS", row * 2 + arm as u32)?;
+            self.clear_per_cpu::<ArmCounters>(ARMS, row * 2 + arm as u32)?;
             let _ = self.histograms()?.remove(&handshake_key(row, arm));
         }
         Ok(())

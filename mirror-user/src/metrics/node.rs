@@ -6,8 +6,8 @@ mod look;
 mod rollout;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use mirror_common::counters::Counters;
 use mirror_common::histogram::RunTime;
@@ -18,7 +18,9 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-use crate::daemon::{Figures, Shared};
+use tokio::sync::watch;
+
+use crate::daemon::{Figures, Snapshot};
 use crate::dataplane::Hook;
 
 /// Declares each family once: its name, type and help.
@@ -159,13 +161,13 @@ families! {
 
 /// Collects them.
 pub struct Node {
-    shared: Arc<Mutex<Shared>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     descriptions: Vec<Desc>,
 }
 
 impl Node {
     /// Over what the daemon's loop keeps up to date.
-    pub fn new(shared: Arc<Mutex<Shared>>) -> Self {
+    pub(crate) fn new(snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
         let describe = |family: &Family| {
             Desc::new(
                 family.name.to_owned(),
@@ -176,7 +178,7 @@ impl Node {
             .ok()
         };
         Self {
-            shared,
+            snapshots,
             descriptions: ALL.iter().filter_map(describe).collect(),
         }
     }
@@ -188,14 +190,14 @@ impl Collector for Node {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Arc::clone(&self.snapshots.borrow());
         let mut scrape = Scrape::default();
-        scrape.foreign(&shared);
-        scrape.services(&shared);
-        scrape.agents(&shared);
-        scrape.sender(&shared.sender);
-        scrape.look(&shared);
-        for interface in &shared.status.interfaces {
+        scrape.foreign(&now);
+        scrape.services(&now);
+        scrape.agents(&now);
+        scrape.sender(&now.sender);
+        scrape.look(&now);
+        for interface in &now.status.interfaces {
             scrape.gauge(
                 &ATTACHED,
                 &[("interface", &interface.name)],
@@ -203,7 +205,7 @@ impl Collector for Node {
             );
         }
         for hook in [Hook::Ingress, Hook::Egress] {
-            if let Ok(run_time) = shared.plane.run_time(hook) {
+            if let Ok(run_time) = now.counts.run_time(hook) {
                 scrape.run_time(hook, &run_time);
             }
         }
@@ -260,20 +262,20 @@ impl Scrape {
         }
     }
 
-    fn foreign(&mut self, shared: &Shared) {
-        if let Ok(counters) = shared.plane.counters(0) {
+    fn foreign(&mut self, now: &Snapshot) {
+        if let Ok(counters) = now.counts.packets(0) {
             self.packets("none", "none", &counters);
         }
     }
 
-    fn services(&mut self, shared: &Shared) {
-        let services = shared.status.services.iter().zip(&shared.rows);
-        for ((service, &row), tally) in services.zip(&shared.looks) {
+    fn services(&mut self, now: &Snapshot) {
+        let services = now.status.services.iter().zip(&now.rows);
+        for ((service, &row), tally) in services.zip(&now.looks) {
             let name = service.name.as_str();
             let mut connections = 0;
             let mut over_budget = 0;
             for direction in [Direction::Request, Direction::Response] {
-                let Ok(counters) = shared.plane.counters(row * 2 + direction as u32) else {
+                let Ok(counters) = now.counts.packets(row * 2 + direction as u32) else {
                     continue;
                 };
                 self.packets(name, direction.label(), &counters);
@@ -289,7 +291,7 @@ impl Scrape {
             }
             if let Some(canary) = &service.canary {
                 let of = (row, tally.as_deref());
-                self.canary(shared, name, &service.version, of, canary);
+                self.canary(now, name, &service.version, of, canary);
             } else {
                 let labels = [
                     ("service", name),
@@ -319,9 +321,9 @@ impl Scrape {
         }
     }
 
-    fn agents(&mut self, shared: &Shared) {
-        let agents = shared.status.agents.iter().zip(&shared.numbers);
-        for ((agent, &number), ring) in agents.zip(&shared.rings) {
+    fn agents(&mut self, now: &Snapshot) {
+        let agents = now.status.agents.iter().zip(&now.numbers);
+        for ((agent, &number), ring) in agents.zip(&now.rings) {
             let address = agent.address.to_string();
             let labels = [("agent", address.as_str())];
             self.gauge(&AGENT_UP, &labels, f64::from(agent.alive));
@@ -336,12 +338,12 @@ impl Scrape {
                 self.gauge(&RING_HELD, &labels, ring.held_bytes as f64);
                 self.gauge(&RING_FULLNESS, &labels, ring.fullness);
             }
-            if let Some(shipped) = shared.sender.shipped.get(number as usize) {
+            if let Some(shipped) = now.sender.shipped.get(number as usize) {
                 self.counter(&SHIPPED, &labels, shipped.load(Ordering::Relaxed));
             }
             let cpus = match ring {
                 Some(ring) => ring.sent_by_cpu(),
-                None => shared.plane.sent(number).unwrap_or_default(),
+                None => now.counts.sent(number).unwrap_or_default(),
             };
             for (cpu, sent) in cpus.iter().enumerate() {
                 let cpu = cpu.to_string();

@@ -107,9 +107,9 @@ impl Bench {
     /// Rows of no service, of requests and of responses.
     fn rows(&self) -> Result<[[u64; Reason::COUNT]; 3]> {
         Ok([
-            self.plane.counters(0)?.packets,
-            self.plane.counters(2)?.packets,
-            self.plane.counters(3)?.packets,
+            self.plane.counts().packets(0)?.packets,
+            self.plane.counts().packets(2)?.packets,
+            self.plane.counts().packets(3)?.packets,
         ])
     }
 
@@ -741,7 +741,7 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
             meta
         }
     );
-    let sent = cable.bench.plane.sent(0)?;
+    let sent = cable.bench.plane.counts().sent(0)?;
     assert_eq!(
         (sent[usize::from(cpu)].copies, sent[usize::from(cpu)].bytes),
         (1, payload.len() as u64)

@@ -189,7 +189,8 @@ impl Scene {
         for row in 1..=self.size.services + 2 {
             served += self
                 .plane
-                .arm_counters(row, arm)?
+                .counts()
+                .arm(row, arm)?
                 .packets
                 .iter()
                 .sum::<u64>();

@@ -196,7 +196,7 @@ impl Daemon {
             arm: Arm::Stable,
             version: rollout.started().stable.clone(),
         };
-        let usage = self.lock().servers.usage().get(&server).copied();
+        let usage = self.servers.usage().get(&server).copied();
         let Some(usage) = usage else {
             let why = "nobody on this host was seen to listen at the service's own address, so it is not known who serves there; a finish_probe in the plan can ask";
             return Ok(Some(why.to_owned()));

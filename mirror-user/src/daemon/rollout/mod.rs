@@ -390,7 +390,7 @@ impl Daemon {
             let Some(row) = self.row(&service) else {
                 continue;
             };
-            let steering = self.lock().plane.steering(row);
+            let steering = self.plane.steering(row);
             let was_taken_back =
                 steering.is_ok_and(|steering| steering.flags & flag::TAKEN_BACK != 0);
             let running = self.rollouts.running.get(&service);

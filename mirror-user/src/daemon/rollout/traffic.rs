@@ -55,14 +55,12 @@ impl Daemon {
             let samples = self.rollouts.traffic.get(&service.config.name);
             service.config.looks().is_some() && samples.is_none_or(|samples| samples.is_due(now))
         });
-        let shared = self.lock();
         let counted = measured.filter_map(|service| {
             let version = service.config.stable_version.clone();
-            let counted = self.count_arm(&shared, service, Arm::Stable, version);
+            let counted = self.count_arm(service, Arm::Stable, version);
             Some((service.config.name.clone(), counted.ok()?))
         });
         let counted: Vec<_> = counted.collect();
-        drop(shared);
         for (name, counted) in counted {
             let samples = self.rollouts.traffic.entry(name).or_default();
             samples.add(now, counted);

@@ -9,12 +9,12 @@ use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
 use crate::config::Affinity;
+use crate::daemon::Daemon;
 use crate::daemon::health::Failure;
 use crate::daemon::local_reader::Looked;
 use crate::daemon::place::{self, Place};
 use crate::daemon::servers::Versioned;
 use crate::daemon::services::Service;
-use crate::daemon::{Daemon, Shared};
 use crate::dataplane;
 use crate::rollout::record::{Event, Window};
 use crate::rollout::waits::{Held, Kind};
@@ -120,12 +120,11 @@ impl Daemon {
             .map(|running| running.rollout.started())
             .map(|started| [started.stable.clone(), started.canary.version.clone()])
             .unwrap_or_default();
-        let shared = self.lock();
         let [stable, canary] = versions;
         let counted = || -> Result<_, dataplane::Error> {
             Ok([
-                self.count_arm(&shared, found, Arm::Stable, stable)?,
-                self.count_arm(&shared, found, Arm::Canary, canary)?,
+                self.count_arm(found, Arm::Stable, stable)?,
+                self.count_arm(found, Arm::Canary, canary)?,
             ])
         };
         counted().map_err(|error| error.to_string())
@@ -281,7 +280,6 @@ impl Daemon {
     /// What a version of a service has done so far.
     pub(super) fn count_arm(
         &self,
-        shared: &Shared,
         service: &Service,
         arm: Arm,
         version: String,
@@ -294,10 +292,10 @@ impl Daemon {
         };
         let tally = self.local_reader.tally(config.id);
         Ok(Counted {
-            counters: shared.plane.arm_counters(service.row, arm)?,
+            counters: self.plane.counts().arm(service.row, arm)?,
             looked: tally.map_or_else(Looked::default, |tally| tally.read(arm)),
             sample: self.local_reader.sample(config.id)[arm as usize],
-            server: shared.servers.usage().get(&server).map(Into::into),
+            server: self.servers.usage().get(&server).map(Into::into),
         })
     }
 }

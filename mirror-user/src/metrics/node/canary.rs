@@ -11,7 +11,7 @@ use super::{
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::local_reader::{Tally, Wait};
-use crate::daemon::{Shared, arms};
+use crate::daemon::{Snapshot, arms};
 
 /// The kernel's buckets that end one of ours: four to the octave from 65.5 us to 68.7 s. The
 /// quantiles of `status` are formed of all.
@@ -21,7 +21,7 @@ const LAST_OCTAVE: usize = 26;
 impl Scrape {
     pub(super) fn canary(
         &mut self,
-        shared: &Shared,
+        now: &Snapshot,
         service: &str,
         stable: &str,
         (row, tally): (u32, Option<&Tally>),
@@ -38,7 +38,7 @@ impl Scrape {
             self.gauge(&AFFINITY_KEYS, &labels, spread.keys(canary.affinity));
         }
         let mut canary = canary.clone();
-        if arms::fill(shared, (row, tally), service, stable, &mut canary).is_err() {
+        if arms::fill(now, (row, tally), service, stable, &mut canary).is_err() {
             return;
         }
         let achieved = canary.share.achieved;
@@ -63,7 +63,7 @@ impl Scrape {
         }
         for (arm, state) in [Arm::Stable, Arm::Canary].into_iter().zip(&canary.arms) {
             self.arm(service, state);
-            if let Ok(handshakes) = shared.plane.handshakes(row, arm) {
+            if let Ok(handshakes) = now.counts.handshakes(row, arm) {
                 self.durations(&HANDSHAKE, service, state, &handshakes);
             }
             let looked = tally.map(|tally| tally.read(arm));

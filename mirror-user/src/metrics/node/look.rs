@@ -5,20 +5,20 @@ use std::sync::atomic::Ordering;
 use mirror_common::tunnel::Arm;
 
 use super::{LOOK_CPU, LOOK_REFUSED, LOOK_SAMPLE, LOOK_WAKEUPS, LOOKED, LOOKED_BEGUN, Scrape};
-use crate::daemon::Shared;
+use crate::daemon::Snapshot;
 use crate::daemon::local_reader::Outcome;
 
 impl Scrape {
-    pub(super) fn look(&mut self, shared: &Shared) {
-        let figures = &shared.local_reader;
+    pub(super) fn look(&mut self, now: &Snapshot) {
+        let figures = &now.local_reader;
         let cpu_seconds = figures.cpu_ns.load(Ordering::Relaxed) as f64 / 1e9;
         self.seconds(&LOOK_CPU, &[], cpu_seconds);
         let wakeups = figures.wakeups.load(Ordering::Relaxed);
         self.counter(&LOOK_WAKEUPS, &[], wakeups);
-        if let Some(ring) = &shared.look_ring {
+        if let Some(ring) = &now.look_ring {
             self.counter(&LOOK_REFUSED, &[], ring.refused());
         }
-        for (service, tally) in shared.status.services.iter().zip(&shared.looks) {
+        for (service, tally) in now.status.services.iter().zip(&now.looks) {
             let (Some(tally), Some(look)) = (tally, &service.look) else {
                 continue;
             };

@@ -28,7 +28,7 @@ const BODY: u64 = 3_000 * 1_024;
 fn arm(world: &mut World, errors: Counts, latencies: &Latencies) -> Arm {
     let requests = errors.trials;
     let mut drawn = |trials: u64, one_in: u64| {
-        let hits = (0..trials).filter(|_| world.rng.next_u64() % one_in == 0);
+        let hits = (0..trials).filter(|_| world.rng.next_u64().is_multiple_of(one_in));
         hits.count() as u64
     };
     let aborted = drawn(requests, ABORTED);

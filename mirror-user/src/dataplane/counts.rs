@@ -1,0 +1,98 @@
+//! What the programs count. It is read beside the loop that writes everything else, by whoever wants to know.
+
+use std::fmt;
+use std::path::Path;
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
+use mirror_common::counters::{Counters, Sent};
+use mirror_common::histogram::{Latency, RunTime};
+use mirror_common::measure::{ArmCounters, handshake_key};
+use mirror_common::tunnel::Arm;
+
+use super::maps::map_error;
+use super::{Error, Hook, pins};
+
+pub(super) const COUNTERS: &str = "COUNTERS";
+pub(super) const SENT: &str = "SENT";
+pub(super) const ARMS: &str = "ARMS";
+pub(super) const HANDSHAKES: &str = "HANDSHAKES";
+const RUN_TIME: &str = "RUN_TIME";
+
+/// A hand on the counters that needs no [`DataPlane`](super::DataPlane).
+pub struct Counts {
+    counters: PerCpuArray<MapData, Counters>,
+    run_time: PerCpuArray<MapData, RunTime>,
+    sent: PerCpuArray<MapData, Sent>,
+    arms: PerCpuArray<MapData, ArmCounters>,
+    handshakes: PerCpuHashMap<MapData, u32, Latency>,
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counts").finish_non_exhaustive()
+    }
+}
+
+impl Counts {
+    /// Opens the pinned maps.
+    pub(super) fn open(maps: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            counters: per_cpu(maps, COUNTERS)?,
+            run_time: per_cpu(maps, RUN_TIME)?,
+            sent: per_cpu(maps, SENT)?,
+            arms: per_cpu(maps, ARMS)?,
+            handshakes: PerCpuHashMap::try_from(Map::PerCpuHashMap(pins::open(maps, HANDSHAKES)?))
+                .map_err(|source| map_error(HANDSHAKES, source))?,
+        })
+    }
+
+    /// Counters of a row (service index * 2 + direction; 0 = no service), all CPUs together.
+    pub fn packets(&self, row: u32) -> Result<Counters, Error> {
+        let values = self.counters.get(&row, 0);
+        sum(values.map_err(|source| map_error(COUNTERS, source))?)
+    }
+
+    /// Durations of our runs at a hook, all CPUs together.
+    pub fn run_time(&self, hook: Hook) -> Result<RunTime, Error> {
+        let values = self.run_time.get(&(hook as u32), 0);
+        sum(values.map_err(|source| map_error(RUN_TIME, source))?)
+    }
+
+    /// What each CPU has sent to an agent.
+    pub fn sent(&self, agent: u32) -> Result<Vec<Sent>, Error> {
+        let values = self.sent.get(&agent, 0);
+        let values = values.map_err(|source| map_error(SENT, source))?;
+        Ok(values.to_vec())
+    }
+
+    /// What one version of a service does, all CPUs together.
+    pub fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
+        let values = self.arms.get(&(row * 2 + arm as u32), 0);
+        sum(values.map_err(|source| map_error(ARMS, source))?)
+    }
+
+    /// How long one version's handshakes take, all CPUs together; nothing where they are not measured.
+    pub fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error> {
+        match self.handshakes.get(&handshake_key(row, arm), 0) {
+            Ok(values) => sum(values),
+            Err(MapError::KeyNotFound) => Ok(Latency::default()),
+            Err(source) => Err(map_error(HANDSHAKES, source)),
+        }
+    }
+}
+
+fn per_cpu<T: aya::Pod>(maps: &Path, name: &'static str) -> Result<PerCpuArray<MapData, T>, Error> {
+    let map = Map::PerCpuArray(pins::open(maps, name)?);
+    PerCpuArray::try_from(map).map_err(|source| map_error(name, source))
+}
+
+fn sum<T>(values: PerCpuValues<T>) -> Result<T, Error>
+where
+    T: aya::Pod + Default + for<'a> std::ops::AddAssign<&'a T>,
+{
+    let mut sum = T::default();
+    for value in values.iter() {
+        sum += value;
+    }
+    Ok(sum)
+}
