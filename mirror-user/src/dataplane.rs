@@ -220,8 +220,8 @@ pub struct DataPlane {
     counts: Arc<Counts>,
     /// The rules that were written last: nobody else writes them.
     written: Option<HashMap<Endpoint, Service>>,
-    /// Why the kernel has refused the program for XDP, which is loaded when it is first asked for.
-    refused: Option<String>,
+    /// Programs that the kernel has refused, and why: it would again, and takes long to say so.
+    refused: HashMap<&'static str, String>,
 }
 
 impl DataPlane {
@@ -246,12 +246,9 @@ impl DataPlane {
             .map_max_entries("TRANSLATIONS", connections)
             .load(OBJECT)
             .map_err(Box::new)?;
-        for name in PROGRAMS {
-            let program = classifier(&mut ebpf, name)?;
-            program.load().map_err(|source| Error::Program {
-                program: name.to_owned(),
-                source: Box::new(source),
-            })?;
+        // The others when they are first attached: most hosts need these two, and the verifier takes its time.
+        for name in ["ingress", "egress"] {
+            classifier(&mut ebpf, name)?;
         }
         let mechanism = mechanism.unwrap_or_else(|| {
             if tcx_works() {
@@ -267,7 +264,7 @@ impl DataPlane {
             mechanism,
             ring_size,
             written: None,
-            refused: None,
+            refused: HashMap::new(),
         })
     }
 
@@ -300,13 +297,36 @@ impl Log {
     }
 }
 
+/// A program, loaded.
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
+    let failed = |source| Error::Program {
+        program: name.to_owned(),
+        source: Box::new(source),
+    };
     let program = ebpf
         .program_mut(name)
         .ok_or_else(|| Error::Missing(format!("program {name}")))?;
-    program.try_into().map_err(|source| Error::Program {
-        program: name.to_owned(),
-        source: Box::new(source),
+    let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
+    Ok(program)
+}
+
+/// The program of this name, unless the kernel has refused it once.
+fn once<'a, P>(
+    refused: &mut HashMap<&'static str, String>,
+    name: &'static str,
+    ebpf: &'a mut Ebpf,
+    load: impl FnOnce(&'a mut Ebpf, &str) -> Result<&'a mut P, Error>,
+) -> Result<&'a mut P, String> {
+    if let Some(reason) = refused.get(name) {
+        return Err(reason.clone());
+    }
+    load(ebpf, name).map_err(|error| {
+        let reason = error.to_string();
+        refused.insert(name, reason.clone());
+        reason
     })
 }
 

@@ -9,7 +9,9 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
-use super::{DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier};
+use super::{
+    DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier, once,
+};
 use crate::config::XdpHook;
 
 /// Where our filters stand in a clsact chain: before all that ask for no place of their own.
@@ -58,9 +60,16 @@ impl DataPlane {
         Ok(())
     }
 
-    fn attach_tcx(&mut self, interface: &Interface, hook: Hook, name: &str) -> Result<(), Error> {
+    fn attach_tcx(
+        &mut self,
+        interface: &Interface,
+        hook: Hook,
+        name: &'static str,
+    ) -> Result<(), Error> {
+        let failed = |reason| attach_error(&interface.name, hook.label(), reason);
         let pin = self.links.join(link_name(interface, hook.label()));
-        let program = classifier(&mut self.ebpf, name)?;
+        let program = once(&mut self.refused, name, &mut self.ebpf, classifier);
+        let program = program.map_err(failed)?;
         let renew = |program: &mut SchedClassifier, link: FdLink| {
             let link = SchedClassifierLink::try_from(link).map_err(|error| error.to_string())?;
             let renewed = program.attach_to_link(link);
@@ -75,20 +84,20 @@ impl DataPlane {
                 .map_err(|error| chain(&error))?;
             FdLink::try_from(created).map_err(|error| chain(&error))
         };
-        attach_pinned(program, &pin, renew, create)
-            .map_err(|reason| attach_error(&interface.name, hook.label(), reason))
+        attach_pinned(program, &pin, renew, create).map_err(failed)
     }
 
     fn attach_clsact(
         &mut self,
         interface: &Interface,
         hook: Hook,
-        name: &str,
+        name: &'static str,
     ) -> Result<(), Error> {
         let failed = |reason: String| attach_error(&interface.name, hook.label(), reason);
         // Fails where the qdisc is already there, which is as good.
         let _ = tc::qdisc_add_clsact(&interface.name);
-        let program = classifier(&mut self.ebpf, name)?;
+        let program = once(&mut self.refused, name, &mut self.ebpf, classifier);
+        let program = program.map_err(failed)?;
         let own = SchedClassifierLink::attached(
             &interface.name,
             hook.attach_type(),

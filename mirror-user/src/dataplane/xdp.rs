@@ -5,7 +5,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 
 use super::attach::{attach_error, attach_pinned, detach_pinned, link_name};
-use super::{DataPlane, Error, Interface, chain};
+use super::{DataPlane, Error, Interface, chain, once};
 use crate::config::XdpHook;
 
 /// The program's name.
@@ -33,18 +33,9 @@ impl DataPlane {
         // An interface has one of them at a time.
         self.detach_xdp(interface, hook.other())?;
         let failed = |reason| attach_error(&interface.name, hook.label(), reason);
-        // It would be refused again, and collecting the kernel's reasons takes long.
-        if let Some(reason) = &self.refused {
-            return Err(failed(reason.clone()));
-        }
         let pin = self.links.join(link_name(interface, hook.label()));
-        let program = match early(&mut self.ebpf) {
-            Ok(program) => program,
-            Err(error) => {
-                self.refused = Some(error.to_string());
-                return Err(failed(error.to_string()));
-            }
-        };
+        let load = |ebpf, _: &str| early(ebpf);
+        let program = once(&mut self.refused, EARLY, &mut self.ebpf, load).map_err(failed)?;
         let renew = |program: &mut Xdp, link: FdLink| {
             let link = XdpLink::try_from(link).map_err(|error| error.to_string())?;
             let renewed = program.attach_to_link(link);
