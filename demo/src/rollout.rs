@@ -36,6 +36,7 @@ pub(crate) fn plan() -> toml::Table {
         max_latency_ratio = 3.0
         proven_from = 0.5
         bake = "5s"
+        warmup = "0s"
     }
 }
 

@@ -210,6 +210,8 @@ fn read_canary(mut section: Section<'_>) -> Canary {
         max_memory_ratio: section.maybe("max_memory_ratio", values::finite),
         drain: section.value("drain", default.drain, values::span),
         bake: section.value("bake", default.bake, values::span),
+        holdback: section.value("holdback", default.holdback, values::fine_share),
+        warmup: section.value("warmup", default.warmup, values::span),
         keep_stable: section.value("keep_stable", default.keep_stable, values::span),
     };
     section.finish();

@@ -130,8 +130,10 @@ pub enum StepName {
     Stage,
     /// It was good.
     StagePassed,
-    /// The canary serves everything, and is watched.
+    /// The canary serves all but what is held back, and is watched.
     Baking,
+    /// It serves everything.
+    Settling,
     /// It has waited for too long, and calls for a person.
     Held,
     /// A person stopped it.
@@ -192,7 +194,7 @@ impl RolloutState {
         let stages = &started.plan.stages;
         let stage = match rollout.step() {
             Some(Step::Stage(stage) | Step::StagePassed(stage)) => Some(stage),
-            Some(Step::Baking) => stages.len().checked_sub(1),
+            Some(Step::Baking | Step::Settling) => stages.len().checked_sub(1),
             _ => None,
         };
         let step = StepName::of(rollout.state());
@@ -244,6 +246,7 @@ impl StepName {
         Self::Stage,
         Self::StagePassed,
         Self::Baking,
+        Self::Settling,
         Self::Held,
         Self::Paused,
         Self::RollingBack,
@@ -263,6 +266,7 @@ impl StepName {
             Self::Stage => "stage",
             Self::StagePassed => "stage_passed",
             Self::Baking => "baking",
+            Self::Settling => "settling",
             Self::Held => "held",
             Self::Paused => "paused",
             Self::RollingBack => "rolling_back",
@@ -283,6 +287,7 @@ impl StepName {
             State::Going(Step::Stage(_)) => Self::Stage,
             State::Going(Step::StagePassed(_)) => Self::StagePassed,
             State::Going(Step::Baking) => Self::Baking,
+            State::Going(Step::Settling) => Self::Settling,
             State::Held { .. } => Self::Held,
             State::Paused { .. } => Self::Paused,
             State::RollingBack { .. } => Self::RollingBack,

@@ -418,7 +418,7 @@ async fn a_daemon_that_stops_says_so() {
     assert_eq!(stopped.to_string(), "the daemon is stopping");
 }
 
-const PLAN: &str = "stages = [0.1, 1.0]\n[canary]\nmin_duration = \"3s\"\nmin_requests = 20";
+const PLAN: &str = "stages = [0.1, 1.0]\n[canary]\nholdback = 0\nwarmup = \"0s\"\nmin_duration = \"3s\"\nmin_requests = 20";
 
 /// Three seconds of a rollout.
 fn story() -> Story {
@@ -549,14 +549,14 @@ fn gates() -> Vec<Gate> {
 #[test]
 fn a_rollout_that_needs_a_person_is_loud() {
     let mut story = story();
-    story.pass(2, [90, 0], [10, 10]);
+    story.pass(3, [90, 0], [10, 10]);
     story.tell(Event::TakenBack);
     let mut status = status();
     status.services[0].rollout = Some(state(&story));
     let said = status.to_string();
     let expected = "
   rollout      v13: ROLLED BACK, for 0s
-               10 of the canary's last 20 requests failed
+               30 of the canary's last 30 requests failed
 ";
     assert!(said.contains(expected), "{said}");
 }

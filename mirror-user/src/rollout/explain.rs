@@ -155,7 +155,7 @@ impl Tale {
         let [stable, canary] = moved.requests;
         let span = whole_seconds(lasted);
         match step {
-            Step::Stage(_) | Step::Baking => self.detail(&format!(
+            Step::Stage(_) | Step::Baking | Step::Settling => self.detail(&format!(
                 "after {span}, {stable} answers of stable and {canary} of the canary"
             )),
             Step::Shadowing => self.detail(&format!("after {span} in the shadow")),

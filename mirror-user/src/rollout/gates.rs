@@ -111,11 +111,15 @@ impl Evidence {
         }
     }
 
-    /// Takes in what the canary did before clients, beside stable, and what Prometheus says of it.
-    /// While stable fails as well, it says nothing of the canary that it fails.
-    pub fn see_clients(&mut self, window: &Window, stable_fails: bool, now: Timestamp) {
+    /// Takes in what may be severe. While stable fails as well, it says nothing of the canary that it fails.
+    pub fn see_severe(&mut self, window: &Window, stable_fails: bool) {
         self.clients
-            .see(&window.stable, &window.canary, stable_fails, now);
+            .see_severe(&window.stable, &window.canary, stable_fails);
+    }
+
+    /// Takes in what the canary did before clients, beside stable, and what Prometheus says of it.
+    pub fn see_clients(&mut self, window: &Window, now: Timestamp) {
+        self.clients.see(&window.stable, &window.canary, now);
         self.metrics.see(&window.metrics, now);
     }
 
@@ -124,11 +128,6 @@ impl Evidence {
         if let Some(compared) = &mut self.compared {
             compared.see(seen, stable, now);
         }
-    }
-
-    /// The canary has everything from now on: it is held against what stable did while both served.
-    pub fn stand_alone(&mut self) {
-        self.clients.stand_alone();
     }
 
     /// Whether the canary fails so badly that nothing else counts; in words.

@@ -1,9 +1,9 @@
 //! The state machine: what was, what is told, and the time make what is, and what is decided.
 //!
 //! ```text
-//!  before ─> shadowing ─> shadow passed ─> stage 1 ─> stage 1 passed ─> ... ─> baking ─> promoted ─> retire due
-//!                 │                           │  a pause, or a hold, stays where it is               │
-//!                 └───────────────────────────┴──────────> rolling back ─> rolled back               └─> finished
+//!  before ─> shadowing ─> shadow passed ─> stage 1 ─> stage 1 passed ─> ... ─> baking ─> settling ─> promoted ─> retire due
+//!                 │                           │  a pause, or a hold, stays where it is                           │
+//!                 └───────────────────────────┴──────────> rolling back ─> rolled back                           └─> finished
 //! ```
 //!
 //! What follows from a state is read off it, [`Rollout::share`] and [`Rollout::calls`], so that it
@@ -15,6 +15,7 @@ mod orders;
 use hooks::Asked;
 pub use hooks::Call;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 pub use orders::Refused;
@@ -43,8 +44,10 @@ pub enum Step {
     Stage(usize),
     /// It is good; hooks have to approve what comes.
     StagePassed(usize),
-    /// The canary serves everything, and is watched.
+    /// The canary serves all but what is held back, and is watched.
     Baking,
+    /// It serves everything.
+    Settling,
 }
 
 /// Where a rollout is.
@@ -117,6 +120,8 @@ pub struct Rollout {
     pub(super) compared: u64,
     pub(super) answered: [Option<Timestamp>; 2],
     pub(super) last_compared: Option<Timestamp>,
+    /// When the canary got more than it had.
+    risen: Timestamp,
     /// What the last window was held up by.
     pub(super) troubles: Vec<Held>,
     asked: Vec<Asked>,
@@ -144,6 +149,7 @@ impl Rollout {
             compared: 0,
             answered: [None, None],
             last_compared: None,
+            risen: now,
             troubles: Vec::new(),
             asked: vec![Asked::default(); plan.hooks.len()],
             waits: Vec::new(),
@@ -246,13 +252,18 @@ impl Rollout {
     }
 
     pub(super) fn share_at(&self, step: Step) -> Share {
-        let stages = &self.plan().stages;
+        let plan = self.plan();
+        let most = Share::of_parts(Share::ALL.parts() - plan.canary.holdback.parts());
         match step {
             Step::Before | Step::Shadowing | Step::ShadowPassed => Share::NONE,
-            Step::Stage(stage) | Step::StagePassed(stage) => {
-                stages.get(stage).copied().unwrap_or(Share::NONE)
-            }
-            Step::Baking => Share::ALL,
+            Step::Stage(stage) | Step::StagePassed(stage) => plan
+                .stages
+                .get(stage)
+                .copied()
+                .unwrap_or(Share::NONE)
+                .min(most),
+            Step::Baking => most,
+            Step::Settling => Share::ALL,
         }
     }
 
@@ -271,24 +282,20 @@ impl Rollout {
         matches!(self.state, State::Promoted | State::RetireDue)
     }
 
-    /// Whether the last of `windows`, which have not been taken in yet, shows what cannot wait.
-    pub fn is_severe(&self, windows: &[&Window], now: Timestamp) -> bool {
+    /// Whether `window`, which has not been taken in yet, shows what cannot wait.
+    pub fn is_severe(&self, window: &Window, now: Timestamp) -> bool {
         // Nothing is, while no client is served: that need not be tried.
         if !self.step().is_some_and(Step::has_clients) {
             return false;
         }
         let mut after = self.clone();
-        for window in windows {
-            after.see_window(window, now);
-        }
-        let last = windows.last();
-        last.is_some_and(|last| after.why_severe(last, now).is_some())
+        after.see_window(window, now);
+        after.why_severe(window, now).is_some()
     }
 
-    /// Whether `window` tells that the canary cannot be reached, and that is not known yet: how long it
-    /// lasts is counted from then on.
-    pub fn begins_outage(&self, window: &Window) -> bool {
-        window.unreachable.is_some() && !self.recent.is_out()
+    /// Whether a window shows what may become severe: it is not to wait for the others of its tick.
+    pub fn is_alarmed_by(&self, window: &Window) -> bool {
+        self.step().is_some_and(Step::has_clients) && self.recent.alarms(window)
     }
 
     /// Whether the canary is taken back with `window`, which has not been taken in yet.
@@ -321,8 +328,11 @@ impl Rollout {
         let Some(step) = self.step() else { return };
         self.connections.see(window);
         let arms = [&window.stable, &window.canary];
+        let is_warm = self.warms_up(step, now).is_none();
         for (at, arm) in arms.into_iter().enumerate() {
-            self.requests[at] += arm.requests;
+            if is_warm {
+                self.requests[at] += arm.requests;
+            }
             self.all_requests[at] += arm.all_requests();
             if arm.response_bytes > 0 || arm.responses > 0 {
                 self.answered[at] = Some(now);
@@ -332,10 +342,14 @@ impl Rollout {
             }
         }
         if step.has_clients() {
-            self.recent.see(window, now);
+            self.recent
+                .see(window, self.share_at(step) == Share::ALL, now);
             let limit = self.plan().canary.hard_error_rate;
             let stable_fails = self.recent.stable_fails(limit, now);
-            self.evidence.see_clients(window, stable_fails, now);
+            self.evidence.see_severe(window, stable_fails);
+            if is_warm {
+                self.evidence.see_clients(window, now);
+            }
         }
         // Before it was allowed to begin nothing counts.
         if let Some(shadow) = window.shadow.as_ref().filter(|_| step != Step::Before) {
@@ -345,6 +359,18 @@ impl Rollout {
             }
             self.evidence.see_shadow(shadow, &window.stable, now);
         }
+    }
+
+    /// From when on more than severe failures count, since the share has risen.
+    pub(super) fn warm(&self) -> Timestamp {
+        let warmup = self.plan().canary.warmup;
+        self.risen.checked_add(warmup).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long that is from now.
+    pub(super) fn warms_up(&self, step: Step, now: Timestamp) -> Option<Duration> {
+        let rest = elapsed(now, self.warm());
+        (step.has_clients() && !rest.is_zero()).then_some(rest)
     }
 
     fn why_severe(&self, window: &Window, now: Timestamp) -> Option<String> {
@@ -457,13 +483,16 @@ impl Rollout {
             Step::StagePassed(stage) if stage + 1 < plan.stages.len() => {
                 (Step::Stage(stage + 1), "the next stage begins".to_owned())
             }
-            Step::StagePassed(_) => (Step::Baking, "the canary has everything".to_owned()),
+            Step::StagePassed(_) => (Step::Baking, "all stages are passed".to_owned()),
             Step::Baking => {
                 let bake = humantime::format_duration(plan.canary.bake);
-                return (
-                    State::Promoted,
-                    format!("it was good for {bake} with everything"),
-                );
+                let reason = format!("it was good for {bake}, and gets everything");
+                (Step::Settling, reason)
+            }
+            Step::Settling => {
+                let least = humantime::format_duration(plan.canary.min_duration);
+                let reason = format!("it has had everything for {least}");
+                return (State::Promoted, reason);
             }
         };
         (State::Going(next), reason)
@@ -472,13 +501,21 @@ impl Rollout {
     pub(super) fn is_proof_needed(&self, step: Step) -> bool {
         match step {
             Step::Shadowing => true,
-            Step::Stage(_) => f64::from(self.share_at(step)) >= self.plan().canary.proven_from,
+            // Without stable beside it nothing more can be proven.
+            Step::Stage(_) => {
+                let share = self.share_at(step);
+                share < Share::ALL && f64::from(share) >= self.plan().canary.proven_from
+            }
             _ => false,
         }
     }
 
     fn go(&mut self, to: State, reason: String, now: Timestamp, decisions: &mut Vec<Decision>) {
+        let before = self.share();
         let from = std::mem::replace(&mut self.state, to.clone());
+        if self.share() > before {
+            self.risen = now;
+        }
         decisions.push(Decision::Moved(Box::new(Moved {
             from,
             to,
@@ -488,14 +525,14 @@ impl Rollout {
         })));
         (self.entered, self.clock) = (now, now);
         self.asked = vec![Asked::default(); self.plan().hooks.len()];
-        if matches!(self.state, State::Going(Step::Stage(_) | Step::Baking)) {
+        if matches!(
+            self.state,
+            State::Going(Step::Stage(_) | Step::Baking | Step::Settling)
+        ) {
             self.requests = [0, 0];
             self.all_requests = [0.0; 2];
             self.connections = Connections::default();
             self.unseen = Default::default();
-            if self.share() == Share::ALL {
-                self.evidence.stand_alone();
-            }
         }
     }
 

@@ -142,9 +142,15 @@ pub struct Canary {
     /// badly end at once.
     #[serde(with = "span")]
     pub drain: Duration,
-    /// How long it is watched when it has everything.
+    /// How long it is watched before it gets everything.
     #[serde(with = "span")]
     pub bake: Duration,
+    /// What stable keeps until then, so that both are seen side by side to the end.
+    #[serde(default)]
+    pub holdback: Share,
+    /// After each rise of the share only severe failures count for so long.
+    #[serde(with = "span", default)]
+    pub warmup: Duration,
     /// How long stable should stay ready afterwards.
     #[serde(with = "span")]
     pub keep_stable: Duration,

@@ -61,7 +61,7 @@ impl Connections {
                 of_new(canary, all)
             );
         }
-        format!("{}, too few for a share: {open_more}", of_new(canary, all))
+        format!("{}: {open_more}", of_new(canary, all))
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
             [9, 1],
             &[],
             false,
-            "it has 1 of 10 new connections, too few",
+            "it has 1 of 10 new connections: let clients",
         );
         check([0, 0], &[], false, "it has 0 of 0 new connections");
     }

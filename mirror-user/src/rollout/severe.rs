@@ -6,14 +6,33 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::gates::elapsed;
-use super::record::Window;
+use super::record::{Arm, Window};
 use super::statistics::Counts;
 
 /// Of the last so many answers ...
 const LAST: u64 = 20;
 
-/// ... this part failed: ten of twenty.
+/// ... this part failed, ten of twenty, ...
 const PART: f64 = 0.5;
+
+/// ... in so many windows ...
+const WINDOWS: usize = 3;
+
+/// ... that lie so far apart: a burst within a second is no end.
+const SPAN: Duration = Duration::from_secs(2);
+
+/// So much more of the canary's failed than of stable's in the same windows, ...
+const APART: f64 = 0.4;
+
+/// ... by less than one chance in 100 million (Chernoff's bound, in nats): there are thousands of last twenties
+/// in a rollout.
+const SURE: f64 = 18.4;
+
+/// What happens by itself in one of twenty minutes is no incident.
+const USUAL: f64 = 3.0;
+
+/// How long an incident is remembered.
+const INCIDENT: Duration = Duration::from_secs(60);
 
 /// The shortest silence that says something.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -36,35 +55,84 @@ const FLAPPING: Duration = Duration::from_secs(60);
 /// Requests have to come in at least so many windows of a silence.
 const ASKED: u32 = 3;
 
-/// As few windows as have the last twenty.
+/// As few windows as have the last twenty of one version, and what the one beside it did in them.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Last(VecDeque<Counts>);
+struct Last(VecDeque<(Timestamp, [Counts; 2])>);
 
 impl Last {
-    fn add(&mut self, counts: Counts) {
-        if counts.trials > 0 {
-            self.0.push_back(counts);
+    fn add(&mut self, own: Counts, beside: Counts, now: Timestamp) {
+        match self.0.back_mut() {
+            _ if own.trials > 0 => self.0.push_back((now, [own, beside])),
+            Some((_, [_, before])) => before.add(beside),
+            None => {}
         }
-        let of_first = |last: &Self| last.0.front().map_or(0, |first| first.trials);
-        while !self.0.is_empty() && self.sum().trials - of_first(self) >= LAST {
+        let [own, _] = self.sum();
+        let mut rest = own.trials;
+        while self.0.len() > WINDOWS
+            && rest - self.0[0].1[0].trials >= LAST
+            && elapsed(self.0[1].0, now) >= SPAN
+        {
+            rest -= self.0[0].1[0].trials;
             self.0.pop_front();
         }
     }
 
-    fn sum(&self) -> Counts {
-        let mut sum = Counts::default();
-        for counts in &self.0 {
-            sum.add(*counts);
+    fn sum(&self) -> [Counts; 2] {
+        let mut sum = [Counts::default(); 2];
+        for (_, window) in &self.0 {
+            for (sum, counts) in sum.iter_mut().zip(window) {
+                sum.add(*counts);
+            }
         }
         sum
     }
 
-    /// So many of the last twenty at least, if this part of them failed.
+    /// So many of the last twenty at least, if this part of them failed, time and again.
     fn failing(&self, part: f64) -> Option<Counts> {
-        let sum = self.sum();
-        let fails = sum.events as f64 >= sum.trials as f64 * part;
-        (sum.trials >= LAST && fails).then_some(sum)
+        let [own, _] = self.sum();
+        let bad = self.0.iter().filter(|(_, [own, _])| fails(*own, part));
+        let (mut bad, count) = (bad.clone(), bad.count());
+        let first = bad.next().map(|(first, _)| *first);
+        let last = bad.last().map(|(last, _)| *last);
+        let lasts = first.zip(last).map(|(first, last)| elapsed(first, last));
+        let often = count >= WINDOWS && lasts.is_some_and(|lasts| lasts >= SPAN);
+        (own.trials >= LAST && fails(own, part) && often).then_some(own)
     }
+
+    /// The same, if it is far worse than the one beside it.
+    fn far_worse(&self, part: f64) -> Option<Counts> {
+        let [own, beside] = self.sum();
+        let apart = beside.trials == 0 || {
+            let likely = (beside.events as f64 + 1.0) / (beside.trials as f64 + 2.0);
+            rate(own) >= rate(beside) + APART && surprise(own, likely) >= SURE
+        };
+        self.failing(part).filter(|_| apart)
+    }
+}
+
+fn fails(counts: Counts, part: f64) -> bool {
+    counts.events as f64 >= counts.trials as f64 * part
+}
+
+fn rate(counts: Counts) -> f64 {
+    counts.events as f64 / counts.trials.max(1) as f64
+}
+
+/// How little one would expect so many, or more, at this chance of each (in nats): trials times the divergence of
+/// Kullback and Leibler.
+fn surprise(counts: Counts, chance: f64) -> f64 {
+    let rate = rate(counts);
+    if rate <= chance {
+        return 0.0;
+    }
+    let part = |rate: f64, chance: f64| {
+        if rate > 0.0 {
+            rate * (rate / chance).ln()
+        } else {
+            0.0
+        }
+    };
+    counts.trials as f64 * (part(rate, chance) + part(1.0 - rate, 1.0 - chance))
 }
 
 /// The last answers and connections of both versions.
@@ -86,20 +154,44 @@ pub(super) struct Recent {
     outage: Option<[Timestamp; 2]>,
     /// When its outages of late began.
     outages: VecDeque<Timestamp>,
+    /// What failed of stable's while both served, ...
+    usual: Counts,
+    /// ... and of the canary's in the last minute, where it serves alone.
+    alone: VecDeque<(Timestamp, Counts)>,
+}
+
+impl Arm {
+    /// Connections that were seen to be had, and those of them that somebody else has.
+    fn gone_astray(&self) -> Counts {
+        Counts {
+            events: self.strayed,
+            trials: self.strayed + self.delivered,
+        }
+    }
 }
 
 impl Recent {
-    /// Takes in a window.
-    pub(super) fn see(&mut self, window: &Window, now: Timestamp) {
-        for (arm, seen) in [&window.stable, &window.canary].into_iter().enumerate() {
-            self.answers[arm].add(seen.failed());
-            self.connections[arm].add(seen.failed_connections());
-        }
+    /// Takes in a window, in which the canary had everything or not.
+    pub(super) fn see(&mut self, window: &Window, is_alone: bool, now: Timestamp) {
         let (stable, canary) = (&window.stable, &window.canary);
-        self.strayed.add(Counts {
-            events: canary.strayed,
-            trials: canary.strayed + canary.delivered,
-        });
+        let of_both = |of: fn(&Arm) -> Counts| [of(stable), of(canary)];
+        let pairs = [
+            (&mut self.answers, of_both(Arm::failed)),
+            (&mut self.connections, of_both(Arm::failed_connections)),
+        ];
+        for ([of_stable, of_canary], [stable, canary]) in pairs {
+            of_stable.add(stable, Counts::default(), now);
+            of_canary.add(canary, stable, now);
+        }
+        let strayed = canary.gone_astray();
+        self.strayed.add(strayed, Counts::default(), now);
+        self.alone
+            .retain(|(then, _)| is_alone && elapsed(*then, now) < INCIDENT);
+        if is_alone {
+            self.alone.push_back((now, canary.failed()));
+        } else {
+            self.usual.add(stable.failed());
+        }
         if stable.requests > 0 {
             self.stable_answered = Some(now);
         }
@@ -137,9 +229,17 @@ impl Recent {
         self.outages.retain(|began| elapsed(*began, now) < FLAPPING);
     }
 
-    /// Whether it is known that the canary cannot be reached.
-    pub(super) fn is_out(&self) -> bool {
-        self.outage.is_some()
+    /// Whether a window shows what may become severe, so that it is to be told by itself, and at once.
+    pub(super) fn alarms(&self, window: &Window) -> bool {
+        let canary = &window.canary;
+        let counted = [
+            canary.failed(),
+            canary.failed_connections(),
+            canary.gone_astray(),
+        ];
+        let mut counted = counted.into_iter();
+        window.unreachable.is_some() && self.outage.is_none()
+            || counted.any(|counts| counts.trials > 0 && fails(counts, PART))
     }
 
     /// Whether the canary, which cannot be reached now, has gone.
@@ -165,18 +265,32 @@ impl Recent {
         self.answers[arm].failing(limit.min(PART)).is_some()
     }
 
+    /// Why the canary is not well, where nobody is beside it who would tell whether it is the canary.
+    pub(super) fn incident(&self, max_error_delta: f64, now: Timestamp) -> Option<String> {
+        let mut sum = Counts::default();
+        let of_late = self.alone.iter();
+        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
+        of_late.for_each(|(_, counts)| sum.add(*counts));
+        let limit = rate(self.usual) + max_error_delta;
+        let is_one = self.usual.trials > 0 && surprise(sum, limit) >= USUAL;
+        is_one.then(|| {
+            format!(
+                "{} of {} requests failed in the last minute, of stable's {} before: with nobody beside it, nobody knows whether it is the canary",
+                sum.events,
+                sum.trials,
+                format_args!("{:.2} %", rate(self.usual) * 100.0)
+            )
+        })
+    }
+
     /// Why the canary has to go at once, if it has to.
     pub(super) fn severe(&self, now: Timestamp) -> Option<String> {
-        if let Some(Counts { events, trials }) = self.answers[1].failing(PART) {
+        if let Some(Counts { events, trials }) = self.answers[1].far_worse(PART) {
             return Some(format!(
                 "{events} of the canary's last {trials} requests failed"
             ));
         }
-        // A server that ends its connections so does it in both versions.
-        if let (None, Some(Counts { events, trials })) = (
-            self.connections[0].failing(PART),
-            self.connections[1].failing(PART),
-        ) {
+        if let Some(Counts { events, trials }) = self.connections[1].far_worse(PART) {
             return Some(format!(
                 "{events} of the canary's last {trials} connections were reset by its server or not answered"
             ));

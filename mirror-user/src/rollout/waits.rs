@@ -77,6 +77,8 @@ kinds! {
     NotSeen = "not_seen",
     /// Both versions fail.
     BothFail = "both_fail",
+    /// The canary fails more than usual, with nobody beside it.
+    Incident = "incident",
 }
 
 impl Rollout {
@@ -92,7 +94,7 @@ impl Rollout {
                 self.wait_for_comparisons(now, &mut waits);
                 self.wait_for_gates(step, &mut waits);
             }
-            Step::Stage(_) | Step::Baking => {
+            Step::Stage(_) | Step::Baking | Step::Settling => {
                 waits.extend(self.troubles_of(&[
                     Kind::OneClient,
                     Kind::ShareNotReached,
@@ -119,7 +121,17 @@ impl Rollout {
             Step::Baking => self.plan().canary.bake,
             _ => self.plan().canary.min_duration,
         };
-        let lasted = elapsed(self.clock, now);
+        if let Some(rest) = self.warms_up(step, now) {
+            let warmup = humantime::format_duration(self.plan().canary.warmup);
+            waits.push(Held {
+                kind: Kind::MinDuration,
+                why: format!(
+                    "it warms up for another {} of {warmup}",
+                    whole_seconds(rest)
+                ),
+            });
+        }
+        let lasted = elapsed(self.clock.max(self.warm()), now);
         if lasted < least {
             let [lasted, least] = [lasted, least].map(whole_seconds);
             waits.push(Held {
@@ -180,6 +192,14 @@ impl Rollout {
             });
         }
         waits.extend(self.share_not_reached(step));
+        if !stable_serves
+            && let Some(why) = self
+                .recent
+                .incident(self.plan().canary.max_error_delta, now)
+        {
+            let kind = Kind::Incident;
+            waits.push(Held { kind, why });
+        }
     }
 
     /// Requests whose end nobody saw are no evidence, and of many of them nobody knows what they hide.
@@ -229,7 +249,10 @@ impl Rollout {
 impl Step {
     /// Whether the canary serves clients.
     pub const fn has_clients(self) -> bool {
-        matches!(self, Self::Stage(_) | Self::StagePassed(_) | Self::Baking)
+        matches!(
+            self,
+            Self::Stage(_) | Self::StagePassed(_) | Self::Baking | Self::Settling
+        )
     }
 }
 

@@ -26,6 +26,7 @@ impl fmt::Display for Step {
             Self::Stage(stage) => write!(f, "stage {}", stage + 1),
             Self::StagePassed(stage) => write!(f, "stage {} passed", stage + 1),
             Self::Baking => f.write_str("baking"),
+            Self::Settling => f.write_str("settling"),
         }
     }
 }

@@ -53,6 +53,7 @@ fn plan() -> Table {
         max_latency_ratio = 3.0
         proven_from = 0.5
         bake = "2s"
+        warmup = "0s"
     }
 }
 

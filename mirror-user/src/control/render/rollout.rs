@@ -138,7 +138,7 @@ fn next(service: &str, rollout: &RolloutState) -> Option<String> {
     let stages = rollout.stages.len();
     let stage = |index: usize| match rollout.stages.get(index) {
         Some(stage) => format!("stage {} of {stages} at {}", index + 1, share(*stage)),
-        None => "everything, watched (baking)".to_owned(),
+        None => "the same share, watched for longer (baking)".to_owned(),
     };
     let after = rollout.stage.map_or(0, |stage| stage + 1);
     let order = |words: &str| format!("`modelmirror rollout {words} --service {service}`");
@@ -153,7 +153,8 @@ fn next(service: &str, rollout: &RolloutState) -> Option<String> {
             format!("{}, once every hook approves", stage(after))
         }
         StepName::Stage => format!("{}, once nothing holds it", stage(after)),
-        StepName::Baking => "promoted, if it stays good".to_owned(),
+        StepName::Baking => "everything (settling), if it stays good".to_owned(),
+        StepName::Settling => "promoted, if it stays good".to_owned(),
         StepName::Held | StepName::Paused => format!(
             "a person decides: {}, or promote, or abort",
             order("resume")

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel::Arm;
 
@@ -56,7 +55,7 @@ impl Daemon {
         let counted = self.count(service);
         let obstacles = self.obstacles(service);
         if let Ok(counted) = &counted {
-            self.tell_rest(service, counted, &obstacles, now);
+            self.tell_rest(service, counted, &obstacles);
         }
         let window = self.window(service, counted.as_ref(), obstacles);
         let Some(running) = self.rollouts.running.get_mut(service) else {
@@ -68,8 +67,8 @@ impl Daemon {
                 return self.ask_for(service);
             }
         } else if !is_due
-            && !running.rollout.begins_outage(&window)
-            && !running.rollout.is_severe(&[&window], now)
+            && !running.rollout.is_alarmed_by(&window)
+            && !running.rollout.is_severe(&window, now)
         {
             running.looked = counted.ok();
             return;
@@ -82,15 +81,9 @@ impl Daemon {
         self.ask_for(service);
     }
 
-    /// What happened since the last look may be severe where it is not beside what the tick began
+    /// What happened since the last look may be alarming where it is not beside what the tick began
     /// with: then that is told first, by itself.
-    fn tell_rest(
-        &mut self,
-        service: &str,
-        counted: &[Counted; 2],
-        obstacles: &[Held],
-        now: Timestamp,
-    ) {
+    fn tell_rest(&mut self, service: &str, counted: &[Counted; 2], obstacles: &[Held]) {
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
@@ -99,10 +92,9 @@ impl Daemon {
         else {
             return;
         };
-        let (mut rest, mut late) = (between(told, looked), between(looked, counted));
-        rest.held = obstacles.to_vec();
-        late.held = obstacles.to_vec();
-        if running.rollout.is_severe(&[&rest, &late], now) {
+        if running.rollout.is_alarmed_by(&between(looked, counted)) {
+            let mut rest = between(told, looked);
+            rest.held = obstacles.to_vec();
             running.counted = running.looked.take();
             self.tell(service, Event::Seen(Box::new(rest)));
         }

@@ -32,12 +32,7 @@ pub(super) struct Clients {
 struct End {
     kind: Kind,
     limit: f64,
-    alpha: f64,
     test: Events,
-    /// What stable did while both served, ...
-    stable: Counts,
-    /// ... and what the canary does when it has everything, against that.
-    alone: Option<Rate>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +45,14 @@ enum Kind {
 }
 
 impl Kind {
-    /// The names of its gates, while stable serves and when it does not.
-    const fn names(self) -> [&'static str; 2] {
+    /// The name of its gate.
+    const fn name(self) -> &'static str {
         match self {
-            Self::Failed => ["errors", "errors alone"],
-            Self::ClientError => ["client errors", "client errors alone"],
-            Self::Redirect => ["redirects", "redirects alone"],
-            Self::Short => ["short responses", "short responses alone"],
-            Self::Aborted => ["aborted requests", "aborted requests alone"],
+            Self::Failed => "errors",
+            Self::ClientError => "client errors",
+            Self::Redirect => "redirects",
+            Self::Short => "short responses",
+            Self::Aborted => "aborted requests",
         }
     }
 }
@@ -109,8 +104,8 @@ pub(super) fn tests(limits: &Canary, compared: bool) -> usize {
         limits.max_memory_ratio.is_some(),
     ];
     let waits = if compared { WAITS.len() } else { 0 };
-    // Each end twice: beside stable, and alone. Connections, and hard errors.
-    2 * ends(limits, compared).len()
+    // And connections, and hard errors.
+    ends(limits, compared).len()
         + 2
         + waits
         + optional.into_iter().filter(|is_asked| *is_asked).count()
@@ -123,10 +118,7 @@ impl Clients {
         let end = |(kind, limit)| End {
             kind,
             limit,
-            alpha,
             test: Events::new(compared, limit, alpha),
-            stable: Counts::default(),
-            alone: None,
         };
         let wait = |(name, quantile, until)| Wait {
             name,
@@ -147,15 +139,7 @@ impl Clients {
         }
     }
 
-    pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, stable_fails: bool, now: Timestamp) {
-        let short = self.short.observe(&stable.sizes, &canary.sizes);
-        for end in &mut self.ends {
-            let [stable_short, canary_short] = short;
-            end.observe(
-                stable.ended(end.kind, stable_short),
-                canary.ended(end.kind, canary_short),
-            );
-        }
+    pub(super) fn see_severe(&mut self, stable: &Arm, canary: &Arm, stable_fails: bool) {
         self.connections
             .observe(stable.failed_connections(), canary.failed_connections());
         let [stable_failed, canary_failed] = [stable, canary].map(Arm::failed);
@@ -163,6 +147,17 @@ impl Clients {
         let fails_now = stable_failed.events as f64 > stable_failed.trials as f64 * limit;
         if !stable_fails && !fails_now {
             self.hard.observe(canary_failed);
+        }
+    }
+
+    pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, now: Timestamp) {
+        let short = self.short.observe(&stable.sizes, &canary.sizes);
+        for end in &mut self.ends {
+            let [stable_short, canary_short] = short;
+            end.observe(
+                stable.ended(end.kind, stable_short),
+                canary.ended(end.kind, canary_short),
+            );
         }
         for Wait { until, test, .. } in &mut self.waits {
             let [stable, canary] = [stable, canary].map(|arm| arm.waited(*until));
@@ -179,11 +174,6 @@ impl Clients {
         for (why, count) in &canary.unseen {
             *self.unseen.entry(why.clone()).or_default() += count;
         }
-    }
-
-    /// See [`Evidence::stand_alone`](super::Evidence::stand_alone).
-    pub(super) fn stand_alone(&mut self) {
-        self.ends.iter_mut().for_each(End::stand_alone);
     }
 
     pub(super) fn severe(&self) -> Option<String> {
@@ -224,7 +214,6 @@ impl Clients {
             let limit = format!("at most 1 % slower than {limit}");
             gates.push(Gate::of("latency", Unit::Share, limit, test.finding()));
         }
-        gates.extend(self.ends.iter().filter_map(End::gate_alone));
         let limit = format!("at most {}", percent(limits.hard_error_rate));
         let hard = Gate::of("hard errors", Unit::Share, limit, self.hard.finding());
         gates.push(hard.with(Role::Severe));
@@ -251,39 +240,16 @@ pub(in crate::rollout) fn in_words(unseen: &BTreeMap<String, u64>) -> String {
 impl End {
     fn observe(&mut self, stable: Counts, canary: Counts) {
         self.test.observe(stable, canary);
-        match &mut self.alone {
-            Some(test) => test.observe(canary),
-            None => self.stable.add(stable),
-        }
-    }
-
-    fn stand_alone(&mut self) {
-        if self.alone.is_none() && self.stable.trials > 0 {
-            let rate = self.stable.events as f64 / self.stable.trials as f64;
-            let limit = (rate + self.limit).min(0.999);
-            self.alone = Some(Rate::at_most(limit, self.alpha));
-        }
     }
 
     fn gate(&self) -> Gate {
-        let [name, _] = self.kind.names();
-        let gate = self.test.gate(name, self.limit);
+        let gate = self.test.gate(self.kind.name(), self.limit);
         // Clients that ask for what is not there are common, and of common things equality takes long to
         // prove: only failures are waited for.
         match self.kind {
             Kind::Failed => gate,
             _ => gate.with(Role::Watch),
         }
-    }
-
-    fn gate_alone(&self) -> Option<Gate> {
-        let [_, name] = self.kind.names();
-        let limit = format!(
-            "at most {} more than stable had before",
-            percent(self.limit)
-        );
-        let finding = self.alone.as_ref()?.finding();
-        Some(Gate::of(name, Unit::Share, limit, finding).with(Role::Watch))
     }
 }
 

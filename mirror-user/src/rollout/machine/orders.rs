@@ -32,13 +32,9 @@ impl Rollout {
                 self.go(next, reason, now, decisions);
             }
             (Want::PromoteAll, Some(at)) => {
-                let last = self.plan().stages.len().saturating_sub(1);
                 let next = match at {
-                    Step::Baking => State::Promoted,
-                    Step::Stage(stage) | Step::StagePassed(stage) if stage == last => {
-                        State::Going(Step::Baking)
-                    }
-                    _ => State::Going(Step::Stage(last)),
+                    Step::Settling => State::Promoted,
+                    _ => State::Going(Step::Settling),
                 };
                 self.go(next, reason, now, decisions);
             }

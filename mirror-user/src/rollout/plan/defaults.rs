@@ -76,6 +76,8 @@ impl Default for Canary {
             max_cpu_ratio: None,
             max_memory_ratio: None,
             bake: 30 * MINUTE,
+            holdback: Share::of_parts(500),
+            warmup: MINUTE,
             drain: Duration::from_secs(30),
             keep_stable: 72 * HOUR,
         }

@@ -133,6 +133,10 @@ impl Found {
         if let Some(longest) = plan.max_latency {
             self.some_time("canary.max_latency", longest);
         }
+        let what = format!("{} is more than half", plan.holdback);
+        let cure = "write what stable keeps until the canary has proven itself, such as 0.05, or 0";
+        let little = plan.holdback <= Share::of_parts(5_000);
+        self.unless(little, "canary.holdback", what, cure);
         self.severe("canary.hard_error_rate", plan.hard_error_rate);
         let what = format!(
             "failing {} of the time is severe, and {} more than stable is allowed",

@@ -3,6 +3,10 @@
 /// So many windows, about a minute, until the reserve starts the bets anew.
 const REST: u32 = 60;
 
+/// ln of the most that one window may multiply a bet by. What happens within a second is rarely independent (a
+/// pause, a burst, a client that repeats itself), so no window decides alone. An e-value stays one when it is cut.
+pub(super) const MOST: f64 = 1.0;
+
 /// The capital of one direction of a test, from 1 on. Ville (1939): while the null hypothesis holds,
 /// the chance that it ever reaches `1 / alpha` is at most `alpha`.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +51,7 @@ impl Capital {
     /// Multiplies each bet by its e-value of one window, given as logarithm.
     pub(super) fn multiply(&mut self, gains: impl Iterator<Item = f64>) {
         for (bet, gain) in self.bets.iter_mut().zip(gains) {
-            *bet += gain;
+            *bet += gain.min(MOST);
         }
         let start = self.reserve.as_mut().and_then(Reserve::pass_window);
         if let Some(start) = start {

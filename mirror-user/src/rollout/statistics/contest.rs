@@ -2,7 +2,7 @@
 //! other limits, which give the interval that people read.
 
 use super::bet::{Bet, Side};
-use super::capital::Capital;
+use super::capital::{Capital, MOST};
 use super::{Finding, Verdict};
 
 /// A quantity against its limit.
@@ -57,8 +57,8 @@ impl Contest {
             capital.multiply(fixed.chain([Bet::Expected]).map(gain));
         }
         for other in &mut self.elsewhere {
-            other.above += game(other.limit, Side::Above)(Bet::Expected);
-            other.below += game(other.limit, Side::Below)(Bet::Expected);
+            other.above += game(other.limit, Side::Above)(Bet::Expected).min(MOST);
+            other.below += game(other.limit, Side::Below)(Bet::Expected).min(MOST);
         }
     }
 

@@ -20,7 +20,7 @@ fn promoted(trial: Trial, change: impl FnOnce(&mut Table)) -> Pilot {
     });
     pilot.order(&["start"]);
     pilot.wait_for_stage(0);
-    for _ in ["the last stage", "baking", "promoted"] {
+    for _ in ["settling", "promoted"] {
         pilot.order(&["promote", "--all"]);
     }
     pilot.wait_for("promoted");

@@ -120,7 +120,7 @@ fn the_command_line_says_it_all() {
     // otherwise.
     let why = pilot.wait_until_held_by("one_client");
     assert!(why.contains("affinity = \"connection\""), "{why}");
-    for _ in ["the last stage", "baking", "promoted"] {
+    for _ in ["settling", "promoted"] {
         pilot.order(&["promote", "--all"]);
     }
     pilot.wait_for("promoted");

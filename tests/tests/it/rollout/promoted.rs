@@ -12,7 +12,9 @@ fn a_good_version_goes_all_the_way() {
     let traffic = pilot.traffic();
     let said = pilot.rollout(&["start", "--wait", "--timeout", "100s", "--reason", "a test"]);
     assert_eq!(said.code, Some(0), "{said}");
-    for words in ["stage 1", "stage 2", "stage 3", "baking", "promoted"] {
+    for words in [
+        "stage 1", "stage 2", "stage 3", "baking", "settling", "promoted",
+    ] {
         assert!(said.text.contains(words), "{words} is not in\n{said}");
     }
     assert_eq!(pilot.share(), 1.0);

@@ -74,8 +74,8 @@ fn who_comes_and_goes_is_no_server() {
 #[test]
 fn it_is_told_at_once() {
     let mut told = at_stage_1();
-    assert!(!told.rollout.begins_outage(&well(0.25)));
-    assert!(told.rollout.begins_outage(&gone()));
+    assert!(!told.rollout.is_alarmed_by(&well(0.25)));
+    assert!(told.rollout.is_alarmed_by(&gone()));
     told.see(gone());
-    assert!(!told.rollout.begins_outage(&gone()));
+    assert!(!told.rollout.is_alarmed_by(&gone()));
 }

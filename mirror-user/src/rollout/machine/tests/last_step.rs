@@ -1,0 +1,134 @@
+//! The end of the way: stable keeps a part until the canary has proven itself, and is missed afterwards.
+
+use super::*;
+
+/// Half, then all but a twentieth, then everything.
+fn held_back(plan: &mut Plan) {
+    quick(plan);
+    plan.stages = vec![Share::of_parts(5_000), Share::ALL];
+    plan.canary.holdback = Share::of_parts(500);
+    plan.canary.bake = Duration::from_secs(120);
+}
+
+fn settling() -> Told {
+    let mut told = Told::new(held_back);
+    told.reach("baking", &well(0.5));
+    told.assert("baking", 0.95);
+    told.reach("settling", &well(0.95));
+    told.assert("settling", 1.0);
+    told
+}
+
+#[test]
+fn both_serve_until_the_canary_has_baked() {
+    let mut told = Told::new(held_back);
+    told.reach("stage 2", &well(0.5));
+    told.assert("stage 2", 0.95);
+    let mut told = settling();
+    told.reach("promoted", &well(1.0));
+    told.assert("promoted", 1.0);
+}
+
+/// What is only seen with nearly everything: three times slower, or failing a little more.
+#[test]
+fn who_is_bad_with_nearly_everything_is_taken_back() {
+    let check = |change: fn(&mut Arm), words: &str| {
+        let mut told = Told::new(held_back);
+        told.reach("baking", &well(0.5));
+        let mut window = well(0.95);
+        change(&mut window.canary);
+        told.see_for(300, &window);
+        told.assert("rolling back", 0.0);
+        let State::RollingBack { why, .. } = told.rollout.state() else {
+            panic!("{told}");
+        };
+        assert!(why.contains(words), "{why}");
+    };
+    check(
+        |canary| canary.first_body = vec![(SLOW + 8, 950)].into(),
+        "is beyond its limit",
+    );
+    check(|canary| canary.errors = 30, "errors is beyond its limit");
+}
+
+/// With nobody beside it nobody knows whether it is the canary: that holds, and takes nobody back.
+#[test]
+fn an_incident_with_everything_holds() {
+    let mut told = settling();
+    let mut failing = well(1.0);
+    failing.canary.errors = 30;
+    told.see_for(60, &failing);
+    told.assert("settling", 1.0);
+    assert!(told.waits().contains(&Kind::Incident), "{told}");
+    told.reach("promoted", &well(1.0));
+}
+
+#[test]
+fn who_fails_most_with_everything_is_taken_back() {
+    let mut told = settling();
+    let mut failing = well(1.0);
+    failing.canary.errors = 600;
+    told.see_for(3, &failing);
+    told.assert("rolling back", 0.0);
+}
+
+/// A second of failures is a burst, and the canary's own if stable has none; three are an end.
+#[test]
+fn no_second_decides_alone() {
+    let mut told = Told::new(quick);
+    told.reach("stage 1", &compared(500, 500));
+    let mut dead = well(0.25);
+    dead.canary.errors = 250;
+    for _ in 0..2 {
+        told.see(dead.clone());
+        told.see_for(5, &well(0.25));
+    }
+    told.assert("stage 1", 0.25);
+    told.see_for(3, &dead);
+    told.assert("rolling back", 0.0);
+}
+
+/// Versions that both always fail three requests of ten are as bad as each other.
+#[test]
+fn who_fails_as_stable_does_is_not_severe() {
+    let mut told = Told::new(|plan| {
+        quick(plan);
+        plan.canary.min_duration = Duration::from_secs(600);
+    });
+    told.reach("stage 1", &compared(500, 500));
+    // As few as a small share has: by chance many of twenty fail.
+    for second in 0..500 {
+        let mut window = well(0.25);
+        window.stable.errors = window.stable.requests * 3 / 10;
+        window.canary = arm(4, if second % 20 < 4 { 3 } else { 1 }, FAST);
+        told.see(window);
+    }
+    told.assert("stage 1", 0.25);
+}
+
+/// Caches are cold, and compilers at work: what is slow at first is no worse version, unless it fails.
+#[test]
+fn only_severe_failures_count_while_it_warms_up() {
+    let warming = |plan: &mut Plan| {
+        quick(plan);
+        plan.canary.warmup = Duration::from_secs(60);
+    };
+    let mut told = Told::new(warming);
+    told.reach("stage 1", &compared(500, 500));
+    let mut cold = well(0.25);
+    cold.canary.first_body = vec![(SLOW + 16, 250)].into();
+    told.see_for(59, &cold);
+    told.assert("stage 1", 0.25);
+    assert!(told.waits().contains(&Kind::MinDuration), "{told}");
+    assert_eq!(told.rollout.requests(), [0, 0]);
+    told.see_for(19, &well(0.25));
+    told.assert("stage 1", 0.25);
+    told.reach("stage 2", &well(0.25));
+
+    let mut told = Told::new(warming);
+    told.reach("stage 1", &compared(500, 500));
+    let mut dead = well(0.25);
+    dead.canary.errors = 250;
+    told.see_for(3, &dead);
+    told.assert("rolling back", 0.0);
+}
