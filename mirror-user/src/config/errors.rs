@@ -126,7 +126,7 @@ impl fmt::Display for Report {
             }
             let (line, column) = self.position(span.start);
             write!(f, "{}:{line}:{column}: {}", self.file.display(), fault.what)?;
-            let source = self.text.lines().nth(line - 1).unwrap_or_default();
+            let source = shown(self.text.lines().nth(line - 1).unwrap_or_default());
             if !source.trim().is_empty() {
                 let width = source.chars().count() + 1 - column.min(source.chars().count());
                 let marked = self.text.get(span.clone()).unwrap_or_default();
@@ -143,5 +143,35 @@ impl fmt::Display for Report {
             write!(f, "\n    {}", fault.cure)?;
         }
         Ok(())
+    }
+}
+
+/// A line of a config as it may be logged: an address may hold a key.
+fn shown(line: &str) -> String {
+    let is_address = |&(end, _): &(usize, &str)| {
+        let key = line[..end].trim_end().trim_end_matches(['"', '\'']);
+        key.ends_with("url") || key.ends_with("prometheus")
+    };
+    if let Some((end, _)) = line.match_indices('=').find(is_address) {
+        return format!("{}= …", &line[..end]);
+    }
+    match line.split_once("://") {
+        Some((before, _)) => format!("{before}://…"),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_not_shown() {
+        let check = |line: &str, expected: &str| assert_eq!(shown(line), expected);
+        check("sample = 7", "sample = 7");
+        check("url = \"hooks/hush", "url = …");
+        check("hook = { url = \"hush\" }", "hook = { url = …");
+        check("  prometheus=\"http://me:hush@a\"", "  prometheus= …");
+        check("urll = \"http://a/hush\"", "urll = \"http://…");
     }
 }

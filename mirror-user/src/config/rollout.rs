@@ -99,7 +99,7 @@ impl TypedPlan {
             tick: tick.into_inner(),
             shadow,
             canary,
-            prometheus: prometheus.map(|base| base.into_inner().trim_end_matches('/').to_owned()),
+            prometheus: prometheus.map(|base| base.into_inner().trim_end_matches('/').into()),
             gates,
             hooks,
             finish_probe,
@@ -259,13 +259,15 @@ fn read_finish_probe(mut section: Section<'_>) -> Option<FinishProbe> {
 fn read_hook(mut section: Section<'_>) -> Option<Hook> {
     let on = section.required("on", "on = \"stage\"", values::choice(POINTS));
     let url = section.required("url", "url = \"http://127.0.0.1:9000/stage\"", values::url);
+    let headers_file = section.maybe("headers_file", values::path);
     let approve = section.value("approve", false, values::flag);
     let five_seconds = Duration::from_secs(5);
     let timeout = section.value("timeout", five_seconds, values::duration);
     section.finish();
     Some(Hook {
         on: on?.into_inner(),
-        url: url?.into_inner(),
+        url: url?.into_inner().into(),
+        headers_file,
         approve,
         timeout,
     })

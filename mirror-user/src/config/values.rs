@@ -329,8 +329,11 @@ pub(super) fn url(value: &DeValue<'_>) -> Result<String, Fault> {
     if fit {
         return Ok(typed.to_owned());
     }
-    let what = format!("{typed:?} is not an http:// or https:// address");
-    Err(Fault::new(what, cure))
+    // It may hold a key, and what is refused is logged.
+    Err(Fault::new(
+        "this is not an http:// or https:// address",
+        cure,
+    ))
 }
 
 /// A share, 0 to 1.

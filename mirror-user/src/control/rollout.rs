@@ -40,7 +40,7 @@ pub struct Start {
     #[serde(default)]
     pub address: Option<SocketAddr>,
     /// What is done.
-    #[serde(default)]
+    #[serde(default, serialize_with = "Plan::serialize_whole")]
     pub plan: Option<Plan>,
     /// Also after the same version was taken back.
     #[serde(default)]

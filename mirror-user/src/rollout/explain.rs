@@ -92,7 +92,10 @@ impl Tale {
     fn call(&self, called: &Called) -> String {
         let plan = self.started.as_ref().map(|(_, started)| &started.plan);
         let hook = plan.and_then(|plan| plan.hooks.get(called.hook));
-        let url = hook.map_or("a hook", |hook| hook.url.as_str());
+        let url = hook.map_or_else(
+            || "a hook".to_owned(),
+            |hook| format!("the hook at {}", hook.url),
+        );
         let when = match called.point {
             HookPoint::Before => "before the start",
             HookPoint::Stage => "after the stage",

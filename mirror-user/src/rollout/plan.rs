@@ -2,16 +2,19 @@
 //! plan that it was started with, whatever the file says later.
 
 mod defaults;
+mod endpoint;
 mod query;
 mod unsound;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Share;
 
+pub use endpoint::{Endpoint, Secrets};
 pub use query::{Asked, fill};
 pub use unsound::Unsound;
 
@@ -30,7 +33,7 @@ pub struct Plan {
     /// The stages with clients.
     pub canary: Canary,
     /// Where gates ask: `http://127.0.0.1:9090`.
-    pub prometheus: Option<String>,
+    pub prometheus: Option<Endpoint>,
     /// What Prometheus has to say.
     pub gates: Vec<MetricGate>,
     /// Who is called.
@@ -193,7 +196,10 @@ pub struct Hook {
     /// When.
     pub on: HookPoint,
     /// `http://` or `https://`.
-    pub url: String,
+    pub url: Endpoint,
+    /// A file of headers that each call has, such as `Authorization`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
     /// Whether the rollout waits for a 200.
     pub approve: bool,
     /// How long one call may take.

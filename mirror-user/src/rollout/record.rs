@@ -128,7 +128,7 @@ pub struct Called {
 pub enum Answer {
     /// 200.
     Approved,
-    /// Another status: with it, and the beginning of what was said.
+    /// Another status. What was said with it may be a secret, and is not read.
     Refused(String),
     /// Nothing, or nothing that could be understood.
     Failed(String),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::rollout::plan::{Baseline, Canary, Hook, HookPoint, OnTimeout, Plan};
+use crate::rollout::plan::{Baseline, Canary, Endpoint, Hook, HookPoint, OnTimeout, Plan};
 
 fn plan_report(text: &str) -> String {
     plan(text).err().map_or_else(String::new, |problems| {
@@ -63,12 +63,13 @@ max_delta = 0.2
 [[hook]]
 on = "before"
 url = "https://ci.example/approve?key=1"
+headers_file = "/etc/modelmirror/ci.headers"
 approve = true
 "#;
     let plan = plan(text).unwrap();
     assert_eq!(plan.stages, [0.1, 1.0].map(|s| Share::try_from(s).unwrap()));
     assert_eq!(plan.baseline, Baseline::None);
-    let base = plan.prometheus.as_deref();
+    let base = plan.prometheus.as_ref().and_then(Endpoint::whole);
     assert_eq!(base, Some("https://metrics.example/prometheus"));
     assert_eq!(plan.canary.on_timeout, OnTimeout::Rollback);
     assert_eq!(plan.canary.max_latency, Some(Duration::from_millis(250)));
@@ -81,7 +82,8 @@ approve = true
     assert_eq!(cost.staleness, Duration::from_secs(120));
     let hook = Hook {
         on: HookPoint::Before,
-        url: "https://ci.example/approve?key=1".to_owned(),
+        url: "https://ci.example/approve?key=1".into(),
+        headers_file: Some("/etc/modelmirror/ci.headers".into()),
         approve: true,
         timeout: Duration::from_secs(5),
     };
@@ -157,7 +159,7 @@ fn the_plan_s_own_values_are_refused_by_name() {
     );
     check_plan(
         "prometheus = \"127.0.0.1:9090\"",
-        &["file.toml:1:14: `prometheus`: \"127.0.0.1:9090\" is not an http:// or https:// address"],
+        &["file.toml:1:14: `prometheus`: this is not an http:// or https:// address"],
     );
     check_plan(
         "stage = [1.0]",
@@ -398,7 +400,7 @@ fn hooks_are_refused_by_name() {
     );
     check(
         "on = \"stage\"\nurl = \"ftp://a/\"",
-        &["file.toml:3:7: `url` in [hook]: \"ftp://a/\" is not an http://"],
+        &["file.toml:3:7: `url` in [hook]: this is not an http://"],
     );
 }
 

@@ -310,7 +310,7 @@ impl From<hooks::Outcome> for Answer {
     fn from(outcome: hooks::Outcome) -> Self {
         match outcome {
             hooks::Outcome::Approved | hooks::Outcome::Done(_) => Self::Approved,
-            hooks::Outcome::Refused(status, said) => Self::Refused(format!("{status} {said}")),
+            hooks::Outcome::Refused(status) => Self::Refused(status.to_string()),
             hooks::Outcome::Failed(why) => Self::Failed(why),
         }
     }

@@ -9,6 +9,7 @@ mod asks;
 mod clock;
 mod counted;
 mod finish;
+mod headers;
 mod hooks;
 mod http;
 mod journal;
@@ -41,7 +42,7 @@ use crate::config::{Node, Service, Share};
 use crate::control::RolloutState;
 use crate::rollout::gates::elapsed;
 use crate::rollout::machine::{Rollout, State};
-use crate::rollout::plan::Target;
+use crate::rollout::plan::{Plan, Target};
 use crate::rollout::record::{Decision, Entry, Event, Line};
 use crate::state::Overrides;
 
@@ -299,6 +300,17 @@ impl Rollouts {
         self.running.keys().cloned().collect()
     }
 
+    /// Keeps a new rollout's addresses beside its record, for the daemon after this one.
+    fn keep_secrets(&self, record: &Path, plan: &Plan) {
+        let Some(secrets) = plan.secrets() else {
+            return;
+        };
+        // Strings only: there is nothing that could fail.
+        let text = serde_json::to_string(&secrets).unwrap_or_default();
+        self.journal
+            .append(&records::secrets(record), text, true, 0);
+    }
+
     /// Hands lines to the journal.
     fn append(&mut self, service: &str, lines: &[Line]) {
         let Some(running) = self.running.get_mut(service) else {
@@ -532,7 +544,14 @@ fn say(service: &str, decisions: &[Decision]) {
         match decision {
             Decision::Moved(moved) => {
                 let (from, to) = (&moved.from, &moved.to);
-                tracing::info!(service, reason = moved.reason, "rollout: {from} -> {to}");
+                let reason = &moved.reason;
+                match to {
+                    State::RollingBack { .. } | State::RolledBack { .. } => {
+                        tracing::warn!(service, reason, "rollout {to}; it was {from}");
+                    }
+                    State::Promoted => tracing::info!(service, reason, "rollout promoted"),
+                    _ => tracing::info!(service, reason, "rollout: {from} -> {to}"),
+                }
             }
             Decision::Judged(gate) => tracing::info!(service, "rollout: {gate}"),
             Decision::Waits(_) => {}

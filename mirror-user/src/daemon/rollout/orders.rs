@@ -185,6 +185,7 @@ impl Daemon {
         };
         let forecast = self.forecast(service, &started.plan);
         let rollout = Rollout::start(started.clone(), now);
+        self.rollouts.keep_secrets(&path, &started.plan);
         let mut running = Running::new(rollout, path, now);
         running.durable_share = Share::NONE;
         running.follows_unwritten = self.rollouts.is_remembered(service);

@@ -9,6 +9,7 @@ use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
 use super::http;
+use crate::rollout::plan::Endpoint;
 
 /// How long Prometheus may take, connecting included.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,14 +38,10 @@ pub(super) enum Missing {
         said: String,
     },
     /// Something else answers.
-    #[error(
-        "what answers ({status}) is not Prometheus: {beginning:?}; look at `prometheus` in the plan"
-    )]
+    #[error("what answers ({status}) is not Prometheus; look at `prometheus` in the plan")]
     SomethingElse {
         /// The HTTP status.
         status: u16,
-        /// How the answer begins.
-        beginning: String,
     },
     /// An empty result.
     #[error("no series has a sample of the last {}", humantime::format_duration(*.staleness))]
@@ -77,7 +74,7 @@ pub(super) enum Missing {
 pub(super) struct Prometheus {
     client: Client,
     /// Scheme, host, port, and the path that it is served under.
-    base: String,
+    base: Endpoint,
     patience: Duration,
     /// Whether it was seen to take `lookback_delta`.
     looks_back_as_asked: AtomicBool,
@@ -85,10 +82,10 @@ pub(super) struct Prometheus {
 
 impl Prometheus {
     /// The one at `base`, without a final slash.
-    pub(super) fn new(client: Client, base: &str) -> Self {
+    pub(super) fn new(client: Client, base: &Endpoint) -> Self {
         Self {
             client,
-            base: base.to_owned(),
+            base: base.clone(),
             patience: PATIENCE,
             looks_back_as_asked: AtomicBool::new(false),
         }
@@ -141,7 +138,12 @@ impl Prometheus {
             }
             Missing::Unreachable(http::innermost(&error))
         };
-        let url = format!("{}/api/v1/query", self.base);
+        let base = self.base.whole().ok_or_else(|| {
+            Missing::Unreachable(
+                "the file with its address has gone; start the rollout again".to_owned(),
+            )
+        })?;
+        let url = format!("{base}/api/v1/query");
         let asked = self.client.post(url).form(&form).timeout(self.patience);
         let response = asked.send().await.map_err(unreachable)?;
         let status = response.status();
@@ -190,7 +192,6 @@ struct Sample(
 fn number(status: StatusCode, body: &str, staleness: Duration) -> Result<f64, Missing> {
     let answer = serde_json::from_str(body).map_err(|_| Missing::SomethingElse {
         status: status.as_u16(),
-        beginning: http::beginning(body),
     })?;
     let (data, warnings) = match answer {
         Answer::Success { data, warnings } => (data, warnings),

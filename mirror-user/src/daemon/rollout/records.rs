@@ -46,15 +46,28 @@ impl Records {
         Ok(paths)
     }
 
-    /// Removes the oldest records of a service, so that there is room for one more.
+    /// Removes the oldest records of a service, so that there is room for one more, and the addresses of
+    /// those before, which nobody calls any more.
     pub(super) fn make_room(&self, service: &str) -> io::Result<()> {
         let paths = self.of(service)?;
         let surplus = (paths.len() + 1).saturating_sub(KEPT);
+        for path in &paths {
+            match fs::remove_file(secrets(path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         paths.iter().take(surplus).try_for_each(fs::remove_file)
     }
 }
 
-/// Reads a record. A last line that is not whole was being written when somebody pulled the plug: it
+/// Beside a record: the addresses that it leaves out.
+pub(super) fn secrets(record: &Path) -> PathBuf {
+    let id = record.file_stem().unwrap_or_default().to_string_lossy();
+    record.with_file_name(format!(".{id}.secrets"))
+}
+
+/// Reads a record, and puts back the addresses that it leaves out. A last line that is not whole was being written when somebody pulled the plug: it
 /// is cut off.
 pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
     let shown = path.display();
@@ -65,7 +78,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
         file.set_len(text.len() as u64)
             .with_context(|| shown.to_string())?;
     }
-    parse(path, text, |_| true)
+    let mut lines = parse(path, text, |_| true)?;
+    if let Some(Entry::Event(Event::Started(started))) = lines.first_mut().map(|l| &mut l.entry)
+        && let Ok(json) = fs::read(secrets(path))
+        && let Ok(secrets) = serde_json::from_slice(&json)
+    {
+        started.plan.reveal(&secrets);
+    }
+    Ok(lines)
 }
 
 /// The lines that are wanted.

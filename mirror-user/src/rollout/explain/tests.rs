@@ -59,8 +59,8 @@ fn a_hook_that_does_not_approve_is_named() {
     story.tell(called(Answer::Failed("connection refused".to_owned())));
     story.tell(called(Answer::Approved));
     let expected = [
-        "2026-11-22 12:04:31  http://ci/ok, called before the start, fails: connection refused",
-        "2026-11-22 12:04:31  http://ci/ok, asked before the start, approves",
+        "2026-11-22 12:04:31  the hook at ci, called before the start, fails: connection refused",
+        "2026-11-22 12:04:31  the hook at ci, asked before the start, approves",
         "2026-11-22 12:04:31  stage 1 of 2 at 10 %",
         "v13 is on its way, 0s after the start.",
     ];

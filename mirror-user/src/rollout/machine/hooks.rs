@@ -102,7 +102,7 @@ impl Rollout {
             };
             waits.push(Held {
                 kind: Kind::Hook,
-                why: format!("{} {said}", hook.url),
+                why: format!("the hook at {} {said}", hook.url),
             });
         }
     }

@@ -612,6 +612,7 @@ fn hook(on: HookPoint, approve: bool) -> Hook {
     Hook {
         on,
         url: "http://127.0.0.1:9000/".into(),
+        headers_file: None,
         approve,
         timeout: Duration::from_secs(5),
     }
@@ -646,11 +647,11 @@ fn hooks_are_waited_for() {
     told.tell(answer(
         0,
         HookPoint::Before,
-        Answer::Refused("403 not now".into()),
+        Answer::Refused("403 Forbidden".into()),
     ));
     assert_eq!(due(&told), []);
     assert!(
-        told.rollout.waits()[0].why.contains("403 not now"),
+        told.rollout.waits()[0].why.contains("403 Forbidden"),
         "{told}"
     );
     told.see_for(10, &Window::default());

@@ -1,11 +1,14 @@
 //! Who is asked from outside: hooks, and a real Prometheus.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 
+use nix::sys::signal::Signal;
 use tests::{Mood, Traffic, eventually};
 use toml::Table;
 
-use super::Pilot;
+use super::{Pilot, by_hand};
 
 /// Where hooks are called, unless a test has several.
 const CALLED: &str = "127.0.0.1:9000";
@@ -116,4 +119,90 @@ fn a_hook_that_hangs_or_is_gone_holds() {
     assert_eq!(pilot.state().unwrap()["step"], "before");
     called.server.set_mood(Mood::Answer);
     pilot.wait_for("stage");
+}
+
+/// Addresses and tokens come out nowhere but in the call, also after a restart.
+#[test]
+fn secrets_stay_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    fs::write(&tokens, "Authorization: Bearer hush-token\n").unwrap();
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).unwrap();
+    let Some(mut pilot) = Pilot::new(|plan| {
+        by_hand(plan);
+        let place = "me:hush-user@127.0.0.1:9000";
+        add(plan, "before", &format!("{place}/status/403"), true);
+        add(
+            plan,
+            "promotion",
+            &format!("{place}/echo?key=hush-query"),
+            false,
+        );
+        for hook in plan["hook"].as_array_mut().unwrap() {
+            let file = tokens.to_string_lossy().into_owned();
+            let hook = hook.as_table_mut().unwrap();
+            hook.insert("headers_file".into(), file.into());
+        }
+        plan.insert(
+            "prometheus".into(),
+            "http://me:hush-prometheus@127.0.0.1:9".into(),
+        );
+    }) else {
+        return;
+    };
+    let called = Called::start(&pilot);
+    let asked = |times: usize| {
+        eventually("the hook is asked with its token", || {
+            let received = called.server.received();
+            let of_path = received.iter().filter(|got| got.path == "/status/403");
+            let tokens: Vec<_> = of_path.map(|got| got.header("authorization")).collect();
+            anyhow::ensure!(tokens.len() >= times, "{tokens:?}");
+            assert!(
+                tokens.iter().all(|t| *t == "Bearer hush-token"),
+                "{tokens:?}"
+            );
+            Ok(())
+        });
+        called.server.received().len()
+    };
+    let mut said = pilot.order(&["start"]);
+    let before = asked(1);
+    said += &pilot.wait_until_held_by("hook");
+    said += &pilot.trial.scene.daemon().process.output();
+    pilot.kill();
+    pilot.trial.scene.start_daemon(&[]);
+    asked(before + 1);
+    let record = pilot.record().unwrap();
+    said += &fs::read_to_string(&record).unwrap();
+    assert!(
+        said.contains("the hook at 127.0.0.1:9000 does not approve: 403"),
+        "{said}"
+    );
+    for command in ["explain", "history", "status"] {
+        said += &pilot.order(&[command]);
+        said += &pilot.order(&[command, "--output", "json"]);
+    }
+    let scene = &pilot.trial.scene;
+    said += &scene.modelmirror(&["status"]);
+    said += &scene.modelmirror(&["status", "--output", "json"]);
+    said += &scene.daemon().scrape().unwrap();
+    // A config that is refused is quoted in the log.
+    let daemon = scene.daemon();
+    let bad = fs::read_to_string(daemon.config()).unwrap();
+    let bad = bad.replace("http://me:hush-user", "htp://me:hush-user");
+    fs::write(daemon.config(), bad).unwrap();
+    daemon.process.signal(Signal::SIGHUP).unwrap();
+    eventually("the bad config is refused", || {
+        anyhow::ensure!(daemon.process.output().contains("rejected"));
+        Ok(())
+    });
+    said += &scene.modelmirror(&["status"]);
+    said += &daemon.process.output();
+    assert!(!said.contains("hush"), "{said}");
+    let kept = record.with_file_name(format!(
+        ".{}.secrets",
+        record.file_stem().unwrap().to_string_lossy()
+    ));
+    let mode = fs::metadata(&kept).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
