@@ -6,7 +6,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::Shared;
+use super::folder::private;
 use crate::shadow::report::LEDGER;
 
 /// Size at which a file is closed and the next one begun, in bytes.
@@ -115,6 +116,7 @@ impl Store {
     /// Writes what was gathered for every service.
     pub(super) fn flush_all(&mut self, now: Instant) {
         for service in 0..self.services.len() {
+            self.let_go(service);
             self.flush(service, now);
         }
     }
@@ -152,8 +154,26 @@ impl Store {
         self.services[service].gathered = gathered;
     }
 
+    /// Lets go of a file that is no longer where it was: removed, or renamed by logrotate. What is written
+    /// to it would be lost, and its room stays taken while it is open.
+    fn let_go(&mut self, service: usize) {
+        let output = &mut self.services[service];
+        let Some(open) = output.open.take_if(|open| !open.is_there()) else {
+            return;
+        };
+        let (name, folder) = &open.key;
+        tracing::warn!(
+            path = %folder.join(name).display(),
+            "file of records removed or renamed; the next record begins a new one"
+        );
+        if let Some(length) = self.files.remove(&open.key) {
+            self.total -= length;
+        }
+    }
+
     fn write(&mut self, service: usize, lines: &[u8]) -> io::Result<()> {
         let length = lines.len() as u64;
+        self.let_go(service);
         self.make_room(length);
         let mut open = match self.services[service].open.take() {
             Some(open) => open,
@@ -212,7 +232,10 @@ impl Store {
             output.folder.join(LEDGER),
         );
         let written = (|| {
-            let mut file = private_file().create(true).truncate(true).open(&new)?;
+            let mut options = private_file();
+            let mut file = in_folder(&output.folder, || {
+                options.create(true).truncate(true).open(&new)
+            })?;
             file.write_all(json)?;
             fs::rename(&new, &path)
         })();
@@ -232,15 +255,39 @@ fn private_file() -> OpenOptions {
     options
 }
 
+/// Opens a file in a service's folder, and makes that anew where somebody has removed it.
+fn in_folder(folder: &Path, mut open: impl FnMut() -> io::Result<File>) -> io::Result<File> {
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            private(folder, |_| true).map_err(io::Error::other)?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+impl Open {
+    /// Whether the file is still the one at its path.
+    fn is_there(&self) -> bool {
+        let (name, folder) = &self.key;
+        let there = fs::symlink_metadata(folder.join(name));
+        let own = self.file.metadata();
+        matches!((there, own), (Ok(there), Ok(own)) if there.dev() == own.dev() && there.ino() == own.ino())
+    }
+}
+
 fn create(folder: &Path) -> io::Result<Open> {
     // A new file each time: half a line that a crash left behind stays alone.
     let name = jiff::Timestamp::now()
         .strftime("comparisons-%Y%m%dT%H%M%S%.9fZ.jsonl")
         .to_string();
-    let file = private_file()
-        .create_new(true)
-        .append(true)
-        .open(folder.join(&name))?;
+    let mut options = private_file();
+    let file = in_folder(folder, || {
+        options
+            .create_new(true)
+            .append(true)
+            .open(folder.join(&name))
+    })?;
     Ok(Open {
         file,
         key: (name, folder.to_owned()),

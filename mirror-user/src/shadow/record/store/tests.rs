@@ -85,6 +85,69 @@ fn a_line_too_large_for_the_limit_is_lost_alone() {
     assert_eq!(contents(folder.path()).len(), 1);
 }
 
+#[test]
+fn what_is_taken_away_under_it_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let records = folder.path().join("records");
+    let now = Instant::now();
+    let mut store = open(&records, 8_000);
+    let mut number = 0;
+    let mut write = |store: &mut Store| {
+        number += 1;
+        store.append(0, &line(number, 100), now);
+        store.flush_all(now);
+        number
+    };
+    let held = |number| line(number, 100);
+    write(&mut store);
+    // Removed.
+    fs::remove_file(path_of_one(&records)).unwrap();
+    let second = write(&mut store);
+    assert_eq!(fs::read(path_of_one(&records)).unwrap(), held(second));
+    assert_eq!(store.total, 100);
+    // Renamed, and another file put there.
+    let old = path_of_one(&records);
+    fs::rename(&old, old.with_extension("jsonl.1")).unwrap();
+    fs::write(&old, "").unwrap();
+    let third = write(&mut store);
+    assert_eq!(fs::read(&old).unwrap(), b"");
+    assert!(
+        contents(&records)
+            .iter()
+            .any(|(_, text)| text.as_bytes() == held(third))
+    );
+    // Let go of, without another record.
+    fs::remove_dir_all(&records).unwrap();
+    store.flush_all(now);
+    assert!(store.services[0].open.is_none());
+    // The whole folder.
+    let fourth = write(&mut store);
+    assert_eq!(fs::read(path_of_one(&records)).unwrap(), held(fourth));
+    fs::remove_dir_all(&records).unwrap();
+    store.ledger(0, b"{}");
+    assert_eq!(fs::read(records.join("one").join(LEDGER)).unwrap(), b"{}");
+    let mode = fs::metadata(records.join("one")).unwrap().mode() & 0o777;
+    assert_eq!(
+        (
+            mode,
+            store
+                .shared
+                .failed
+                .load(std::sync::atomic::Ordering::Relaxed)
+        ),
+        (0o700, 0)
+    );
+}
+
+/// The only file of records of the first service.
+fn path_of_one(records: &Path) -> PathBuf {
+    let mut files = BTreeMap::new();
+    list(&records.join("one"), &mut files).unwrap();
+    assert_eq!(files.len(), 1);
+    let ((name, folder), _) = files.pop_first().unwrap();
+    folder.join(name)
+}
+
 /// Runs `test` with an empty file system of 64 KiB mounted on a folder, seen by its thread alone.
 fn on_a_tiny_disk(test: impl FnOnce(&Path) + Send + 'static) {
     use nix::mount::{MsFlags, mount};
