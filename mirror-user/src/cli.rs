@@ -18,6 +18,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::dataplane::Mechanism;
+use crate::shadow::report::{Threshold, Versions};
 use crate::{config, daemon};
 
 /// Exit code for a config that is refused; clap uses the same for bad arguments.
@@ -42,7 +43,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
   modelmirror run --config FILE                         on the inference node
 
 Exit codes: 0 done, 1 failed, 2 bad arguments or config; `rollout start --wait`: 0 promoted, 3 rolled
-back or aborted, 4 held or timed out."
+back or aborted, 4 held or timed out; `report`: 5 below a --fail-under, 6 no data for it."
 )]
 struct Cli {
     #[command(flatten)]
@@ -238,6 +239,23 @@ struct ReportArgs {
     /// Only this service
     #[arg(long, value_name = "NAME", value_parser = service_name)]
     service: Option<String>,
+    /// Of the last comparisons with this shadow version, or PRODUCTION/SHADOW [default: the pair that was
+    /// compared last]
+    #[arg(long, value_name = "VERSION")]
+    version: Option<Versions>,
+    /// None from before: a time (2026-11-22T12:00:00Z; without a zone, UTC), or how long ago (2h)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<jiff::Timestamp>,
+    /// Only the last so many exchanges
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    last: Option<u64>,
+    /// Compare recorded payloads once more, by the rules of --config
+    #[arg(long, requires = "config")]
+    recompare: bool,
+    /// Exit with 5 when a figure is lower, and with 6 when there is no data: agreement=0.99;
+    /// agreement_low, score, fidelity, answered, compared likewise
+    #[arg(long, value_name = "NAME=VALUE")]
+    fail_under: Vec<Threshold>,
     /// Write it as a page too, readable by its owner alone
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -275,6 +293,21 @@ fn share(typed: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("write a share from 0 to 1, such as 0.25 for a quarter".to_owned()),
     }
+}
+
+/// A time, or how long ago.
+fn moment(typed: &str) -> Result<jiff::Timestamp, String> {
+    let utc = |date: jiff::civil::DateTime| date.to_zoned(jiff::tz::TimeZone::UTC);
+    let ago = |typed: &str| {
+        let ago = humantime::parse_duration(typed).ok()?;
+        jiff::Timestamp::now().checked_sub(ago).ok()
+    };
+    let time = typed.parse::<jiff::Timestamp>().ok();
+    time.or_else(|| Some(utc(typed.parse().ok()?).ok()?.timestamp()))
+        .or_else(|| ago(typed))
+        .ok_or_else(|| {
+            "write a time such as 2026-11-22T12:00:00Z, or how long ago, such as 2h".to_owned()
+        })
 }
 
 fn fine_share(typed: &str) -> Result<config::Share, String> {
@@ -494,6 +527,18 @@ mod tests {
             Ok(()),
         );
         check("report --id-field order", Err("--labels"));
+        let whole = "report --version v12/v13 --since 2h --last 100 --fail-under agreement=0.99 --fail-under compared=1000";
+        check(whole, Ok(()));
+        check("report --since 2026-11-22T12:00:00Z", Ok(()));
+        check("report --since 2026-11-22T12:00", Ok(()));
+        check("report --since 2026-11-22", Ok(()));
+        check("report --since soon", Err("how long ago"));
+        check("report --last 0", Err("--last"));
+        check("report --fail-under agreement=99", Err("from 0 to 1"));
+        check("report --fail-under speed=1", Err("names: agreement"));
+        check("report --fail-under compared=0", Err("compared=1000"));
+        check("report --recompare", Err("--config"));
+        check("report --recompare --config a", Ok(()));
         check("report --config a --records b", Err("cannot be used with"));
         check("keys new", Ok(()));
         check("keys new --key-file /tmp/key --replace", Ok(()));

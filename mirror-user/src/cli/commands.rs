@@ -18,7 +18,14 @@ use super::{
 use crate::check;
 use crate::config::{self, File};
 use crate::control::{CanaryChange, Change, Client, Done, Rest};
-use crate::shadow::report::{Labelled, summarize};
+use crate::shadow::compare::Comparer;
+use crate::shadow::report::{Labelled, Options, Wanted, summarize};
+
+/// Exit code of a report that is below a threshold.
+const BELOW: u8 = 5;
+
+/// Exit code of a report without the data that was asked for.
+const NO_DATA: u8 = 6;
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,18 +186,34 @@ pub(super) fn check(printer: &Printer, path: &Path, probe_tls: bool) -> anyhow::
 }
 
 pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result<ExitCode> {
+    let mut options = Options {
+        service: arguments.service,
+        wanted: Wanted {
+            version: arguments.version,
+            since: arguments.since,
+            last: arguments.last,
+        },
+        ..Options::default()
+    };
     let mut tolerances = BTreeMap::new();
     let records = match (arguments.records, arguments.config) {
         (Some(records), _) => records,
         (None, Some(file)) => {
             let config = config::read_shadow(&file)?;
-            let services = config.services.into_iter();
-            tolerances = services.map(|s| (s.name, (&s.compare).into())).collect();
+            for service in config.services {
+                let (name, compare) = (service.name, service.compare);
+                tolerances.insert(name.clone(), (&compare).into());
+                if arguments.recompare {
+                    let rules = options.rules.get_or_insert_default();
+                    rules.insert(name.clone(), Comparer::new(&compare, &service.record));
+                }
+                options.ignored.insert(name, compare.ignore);
+            }
             config.record_dir
         }
         (None, None) => config::RECORD_DIR.into(),
     };
-    let labelled = arguments.labels.map(|file| Labelled {
+    options.labelled = arguments.labels.map(|file| Labelled {
         file,
         columns: config::Columns {
             id: arguments.id_field,
@@ -198,7 +221,8 @@ pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result
         },
         tolerances,
     });
-    let report = summarize(&records, arguments.service.as_deref(), labelled.as_ref())?;
+    let mut report = summarize(&records, &options)?;
+    report.check(&arguments.fail_under);
     if let Some(page) = arguments.html {
         // It quotes traffic, as the records do.
         let mut options = OpenOptions::new();
@@ -209,5 +233,20 @@ pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result
             .with_context(|| format!("cannot write {}", page.display()))?;
     }
     printer.print(&report)?;
-    Ok(ExitCode::SUCCESS)
+    let missed: Vec<_> = report.thresholds.iter().filter(|at| !at.passes()).collect();
+    for threshold in &missed {
+        complain(&threshold.to_string());
+    }
+    let has_none = report.services.iter().all(|service| service.compared == 0);
+    let asks = !arguments.fail_under.is_empty() || options.wanted.version.is_some();
+    Ok(
+        if missed.iter().any(|threshold| threshold.found.is_some()) {
+            ExitCode::from(BELOW)
+        } else if !missed.is_empty() || asks && has_none {
+            complain("no data");
+            ExitCode::from(NO_DATA)
+        } else {
+            ExitCode::SUCCESS
+        },
+    )
 }

@@ -11,6 +11,7 @@ pub(crate) mod failure;
 pub(crate) mod fixture;
 pub mod json;
 mod not_a_number;
+mod places;
 pub mod pointer;
 mod prediction;
 mod slices;
@@ -31,6 +32,7 @@ use self::walk::{Finding, Rules};
 use super::message::{Exchange, Field, Request, Response, ShadowError, header};
 use crate::config;
 
+pub use self::places::{Places, Values};
 pub use self::prediction::Summary;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
 pub use self::walk::Tolerance;
@@ -77,6 +79,8 @@ pub struct Comparison {
     pub score: f64,
     /// The difference to name, in words.
     pub difference: Option<String>,
+    /// Where answers that are both JSON differ.
+    pub places: Places,
     /// What production's model said.
     pub production_prediction: Option<Value>,
     /// What the shadow's model said.
@@ -86,7 +90,7 @@ pub struct Comparison {
 }
 
 /// A status from which on a request was not served: refused or failed (RFC 9110, 15.5 and 15.6).
-const NOT_SERVED: u16 = 400;
+pub(crate) const NOT_SERVED: u16 = 400;
 
 /// See [`is_huge`].
 const HUGE: usize = 1 << 20;
@@ -168,6 +172,7 @@ impl Comparer {
             verdict: Verdict::Match,
             score: 1.0,
             difference: None,
+            places: Places::default(),
             production_prediction: None,
             shadow_prediction: None,
             slice: self.slice(&exchange.request),
@@ -194,7 +199,7 @@ impl Comparer {
         comparison.production_prediction = self.prediction_in(&left);
         comparison.shadow_prediction = self.prediction_in(&right);
         let unequal = if production.status == shadow.status {
-            self.contents([&was, &now], &left, &right)
+            self.contents([&was, &now], &left, &right, &mut comparison.places)
         } else {
             let (was, now) = (production.status, shadow.status);
             Some(Unequal {
@@ -213,11 +218,14 @@ impl Comparer {
         bodies: [&Body<'_>; 2],
         left: &Content<'_>,
         right: &Content<'_>,
+        places: &mut Places,
     ) -> Option<Unequal> {
         let quote = self.rules.redact.is_empty();
         match (left, right) {
             (Content::Json(left), Content::Json(right)) => {
-                unequal(walk::compare(&self.rules, left, right))
+                let mut finding = walk::compare(&self.rules, left, right);
+                *places = std::mem::take(&mut finding.places);
+                unequal(finding)
             }
             (Content::Text(left, why), Content::Text(right, why_too)) => {
                 let mut unequal = content::lines(left, right, quote)?;

@@ -134,6 +134,7 @@ mod tests {
             verdict,
             score: 1.0,
             difference: None,
+            places: Default::default(),
             production_prediction: None,
             shadow_prediction: None,
             slice: slice.map(str::to_owned),

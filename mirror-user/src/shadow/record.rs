@@ -5,7 +5,7 @@
 //! their own, so that neither a slow nor a full disk holds the pipeline up.
 
 mod folder;
-mod form;
+pub(in crate::shadow) mod form;
 pub mod line;
 pub mod read;
 mod store;

@@ -1,7 +1,12 @@
 //! What a person, or a program, reads in the end.
 
+use std::fs;
+
+use anyhow::ensure;
 use serde_json::Value;
-use tests::{Answers, Request, Scene, pattern};
+use tests::{Answers, Request, Scene, binary, eventually, pattern};
+
+use crate::traffic::small;
 
 fn report(scene: &Scene, output: &str) -> String {
     let records = scene.home.record_dir();
@@ -57,4 +62,59 @@ fn its_numbers_are_the_client_s() {
     for word in ["digits", "v12", "v13", "100", &different.to_string()] {
         assert!(text.contains(word), "no `{word}` in\n{text}");
     }
+}
+
+/// How `modelmirror report ARGUMENTS` exits.
+#[track_caller]
+fn exit(scene: &Scene, arguments: &[&str]) -> Option<i32> {
+    let mut command = scene.net.node.command(binary("modelmirror").unwrap());
+    command.arg("report").args(arguments);
+    command.arg("--records").arg(scene.home.record_dir());
+    command.output().unwrap().status.code()
+}
+
+/// Files of records that somebody removes or renames, and the whole folder, under a running agent.
+#[test]
+fn records_go_on_where_they_belong() {
+    let Some(scene) = Scene::started() else {
+        return;
+    };
+    let folder = scene.home.record_dir().join("digits");
+    let compares = || {
+        let sent = scene.load(4, 10, small);
+        eventually("they are written where records belong", || {
+            let records = scene.agent().records()?;
+            let missing = sent.iter().filter(|sent| {
+                let mut ids = records.iter().map(|record| &record["request_id"]);
+                !ids.any(|id| *id == *sent.id)
+            });
+            let missing = missing.count();
+            ensure!(missing == 0, "{missing} are missing");
+            Ok(())
+        });
+    };
+    compares();
+    assert_eq!(exit(&scene, &["--fail-under", "compared=40"]), Some(0));
+    assert_eq!(exit(&scene, &["--fail-under", "compared=41"]), Some(5));
+    assert_eq!(exit(&scene, &["--version", "v99"]), Some(6));
+    let nothing = ["--since", "0s", "--fail-under", "agreement=0"];
+    assert_eq!(exit(&scene, &nothing), Some(6));
+    for file in fs::read_dir(&folder).unwrap().flatten() {
+        if file.path().extension().is_some_and(|end| end == "jsonl") {
+            fs::rename(file.path(), file.path().with_extension("jsonl.1")).unwrap();
+        }
+    }
+    compares();
+    for file in fs::read_dir(&folder).unwrap().flatten() {
+        // The ledger is being replaced all the time.
+        let _ = fs::remove_file(file.path());
+    }
+    compares();
+    // The agent may be writing the ledger into it.
+    eventually("the folder is gone", || {
+        Ok::<_, anyhow::Error>(fs::remove_dir_all(&folder)?)
+    });
+    compares();
+    let said = scene.agent().process.output();
+    assert!(said.contains("removed or renamed"), "{said}");
 }

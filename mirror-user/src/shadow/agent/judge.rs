@@ -1,6 +1,6 @@
 //! Where the three parts of an exchange meet: joined, compared, recorded, counted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -31,6 +31,9 @@ const LARGE: usize = 32 << 10;
 /// The version of production before its tap has said one.
 const UNKNOWN: &str = "unknown";
 
+/// Versions of production that one run remembers.
+const MAX_VERSIONS: usize = 100;
+
 /// All that is shared by those who see a part of an exchange.
 pub(super) struct Judge {
     pending: Mutex<Pending>,
@@ -49,6 +52,8 @@ struct Service {
     version: String,
     comparer: Comparer,
     slices: Mutex<Slices>,
+    /// The versions that were in production since the agent's start.
+    production: Mutex<BTreeSet<String>>,
     evidence: Mutex<Evidence>,
     labels: Mutex<Option<LabelSummary>>,
     ledger: RequestLedger,
@@ -63,6 +68,7 @@ impl Judge {
             version: service.version.clone(),
             comparer: Comparer::new(&service.compare, &service.record),
             slices: Mutex::default(),
+            production: Mutex::default(),
             evidence: Mutex::default(),
             labels: Mutex::default(),
             ledger: RequestLedger::default(),
@@ -126,8 +132,13 @@ impl Judge {
     pub(super) fn version(&self, whose: (TapId, usize, Arm), version: &str) {
         let mut versions = lock(&self.versions);
         let known = versions.entry(whose).or_default();
-        if known != version {
-            version.clone_into(known);
+        if known == version {
+            return;
+        }
+        version.clone_into(known);
+        let (_, index, arm) = whose;
+        if let Some(service) = self.services.get(index) {
+            service.said(arm, version);
         }
     }
 
@@ -280,6 +291,8 @@ impl Judge {
             let ledger = LedgerFile {
                 since: self.since,
                 time,
+                shadow_version: service.version.clone(),
+                production_versions: lock(&service.production).clone(),
                 seen: balance.seen,
                 compared: balance.compared,
                 drops: drops(&balance),
@@ -316,6 +329,18 @@ fn drops(balance: &Balance) -> BTreeMap<String, u64> {
 }
 
 impl Service {
+    /// A tap has named a version that answers in production.
+    fn said(&self, arm: Arm, version: &str) {
+        tracing::info!(
+            service = %self.name, arm = arm.label(), version, shadow = %self.version,
+            "version in production"
+        );
+        let mut said = lock(&self.production);
+        if arm == Arm::Stable && said.len() < MAX_VERSIONS {
+            said.insert(version.to_owned());
+        }
+    }
+
     fn summary(&self) -> ServiceSummary {
         let balance = self.ledger.balance();
         let verdicts = |arm| {

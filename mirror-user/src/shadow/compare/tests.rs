@@ -68,7 +68,7 @@ fn json_is_compared_by_value() {
         &plain,
         r#"{"a":1,"b":2,"c":3}"#,
         r#"{"a":2,"b":3}"#,
-        Some("/a: 1 became 2; 2 more differences"),
+        Some("/a: 1 became 2; 2 more differences: /b, /c"),
     );
 }
 
@@ -152,7 +152,9 @@ fn a_class_distribution_is_judged_by_its_label_first() {
         &labels,
         &answer("[0.1,0.6,0.3]"),
         &answer("[0.10,0.25,0.65]"),
-        Some("/outputs/0/data: label 1 became 2 (probability 0.6, now 0.65); 1 more difference"),
+        Some(
+            "/outputs/0/data: label 1 became 2 (probability 0.6, now 0.65); 1 more difference: /id",
+        ),
     );
     check(
         &labels,
@@ -686,4 +688,71 @@ proptest! {
         prop_assert!(a != b || comparison.verdict == Verdict::Match);
         prop_assert!((0.0..=1.0).contains(&comparison.score));
     }
+}
+
+/// What a report proposes to ignore is told from the places where answers differ.
+#[test]
+fn places_are_noted_by_what_differs_there() {
+    let comparer = comparer(|compare| {
+        compare.prediction = Some("/y".into());
+        compare.ignore = vec!["/ignored".into()];
+    });
+    let production = r#"{"y":1,"id":"a-1","at":"2026-11-22 03:00","n":1,"f":0.5,"s":"a b","ignored":1,
+        "list":[{"id":"a","t":"x"},{"id":"b","t":"x y"}],"k":1,"long":[1]}"#;
+    let shadow = r#"{"y":2,"id":"a-2","at":"2026-11-22 03:01","n":2,"f":0.7,"s":"a c","ignored":2,
+        "list":[{"id":"c","t":"z"},{"id":"d","t":"z y"}],"k":"1","long":[1,2],"new":true}"#;
+    let comparison = comparer.compare(&json_exchange(production, shadow));
+    let expected = [
+        ("/at", Values::Token),
+        ("/f", Values::Number),
+        ("/id", Values::Token),
+        ("/k", Values::Kinds),
+        ("/list/*/id", Values::Token),
+        ("/list/*/t", Values::Text),
+        ("/long", Values::Length),
+        ("/n", Values::Integer),
+        ("/new", Values::Missing),
+        ("/s", Values::Text),
+        ("/y", Values::Prediction),
+    ];
+    let found: Vec<_> = comparison.places.found.iter().collect();
+    let found: Vec<_> = found.iter().map(|(p, v)| (&***p, **v)).collect();
+    assert_eq!((found, comparison.places.more), (expected.to_vec(), false));
+    let words = comparison.difference.unwrap();
+    assert_eq!(
+        words,
+        "/y: 1 became 2; 12 more differences: /at, /f, /id, …"
+    );
+}
+
+#[test]
+fn many_places_are_not_all_noted() {
+    let body = |value: u32, keys: u32| {
+        let members: Vec<String> = (0..keys).map(|key| format!("\"k{key}\":{value}")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let places = |keys| {
+        let comparer = comparer(|_| {});
+        let comparison = comparer.compare(&json_exchange(&body(1, keys), &body(5, keys)));
+        (comparison.places.found.len(), comparison.places.more)
+    };
+    assert_eq!(places(16), (16, false));
+    assert_eq!(places(17), (16, true));
+    assert_eq!(places(5000), (16, true));
+}
+
+/// Names of members under what is redacted are not shown, as one of more differences either.
+#[test]
+fn redacted_places_end_there() {
+    let record = config::Record {
+        redact_fields: vec!["/user".into()],
+        ..record_config()
+    };
+    let comparer = Comparer::new(&compare_config(), &record);
+    let production = r#"{"a":1,"user":{"hush":1,"hush2":1}}"#;
+    let shadow = r#"{"a":2,"user":{"hush":2,"hush2":2}}"#;
+    let comparison = comparer.compare(&json_exchange(production, shadow));
+    let words = comparison.difference.unwrap();
+    assert_eq!(words, "/a: 1 became 2; 2 more differences: /user, …");
+    assert_eq!(comparison.places.found["/user"], Values::Redacted);
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::distribution::{self, Label};
 use super::json::{Node, Number};
+use super::places::{Places, Values};
 use super::pointer::{Pointers, push_token};
 use super::words::{excerpts, number_pair, short};
 
@@ -60,7 +61,21 @@ pub(super) struct Finding {
     pub(super) agreeing: u64,
     /// The difference to name, if there is any.
     pub(super) difference: Option<String>,
+    /// Where there are differences.
+    pub(super) places: Places,
 }
+
+/// A difference in words.
+struct Named {
+    pointer: String,
+    words: String,
+}
+
+/// Differences besides the first that are named.
+const MORE: usize = 3;
+
+/// Characters of a pointer to one of them.
+const POINTER: usize = 48;
 
 /// Holds `production` against `shadow`.
 pub(super) fn compare<'n>(
@@ -76,6 +91,8 @@ pub(super) fn compare<'n>(
         differences: 0,
         first: None,
         answer: None,
+        pointers: Vec::new(),
+        places: Places::default(),
     };
     let prediction = match &rules.prediction {
         pointers if pointers.is_empty() => Place::Outside,
@@ -83,19 +100,47 @@ pub(super) fn compare<'n>(
     };
     let ignore = (!rules.ignore.is_empty()).then_some(&rules.ignore);
     walk.nodes(production, shadow, ignore, prediction);
-    let difference = walk.answer.or(walk.first).map(|mut words| {
+    let named = walk.answer.take().or_else(|| walk.first.take());
+    let difference = named.map(|Named { pointer, words }| {
         let more = walk.differences - 1;
-        if more > 0 {
-            let plural = if more == 1 { "" } else { "s" };
-            let _ = write!(words, "; {more} more difference{plural}");
-        }
-        words
+        format!(
+            "{pointer}: {words}{}",
+            more_words(more, &pointer, &walk.pointers)
+        )
     });
     Finding {
         compared: walk.compared,
         agreeing: walk.agreeing,
         difference,
+        places: walk.places,
     }
+}
+
+/// `; 5 more differences: /created, /id, /model, …`, or nothing.
+fn more_words(more: u64, named: &str, pointers: &[String]) -> String {
+    if more == 0 {
+        return String::new();
+    }
+    let plural = if more == 1 { "" } else { "s" };
+    let mut words = format!("; {more} more difference{plural}");
+    let others: Vec<&String> = pointers.iter().filter(|other| *other != named).collect();
+    let shown = others
+        .iter()
+        .take(MORE)
+        .map(|pointer| match pointer.char_indices().nth(POINTER) {
+            Some((end, _)) => format!("{}…", &pointer[..end]),
+            None => (*pointer).clone(),
+        });
+    let shown: Vec<String> = shown.collect();
+    if !shown.is_empty() {
+        let rest = if more > shown.len() as u64 {
+            ", …"
+        } else {
+            ""
+        };
+        let _ = write!(words, ": {}{rest}", shown.join(", "));
+    }
+    words
 }
 
 /// Where a node lies as the prediction pointer sees it.
@@ -144,9 +189,12 @@ struct Walk<'n> {
     agreeing: u64,
     differences: u64,
     /// The first difference, in words.
-    first: Option<String>,
+    first: Option<Named>,
     /// The first difference in what the model said: named before all others.
-    answer: Option<String>,
+    answer: Option<Named>,
+    /// Where the first differences are, one more than are named.
+    pointers: Vec<String>,
+    places: Places,
 }
 
 /// The numbers of one array that differ.
@@ -181,7 +229,7 @@ impl<'n> Walk<'n> {
             (a, b) => {
                 self.compared += a.leaves().max(b.leaves());
                 let answer = matches!(prediction, Place::Inside);
-                self.differ(answer, |walk| walk.became(a, b));
+                self.differ(answer, Values::of(a, b), |walk| walk.became(a, b));
             }
         }
     }
@@ -192,24 +240,44 @@ impl<'n> Walk<'n> {
     }
 
     /// Notes a difference here; words are only made for those that are named.
-    fn differ(&mut self, answer: bool, words: impl FnOnce(&Self) -> Cow<'static, str>) {
+    fn differ(
+        &mut self,
+        answer: bool,
+        values: Values,
+        words: impl FnOnce(&Self) -> Cow<'static, str>,
+    ) {
         self.differences += 1;
+        if self.places.wants() {
+            let (place, redacted) = self.pointer(true);
+            let values = match (answer, redacted) {
+                (_, true) => Values::Redacted,
+                (true, false) => Values::Prediction,
+                (false, false) => values,
+            };
+            self.places.add(place, values);
+            if self.pointers.len() <= MORE {
+                let (pointer, _) = self.pointer(false);
+                if !self.pointers.contains(&pointer) {
+                    self.pointers.push(pointer);
+                }
+            }
+        }
         let taken = if answer { &self.answer } else { &self.first };
         if taken.is_some() {
             return;
         }
-        let (pointer, redacted) = self.pointer();
+        let (pointer, redacted) = self.pointer(false);
         let words = if redacted {
             "differs (redacted)".into()
         } else {
             words(self)
         };
-        let words = format!("{pointer}: {words}");
+        let words = words.into_owned();
         *(if answer {
             &mut self.answer
         } else {
             &mut self.first
-        }) = Some(words);
+        }) = Some(Named { pointer, words });
     }
 
     fn step<R>(&mut self, step: Step<'n>, visit: impl FnOnce(&mut Self) -> R) -> R {
@@ -274,7 +342,9 @@ impl<'n> Walk<'n> {
         if extra > 0 {
             self.compared += extra;
             let (from, to) = (production.len(), shadow.len());
-            self.differ(false, |_| format!("{from} elements became {to}").into());
+            self.differ(false, Values::Length, |_| {
+                format!("{from} elements became {to}").into()
+            });
         }
     }
 
@@ -295,7 +365,9 @@ impl<'n> Walk<'n> {
             && let Some(row) = was.iter().zip(now).position(|(p, s)| p.index != s.index)
         {
             let width = production.len() / was.len();
-            self.differ(true, |walk| walk.relabelled(was, now, row, width));
+            self.differ(true, Values::Number, |walk| {
+                walk.relabelled(was, now, row, width)
+            });
             return;
         }
         let Some((index, distance)) = numbers.largest else {
@@ -306,7 +378,7 @@ impl<'n> Walk<'n> {
         };
         let (differing, of) = (numbers.differing, production.len().max(shadow.len()));
         let holds = prediction.holds_numbers();
-        self.differ(holds, |walk| {
+        self.differ(holds, Values::Number, |walk| {
             if (0..of).any(|index| walk.hides(index)) {
                 return format!("{differing} of {of} numbers differ (redacted)").into();
             }
@@ -394,7 +466,9 @@ impl<'n> Walk<'n> {
         }
         self.compared += only.leaves();
         let answer = matches!(prediction, Place::Inside);
-        self.differ(answer, |_| format!("only in {whose} answer").into());
+        self.differ(answer, Values::Missing, |_| {
+            format!("only in {whose} answer").into()
+        });
     }
 
     /// The words for two values that are not two arrays or two objects.
@@ -415,9 +489,9 @@ impl<'n> Walk<'n> {
         }
     }
 
-    /// The pointer to here, and whether its value is redacted. It ends at what is redacted: the
-    /// names of members under it are not shown.
-    fn pointer(&self) -> (String, bool) {
+    /// The pointer to here, with `*` for indices where it is to be `general`, and whether its value is
+    /// redacted. It ends at what is redacted: the names of members under it are not shown.
+    fn pointer(&self, general: bool) -> (String, bool) {
         let mut pointer = String::new();
         let mut redact = Some(&self.rules.redact);
         let mut hidden = redact.is_some_and(Pointers::is_named);
@@ -432,12 +506,16 @@ impl<'n> Walk<'n> {
                 }
                 Step::Index(index) => {
                     redact = redact.and_then(|redact| redact.index(*index));
-                    let _ = write!(pointer, "/{index}");
+                    if general {
+                        pointer.push_str("/*");
+                    } else {
+                        let _ = write!(pointer, "/{index}");
+                    }
                 }
             }
             hidden = redact.is_some_and(Pointers::is_named);
         }
-        if pointer.is_empty() {
+        if pointer.is_empty() && !general {
             pointer.push_str("the answer");
         }
         (pointer, hidden)

@@ -100,6 +100,9 @@ impl Form {
             verdict: comparison.verdict,
             score: comparison.score,
             difference: comparison.difference.as_deref().map(Cow::Borrowed),
+            differing: (!comparison.places.found.is_empty())
+                .then_some(Cow::Borrowed(&comparison.places.found)),
+            differing_more: comparison.places.more,
         }
     }
 
@@ -227,7 +230,7 @@ fn text(bytes: Cow<'_, [u8]>) -> Result<Cow<'_, str>, Cow<'_, [u8]>> {
     }
 }
 
-fn sha256(body: &[u8]) -> String {
+pub(in crate::shadow) fn sha256(body: &[u8]) -> String {
     format!("{:x}", Sha256::digest(body))
 }
 

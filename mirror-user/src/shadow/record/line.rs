@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::shadow::compare::Verdict;
+use crate::shadow::compare::{Values, Verdict};
 
 /// One exchange.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,6 +56,12 @@ pub struct Record<'a> {
     /// The difference that was named.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub difference: Option<Cow<'a, str>>,
+    /// Where answers that are both JSON differ: pointers with `*` for every index, and what differs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differing: Option<Cow<'a, BTreeMap<String, Values>>>,
+    /// Whether they differ in more places than these.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub differing_more: bool,
 }
 
 /// The request of a [`Record`].

@@ -25,6 +25,20 @@ pub fn read(
     since: Option<SystemTime>,
     mut visit: impl FnMut(Result<Record<'_>, NoRecord>) -> ControlFlow<()>,
 ) -> anyhow::Result<()> {
+    lines(folder, since, |line| {
+        visit(serde_json::from_slice(line).map_err(|_| NoRecord))
+    })
+}
+
+/// The same, for who does not need all of a record.
+///
+/// # Errors
+/// As [`read`].
+pub fn lines(
+    folder: &Path,
+    since: Option<SystemTime>,
+    mut visit: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> anyhow::Result<()> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .with_context(|| format!("cannot list {}", folder.display()))?
         .filter_map(Result::ok)
@@ -47,7 +61,7 @@ pub fn read(
 fn read_file(
     path: &Path,
     since: Option<SystemTime>,
-    visit: &mut impl FnMut(Result<Record<'_>, NoRecord>) -> ControlFlow<()>,
+    visit: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<ControlFlow<()>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ControlFlow::Continue(())),
@@ -61,8 +75,7 @@ fn read_file(
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line)? > 0 {
-        let record = serde_json::from_slice(&line).map_err(|_| NoRecord);
-        if visit(record).is_break() {
+        if visit(&line).is_break() {
             return Ok(ControlFlow::Break(()));
         }
         line.clear();

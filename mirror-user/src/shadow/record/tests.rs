@@ -113,6 +113,7 @@ fn a_record_has_the_fields_of_the_contract() {
         "verdict": "different",
         "score": 0.0,
         "difference": "/y: 1 became 2",
+        "differing": {"/y": "prediction"},
     });
     assert_eq!(record, expected);
 }
@@ -242,6 +243,8 @@ fn only_the_owner_can_read() {
         &LedgerFile {
             since: exchange.time,
             time: exchange.time,
+            shadow_version: String::new(),
+            production_versions: Default::default(),
             seen: 1,
             compared: 1,
             drops: Default::default(),

@@ -71,18 +71,24 @@ impl Differences {
     }
 }
 
+/// `2 more differences`, with or without their names.
+fn is_more(text: &str) -> bool {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let rest = rest.strip_prefix(" more difference");
+    let rest = rest.map(|rest| rest.strip_prefix('s').unwrap_or(rest));
+    text.starts_with(|c: char| c.is_ascii_digit())
+        && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
+}
+
 /// A difference without its values. A status stays as it is: there are few, and they matter.
 fn kind(difference: &str) -> String {
     if difference.starts_with("status ") {
         return difference.to_owned();
     }
-    let first = difference
-        .rfind("; ")
-        .filter(|&at| {
-            difference.ends_with("more difference")
-                || difference[at..].ends_with("more differences")
-        })
-        .map_or(difference, |at| &difference[..at]);
+    let mut ends = difference.rmatch_indices("; ");
+    let first = ends
+        .find(|&(at, found)| is_more(&difference[at + found.len()..]))
+        .map_or(difference, |(at, _)| &difference[..at]);
     let mut kind = String::with_capacity(first.len());
     let mut characters = first.chars().peekable();
     let mut before = ' ';
@@ -132,6 +138,11 @@ mod tests {
         check(
             "/outputs/0/data: label 3 became 5 (probability 0.61, now 5.8e-1); 2 more differences",
             "/outputs/#/data: label # became # (probability #, now #)",
+        );
+        check("/a: 1 became 2; 1 more difference", "/a: # became #");
+        check(
+            "/a: 1 became 2; 5 more differences: /b; c, /d, …",
+            "/a: # became #",
         );
         check(
             "/a1/x2: -1.5 became 2e-9 (by 3)",

@@ -85,7 +85,8 @@ fn section(page: &mut String, section: &Section) {
     }
     page.push_str("</table></div>\n");
     if let Some(more) = &section.more {
-        let _ = writeln!(page, "<p class=\"more\">{}</p>", escape(more));
+        let more = escape(more).replace('\n', "<br>");
+        let _ = writeln!(page, "<p class=\"more\">{more}</p>");
     }
 }
 

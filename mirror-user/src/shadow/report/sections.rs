@@ -6,12 +6,18 @@ use super::Service;
 use super::figures::{count, cut, figure, milliseconds, percent, points, second, span};
 use super::labels::{Accuracy, LabelsRead, Right, RightSlice};
 use super::prediction::{Bar, Meaning, Numbers, Predictions, Spread};
+use super::proposal::Proposal;
+use super::selection::Pair;
 use super::service::{Canary, Fidelity, LegLatency};
 use super::statistics::{Quantiles, Share};
+use crate::shadow::compare::Values;
 use crate::shadow::message::DropReason;
 
 /// Rows of a list that are shown; `--output json` has all.
 const ROWS: usize = 10;
+
+/// Other version pairs that are named.
+const OTHERS: usize = 5;
 
 /// A table with its title.
 pub(super) struct Section {
@@ -94,6 +100,8 @@ pub(super) fn sections(service: &Service) -> Vec<Section> {
     sections.push(latency(service));
     sections.push(status(service));
     sections.extend(differences(service));
+    let found = service.proposal.as_ref();
+    sections.extend(found.map(|found| proposal(found, service.agreement)));
     if let Some(predictions) = &service.predictions {
         sections.extend(labels(predictions));
         sections.extend(changes(predictions));
@@ -213,6 +221,7 @@ fn overview(service: &Service) -> Section {
         count(service.compared).into(),
         when.into(),
     ]);
+    chosen(service, &mut table);
     if let Some(Share { share, low, high }) = service.agreement {
         let interval = format!("95 % interval {} to {}", percent(low), percent(high));
         table.row(["agreement".into(), percent(share).into(), interval.into()]);
@@ -254,6 +263,10 @@ fn overview(service: &Service) -> Section {
             ]);
         }
     }
+    if let Some(versions) = &service.ledger_of_others {
+        let words = format!("the agent's present ledger is of {versions}");
+        table.row(["fidelity".into(), "-".into(), words.into()]);
+    }
     if verdicts.both_failed > 0 {
         let words = "answered with 4xx or 5xx by both: not part of the agreement";
         table.row([
@@ -278,6 +291,83 @@ fn overview(service: &Service) -> Section {
             words.into(),
         ]);
     }
+    table
+}
+
+/// Which records these are, and which there are besides.
+fn chosen(service: &Service, table: &mut Section) {
+    let mut note = |name: &str, number: Option<u64>, words: String| {
+        let number = number.map(count).unwrap_or_default();
+        table.row([name.into(), number.into(), words.into()]);
+    };
+    if let (Some(last), Some(pair)) = (service.last_only, &service.pair) {
+        let words = format!("the last ones of {}", count(pair.compared));
+        note("at most", Some(last), words);
+    }
+    if let Some(since) = service.since {
+        let since = second(since);
+        note("since", None, format!("{since} UTC; none from before"));
+    }
+    if let Some(recompared) = &service.recompared {
+        let changed = count(recompared.changed);
+        let words = format!("by the present rules; {changed} have another verdict than recorded");
+        note("recompared", Some(recompared.recompared), words);
+        let left_out: BTreeMap<String, u64> = recompared
+            .left_out
+            .iter()
+            .map(|(why, &count)| ((*why).to_owned(), count))
+            .collect();
+        let number = left_out.values().sum();
+        if number > 0 {
+            let words = format!("cannot be recompared: {}", by_reason(&left_out));
+            note("left out", Some(number), words);
+        }
+    }
+    for (index, other) in service.other_pairs.iter().enumerate().take(OTHERS) {
+        let Pair { production, shadow } = &other.pair;
+        let shadows = service.pair.iter().chain(&service.other_pairs[..index]);
+        let is_plain = shadows
+            .into_iter()
+            .all(|known| known.pair.shadow != *shadow);
+        let option = match is_plain {
+            true => shadow.clone(),
+            false => format!("{production}/{shadow}"),
+        };
+        let until = second(other.last);
+        let words = format!(
+            "--version {option}: {shadow} in the shadow of {production}, until {until} UTC"
+        );
+        note("not here", Some(other.compared), words);
+    }
+    let more = service.other_pairs.len().saturating_sub(OTHERS);
+    if more > 0 {
+        note(
+            "not here",
+            None,
+            format!("and {more} pairs more: --output json lists them"),
+        );
+    }
+}
+
+/// What always differs, and the line that leaves it out of the comparison.
+fn proposal(found: &Proposal, now: Option<Share>) -> Section {
+    let title = "Always different: ids, times, versions? Then ignore them";
+    let mut table = Section::new(title, &[], [0]);
+    for place in found.places.iter().take(ROWS) {
+        let values = match place.values {
+            Values::Integer => "integers",
+            Values::Missing => "only in one answer",
+            _ => "short texts",
+        };
+        let pointer = place.pointer.as_str();
+        table.row([percent(place.share).into(), pointer.into(), values.into()]);
+    }
+    let share = |share: Option<Share>| share.map_or_else(|| "-".into(), |s| percent(s.share));
+    let (would, now) = (share(found.agreement), share(now));
+    table.more = Some(format!(
+        "{would} would agree, rather than {now}, with this in [service.compare]:\n  {}",
+        found.line()
+    ));
     table
 }
 

@@ -10,6 +10,9 @@ use super::LedgerFile;
 use super::differences::{Difference, Differences};
 use super::labels::Accuracy;
 use super::prediction::{Gathered, Predictions};
+use super::proposal::{Places, Proposal};
+use super::recompare::Recompared;
+use super::selection::PairRecords;
 use super::statistics::{Durations, Quantiles, Share};
 use crate::shadow::compare::{OTHER, Verdict};
 use crate::shadow::record::line::{Answer, Record};
@@ -22,6 +25,22 @@ const MAX_SLICES: usize = 1000;
 pub struct Service {
     /// The service's name.
     pub service: String,
+    /// The versions that it is of, with all that was recorded of them.
+    pub pair: Option<PairRecords>,
+    /// Other pairs that there are records of, which are not in here; the last one first.
+    pub other_pairs: Vec<PairRecords>,
+    /// Records from before this are not in here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// At most so many records were wanted, the last ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_only: Option<u64>,
+    /// How many could be compared once more, where that was asked for; the others are not in here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recompared: Option<Recompared>,
+    /// Of which other versions the agent's present ledger is, so that nothing is said of fidelity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger_of_others: Option<String>,
     /// Versions that answered in production.
     pub production_versions: BTreeSet<String>,
     /// Versions that answered in the shadow.
@@ -52,6 +71,8 @@ pub struct Service {
     pub differences: Vec<Difference>,
     /// Differences of kinds beyond the thousand that are told apart.
     pub other_differences: u64,
+    /// What always differs and may be ignored.
+    pub proposal: Option<Proposal>,
     /// What both versions said.
     pub predictions: Option<Predictions>,
     /// Agreement by slice, worst first: by the upper end of the interval, so that a slice of few
@@ -168,6 +189,7 @@ pub(super) struct Tally {
     shadow: Leg,
     errors: BTreeMap<String, u64>,
     differences: Differences,
+    places: Places,
     predictions: Gathered,
     slices: HashMap<String, (u64, u64)>,
     canary: Option<Box<Tally>>,
@@ -244,6 +266,7 @@ impl Tally {
         if let Some(difference) = &record.difference {
             self.differences.add(record, difference);
         }
+        self.places.add(record);
         self.predictions.add(
             record.id,
             record.production.prediction.as_deref(),
@@ -281,12 +304,25 @@ impl Tally {
         *matched += u64::from(verdict == Verdict::Match);
     }
 
-    pub(super) fn finish(self, service: String, ledger: Option<LedgerFile>) -> Service {
+    pub(super) fn finish(
+        self,
+        service: String,
+        ledger: Option<LedgerFile>,
+        ignored: &[String],
+    ) -> Service {
         let latency = self.latency();
         let (differences, other_differences) = self.differences.finish();
         let served = self.verdicts.served();
+        let matched = [self.verdicts.r#match, self.verdicts.judged()];
         Service {
             service,
+            pair: None,
+            other_pairs: Vec::new(),
+            since: None,
+            last_only: None,
+            recompared: None,
+            ledger_of_others: None,
+            proposal: self.places.finish(ignored, matched),
             first: self.first,
             last: self.last,
             compared: self.compared,

@@ -97,7 +97,7 @@ fn the_canary_is_counted_apart() {
     };
     let lines = [line(1, |_| {}), canary(2), line(3, |_| {}), canary(4)];
     fs::write(service.join("comparisons-1.jsonl"), lines.concat()).unwrap();
-    let report = summarize(folder.path(), None, None).unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
     let service = &report.services[0];
     let found = service.canary.as_ref().unwrap();
     assert_eq!((service.compared, found.compared), (2, 2));
@@ -137,7 +137,7 @@ fn what_both_failed_is_counted_apart() {
         failed(4),
     ];
     fs::write(service.join("comparisons-1.jsonl"), lines.concat()).unwrap();
-    let report = summarize(folder.path(), None, None).unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
     let service = &report.services[0];
     assert_eq!((service.compared, service.verdicts.both_failed), (5, 3));
     assert_eq!(service.agreement.unwrap().share, 0.5);
@@ -151,7 +151,7 @@ fn what_both_failed_is_counted_apart() {
 #[test]
 fn records_are_added_up() {
     let folder = records();
-    let report = summarize(folder.path(), None, None).unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
     let service = &report.services[0];
     assert_eq!(service.compared, 300);
     let verdicts = Verdicts {
@@ -198,7 +198,9 @@ fn records_are_added_up() {
 #[test]
 fn the_report_is_read_by_people() {
     let folder = records();
-    let text = summarize(folder.path(), None, None).unwrap().to_string();
+    let text = summarize(folder.path(), &Options::default())
+        .unwrap()
+        .to_string();
     println!("{text}");
     for line in text.lines() {
         assert!(line.chars().count() <= 100, "{line}");
@@ -218,21 +220,25 @@ fn the_report_is_read_by_people() {
 #[test]
 fn an_unknown_service_is_said_so() {
     let folder = records();
-    let error = summarize(folder.path(), Some("none"), None).unwrap_err();
+    let options = Options {
+        service: Some("none".into()),
+        ..Options::default()
+    };
+    let error = summarize(folder.path(), &options).unwrap_err();
     assert!(
         error.to_string().contains("there are: sentiment"),
         "{error}"
     );
-    assert!(summarize(&folder.path().join("none"), None, None).is_err());
+    assert!(summarize(&folder.path().join("none"), &Options::default()).is_err());
 }
 
 #[test]
 fn nothing_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
-    let report = summarize(folder.path(), None, None).unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
     assert!(report.to_string().contains("nothing was compared yet"));
     fs::create_dir(folder.path().join("new")).unwrap();
-    let report = summarize(folder.path(), None, None).unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
     assert_eq!(report.services[0].compared, 0);
     assert!(report.to_string().contains("nothing yet"));
 }
@@ -252,10 +258,318 @@ fn what_comes_from_traffic_is_escaped() {
         record["shadow"]["version"] = evil.into();
     });
     fs::write(service.join("comparisons-1.jsonl"), text).unwrap();
-    let report = summarize(folder.path(), None, None).unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
     assert!(!report.to_string().contains('\u{1b}'));
     let page = report.to_html();
     assert!(!page.contains("<script"), "{page}");
     assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"));
     assert!(page.contains("Slices, worst first"));
+}
+
+/// A service's folder with one file.
+fn folder_of(lines: &[String]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let service = folder.path().join("sentiment");
+    fs::create_dir(&service).unwrap();
+    fs::write(service.join("comparisons-1.jsonl"), lines.concat()).unwrap();
+    folder
+}
+
+/// A comparison of these versions, three a second.
+fn of_pair(index: u64, production: &str, shadow: &str) -> String {
+    line(index, |record| {
+        record["production"]["version"] = production.into();
+        record["shadow"]["version"] = shadow.into();
+    })
+}
+
+/// Three pairs, the last of which ends with record 9; and what the canary got meanwhile.
+fn pairs() -> tempfile::TempDir {
+    let canary = |index| {
+        let mut record: Value = serde_json::from_str(&of_pair(index, "v13", "v13")).unwrap();
+        record["arm"] = "canary".into();
+        format!("{record}\n")
+    };
+    let lines: Vec<String> = (0..10)
+        .map(|index| match index {
+            0..2 => of_pair(index, "v11", "v12"),
+            2..4 => of_pair(index, "v11", "v13"),
+            _ => of_pair(index, "v12", "v13"),
+        })
+        .chain([canary(2), canary(9)])
+        .collect();
+    folder_of(&lines)
+}
+
+fn wanted(wanted: Wanted) -> Options {
+    Options {
+        wanted,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn a_report_is_of_one_pair() {
+    let folder = pairs();
+    let check = |version: Option<&str>, expected: Option<(&str, &str)>, counts: [u64; 2]| {
+        let options = wanted(Wanted {
+            version: version.map(|version| version.parse().unwrap()),
+            ..Wanted::default()
+        });
+        let report = summarize(folder.path(), &options).unwrap();
+        let service = &report.services[0];
+        let found = service.pair.as_ref().map(|found| &found.pair);
+        let found = found.map(|pair| (&*pair.production, &*pair.shadow));
+        assert_eq!(found, expected, "{version:?}");
+        let canary = service.canary.as_ref().map_or(0, |canary| canary.compared);
+        assert_eq!([service.compared, canary], counts, "{version:?}");
+        report
+    };
+    let report = check(None, Some(("v12", "v13")), [6, 1]);
+    let text = report.to_string();
+    for words in [
+        "sentiment: v13 in the shadow of v12",
+        " 2  --version v11/v13: v13 in the shadow of v11, until 2026-11-22 03:00:01\n",
+        " 2  --version v12: v12 in the shadow of v11, until 2026-11-22 03:00:00 UTC\n",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    check(Some("v13"), Some(("v12", "v13")), [6, 1]);
+    check(Some("v11/v13"), Some(("v11", "v13")), [2, 2]);
+    check(Some("v12"), Some(("v11", "v12")), [2, 0]);
+    check(Some("v14"), None, [0, 0]);
+}
+
+#[test]
+fn a_report_is_of_a_time() {
+    let folder = pairs();
+    let count = |since: Option<u64>, last| {
+        let time = |index: u64| jiff::Timestamp::from_second(1_795_316_400 + index as i64 / 3);
+        let options = wanted(Wanted {
+            since: since.map(|index| time(index).unwrap()),
+            last,
+            version: None,
+        });
+        let report = summarize(folder.path(), &options).unwrap();
+        let service = &report.services[0];
+        let ids: Vec<_> = service.first.into_iter().chain(service.last).collect();
+        (service.compared, ids.first().copied() == time(6).ok())
+    };
+    assert_eq!(count(None, None), (6, false));
+    assert_eq!(count(Some(6), None), (4, true));
+    assert_eq!(count(None, Some(4)), (4, true));
+    assert_eq!(count(Some(6), Some(100)), (4, true));
+    assert_eq!(count(None, Some(100)), (6, false));
+    assert_eq!(count(Some(600), None), (0, false));
+}
+
+#[test]
+fn a_ledger_of_other_versions_says_nothing_of_these() {
+    let folder = records();
+    let file = folder.path().join("sentiment").join(LEDGER);
+    let ledger: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let report = |shadow: &str, production: &[&str]| {
+        let mut ledger = ledger.clone();
+        ledger["shadow_version"] = shadow.into();
+        ledger["production_versions"] = json!(production);
+        fs::write(&file, ledger.to_string()).unwrap();
+        summarize(folder.path(), &Options::default()).unwrap()
+    };
+    let of_these = report("v13", &["v12"]);
+    assert!(of_these.services[0].fidelity.is_some());
+    for (shadow, production) in [("v14", &["v12"][..]), ("v13", &["v11", "v12"])] {
+        let report = report(shadow, production);
+        assert_eq!(report.services[0].fidelity, None);
+        let text = report.to_string();
+        let words = format!("{shadow} in the shadow of {}", production.join(" and "));
+        assert!(text.contains(&words), "{words} in {text}");
+    }
+}
+
+#[test]
+fn no_data_does_not_pass() {
+    let folder = records();
+    let reached = |options: &Options, thresholds: &[&str]| {
+        let thresholds: Vec<Threshold> = thresholds.iter().map(|t| t.parse().unwrap()).collect();
+        let mut report = summarize(folder.path(), options).unwrap();
+        report.check(&thresholds);
+        let said = report.thresholds.iter();
+        said.map(|at| (at.passes(), at.to_string()))
+            .collect::<Vec<_>>()
+    };
+    let said = reached(
+        &Options::default(),
+        &[
+            "agreement=0.92",
+            "agreement_low=0.92",
+            "fidelity=0.99",
+            "compared=301",
+            "answered=0.98",
+        ],
+    );
+    let passes: Vec<bool> = said.iter().map(|(passes, _)| *passes).collect();
+    assert_eq!(passes, [true, false, true, false, true], "{said:?}");
+    assert!(said[1].1.contains("is below 0.92"), "{said:?}");
+    let nothing = wanted(Wanted {
+        version: Some("v99".parse().unwrap()),
+        ..Wanted::default()
+    });
+    let said = reached(&nothing, &["agreement=0", "compared=1"]);
+    assert_eq!(
+        said[0],
+        (
+            false,
+            "sentiment: agreement has no data, at least 0 is wanted".into()
+        )
+    );
+    assert!(!said[1].0);
+}
+
+#[test]
+fn what_always_differs_is_proposed() {
+    let lines: Vec<String> = (0..20)
+        .map(|index| {
+            line(index, |record| {
+                record["verdict"] = "different".into();
+                record["difference"] = r#"/id: "a" became "b"; 1 more difference: /created"#.into();
+                record["differing"] = json!({"/id": "token", "/created": "integer"});
+                if index == 7 {
+                    record["differing"]["/label"] = "token".into();
+                }
+            })
+        })
+        .collect();
+    let folder = folder_of(&lines);
+    let options = Options {
+        ignored: [("sentiment".to_owned(), vec!["/old".to_owned()])].into(),
+        ..Options::default()
+    };
+    let report = summarize(folder.path(), &options).unwrap();
+    assert_eq!(
+        report.services[0].differences[0].kind,
+        "/id: \"…\" became \"…\""
+    );
+    for said in [report.to_string(), report.to_html().replace("&quot;", "\"")] {
+        for words in [
+            "95.00 % would agree, rather than 0.00 %",
+            r#"ignore = ["/old", "/created", "/id"]"#,
+        ] {
+            assert!(said.contains(words), "{words} in\n{said}");
+        }
+    }
+}
+
+/// An exchange with the bodies that were recorded of it.
+fn with_bodies(
+    index: u64,
+    production: &str,
+    shadow: &str,
+    change: impl FnOnce(&mut Value),
+) -> String {
+    line(index, |record| {
+        for (leg, body) in [("production", production), ("shadow", shadow)] {
+            record[leg]["body"] = body.into();
+            record[leg]["headers"] = json!({"content-type": "application/json"});
+            record[leg]["sha256"] = crate::shadow::record::form::sha256(body.as_bytes()).into();
+        }
+        record["verdict"] = "different".into();
+        record["score"] = 0.5.into();
+        record["difference"] = "as it was".into();
+        change(record);
+    })
+}
+
+#[test]
+fn recorded_payloads_are_compared_once_more() {
+    use crate::config::{Compare, Record};
+    let without_bodies = |record: &mut Value| {
+        for leg in ["production", "shadow"] {
+            for key in ["body", "headers"] {
+                record[leg].as_object_mut().unwrap().remove(key);
+            }
+        }
+    };
+    let withheld = |why: &'static str| {
+        move |record: &mut Value| {
+            record["shadow"].as_object_mut().unwrap().remove("body");
+            record["shadow"]["body_withheld"] = why.into();
+        }
+    };
+    let [was, now] = [r#"{"id":1,"y":[0.5]}"#, r#"{"id":2,"y":[0.6]}"#];
+    let coded = |record: &mut Value| {
+        for leg in ["production", "shadow"] {
+            record[leg]["headers"]["content-encoding"] = "gzip".into();
+            record[leg]["sha256"] = "of what was coded".into();
+        }
+    };
+    let lines = [
+        // Within the tolerance now; and not.
+        with_bodies(0, was, now, |_| {}),
+        with_bodies(1, was, now, coded),
+        with_bodies(2, was, r#"{"id":2,"y":[9]}"#, |_| {}),
+        // No body is needed.
+        with_bodies(3, was, was, without_bodies),
+        with_bodies(4, was, now, |record| {
+            without_bodies(record);
+            record["shadow"]["status"] = 500.into();
+        }),
+        failed(5),
+        // These cannot be told.
+        with_bodies(6, was, now, without_bodies),
+        with_bodies(7, was, now, withheld("larger than 16 MiB")),
+        with_bodies(
+            8,
+            was,
+            now,
+            withheld("not JSON, so that redact_fields cannot be applied"),
+        ),
+        with_bodies(9, was, now, |record| {
+            record["shadow"]["body"] = "{\"y\":\"[redacted]\"}".into()
+        }),
+    ];
+    let folder = folder_of(&lines);
+    let compare = Compare {
+        ignore: vec!["/id".into()],
+        absolute: 0.2,
+        prediction: Some("/y".into()),
+        ..Compare::default()
+    };
+    let rules = Comparer::new(&compare, &Record::default());
+    let options = Options {
+        rules: Some([("sentiment".to_owned(), rules)].into()),
+        ..Options::default()
+    };
+    let report = summarize(folder.path(), &options).unwrap();
+    let service = &report.services[0];
+    let left_out = [
+        ("payload_cut", 1),
+        ("payload_not_recorded", 1),
+        ("payload_redacted", 2),
+    ];
+    let expected = Recompared {
+        recompared: 6,
+        changed: 3,
+        left_out: left_out.into(),
+    };
+    assert_eq!(service.recompared, Some(expected));
+    let verdicts = Verdicts {
+        r#match: 3,
+        different: 2,
+        error: 1,
+        both_failed: 0,
+    };
+    assert_eq!((service.compared, service.verdicts), (6, verdicts));
+    let text = report.to_string();
+    for words in [
+        "payload_redacted 2",
+        "/y: 1 of 1 numbers",
+        "status 200 became 500",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    let other = Options {
+        rules: Some(BTreeMap::new()),
+        ..Options::default()
+    };
+    assert!(summarize(folder.path(), &other).is_err());
 }

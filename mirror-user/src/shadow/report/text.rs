@@ -24,10 +24,10 @@ impl fmt::Display for Report {
             }
             write!(f, "{service}")?;
         }
-        match &self.labels {
-            Some(read) => write!(f, "{}", labels_read(read)),
-            None => Ok(()),
+        if let Some(read) = &self.labels {
+            write!(f, "{}", labels_read(read))?;
         }
+        Ok(())
     }
 }
 
@@ -49,8 +49,8 @@ impl fmt::Display for Section {
         for line in self.table().to_string().lines() {
             writeln!(f, " {}", line.trim_end())?;
         }
-        if let Some(more) = &self.more {
-            writeln!(f, "  {more}")?;
+        for line in self.more.iter().flat_map(|more| more.lines()) {
+            writeln!(f, "  {}", printable(line))?;
         }
         Ok(())
     }
