@@ -7,6 +7,7 @@ mod logging;
 mod off;
 mod rollout;
 mod signals;
+mod status;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct Global {
-    /// The daemon's control socket [default: /run/modelmirror/control.sock]
+    /// The daemon's control socket [default: /run/modelmirror/control.sock], or the shadow agent's
     #[arg(long, global = true, value_name = "SOCKET")]
     control: Option<PathBuf>,
     /// How results are printed
@@ -108,8 +109,11 @@ enum Command {
         #[arg(long)]
         probe_tls: bool,
     },
-    /// Show what the daemon does
+    /// Show what the daemon does, or the shadow agent, or both, whichever runs on this host
     Status {
+        /// Only the shadow agent, at --control or /run/modelmirror/shadow.sock
+        #[arg(long)]
+        agent: bool,
         /// Only this service
         #[arg(long, value_name = "NAME", value_parser = service_name)]
         service: Option<String>,
@@ -412,7 +416,12 @@ fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
             daemons::shadow(&file.config)
         }
         Command::Check { file, probe_tls } => commands::check(&printer, &file.config, probe_tls),
-        Command::Status { service } => commands::status(&printer, socket(global), service),
+        Command::Status { agent, service } => status::status(
+            &printer,
+            global.control.as_deref(),
+            agent,
+            service.as_deref(),
+        ),
         Command::Mirror { change } => commands::mirror(&printer, socket(global), change),
         Command::Canary { change } => commands::canary(&printer, socket(global), change),
         Command::Rollout { command } => rollout::run(&printer, socket(global), command),
@@ -480,6 +489,7 @@ mod tests {
         check("check --config node.toml --output json", Ok(()));
         check("status --service a --control /tmp/c.sock", Ok(()));
         check("--output json status", Ok(()));
+        check("status --agent --service a", Ok(()));
         check("status --service a/b", Err("letters, digits"));
         check("mirror on --service a", Ok(()));
         check("mirror off", Err("--service"));

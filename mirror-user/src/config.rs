@@ -41,6 +41,9 @@ pub use values::{glob, is_name};
 /// Where the daemon is controlled unless the config says otherwise.
 pub const CONTROL_SOCKET: &str = "/run/modelmirror/control.sock";
 
+/// Where the shadow agent is asked unless the config says otherwise.
+pub const SHADOW_SOCKET: &str = "/run/modelmirror/shadow.sock";
+
 /// Where maps and links are pinned unless the config says otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/modelmirror";
 /// Where what the command line set is kept unless the config says otherwise.
@@ -415,6 +418,8 @@ pub struct Shadow {
     pub admin: SocketAddr,
     /// Where this host's private key is.
     pub key_file: PathBuf,
+    /// Where `modelmirror status` asks.
+    pub control_socket: PathBuf,
     /// The taps that are known by their keys.
     pub taps: Vec<Tap>,
     /// Whether `allow` may send in clear text.

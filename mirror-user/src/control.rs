@@ -10,6 +10,8 @@
 //! | `GET /v1/rollouts`, `?service=NAME` | | a list of [`RolloutSummary`], the last one first |
 //! | `POST /v1/off` | | [`Done`] |
 //!
+//! The shadow agent has a socket of the same kind, with `GET /v1/shadow` alone: [`shadow`].
+//!
 //! What is refused is answered with 4xx or 5xx and `{"error": "..."}`.
 
 mod canary;
@@ -17,6 +19,7 @@ mod client;
 mod render;
 mod rollout;
 mod server;
+pub mod shadow;
 mod status;
 
 pub use crate::dataplane::Mechanism;
@@ -31,7 +34,7 @@ pub use rollout::{
     Finish, Promote, RolloutHistory, RolloutOrder, RolloutOutcome, RolloutState, RolloutStates,
     RolloutSummary, ServiceRollout, Start, StepName,
 };
-pub use server::{bind, serve};
+pub use server::{bind, replace, serve};
 pub use status::{
     Agent, Interface, LookState, LookedArm, LookedExchanges, MirrorState, Mirrored, PacketCount,
     RingState, RunTimes, Sample, Service, Status,

@@ -205,6 +205,7 @@ impl Home {
         config
             .with("key_file", self.path().join(AGENT_KEY))
             .with("admin", SHADOW_ADMIN.to_string())
+            .with("control_socket", self.path().join("shadow.sock"))
             .with("record_dir", self.record_dir())
     }
 
@@ -391,6 +392,19 @@ impl Agent {
     /// When the agent does not answer.
     pub fn scrape(&self) -> Result<String> {
         scrape(&self.namespace, SHADOW_ADMIN)
+    }
+
+    /// What `modelmirror status` says of it, as `text` or `json`.
+    ///
+    /// # Errors
+    /// With what was written to stderr, when the exit code is not 0.
+    pub fn status(&self, output: &str) -> Result<String> {
+        let program = binary("modelmirror")?;
+        let control = self.config.with_file_name("shadow.sock");
+        let control = control.to_string_lossy();
+        let arguments = ["status", "--output", output, "--control", &control];
+        self.namespace
+            .output(&program.to_string_lossy(), &arguments)
     }
 
     /// What it tells the node: its summary of the service.

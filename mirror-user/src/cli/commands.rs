@@ -33,17 +33,6 @@ impl fmt::Display for Done {
     }
 }
 
-pub(super) fn status(
-    printer: &Printer,
-    socket: &Path,
-    service: Option<String>,
-) -> anyhow::Result<ExitCode> {
-    let client = Client::new(socket);
-    let status = block_on(async { Ok(client.status(service.as_deref()).await?) })?;
-    printer.print(&status)?;
-    Ok(ExitCode::SUCCESS)
-}
-
 pub(super) fn mirror(
     printer: &Printer,
     socket: &Path,

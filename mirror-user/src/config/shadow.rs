@@ -35,6 +35,7 @@ struct Typed {
     vxlan: Option<Spanned<SocketAddr>>,
     admin: Spanned<SocketAddr>,
     key_file: PathBuf,
+    control_socket: PathBuf,
     taps: Vec<TypedTap>,
     insecure: bool,
     allow: Vec<Spanned<IpNet>>,
@@ -104,6 +105,11 @@ impl Typed {
             vxlan: root.optional("vxlan", values::listen),
             admin: root.or("admin", ([127, 0, 0, 1], 9470).into(), values::listen),
             key_file: root.value("key_file", super::KEY_FILE.into(), values::path),
+            control_socket: root.value(
+                "control_socket",
+                super::SHADOW_SOCKET.into(),
+                values::socket_path,
+            ),
             taps: root
                 .sections("tap")
                 .into_iter()
@@ -263,6 +269,7 @@ impl Typed {
             vxlan: self.vxlan.map(Spanned::into_inner),
             admin: self.admin.into_inner(),
             key_file: self.key_file,
+            control_socket: self.control_socket,
             taps: self
                 .taps
                 .into_iter()

@@ -10,6 +10,7 @@ use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::shadow::{self, AgentStatus};
 use super::{CanaryChange, Change, Done, ErrorBody, Line, RolloutOrder, RolloutSummary, Status};
 use crate::http_client;
 
@@ -75,6 +76,14 @@ impl Client {
             None => "/v1/status".to_owned(),
         };
         self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// How the shadow agent at this socket is.
+    ///
+    /// # Errors
+    /// When nobody answers, or it is no agent.
+    pub async fn shadow_status(&self) -> Result<AgentStatus, ClientError> {
+        self.ask(Method::GET, shadow::PATH, Bytes::new()).await
     }
 
     /// Changes a service's mirror.

@@ -45,6 +45,15 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
+    replace(path)
+}
+
+/// The same, where what listens there is about to end.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn replace(path: &Path) -> anyhow::Result<UnixListener> {
+    let shown = path.display();
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new()
             .recursive(true)

@@ -325,6 +325,9 @@ pub struct Shadow {
     /// Production's bucket, the shadow's, how many.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub latencies: Vec<(u16, u16, u64)>,
+    /// Comparisons that are not among them, since the request had to wait until the shadow could be asked.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub saturated: u64,
     /// Comparisons and matches by slice.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub slices: BTreeMap<String, Slice>,

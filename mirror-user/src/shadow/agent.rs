@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
 use self::dispatch::Dispatcher;
@@ -36,7 +36,7 @@ use crate::admin::{self, Readiness};
 use crate::config::ServiceAddress;
 use crate::servers::{Usage, Watch};
 use crate::transport::keys::PrivateKey;
-use crate::{config, metrics};
+use crate::{config, control, metrics};
 
 mod dispatch;
 mod doors;
@@ -66,6 +66,7 @@ pub struct Agent {
     streams: std::net::TcpListener,
     door: Arc<dyn Accept>,
     admin: TcpListener,
+    control: Option<UnixListener>,
     doors: Arc<Doors>,
     metrics: metrics::Agent,
     memory: Memory,
@@ -87,17 +88,20 @@ impl Agent {
     /// As [`Agent::open`]; nothing has changed for the other one then.
     pub fn open_after(config: config::Shadow, before: &Doors) -> anyhow::Result<Self> {
         raise_file_limit();
-        let doors = Doors::open(&config, before)?;
+        let mut doors = Doors::open(&config, before)?;
         let capture = Capture::open(&config, doors.udp()?)?;
         let streams = doors.streams()?;
         let door = door(&config)?;
         let admin = doors.tcp(config.admin)?;
         record::prepare(&config)?;
+        // Last: whoever is asked there from now on is this agent.
+        let control = doors.control(&config.control_socket, before);
         Ok(Self {
             capture,
             streams,
             door,
             admin,
+            control,
             doors: Arc::new(doors),
             metrics: metrics::Agent::new(),
             memory: Memory::new(config.memory),
@@ -141,11 +145,13 @@ impl Agent {
             streams,
             door,
             admin,
+            control,
             doors: _doors,
             metrics,
             memory,
             config,
         } = self;
+        say_rules(&config);
         let judge = Arc::new(Judge::new(&config, metrics)?);
         let clock = Instant::now();
         let replays: Vec<_> = config
@@ -177,6 +183,9 @@ impl Agent {
         let dispatched = tokio::spawn(dispatcher.run(events));
         let mut served = JoinSet::new();
         served.spawn(serve_admin(admin, &judge, Arc::clone(&figures), &intake));
+        if let Some(control) = control {
+            served.spawn(serve_control(control, &judge, Arc::clone(&figures)));
+        }
         let shown = tokio::spawn(show(Arc::clone(&judge), Arc::clone(&figures)));
         for (index, service) in config.services.iter().enumerate() {
             let Some(labels) = &service.labels else {
@@ -298,6 +307,40 @@ fn serve_admin(
     admin::serve(listener, gather, ready)
 }
 
+/// Answers people on this host.
+fn serve_control(
+    listener: UnixListener,
+    judge: &Arc<Judge>,
+    figures: Arc<Figures>,
+) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
+    // As with `api`.
+    let judge = Arc::downgrade(judge);
+    let router = control::shadow::router(move || Some(judge.upgrade()?.status(&figures)));
+    async { axum::serve(listener, router).await }
+}
+
+/// What is in force from now on: at the start, and after each reload.
+fn say_rules(config: &config::Shadow) {
+    for service in &config.services {
+        let (compare, record) = (&service.compare, &service.record);
+        tracing::info!(
+            service = %service.name,
+            version = %service.version,
+            target = %service.target,
+            concurrency = service.concurrency,
+            queue = service.queue,
+            timeout = %humantime::format_duration(service.timeout),
+            ignore = ?compare.ignore,
+            absolute = compare.absolute,
+            relative = compare.relative,
+            prediction = compare.prediction.as_deref().unwrap_or("none"),
+            payloads = ?record.payloads,
+            redact_fields = ?record.redact_fields,
+            "rules in force"
+        );
+    }
+}
+
 /// What connections are answered with that ask by HTTP. They do not keep the judge, and its records,
 /// from their end. To be called in a runtime, which answers.
 fn api(judge: &Arc<Judge>, figures: Arc<Figures>) -> Api {
@@ -333,6 +376,7 @@ async fn show(judge: Arc<Judge>, figures: Arc<Figures>) {
     loop {
         interval.tick().await;
         judge.show(&figures);
+        judge.look(&figures);
         judge.write_ledgers();
     }
 }

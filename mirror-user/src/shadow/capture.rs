@@ -22,6 +22,7 @@ use super::memory::Memory;
 use super::message::{Segment, TapId};
 use super::resume::TapResume;
 use crate::config;
+use crate::control::shadow::TapStatus;
 use crate::tap_report::{ServiceReport, TapReport};
 use crate::transport::frame::Transport;
 
@@ -121,9 +122,36 @@ pub struct Tap {
     pub unnumbered: [Volume; Outcome::ALL.len()],
     /// What it last said of each service, by id.
     pub services: HashMap<u32, ServiceReport>,
+    /// Since when it is connected.
+    connected: Option<jiff::Timestamp>,
+    /// How it sends its copies, and its program's version, as it last said.
+    hello: Option<(&'static str, String)>,
+    /// When it last reported.
+    reported: Option<jiff::Timestamp>,
 }
 
 impl Tap {
+    /// How it is, for people.
+    pub fn status(&self) -> TapStatus {
+        let totals = self.totals();
+        let copies = Outcome::ALL.iter().map(|&outcome| {
+            let copies = totals.of(outcome).copies;
+            (outcome.label().to_owned(), copies)
+        });
+        let (transport, program) = self.hello.clone().unzip();
+        TapStatus {
+            name: self.name.clone(),
+            connected_since: self.connected,
+            transport: transport.map(str::to_owned),
+            program,
+            last_report: self.reported,
+            copies: copies.filter(|(_, copies)| *copies > 0).collect(),
+            outstanding: self.ledger.outstanding(),
+            lost_bytes: totals.of(Outcome::Lost).bytes,
+            closes: totals.closes(),
+        }
+    }
+
     /// Copies by outcome, numbered and not, and the ledger's other figures.
     pub fn totals(&self) -> Totals {
         let mut totals = self.ledger.totals();
@@ -442,6 +470,10 @@ impl Table {
                     self.keys.set(number, key);
                 }
                 let streamed = hello.transport == Transport::Stream;
+                tap.connected = Some(jiff::Timestamp::now());
+                // What it says goes to a terminal.
+                let program = hello.program.chars().filter(|c| !c.is_control()).take(64);
+                tap.hello = Some((hello.transport.label(), program.collect()));
                 if streamed {
                     let left = match self.paused {
                         false => self.left.remove(name),
@@ -456,7 +488,10 @@ impl Table {
                 let begun = hello.lanes.iter().filter(|lane| lane.position > 0);
                 tap.ledger.begun(begun.map(|lane| lane.lane));
             }
-            Item::Gone => self.streams.push(StreamNews::Ends(id)),
+            Item::Gone => {
+                tap.connected = None;
+                self.streams.push(StreamNews::Ends(id));
+            }
             Item::Report(report) => {
                 if tap.report(report) {
                     self.changed = true;
@@ -507,6 +542,7 @@ impl Tap {
 
     /// Takes a report in; says whether a service is not what it was, figures apart.
     fn report(&mut self, report: TapReport) -> bool {
+        self.reported = Some(jiff::Timestamp::now());
         self.ledger.report(report.boot, &report.lanes);
         let mut changed = false;
         for service in report.services {

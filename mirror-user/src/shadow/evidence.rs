@@ -24,6 +24,8 @@ pub struct Evidence {
     /// Requests by the buckets of both latencies, production's first. There are 432 x 432 at most;
     /// two servers fill a few thousand.
     latency: BTreeMap<(u16, u16), u64>,
+    /// Requests that are not among them, since they had to wait for the shadow.
+    saturated: u64,
     /// As many as [`super::compare::Slices`] admits.
     slices: BTreeMap<String, Slice>,
 }
@@ -45,7 +47,9 @@ impl Evidence {
             fails(&exchange.shadow),
         ];
         self.pairs.add(failed);
-        if let Some(shadow) = exchange.shadow_first_byte()
+        if exchange.saturated {
+            self.saturated += 1;
+        } else if let Some(shadow) = exchange.shadow_first_byte()
             && !exchange.request.late
         {
             let pair = (bucket(exchange.production_first_byte()), bucket(shadow));
@@ -71,6 +75,11 @@ impl Evidence {
     pub fn latency_pairs(&self) -> Vec<(u16, u16, u64)> {
         let pairs = self.latency.iter();
         pairs.map(|(&(p, s), &count)| (p, s, count)).collect()
+    }
+
+    /// See [`super::summary::ServiceSummary::saturated`].
+    pub fn saturated(&self) -> u64 {
+        self.saturated
     }
 
     /// The slices by name.
@@ -182,6 +191,24 @@ mod tests {
         let [two, ten, thirty] = [2, 10, 30].map(|ms| bucket(Duration::from_millis(ms)));
         let expected = [(ten, two, 1), (ten, thirty, 2)];
         assert_eq!(evidence.latency_pairs(), expected);
+    }
+
+    #[test]
+    fn the_latency_of_a_shadow_that_cannot_keep_up_is_none() {
+        let mut evidence = Evidence::default();
+        let mut exchange = exchange(response(200, &[], b""), Ok(response(200, &[], b"")));
+        let comparison = crate::shadow::compare::Comparer::new(
+            &crate::shadow::compare::fixture::compare_config(),
+            &crate::shadow::compare::fixture::record_config(),
+        )
+        .compare(&exchange);
+        for saturated in [true, true, false] {
+            exchange.saturated = saturated;
+            evidence.add(&exchange, &comparison);
+        }
+        let counted: u64 = evidence.latency_pairs().iter().map(|(_, _, n)| n).sum();
+        assert_eq!((evidence.saturated(), counted), (2, 1));
+        assert_eq!(evidence.pairs(), pairs(0, 0, 0, 3));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(crate) fn shadow() -> config::Shadow {
         vxlan: None,
         admin: any,
         key_file: "/nonexistent".into(),
+        control_socket: "/nonexistent/control.sock".into(),
         taps: Vec::new(),
         insecure: true,
         allow: vec!["127.0.0.0/8".parse().unwrap()],
@@ -111,5 +112,6 @@ pub(crate) fn answered(exchange: ExchangeId, status: u16) -> Answered {
         },
         written_ns: 0,
         shadow: Ok(response(status)),
+        saturated: false,
     }
 }

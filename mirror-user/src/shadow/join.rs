@@ -125,6 +125,11 @@ impl Pending {
         })
     }
 
+    /// Which service an exchange without an outcome is of.
+    pub fn service(&self, id: ExchangeId) -> Option<usize> {
+        Some(self.entries.get(&id)?.service)
+    }
+
     /// The shadow's answer.
     pub fn answered(&mut self, shadow: Answered) -> Option<Joined> {
         let id = shadow.job.exchange;

@@ -332,6 +332,14 @@ impl TapLedger {
         totals
     }
 
+    /// Copies that the tap said it has sent and that have no outcome yet.
+    pub fn outstanding(&self) -> u64 {
+        let lanes = self.lanes.values();
+        lanes
+            .map(|lane| lane.horizon().saturating_sub(lane.floor))
+            .sum()
+    }
+
     /// Each lane of the present life.
     pub fn lanes(&self) -> impl Iterator<Item = (u16, &Totals)> {
         self.lanes

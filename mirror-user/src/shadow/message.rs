@@ -355,6 +355,9 @@ pub struct Exchange {
     pub shadow_request_ns: u64,
     /// The shadow's answer, or why there is none.
     pub shadow: Result<Response, ShadowError>,
+    /// The request had to wait until the shadow could be asked at all: how long that took then says
+    /// nothing of its version.
+    pub saturated: bool,
 }
 
 impl Exchange {

@@ -6,6 +6,7 @@ pub mod capture;
 pub mod compare;
 pub mod evidence;
 pub mod exchange;
+pub mod health;
 pub mod http;
 pub mod join;
 pub mod labels;

@@ -59,6 +59,11 @@ pub struct ServiceSummary {
     /// shadow's, and how many. In order, those that there are.
     #[serde(default)]
     pub latency_pairs: Vec<(u16, u16, u64)>,
+    /// Comparisons of stable's answers that are not among `latency_pairs`, since the request had to wait
+    /// until the shadow could be asked: it was as busy as `concurrency` lets it be, and how long it took
+    /// tells of that, and not of its version.
+    #[serde(default)]
+    pub saturated: u64,
     /// Comparisons of stable's answers by the request's slice, in the order of their names; a
     /// hundred and `other` at most. Requests that have no slice are in none.
     #[serde(default)]

@@ -138,6 +138,13 @@ fn the_agent_takes_a_new_config_and_refuses_a_bad_one() {
     scene.set_shadow_service("version", "v14");
     reload(&scene, &scene.shadow_config.to_string());
     compares_as(&scene, "v14");
+    // It is the new one that people ask, and its rules that the log has.
+    let status = scene.agent().status("text").unwrap();
+    assert!(status.contains("v14 in the shadow of v12"), "{status}");
+    let said = scene.agent().process.output();
+    let rules = said.lines().filter(|line| line.contains("rules in force"));
+    let versions = rules.map(|line| line.contains("v14")).collect::<Vec<_>>();
+    assert_eq!(versions, [false, true], "{said}");
 }
 
 /// Has the daemon mirror to another address, in the middle of requests, and sends one more as soon as it

@@ -127,6 +127,7 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
         both_failed: all.both_failed,
         failures: difference(failures(&now.pairs), failures(&then.pairs)),
         latencies: latencies.collect(),
+        saturated: since(now.saturated, then.saturated),
         slices: slices.collect(),
         wrong: labels.filter(|pairs| *pairs != Pairs::default()),
         cpu_seconds: now

@@ -13,6 +13,52 @@ use crate::rollout::statistics::{Finding, PairedDifference, PairedQuantileRatio,
 /// At most so many slices are told apart, and "other": each has an even part of one gate's budget.
 const SLICES: f64 = 101.0;
 
+/// A larger part of requests that had to wait, and the shadow's latency tells of its load alone: its 99th
+/// percentile is asked for.
+const MOST_SATURATED: f64 = 0.01;
+
+/// After so many requests, those before count half: a shadow that was given more room is believed soon.
+const FORGETS: u64 = 1000;
+
+/// Whether the shadow keeps up with what it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Pressure {
+    saturated: u64,
+    all: u64,
+}
+
+impl Pressure {
+    /// Takes in a window; says whether its latencies tell of the version.
+    fn observe(&mut self, seen: &Shadow) -> bool {
+        let timed: u64 = seen.latencies.iter().map(|(_, _, count)| count).sum();
+        let window = Self {
+            saturated: seen.saturated,
+            all: seen.saturated + timed,
+        };
+        if self.all >= FORGETS {
+            self.saturated /= 2;
+            self.all /= 2;
+        }
+        self.saturated += window.saturated;
+        self.all += window.all;
+        !window.is_too_much()
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.saturated as f64 > self.all as f64 * MOST_SATURATED
+    }
+
+    /// Why the latency says nothing of the version, if it does not.
+    fn note(&self) -> Option<String> {
+        let Self { saturated, all } = self;
+        self.is_too_much().then(|| {
+            format!(
+                "the shadow is saturated: {saturated} of the last {all} requests had to wait in the agent's queue, so that its latency says nothing of the version; lower `sample`, or raise `concurrency` on the shadow host"
+            )
+        })
+    }
+}
+
 /// What the shadow has shown so far.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Compared {
@@ -33,6 +79,7 @@ enum Against {
         slices: BTreeMap<String, Rate>,
         errors: PairedDifference,
         p99: Box<PairedQuantileRatio>,
+        pressure: Pressure,
     },
     Nothing {
         failures: Rate,
@@ -63,6 +110,7 @@ impl Compared {
                     limits.max_latency_ratio,
                     alpha,
                 )),
+                pressure: Pressure::default(),
             }
         } else {
             Against::Nothing {
@@ -87,7 +135,9 @@ impl Compared {
                 slices,
                 errors,
                 p99,
+                pressure,
             } => {
+                let tells = pressure.observe(seen);
                 agreement.observe(counts(seen.matching, seen.compared));
                 let counted = [seen.both_failed, seen.compared];
                 *both_failed = [0, 1].map(|at| both_failed[at] + counted[at]);
@@ -97,7 +147,9 @@ impl Compared {
                     test.observe(counts(slice.matching, slice.compared));
                 }
                 errors.observe(seen.failures);
-                p99.observe(&seen.latencies);
+                if tells {
+                    p99.observe(&seen.latencies);
+                }
             }
             Against::Nothing { failures } => {
                 let pairs = seen.failures;
@@ -129,6 +181,7 @@ impl Compared {
                 both_failed,
                 errors,
                 p99,
+                pressure,
                 ..
             } => {
                 let limit = agreement_limit.clone();
@@ -147,7 +200,16 @@ impl Compared {
                     errors.finding(),
                 ));
                 let limit = format!("at most {} times production's", limits.max_latency_ratio);
-                gates.push(Gate::of("shadow p99", Unit::Ratio, limit, p99.finding()));
+                let gate = Gate::of("shadow p99", Unit::Ratio, limit, p99.finding());
+                gates.push(match pressure.note() {
+                    // Neither passed nor failed.
+                    Some(note) => Gate {
+                        verdict: Verdict::Unknown,
+                        note: Some(note),
+                        ..gate
+                    },
+                    None => gate,
+                });
             }
             Against::Nothing { failures } => {
                 let limit = format!("at most {delta}");

@@ -413,6 +413,38 @@ fn gate() -> MetricGate {
 }
 
 /// A shadow that disagrees never gets to clients.
+/// The latency of a shadow that gets more than it takes is neither proof nor blame.
+#[test]
+fn a_saturated_shadow_is_waited_for() {
+    let mut told = Told::new(with_shadow);
+    let mut window = compared(1_000, 1_000);
+    let shadow = window.shadow.as_mut().unwrap();
+    // Many times slower, and most had to wait.
+    shadow.latencies = vec![(FAST, FAST + 200, 100)];
+    shadow.saturated = 900;
+    told.see_for(60, &window);
+    told.assert("shadowing", 0.0);
+    let waits = told.rollout.waits();
+    let why: Vec<_> = waits.iter().map(|held| held.why.as_str()).collect();
+    assert!(
+        why.iter()
+            .any(|why| why.contains("the shadow is saturated")),
+        "{why:?}"
+    );
+    assert!(why.iter().any(|why| why.contains("concurrency")), "{why:?}");
+    // With more room it shows what it is.
+    let shadow = window.shadow.as_mut().unwrap();
+    (shadow.latencies, shadow.saturated) = (vec![(FAST, FAST + 200, 1_000)], 0);
+    told.see_for(20, &window);
+    assert!(
+        matches!(
+            told.rollout.state(),
+            State::RolledBack { .. } | State::RollingBack { .. }
+        ),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_bad_shadow_is_no_canary() {
     let mut told = Told::new(with_shadow);

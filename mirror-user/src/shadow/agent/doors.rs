@@ -6,10 +6,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use crate::config;
+use crate::control;
 use crate::shadow::capture::bind;
 
 /// Sockets, by the address that the config asks for.
@@ -19,6 +21,8 @@ pub struct Doors {
     tcp: Vec<(SocketAddr, TcpListener)>,
     /// Where taps connect.
     streams: Vec<(SocketAddr, TcpListener)>,
+    /// Where people ask.
+    control: Option<PathBuf>,
 }
 
 impl Doors {
@@ -43,6 +47,28 @@ impl Doors {
         listener.set_nonblocking(true)?;
         doors.tcp.push((address, listener));
         Ok(doors)
+    }
+
+    /// Where people on this host ask. The agent does its work without it as well.
+    pub(super) fn control(
+        &mut self,
+        path: &Path,
+        before: &Self,
+    ) -> Option<tokio::net::UnixListener> {
+        let opened = match &before.control {
+            Some(known) if known == path => control::replace(path),
+            _ => control::bind(path),
+        };
+        match opened {
+            Ok(listener) => {
+                self.control = Some(path.to_owned());
+                Some(listener)
+            }
+            Err(error) => {
+                tracing::warn!("`modelmirror status` cannot ask this agent: {error:#}");
+                None
+            }
+        }
     }
 
     /// The tunnel's end, and VXLAN's where there is one.

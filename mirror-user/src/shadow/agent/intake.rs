@@ -317,9 +317,12 @@ impl Work {
         );
         metrics.strays(&self.capture.strays());
         metrics.refusals(self.capture.refusals());
+        let mut taps = Vec::new();
         for (_, tap) in self.capture.taps() {
             metrics.tap(tap);
+            taps.push(tap.status());
         }
+        self.judge.show_taps(taps);
     }
 
     /// What taps say of their services has changed.

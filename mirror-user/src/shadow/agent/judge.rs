@@ -1,18 +1,24 @@
 //! Where the three parts of an exchange meet: joined, compared, recorded, counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::Figures;
 use super::workers::{Job, Workers};
 use crate::config;
+use crate::control::shadow::{
+    AgentStatus, LastError, Malformed, RecordStatus, ServiceStatus, TapStatus,
+};
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
 use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::evidence::Evidence;
+use crate::shadow::health::{Health, News, Queue};
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
 use crate::shadow::message::{
     DropReason, Exchange, ExchangeId, Response, ShadowError, TapId, Unreadable,
@@ -41,6 +47,9 @@ pub(super) struct Judge {
     /// What each tap calls production's versions, by service and arm.
     versions: Mutex<HashMap<(TapId, usize, Arm), String>>,
     recorder: Recorder,
+    record_dir: PathBuf,
+    /// As they were at the capture's last look.
+    taps: Mutex<Vec<TapStatus>>,
     metrics: metrics::Agent,
     since: jiff::Timestamp,
     workers: Arc<Workers<Pair>>,
@@ -50,7 +59,12 @@ struct Service {
     name: String,
     id: u32,
     version: String,
+    target: SocketAddr,
+    queue: usize,
+    concurrency: usize,
     comparer: Comparer,
+    health: Mutex<Health>,
+    last_error: Mutex<Option<LastError>>,
     slices: Mutex<Slices>,
     /// The versions that were in production since the agent's start.
     production: Mutex<BTreeSet<String>>,
@@ -66,7 +80,12 @@ impl Judge {
             name: service.name.clone(),
             id: service.id,
             version: service.version.clone(),
+            target: service.target,
+            queue: service.queue,
+            concurrency: service.concurrency,
             comparer: Comparer::new(&service.compare, &service.record),
+            health: Mutex::default(),
+            last_error: Mutex::default(),
             slices: Mutex::default(),
             production: Mutex::default(),
             evidence: Mutex::default(),
@@ -79,6 +98,8 @@ impl Judge {
             services: services.collect(),
             versions: Mutex::default(),
             recorder: Recorder::open(config)?,
+            record_dir: config.record_dir.clone(),
+            taps: Mutex::default(),
             since: jiff::Timestamp::now(),
             workers: Arc::new(Workers::new()),
             metrics,
@@ -114,15 +135,10 @@ impl Judge {
         if !service.ledger.unreadable(unreadable, Instant::now()) {
             return;
         }
-        let side = match unreadable.side {
-            Some(Direction::Request) => "request",
-            Some(Direction::Response) => "response",
-            None => "unknown",
-        };
         tracing::warn!(
             service = %service.name,
             client = %unreadable.client,
-            side,
+            side = side(&unreadable),
             why = unreadable.why,
             "exchange is not readable as HTTP/1; it is counted as malformed"
         );
@@ -211,6 +227,7 @@ impl Judge {
             production,
             shadow_request_ns: shadow.written_ns,
             shadow: shadow.shadow,
+            saturated: shadow.saturated,
         }
     }
 
@@ -252,6 +269,58 @@ impl Judge {
         }
         self.metrics.memory(memory.used(), memory.limit());
         self.metrics.recording(self.recorder.state());
+    }
+
+    /// Says how the shadows fare, where that has changed: about once a second.
+    pub(super) fn look(&self, figures: &Figures) {
+        let now = Instant::now();
+        for (index, service) in self.services.iter().enumerate() {
+            let load = figures.loads.get(index);
+            let queue = Queue {
+                waiting: load.map_or(0, |load| load.waiting()),
+                limit: service.queue,
+                dropped: service.ledger.balance().drops[DropReason::QueueFull as usize],
+            };
+            let active = load.map_or(0, |load| load.active());
+            let news = lock(&service.health).look(queue, now);
+            for news in news.into_iter().flatten() {
+                service.say(news, queue.waiting, active);
+            }
+        }
+    }
+
+    /// How the taps are.
+    pub(super) fn show_taps(&self, taps: Vec<TapStatus>) {
+        *lock(&self.taps) = taps;
+    }
+
+    /// What people are told.
+    pub(super) fn status(&self, figures: &Figures) -> AgentStatus {
+        let status = |(index, service): (usize, &Service)| {
+            let load = figures.loads.get(index);
+            let now = [
+                load.map_or(0, |load| load.waiting()),
+                load.map_or(0, |load| load.active()),
+            ];
+            service.status(now.map(|count| count as u64))
+        };
+        let state = self.recorder.state();
+        let memory = &figures.memory;
+        AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since: self.since,
+            time: jiff::Timestamp::now(),
+            taps: lock(&self.taps).clone(),
+            services: self.services.iter().enumerate().map(status).collect(),
+            memory_bytes: [memory.used(), memory.limit()].map(|bytes| bytes as u64),
+            records: RecordStatus {
+                written: state.written,
+                lost: state.lost,
+                failed: state.failed,
+                stopped: state.stopped,
+            },
+            record_dir: self.record_dir.clone(),
+        }
     }
 
     /// What the node is told.
@@ -328,7 +397,94 @@ fn drops(balance: &Balance) -> BTreeMap<String, u64> {
         .collect()
 }
 
+fn side(unreadable: &Unreadable) -> &'static str {
+    match unreadable.side {
+        Some(Direction::Request) => "request",
+        Some(Direction::Response) => "response",
+        None => "unknown",
+    }
+}
+
 impl Service {
+    /// The shadow has answered a request, or not.
+    fn heard(&self, answered: &Answered) {
+        let answer = match &answered.shadow {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                *lock(&self.last_error) = Some(LastError {
+                    error: error.label().to_owned(),
+                    time: jiff::Timestamp::now(),
+                    id: answered.job.id,
+                });
+                Err(*error)
+            }
+        };
+        let news = lock(&self.health).heard(answer, Instant::now());
+        if let Some(news) = news {
+            self.say(news, 0, 0);
+        }
+    }
+
+    /// Once for each change: who is on call reads it.
+    fn say(&self, news: News, waiting: usize, active: usize) {
+        let (service, target) = (&*self.name, self.target);
+        let (queue, concurrency) = (self.queue, self.concurrency);
+        let span = |span: Duration| humantime::format_duration(Duration::from_secs(span.as_secs()));
+        match news {
+            News::Down(error) => tracing::warn!(
+                service, %target, error = error.label(),
+                "shadow down; its requests are compared as errors"
+            ),
+            News::Up(after) => {
+                tracing::info!(service, %target, after = %span(after), "shadow back");
+            }
+            News::Saturated(dropped) => tracing::warn!(
+                service,
+                waiting,
+                queue,
+                active,
+                concurrency,
+                dropped,
+                "shadow saturated; lower sample or raise concurrency"
+            ),
+            News::Eased(after) => tracing::info!(
+                service, waiting, queue, after = %span(after), "shadow no longer saturated"
+            ),
+        }
+    }
+
+    fn status(&self, [waiting, active]: [u64; 2]) -> ServiceStatus {
+        let balance = self.ledger.balance();
+        let health = lock(&self.health);
+        let since = |since: Option<Instant>| Some(since?.elapsed().as_secs_f64());
+        let verdicts = self.metrics.verdicts(Arm::Stable);
+        ServiceStatus {
+            name: self.name.clone(),
+            id: self.id,
+            version: self.version.clone(),
+            production_versions: lock(&self.production).clone(),
+            target: self.target.to_string(),
+            down_seconds: since(health.down()),
+            saturated_seconds: since(health.saturated()),
+            queue: [waiting, self.queue as u64],
+            active: [active, self.concurrency as u64],
+            seen: balance.seen,
+            compared: balance.compared,
+            in_flight: balance.in_flight(),
+            drops: drops(&balance),
+            fidelity: balance.fidelity(),
+            verdicts: verdicts
+                .map(|(verdict, count)| (verdict.label().to_owned(), count))
+                .collect(),
+            last_error: lock(&self.last_error).clone(),
+            last_malformed: self.ledger.last_unreadable().map(|unreadable| Malformed {
+                client: unreadable.client,
+                side: side(&unreadable).to_owned(),
+                why: unreadable.why.to_owned(),
+            }),
+        }
+    }
+
     /// A tap has named a version that answers in production.
     fn said(&self, arm: Arm, version: &str) {
         tracing::info!(
@@ -363,6 +519,7 @@ impl Service {
             shadow: self.metrics.distribution(Leg::Shadow),
             pairs: evidence.pairs(),
             latency_pairs: evidence.latency_pairs(),
+            saturated: evidence.saturated(),
             slices: evidence.slices(),
             labels: lock(&self.labels).clone(),
             ..ServiceSummary::default()
@@ -396,7 +553,13 @@ impl Sink for Judge {
     }
 
     fn answered(self: &Arc<Self>, answered: Answered) {
-        let joined = self.pending().answered(answered);
+        let mut pending = self.pending();
+        let service = pending.service(answered.job.exchange);
+        if let Some(service) = service.and_then(|index| self.services.get(index)) {
+            service.heard(&answered);
+        }
+        let joined = pending.answered(answered);
+        drop(pending);
         match joined {
             Some(Joined::Pair(pair)) => self.complete(pair),
             Some(Joined::Alone(origin, shadow)) => self.replayed(origin, &shadow),

@@ -54,6 +54,7 @@ pub(crate) fn exchange(production: Response, shadow: Result<Response, ShadowErro
         production_version: "v12".into(),
         production,
         shadow_request_ns: 6_000_000,
+        saturated: false,
         shadow,
     }
 }

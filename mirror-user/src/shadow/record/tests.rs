@@ -19,6 +19,7 @@ fn config(record_dir: &Path, record: config::Record) -> Shadow {
         vxlan: None,
         admin: localhost,
         key_file: "/nonexistent".into(),
+        control_socket: "/nonexistent/control.sock".into(),
         taps: Vec::new(),
         insecure: true,
         allow: Vec::new(),

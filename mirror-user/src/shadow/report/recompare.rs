@@ -188,6 +188,7 @@ fn exchange(
         production_version: record.production.version.as_ref().to_owned(),
         production,
         shadow_request_ns: 0,
+        saturated: false,
         shadow: Ok(shadow),
         request: Request {
             method: record.method.as_ref().to_owned(),

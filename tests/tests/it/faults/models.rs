@@ -67,8 +67,31 @@ fn nothing_listens() {
     scene.model = None;
     let mut sent = load(&scene);
     costs_only_itself(&scene, &sent);
+    // Said once, and not for every request.
+    let said = |words: &str| scene.agent().process.output().matches(words).count();
+    assert_eq!((said("shadow down"), said("shadow back")), (1, 0));
+    let status = scene.agent().status("json").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let service = &status["shadow_agent"]["services"][0];
+    assert_eq!(service["last_error"]["error"], "connect", "{status:#}");
+    assert!(service["down_seconds"].is_number(), "{status:#}");
+    let text = scene.agent().status("text").unwrap();
+    for words in [
+        "DOWN for",
+        "node ",
+        "v13 in the shadow of v12",
+        "connect at",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
     scene.start_model(&Answers::of("v13"));
     recovers(&scene, &mut sent);
+    eventually("it is said to be back", || {
+        let output = scene.agent().process.output();
+        let count = output.matches("shadow back").count();
+        ensure!(count == 1, "{output}");
+        Ok(())
+    });
 }
 
 #[test]
@@ -94,6 +117,9 @@ fn it_takes_requests_and_never_answers() {
     let sent = load(&scene);
     let full = costs_only_itself(&scene, &sent).requests("queue_full");
     assert!(full > 0, "nothing was shut out of a queue of 8");
+    let said = scene.agent().process.output();
+    let is_told = said.contains("shadow saturated; lower sample") || said.contains("shadow down");
+    assert!(is_told && said.contains("concurrency=4"), "{said}");
 }
 
 /// Connections are taken by the kernel, and nobody is there to read from them.

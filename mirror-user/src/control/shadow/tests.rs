@@ -1,0 +1,80 @@
+use axum::body::Body;
+use axum::http::Request;
+use tower::Service as _;
+
+use super::*;
+
+fn status() -> AgentStatus {
+    AgentStatus {
+        version: "0.1.0".into(),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        time: jiff::Timestamp::UNIX_EPOCH,
+        taps: vec![TapStatus {
+            name: "node-1".into(),
+            transport: Some("stream".into()),
+            copies: [("lost".to_owned(), 2), ("received".to_owned(), 40)].into(),
+            lost_bytes: 100,
+            outstanding: 7,
+            ..TapStatus::default()
+        }],
+        services: vec![ServiceStatus {
+            name: "sentiment".into(),
+            version: "v13".into(),
+            production_versions: ["v12".to_owned()].into(),
+            saturated_seconds: Some(3.0),
+            queue: [5, 10],
+            drops: [("queue_full".to_owned(), 4)].into(),
+            last_malformed: Some(Malformed {
+                client: "10.0.0.7:4000".parse().unwrap(),
+                side: "request".into(),
+                why: "line end".into(),
+            }),
+            ..ServiceStatus::default()
+        }],
+        memory_bytes: [1, 1 << 30],
+        records: RecordStatus {
+            stopped: true,
+            ..RecordStatus::default()
+        },
+        record_dir: "/var/log/modelmirror".into(),
+    }
+}
+
+#[test]
+fn it_is_read_by_people() {
+    let text = status().to_string();
+    for words in [
+        "warning: record writes suspended",
+        "node-1  GONE",
+        "2 (100 B)",
+        "SERVICE sentiment  id 0, v13 in the shadow of v12",
+        "SATURATED for 3 s: lower sample or raise concurrency",
+        "5 of 10 wait",
+        "queue_full 4",
+        "line end (request) of 10.0.0.7:4000",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    for line in text.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+        assert_eq!(line.trim_end(), line);
+    }
+}
+
+#[tokio::test]
+async fn it_is_there_while_the_agent_works() {
+    let ask = async |path: &str, says: Option<AgentStatus>| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        router(move || says.clone())
+            .call(request)
+            .await
+            .unwrap()
+            .status()
+    };
+    assert_eq!(ask(PATH, Some(status())).await, StatusCode::OK);
+    assert_eq!(ask(PATH, None).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        ask("/v1/status", Some(status())).await,
+        StatusCode::NOT_FOUND
+    );
+}
