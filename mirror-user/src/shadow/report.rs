@@ -2,6 +2,7 @@
 
 mod differences;
 mod figures;
+mod frequent;
 mod html;
 mod labels;
 mod prediction;

@@ -186,11 +186,12 @@ impl Judge {
         };
         let exchange = self.exchange(pair);
         let mut comparison = service.comparer.compare(&exchange);
+        // Records name every slice; the report tells the most frequent.
+        self.recorder.write(index, &exchange, &comparison);
         comparison.slice = lock(&service.slices).admit(comparison.slice);
         service.metrics.compared(exchange.arm, comparison.verdict);
         service.count_latency(&exchange);
         lock(&service.evidence).add(&exchange, &comparison);
-        self.recorder.write(index, &exchange, &comparison);
         service.ledger.compared();
     }
 

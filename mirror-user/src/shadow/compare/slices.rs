@@ -16,7 +16,7 @@ pub const OTHER: &str = "other";
 pub struct Slices(HashSet<String>);
 
 impl Slices {
-    /// `slice` as it is recorded: itself while there is room, [`OTHER`] from then on.
+    /// `slice` as metrics and the rollout have it: itself while there is room, [`OTHER`] from then on.
     pub fn admit(&mut self, slice: Option<String>) -> Option<String> {
         let slice = slice?;
         if self.0.contains(&slice) {

@@ -1,9 +1,8 @@
 //! The most frequent differences: those that are alike but for their values, counted together.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
+use super::frequent::Frequent;
 use crate::shadow::record::line::Record;
 
 /// Kinds of differences that are told apart.
@@ -16,6 +15,9 @@ pub struct Difference {
     pub kind: String,
     /// How many exchanges.
     pub count: u64,
+    /// At most so many more there are, where more kinds came than are told apart.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub missed: u64,
     /// The first of them.
     pub example: Example,
 }
@@ -31,43 +33,47 @@ pub struct Example {
     pub difference: String,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// Differences as they come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Differences {
-    kinds: HashMap<String, (u64, Example)>,
-    other: u64,
+    kinds: Frequent<String, Example>,
+    all: u64,
+}
+
+impl Default for Differences {
+    fn default() -> Self {
+        Self {
+            kinds: Frequent::new(MAX_KINDS),
+            all: 0,
+        }
+    }
 }
 
 impl Differences {
     pub(super) fn add(&mut self, record: &Record<'_>, difference: &str) {
-        let kind = kind(difference);
-        if let Some((count, _)) = self.kinds.get_mut(&kind) {
-            *count += 1;
-        } else if self.kinds.len() < MAX_KINDS {
-            let example = Example {
-                id: record.id,
-                time: record.time,
-                difference: difference.to_owned(),
-            };
-            self.kinds.insert(kind, (1, example));
-        } else {
-            self.other += 1;
-        }
+        self.all += 1;
+        self.kinds.add(kind(difference).as_str(), || Example {
+            id: record.id,
+            time: record.time,
+            difference: difference.to_owned(),
+        });
     }
 
-    /// The most frequent first, and how many are of kinds beyond those told apart.
+    /// The most frequent first, and how many were of kinds that made room for others.
     pub(super) fn finish(self) -> (Vec<Difference>, u64) {
-        let mut kinds: Vec<Difference> = self
-            .kinds
-            .into_iter()
-            .map(|(kind, (count, example))| Difference {
-                kind,
-                count,
-                example,
-            })
-            .collect();
-        kinds.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.kind.cmp(&b.kind)));
-        (kinds, self.other)
+        let kinds = self.kinds.finish().into_iter().map(|counted| Difference {
+            kind: counted.key,
+            count: counted.count,
+            missed: counted.missed,
+            example: counted.value,
+        });
+        let kinds: Vec<Difference> = kinds.collect();
+        let counted: u64 = kinds.iter().map(|kind| kind.count).sum();
+        (kinds, self.all - counted)
     }
 }
 

@@ -1,10 +1,9 @@
 //! What both versions said: the distributions of their predictions, and what stands out.
 
-use std::collections::{BTreeMap, HashMap};
-
 use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
+use super::frequent::Frequent;
 use super::statistics::{Sample, quantile};
 use crate::shadow::compare::Summary;
 use crate::shadow::compare::distribution::{Label, labels};
@@ -187,16 +186,34 @@ fn read(prediction: &Value, said: &mut Vec<Said>) {
 }
 
 /// Predictions as they come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Gathered {
-    labels: HashMap<String, [u64; 2]>,
-    changes: HashMap<(String, String), u64>,
+    labels: Frequent<String, [u64; 2]>,
+    /// Of both versions, whatever became of their labels.
+    labelled: [u64; 2],
+    changes: Frequent<(String, String), ()>,
     samples: [Sample; 2],
     ends: [Ends; 2],
     fractions: bool,
     integers: bool,
     classes: bool,
     names: bool,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        Self {
+            labels: Frequent::new(MAX_LABELS),
+            labelled: [0; 2],
+            changes: Frequent::new(MAX_LABELS),
+            samples: Default::default(),
+            ends: Default::default(),
+            fractions: false,
+            integers: false,
+            classes: false,
+            names: false,
+        }
+    }
 }
 
 impl Gathered {
@@ -221,9 +238,8 @@ impl Gathered {
             }
             if let [Some(from), Some(to)] = pair.map(|said| said.and_then(Said::label))
                 && from != to
-                && (self.changes.len() < MAX_LABELS)
             {
-                *self.changes.entry((from, to)).or_default() += 1;
+                self.changes.add(&(from, to), || ());
             }
         }
     }
@@ -236,12 +252,8 @@ impl Gathered {
             Said::Class(..) => self.classes = true,
         }
         if let Some(label) = said.label() {
-            let room = self.labels.len() < MAX_LABELS;
-            if room || self.labels.contains_key(&label) {
-                self.labels.entry(label).or_default()[leg] += 1;
-            } else {
-                self.labels.entry("(other)".to_owned()).or_default()[leg] += 1;
-            }
+            self.labels.add(label.as_str(), || [0; 2])[leg] += 1;
+            self.labelled[leg] += 1;
         }
         if let Some(number) = said.number() {
             self.samples[leg].add(number);
@@ -266,7 +278,7 @@ impl Gathered {
                 Meaning::Values
             },
             labels: if labelled {
-                label_counts(self.labels)
+                label_counts(self.labels, self.labelled)
             } else {
                 Vec::new()
             },
@@ -280,32 +292,38 @@ impl Gathered {
     }
 }
 
-fn label_counts(counts: HashMap<String, [u64; 2]>) -> Vec<LabelCount> {
-    let mut labels: Vec<LabelCount> = counts
-        .into_iter()
-        .map(|(label, [production, shadow])| LabelCount {
-            label,
-            production,
-            shadow,
+/// The labels, and what both versions said of those that made room for more frequent ones.
+fn label_counts(counts: Frequent<String, [u64; 2]>, all: [u64; 2]) -> Vec<LabelCount> {
+    let counted = counts.finish().into_iter();
+    let mut labels: Vec<LabelCount> = counted
+        .map(|counted| LabelCount {
+            label: counted.key,
+            production: counted.value[0],
+            shadow: counted.value[1],
         })
         .collect();
-    let weight = |label: &LabelCount| label.production + label.shadow;
-    labels.sort_by(|a, b| {
-        weight(b)
-            .cmp(&weight(a))
-            .then_with(|| a.label.cmp(&b.label))
+    let known = labels.iter().fold([0, 0], |[production, shadow], label| {
+        [production + label.production, shadow + label.shadow]
     });
+    if known != all {
+        labels.push(LabelCount {
+            label: "(other)".to_owned(),
+            production: all[0] - known[0],
+            shadow: all[1] - known[1],
+        });
+    }
     labels
 }
 
-fn changes(counts: HashMap<(String, String), u64>) -> Vec<Change> {
-    let sorted: BTreeMap<(String, String), u64> = counts.into_iter().collect();
-    let mut changes: Vec<Change> = sorted
-        .into_iter()
-        .map(|((from, to), count)| Change { from, to, count })
-        .collect();
-    changes.sort_by_key(|change| std::cmp::Reverse(change.count));
-    changes
+fn changes(counts: Frequent<(String, String), ()>) -> Vec<Change> {
+    let counted = counts.finish().into_iter();
+    counted
+        .map(|counted| Change {
+            from: counted.key.0,
+            to: counted.key.1,
+            count: counted.count,
+        })
+        .collect()
 }
 
 fn numbers(samples: &[Sample; 2], ends: &[Ends; 2]) -> Numbers {

@@ -1,6 +1,6 @@
 //! One service's records, added up.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use mirror_common::tunnel::Arm;
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::LedgerFile;
 use super::differences::{Difference, Differences};
+use super::frequent::Frequent;
 use super::labels::Accuracy;
 use super::prediction::{Gathered, Predictions};
 use super::proposal::{Places, Proposal};
@@ -17,7 +18,7 @@ use super::statistics::{Durations, Quantiles, Share};
 use crate::shadow::compare::{OTHER, Verdict};
 use crate::shadow::record::line::{Answer, Record};
 
-/// Slices that are told apart: each run of the agent records up to a hundred.
+/// Slices that are told apart.
 const MAX_SLICES: usize = 1000;
 
 /// What the records of one service say.
@@ -69,7 +70,7 @@ pub struct Service {
     pub fidelity: Option<Fidelity>,
     /// The most frequent differences first, errors included.
     pub differences: Vec<Difference>,
-    /// Differences of kinds beyond the thousand that are told apart.
+    /// Differences of rare kinds, where more than a thousand came.
     pub other_differences: u64,
     /// What always differs and may be ignored.
     pub proposal: Option<Proposal>,
@@ -191,9 +192,29 @@ pub(super) struct Tally {
     differences: Differences,
     places: Places,
     predictions: Gathered,
-    slices: HashMap<String, (u64, u64)>,
+    slices: Slices,
     canary: Option<Box<Tally>>,
     unreadable: u64,
+}
+
+/// Comparisons and matches by slice, and of all that have one.
+#[derive(Clone, Debug)]
+struct Slices {
+    frequent: Frequent<String, [u64; 2]>,
+    all: [u64; 2],
+}
+
+impl Default for Slices {
+    fn default() -> Self {
+        Self {
+            frequent: Frequent::new(MAX_SLICES),
+            all: [0; 2],
+        }
+    }
+}
+
+fn add(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+    [a[0] + b[0], a[1] + b[1]]
 }
 
 #[derive(Clone, Debug, Default)]
@@ -297,11 +318,10 @@ impl Tally {
     }
 
     fn slice(&mut self, slice: &str, verdict: Verdict) {
-        let known = self.slices.len() < MAX_SLICES || self.slices.contains_key(slice);
-        let name = if known { slice } else { OTHER };
-        let (compared, matched) = self.slices.entry(name.to_owned()).or_default();
-        *compared += 1;
-        *matched += u64::from(verdict == Verdict::Match);
+        let is_match = u64::from(verdict == Verdict::Match);
+        self.slices.all = add(self.slices.all, [1, is_match]);
+        let slice = self.slices.frequent.add(slice, || [0; 2]);
+        *slice = add(*slice, [1, is_match]);
     }
 
     pub(super) fn finish(
@@ -354,11 +374,22 @@ impl Tally {
     }
 }
 
-/// Slices of so many requests, and how many of them matched; `all` are those that matched, and all.
-fn slices(counts: HashMap<String, (u64, u64)>, all: [u64; 2]) -> Vec<Slice> {
-    let mut slices: Vec<Slice> = counts
+/// Slices of so many requests, and how many of them matched; `all` are those that matched, and all. What
+/// belongs to slices that made room for more frequent ones is [`OTHER`].
+fn slices(counts: Slices, all: [u64; 2]) -> Vec<Slice> {
+    let counted = counts.frequent.finish().into_iter();
+    let mut counted: Vec<_> = counted.map(|slice| (slice.key, slice.value)).collect();
+    let known = counted
+        .iter()
+        .fold([0; 2], |sum, (_, slice)| add(sum, *slice));
+    let rest = [counts.all[0] - known[0], counts.all[1] - known[1]];
+    match counted.iter_mut().find(|(name, _)| name == OTHER) {
+        Some((_, other)) => *other = add(*other, rest),
+        None => counted.push((OTHER.to_owned(), rest)),
+    }
+    let mut slices: Vec<Slice> = counted
         .into_iter()
-        .filter_map(|(slice, (compared, matched))| {
+        .filter_map(|(slice, [compared, matched])| {
             let agreement = Share::of(matched, compared)?;
             Some(Slice {
                 slice,

@@ -573,3 +573,39 @@ fn recorded_payloads_are_compared_once_more() {
     };
     assert!(summarize(folder.path(), &other).is_err());
 }
+
+/// What is frequent is told, whenever it came first.
+#[test]
+fn what_comes_late_is_told_as_well() {
+    let late = |index: u64, name: &str| {
+        line(index, |record| {
+            record["verdict"] = "different".into();
+            record["slice"] = name.into();
+            record["difference"] = format!("/{name}: differs").into();
+            record["production"]["prediction"] = format!("was {name}").into();
+            record["shadow"]["prediction"] = format!("now {name}").into();
+        })
+    };
+    let rare = (0..1_100).map(|index| late(index, &format!("rare{index}x")));
+    let frequent = (1_100..1_400).map(|index| late(index, "frequent"));
+    let folder = folder_of(&rare.chain(frequent).collect::<Vec<_>>());
+    let report = summarize(folder.path(), &Options::default()).unwrap();
+    let service = &report.services[0];
+    let first = &service.differences[0];
+    assert_eq!((&*first.kind, first.count), ("/frequent: differs", 300));
+    let told: u64 = service.differences.iter().map(|kind| kind.count).sum();
+    assert_eq!(told + service.other_differences, 1_400);
+    let slice = |name: &str| service.slices.iter().find(|s| s.slice == name).unwrap();
+    assert_eq!(slice("frequent").compared, 300);
+    assert_eq!(slice("other").compared, service.other_differences);
+    let predictions = service.predictions.as_ref().unwrap();
+    assert_eq!(predictions.changes[0].count, 300);
+    let label = |name: &str| predictions.labels.iter().find(|l| l.label == name).unwrap();
+    assert_eq!(label("was frequent").production, 300);
+    let all: u64 = predictions
+        .labels
+        .iter()
+        .map(|label| label.production)
+        .sum();
+    assert_eq!(all, 1_400);
+}
