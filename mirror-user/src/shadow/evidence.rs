@@ -47,7 +47,7 @@ impl Evidence {
             fails(&exchange.shadow),
         ];
         self.pairs.add(failed);
-        if exchange.saturated {
+        if exchange.request.saturated {
             self.saturated += 1;
         } else if let Some(shadow) = exchange.shadow_first_byte()
             && !exchange.request.late
@@ -203,7 +203,7 @@ mod tests {
         )
         .compare(&exchange);
         for saturated in [true, true, false] {
-            exchange.saturated = saturated;
+            exchange.request.saturated = saturated;
             evidence.add(&exchange, &comparison);
         }
         let counted: u64 = evidence.latency_pairs().iter().map(|(_, _, n)| n).sum();

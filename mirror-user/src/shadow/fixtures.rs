@@ -74,6 +74,7 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         first_byte_ns: 0,
         last_byte_ns: 0,
         late: false,
+        saturated: false,
         lease: Memory::new(usize::MAX).lease(0).unwrap(),
     }
 }
@@ -112,6 +113,5 @@ pub(crate) fn answered(exchange: ExchangeId, status: u16) -> Answered {
         },
         written_ns: 0,
         shadow: Ok(response(status)),
-        saturated: false,
     }
 }

@@ -119,6 +119,9 @@ pub struct Request {
     /// Whether it waited at the tap, and came with all that waited there: how long the shadow takes for it
     /// says nothing, since it gets them all at once.
     pub late: bool,
+    /// Whether it had to wait until the shadow could be asked at all, since as many exchanges went on with it
+    /// as may: how long it takes says nothing of its version then.
+    pub saturated: bool,
     /// The memory it occupies.
     pub lease: Lease,
 }
@@ -355,9 +358,6 @@ pub struct Exchange {
     pub shadow_request_ns: u64,
     /// The shadow's answer, or why there is none.
     pub shadow: Result<Response, ShadowError>,
-    /// The request had to wait until the shadow could be asked at all: how long that took then says
-    /// nothing of its version.
-    pub saturated: bool,
 }
 
 impl Exchange {

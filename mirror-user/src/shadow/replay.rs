@@ -50,9 +50,6 @@ pub struct Answered {
     pub written_ns: u64,
     /// The shadow's answer on the same clock, or why there is none.
     pub shadow: Result<Response, ShadowError>,
-    /// All exchanges that may go on at once did when this one's turn came: it had to wait, and the shadow
-    /// was as busy as it may be.
-    pub saturated: bool,
 }
 
 /// Where answers go.
@@ -196,8 +193,8 @@ impl<S: Sink> Replay<S> {
 /// Replays one connection's requests in their order.
 async fn serve<S: Sink>(target: Arc<Target>, sink: Arc<S>, mut jobs: UnboundedReceiver<Job>) {
     let mut connection = None;
-    while let Some(job) = jobs.recv().await {
-        let saturated = target.permits.available_permits() == 0;
+    while let Some(mut job) = jobs.recv().await {
+        job.request.saturated = target.permits.available_permits() == 0;
         let turn = target.turn().await;
         target.load.waiting.fetch_sub(1, Ordering::Relaxed);
         let Some(turn) = turn.filter(|_| sink.wanted(job.exchange)) else {
@@ -216,7 +213,6 @@ async fn serve<S: Sink>(target: Arc<Target>, sink: Arc<S>, mut jobs: UnboundedRe
             job,
             written_ns,
             shadow,
-            saturated,
         });
     }
 }

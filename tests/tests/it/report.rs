@@ -58,6 +58,18 @@ fn its_numbers_are_the_client_s() {
         assert!(median.is_some_and(|ms| ms > 0.0), "{times:#}");
     }
 
+    eventually("every copy of the tap has an outcome", || {
+        let status: Value = serde_json::from_str(&scene.agent().status("json")?)?;
+        let tap = &status["shadow_agent"]["taps"][0];
+        let is_so = tap["name"] == "node"
+            && tap["connected_since"].is_string()
+            && tap["last_report"].is_string()
+            && tap["copies"]["received"].as_u64() > Some(0)
+            && (&tap["outstanding"], &tap["closes"]) == (&0.into(), &true.into());
+        ensure!(is_so, "{tap:#}");
+        Ok(())
+    });
+
     let text = report(&scene, "text");
     for word in ["digits", "v12", "v13", "100", &different.to_string()] {
         assert!(text.contains(word), "no `{word}` in\n{text}");

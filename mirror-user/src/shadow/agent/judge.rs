@@ -228,7 +228,6 @@ impl Judge {
             production,
             shadow_request_ns: shadow.written_ns,
             shadow: shadow.shadow,
-            saturated: shadow.saturated,
         }
     }
 

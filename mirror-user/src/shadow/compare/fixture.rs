@@ -48,13 +48,13 @@ pub(crate) fn exchange(production: Response, shadow: Result<Response, ShadowErro
             first_byte_ns: 4_000_000,
             last_byte_ns: 5_000_000,
             late: false,
+            saturated: false,
             lease: Memory::new(1 << 30).lease(0).unwrap(),
         },
         arm: Arm::Stable,
         production_version: "v12".into(),
         production,
         shadow_request_ns: 6_000_000,
-        saturated: false,
         shadow,
     }
 }

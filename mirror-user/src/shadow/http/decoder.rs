@@ -301,6 +301,7 @@ impl Decoder {
             first_byte_ns: self.first_byte_ns.unwrap_or(self.last_byte_ns),
             last_byte_ns: self.last_byte_ns,
             late: false,
+            saturated: false,
             lease,
         })
     }

@@ -402,3 +402,37 @@ async fn large_bodies_move_by_turns() {
     assert!(polls >= 2 * BODY / TURN, "{polls}");
     server.await.unwrap();
 }
+
+/// A request that finds every place taken is told from one that is asked at once.
+#[tokio::test]
+async fn who_waits_for_a_place_is_known() {
+    let mut scene = Scene::new(|service| service.concurrency = 1).await;
+    scene.push(b"first").unwrap();
+    let mut first = scene.accept().await;
+    read_request(&mut first).await;
+    // On a connection of its own, while the only place is taken.
+    let mut request = fixtures::request("POST", "/other");
+    request.push("Host", "a");
+    request.push("Transfer-Encoding", "chunked");
+    request.chunked = true;
+    let job = Job {
+        exchange: ExchangeId(99),
+        id: Uuid::nil(),
+        request,
+    };
+    scene.replay.push(ConnectionId(2), job).unwrap();
+    while scene.replay.load().waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    first.write_all(reply).await.unwrap();
+    let answered = scene.answer().await;
+    assert!(!answered.job.request.saturated);
+    let mut second = scene.accept().await;
+    read_request(&mut second).await;
+    second.write_all(reply).await.unwrap();
+    let answered = scene.answer().await;
+    assert_eq!(answered.job.exchange, ExchangeId(99));
+    assert!(answered.job.request.saturated);
+}

@@ -188,7 +188,6 @@ fn exchange(
         production_version: record.production.version.as_ref().to_owned(),
         production,
         shadow_request_ns: 0,
-        saturated: false,
         shadow: Ok(shadow),
         request: Request {
             method: record.method.as_ref().to_owned(),
@@ -201,6 +200,7 @@ fn exchange(
             first_byte_ns: 0,
             last_byte_ns: 0,
             late: false,
+            saturated: false,
             lease: lease(),
         },
     }
