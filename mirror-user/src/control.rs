@@ -146,4 +146,4 @@ struct ErrorBody {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

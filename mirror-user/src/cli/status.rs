@@ -55,7 +55,11 @@ pub(super) fn status(
             },
         },
         None if only_agent => of_agent(Path::new(config::SHADOW_SOCKET), service)?,
-        None => whoever_runs(service)?,
+        None => whoever_runs(
+            Path::new(config::CONTROL_SOCKET),
+            Path::new(config::SHADOW_SOCKET),
+            service,
+        )?,
     };
     printer.print(&shown)?;
     Ok(ExitCode::SUCCESS)
@@ -78,29 +82,30 @@ fn of_agent(socket: &Path, service: Option<&str>) -> anyhow::Result<Shown> {
     })
 }
 
-fn whoever_runs(service: Option<&str>) -> anyhow::Result<Shown> {
-    let socket = Path::new(config::CONTROL_SOCKET);
-    let agent = agent(Path::new(config::SHADOW_SOCKET), service);
-    let daemon = match (daemon(socket, service), &agent) {
-        (Ok(status), _) => Some(status),
-        // There is the agent, which knows the service.
-        (Err(ClientError::NoDaemon { .. }), Ok(_)) => None,
-        (Err(error @ ClientError::NoDaemon { .. }), Err(_)) => {
-            bail!(
-                "{error}; and no shadow agent answers at {}",
-                config::SHADOW_SOCKET
-            )
+fn whoever_runs(
+    socket: &Path,
+    shadow_socket: &Path,
+    service: Option<&str>,
+) -> anyhow::Result<Shown> {
+    let is_gone =
+        |error: &anyhow::Error| matches!(error.downcast_ref(), Some(ClientError::NoDaemon { .. }));
+    let (daemon, agent) = (daemon(socket, service), agent(shadow_socket, service));
+    let (daemon, shadow_agent) = match (daemon, agent) {
+        (Err(ClientError::NoDaemon { .. }), Ok(agent)) => (None, Some(agent)),
+        (Err(error @ ClientError::NoDaemon { .. }), Err(why)) if is_gone(&why) => {
+            let shown = shadow_socket.display();
+            bail!("{error}; and no shadow agent answers at {shown}")
         }
+        (Err(ClientError::NoDaemon { .. }), Err(why)) => return Err(why),
         (Err(error), _) => return Err(error.into()),
-    };
-    let shadow_agent = agent
-        .inspect_err(|error| {
-            let is_gone = matches!(error.downcast_ref(), Some(ClientError::NoDaemon { .. }));
-            if !is_gone {
-                complain(&format!("warning: the shadow agent: {error:#}"));
+        (Ok(status), Ok(agent)) => (Some(status), Some(agent)),
+        (Ok(status), Err(why)) => {
+            if !is_gone(&why) {
+                complain(&format!("warning: the shadow agent: {why:#}"));
             }
-        })
-        .ok();
+            (Some(status), None)
+        }
+    };
     Ok(Shown {
         daemon,
         shadow_agent,
@@ -130,4 +135,83 @@ fn agent(socket: &Path, service: Option<&str>) -> anyhow::Result<AgentStatus> {
         }
     }
     Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Json;
+    use axum::routing::get;
+
+    use super::*;
+    use crate::control::{bind, shadow};
+
+    /// Somebody who answers at a socket until the test is over.
+    fn serve(socket: &Path, router: axum::Router) {
+        let socket = socket.to_owned();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let served = block_on(async {
+                let listener = bind(&socket)?;
+                ready.send(())?;
+                Ok(axum::serve(listener, router).await?)
+            });
+            served.unwrap();
+        });
+        is_ready.recv().unwrap();
+    }
+
+    #[test]
+    fn whoever_runs_here_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let (node, agent) = (folder.path().join("node"), folder.path().join("agent"));
+        let shown = |service| whoever_runs(&node, &agent, service);
+        let why = shown(None).err().unwrap().to_string();
+        assert!(
+            why.contains("no daemon") && why.contains("no shadow agent"),
+            "{why}"
+        );
+
+        serve(&agent, shadow::router(|| Some(shadow::tests::status())));
+        let alone = shown(None).unwrap();
+        assert!(alone.daemon.is_none() && alone.shadow_agent.is_some());
+        let json = serde_json::to_value(&alone).unwrap();
+        assert_eq!(
+            json.as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["shadow_agent"]
+        );
+        let one = shown(Some("sentiment")).unwrap();
+        assert_eq!(one.shadow_agent.unwrap().services.len(), 1);
+        let why = shown(Some("none")).err().unwrap().to_string();
+        assert!(
+            why.contains("no service \"none\"; known: sentiment"),
+            "{why}"
+        );
+
+        let status = crate::control::tests::status();
+        let said = Json(status.clone());
+        let router = axum::Router::new().route("/v1/status", get(async move || said));
+        serve(&node, router);
+        let both = shown(None).unwrap();
+        let json = serde_json::to_value(&both).unwrap();
+        assert_eq!(json["version"], status.version);
+        assert_eq!(json["shadow_agent"]["version"], "0.1.0");
+        let text = both.to_string();
+        assert!(
+            text.contains("(ABI 1)") && text.contains("shadow agent since"),
+            "{text}"
+        );
+    }
+
+    /// `--control` may name either.
+    #[test]
+    fn a_socket_is_asked_whoever_listens_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent");
+        serve(&socket, shadow::router(|| Some(shadow::tests::status())));
+        let printer = Printer(super::super::Output::Json);
+        for only_agent in [false, true] {
+            status(&printer, Some(&socket), only_agent, None).unwrap();
+        }
+        assert!(status(&printer, Some(&socket), false, Some("none")).is_err());
+    }
 }

@@ -23,6 +23,8 @@ pub struct AgentStatus {
     pub time: jiff::Timestamp,
     /// Who sends copies.
     pub taps: Vec<TapStatus>,
+    /// The last connection that was refused, or closed for what it sent.
+    pub last_refusal: Option<LastRefusal>,
     /// What is replayed.
     pub services: Vec<ServiceStatus>,
     /// All that is buffered, in bytes, and how much may be.
@@ -31,6 +33,19 @@ pub struct AgentStatus {
     pub records: RecordStatus,
     /// Where records are.
     pub record_dir: std::path::PathBuf,
+}
+
+/// A connection that was refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastRefusal {
+    /// A tap's name, or an address.
+    pub peer: String,
+    /// The metric's `reason`.
+    pub reason: String,
+    /// What was wrong.
+    pub why: String,
+    /// When.
+    pub time: jiff::Timestamp,
 }
 
 /// One tap, since it was heard first.
@@ -144,4 +159,4 @@ pub fn router(status: impl Fn() -> Option<AgentStatus> + Clone + Send + Sync + '
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

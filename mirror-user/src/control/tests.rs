@@ -13,7 +13,7 @@ use crate::rollout::statistics::{Finding, Verdict};
 use crate::rollout::stories::Story;
 use crate::transport::frame::Transport;
 
-fn status() -> Status {
+pub(crate) fn status() -> Status {
     Status {
         version: "0.1.0".to_owned(),
         abi: 1,

@@ -23,6 +23,14 @@ impl fmt::Display for AgentStatus {
             )?;
         }
         writeln!(f, "\n{}", taps(&self.taps))?;
+        if let Some(last) = &self.last_refusal {
+            let (peer, why, time) = (
+                printable(&last.peer),
+                printable(&last.why),
+                second(last.time),
+            );
+            writeln!(f, "last refused: {peer} at {time}: {why}")?;
+        }
         for service in &self.services {
             writeln!(f)?;
             write_service(f, service)?;
@@ -152,6 +160,11 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus) -> fmt::Re
         writeln!(f, "  malformed    the last one: {why} ({side}) of {client}")?;
     }
     Ok(())
+}
+
+/// What others say cannot move the cursor.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 fn second(time: jiff::Timestamp) -> String {

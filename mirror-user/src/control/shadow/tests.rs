@@ -4,7 +4,7 @@ use tower::Service as _;
 
 use super::*;
 
-fn status() -> AgentStatus {
+pub(crate) fn status() -> AgentStatus {
     AgentStatus {
         version: "0.1.0".into(),
         since: jiff::Timestamp::UNIX_EPOCH,
@@ -17,6 +17,12 @@ fn status() -> AgentStatus {
             outstanding: 7,
             ..TapStatus::default()
         }],
+        last_refusal: Some(LastRefusal {
+            peer: "10.0.0.8".into(),
+            reason: "bad_tls".into(),
+            why: "no\u{1b}[2J key".into(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+        }),
         services: vec![ServiceStatus {
             name: "sentiment".into(),
             version: "v13".into(),
@@ -46,6 +52,7 @@ fn it_is_read_by_people() {
     for words in [
         "warning: record writes suspended",
         "node-1  GONE",
+        "last refused: 10.0.0.8 at 1970-01-01 00:00:00 UTC: no[2J key",
         "2 (100 B)",
         "SERVICE sentiment  id 0, v13 in the shadow of v12",
         "SATURATED for 3 s: lower sample or raise concurrency",

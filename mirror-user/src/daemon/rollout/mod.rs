@@ -339,7 +339,7 @@ impl Rollouts {
         let Some(running) = self
             .running
             .values_mut()
-            .find(|running| running.path == *path)
+            .find(|running| running.path == *path || records::secrets(&running.path) == *path)
         else {
             return false;
         };

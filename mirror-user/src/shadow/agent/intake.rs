@@ -322,7 +322,8 @@ impl Work {
             metrics.tap(tap);
             taps.push(tap.status());
         }
-        self.judge.show_taps(taps);
+        let refused = self.capture.refusals().last();
+        self.judge.show_taps(taps, refused);
     }
 
     /// What taps say of their services has changed.

@@ -12,7 +12,7 @@ use super::Figures;
 use super::workers::{Job, Workers};
 use crate::config;
 use crate::control::shadow::{
-    AgentStatus, LastError, Malformed, RecordStatus, ServiceStatus, TapStatus,
+    AgentStatus, LastError, LastRefusal, Malformed, RecordStatus, ServiceStatus, TapStatus,
 };
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
@@ -48,8 +48,8 @@ pub(super) struct Judge {
     versions: Mutex<HashMap<(TapId, usize, Arm), String>>,
     recorder: Recorder,
     record_dir: PathBuf,
-    /// As they were at the capture's last look.
-    taps: Mutex<Vec<TapStatus>>,
+    /// As they were at the capture's last look, with who was refused last.
+    taps: Mutex<(Vec<TapStatus>, Option<LastRefusal>)>,
     metrics: metrics::Agent,
     since: jiff::Timestamp,
     workers: Arc<Workers<Pair>>,
@@ -290,8 +290,8 @@ impl Judge {
     }
 
     /// How the taps are.
-    pub(super) fn show_taps(&self, taps: Vec<TapStatus>) {
-        *lock(&self.taps) = taps;
+    pub(super) fn show_taps(&self, taps: Vec<TapStatus>, refused: Option<LastRefusal>) {
+        *lock(&self.taps) = (taps, refused);
     }
 
     /// What people are told.
@@ -306,11 +306,13 @@ impl Judge {
         };
         let state = self.recorder.state();
         let memory = &figures.memory;
+        let (taps, last_refusal) = lock(&self.taps).clone();
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since: self.since,
             time: jiff::Timestamp::now(),
-            taps: lock(&self.taps).clone(),
+            taps,
+            last_refusal,
             services: self.services.iter().enumerate().map(status).collect(),
             memory_bytes: [memory.used(), memory.limit()].map(|bytes| bytes as u64),
             records: RecordStatus {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mirror_common::record::DecodeError;
 
+use crate::control::shadow::LastRefusal;
 use crate::transport::frame::{self, Kind};
 
 /// Why bytes are not a tap's.
@@ -158,6 +159,7 @@ type Said = BTreeMap<(String, Refusal), BTreeSet<String>>;
 pub struct Refusals {
     counts: [AtomicU64; Refusal::ALL.len()],
     said: Mutex<Said>,
+    last: Mutex<Option<LastRefusal>>,
 }
 
 impl Default for Refusals {
@@ -165,6 +167,7 @@ impl Default for Refusals {
         Self {
             counts: std::array::from_fn(|_| AtomicU64::new(0)),
             said: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 }
@@ -176,10 +179,22 @@ impl Refusals {
         Refusal::ALL.into_iter().map(move |r| (r, count(r)))
     }
 
+    /// The last one.
+    pub fn last(&self) -> Option<LastRefusal> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
     /// Counts one, and says so, once for each peer and reason, and each key.
     pub(crate) fn count(&self, peer: &str, refused: &Refused) {
         let Refused { refusal, why } = refused;
         self.counts[*refusal as usize].fetch_add(1, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastRefusal {
+            peer: peer.to_owned(),
+            reason: refusal.label().to_owned(),
+            why: why.clone(),
+            time: jiff::Timestamp::now(),
+        });
         if self.is_news(peer, refused) {
             tracing::warn!(peer, reason = refusal.label(), "connection refused: {why}");
         }
@@ -214,6 +229,10 @@ mod tests {
         refusals.count("a", &Refusal::Memory.because("none"));
         let counts: Vec<_> = refusals.counts().filter(|&(_, count)| count > 0).collect();
         assert_eq!(counts, [(Refusal::Memory, 2)]);
+        assert_eq!(
+            refusals.last().map(|last| last.why).as_deref(),
+            Some("none")
+        );
     }
 
     #[test]
