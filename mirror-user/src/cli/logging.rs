@@ -9,11 +9,25 @@ use tracing_subscriber::EnvFilter;
 /// for every message.
 const DEFAULT: &str = "info,netlink_packet_route=error,netlink_proto=error";
 
+/// What they write below `info` may hold addresses and headers that hooks are called with, which are secrets:
+/// whatever `RUST_LOG` asks for.
+const QUIET: [&str; 4] = ["reqwest", "hyper", "hyper_util", "h2"];
+
+/// What is logged: what is asked for, or everything from `info` on.
+fn filter(asked: Option<&str>) -> EnvFilter {
+    let asked = asked.and_then(|asked| EnvFilter::try_new(asked).ok());
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(DEFAULT));
+    let quiet = QUIET
+        .iter()
+        .filter_map(|target| format!("{target}=info").parse().ok());
+    quiet.fold(filter, EnvFilter::add_directive)
+}
+
 /// Starts logging. `RUST_LOG` chooses what is logged; without it, everything from `info` on.
 pub(super) fn start(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(asked.as_deref()))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
@@ -39,4 +53,29 @@ fn to_journal() -> bool {
     };
     std::fs::metadata("/dev/stderr")
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_over_http_is_not_logged() {
+        for asked in [
+            None,
+            Some("trace"),
+            Some("hyper=trace,reqwest=debug"),
+            Some("%"),
+        ] {
+            let filter = filter(asked).to_string();
+            let mut directives = filter.split(',');
+            for target in QUIET {
+                assert!(filter.contains(&format!("{target}=info")), "{filter}");
+            }
+            let is_loud =
+                |directive: &str| directive.contains("=trace") || directive.contains("=debug");
+            assert!(!directives.any(is_loud), "{filter}");
+        }
+        assert!(filter(Some("trace")).to_string().contains("trace"));
+    }
 }
