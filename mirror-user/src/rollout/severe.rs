@@ -93,7 +93,7 @@ impl Last {
         let bad = self.0.iter().filter(|(_, [own, _])| fails(*own, part));
         let (mut bad, count) = (bad.clone(), bad.count());
         let first = bad.next().map(|(first, _)| *first);
-        let last = bad.last().map(|(last, _)| *last);
+        let last = bad.next_back().map(|(last, _)| *last);
         let lasts = first.zip(last).map(|(first, last)| elapsed(first, last));
         let often = count >= WINDOWS && lasts.is_some_and(|lasts| lasts >= SPAN);
         (own.trials >= LAST && fails(own, part) && often).then_some(own)
