@@ -242,8 +242,13 @@ impl<H: Hand> Case<'_, H> {
     /// Chooses for a SYN.
     #[inline(always)]
     fn choose(&self, own: Socket, within: bool, now: u64) -> Choice {
-        if !self.is_arriving() || !self.steering.is_on() {
+        if !self.steering.is_on() {
             return Choice::Stable;
+        }
+        // Seen only as it leaves, it can be given to nobody any more.
+        if !self.is_arriving() {
+            let wanted = policy::chosen(self.steering.hash(self.flow), self.steering.threshold);
+            return if wanted { Choice::OutOfReach } else { Choice::Stable };
         }
         let tap = maps::TAP.get(0).copied().unwrap_or_default();
         self.steering.choose(

@@ -23,6 +23,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::config::{Node, Shadow};
+use crate::daemon::Against;
 use crate::netlink::Netlink;
 
 /// How bad a finding is; the worst first.
@@ -164,7 +165,10 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     for name in &node.interfaces {
         findings.extend(interfaces::findings(&netlink, name, node).await?);
     }
+    let against = Against::of(&netlink, node).await?;
+    findings.extend(interfaces::pairs(&against.pairs));
     findings.extend(services::findings(node, &host, &tapped));
+    findings.extend(canary::unreached(&against.canaries));
     findings.extend(canary::findings(&netlink, node, &host).await?);
     let tls = async {
         if options.probe_tls {

@@ -334,6 +334,14 @@ impl ServiceAddress {
         self.port == other.port && (any || self.ip == other.ip)
     }
 
+    /// Whether a canary that listens there is certainly what clients dial: `*` means this host's addresses,
+    /// which only the daemon knows.
+    pub(crate) fn is_taken_by(self, canary: SocketAddr) -> bool {
+        let own = Self::of_listener(canary);
+        let is_known = self.ip.is_some() || own.ip.is_none_or(|ip| ip.is_loopback());
+        is_known && self.overlaps(own)
+    }
+
     /// What a listener of this host occupies; an unspecified address is any.
     pub(crate) fn of_listener(listener: SocketAddr) -> Self {
         let ip = listener.ip();

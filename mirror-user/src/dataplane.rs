@@ -34,6 +34,7 @@ pub use maps::Pulse;
 pub use pins::detach_all;
 pub use ring::Ring;
 pub use rings::Bell;
+pub use xdp::has_xdp;
 
 /// The programs, built from `mirror-ebpf` by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/modelmirror.bpf.o"));

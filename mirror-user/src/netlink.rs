@@ -24,6 +24,8 @@ use rtnetlink::{
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub(crate) mod stack;
+
 /// The kernel did not answer, or not as expected. That it knows nothing of the kind is an answer.
 pub(crate) type Error = rtnetlink::Error;
 
@@ -50,6 +52,10 @@ pub(crate) struct Link {
     pub(crate) xdp: Option<&'static str>,
     /// The largest packets that it merges or sends, in bytes.
     pub(crate) largest: u32,
+    /// The bridge, bond or VRF that has it as a port; 0 = none.
+    pub(crate) master: u32,
+    /// The link of this host that it stands on (a VLAN's NIC), or a veth's other end; 0 = none.
+    pub(crate) lower: u32,
 }
 
 /// What a route lookup answers.
@@ -137,6 +143,13 @@ impl Netlink {
     pub(crate) async fn link_by_index(&self, index: u32) -> Result<Option<Link>, Error> {
         let request = self.handle.link().get().match_index(index);
         Ok(first(request.execute()).await?.as_ref().map(link))
+    }
+
+    /// Every link of this host.
+    pub(crate) async fn links(&self) -> Result<Vec<Link>, Error> {
+        let messages = self.handle.link().get().execute();
+        let messages: Vec<_> = messages.try_collect().await?;
+        Ok(messages.iter().map(link).collect())
     }
 
     /// Every address of this host.
@@ -315,9 +328,13 @@ fn link(message: &LinkMessage) -> Link {
         ethernet: loopback || layer == LinkLayerType::Ether,
         ..Link::default()
     };
+    let mut is_elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Controller(index) => link.master = *index,
+            LinkAttribute::Link(index) => link.lower = *index,
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(mac) => {
                 link.mac = mac.first_chunk().copied().unwrap_or_default()
@@ -329,6 +346,10 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Other(other) => link.largest = link.largest.max(gro_max_size(other)),
             _ => {}
         }
+    }
+    // The number is one of another network namespace's.
+    if is_elsewhere {
+        link.lower = 0;
     }
     link
 }

@@ -11,7 +11,7 @@ use super::memory::{Memory, shown};
 use super::services::about;
 use crate::config::{Canary, Node, PortRange, Service, XdpHook};
 use crate::netlink::{self, HostAddress, Link, Netlink};
-use crate::sock_diag;
+use crate::{dataplane, sock_diag};
 
 /// Kernel memory for each connection, measured: an entry of both tables, 200 and 192 bytes.
 const CONNECTION_BYTES: u64 = 392;
@@ -58,9 +58,22 @@ pub(super) async fn findings(
         for name in &node.interfaces {
             links.extend(netlink.link(name).await?);
         }
-        findings.extend(xdp(service, &links));
+        let links = links.into_iter().map(|link| {
+            let ours = dataplane::has_xdp(&node.pin_dir, &link.name, link.index);
+            (link, ours)
+        });
+        findings.extend(xdp(service, &links.collect::<Vec<_>>()));
     }
     Ok(findings)
+}
+
+/// Canaries that the network keeps from their connections: the service, why, and what to write instead.
+pub(super) fn unreached(canaries: &[(String, String, String)]) -> Vec<Finding> {
+    let refuse = |(service, why, cure): &(String, String, String)| {
+        let what = format!("nothing can be steered: {why}");
+        Finding::refuse(format!("service {service}"), what, cure)
+    };
+    canaries.iter().map(refuse).collect()
 }
 
 fn table(connections: u32, host: Memory) -> Finding {
@@ -179,8 +192,9 @@ fn answer(service: &Service, canary: &Canary, link: &Link, dialled: Result<(), S
     }
 }
 
-/// Where packets of a canary on another host will be taken, on these links.
-fn xdp(service: &Service, links: &[Link]) -> Vec<Finding> {
+/// Where packets of a canary on another host will be taken, on these links, with whether our own program is
+/// there.
+fn xdp(service: &Service, links: &[(Link, bool)]) -> Vec<Finding> {
     let Some(hook) = service.canary.as_ref().and_then(|canary| canary.xdp) else {
         return Vec::new();
     };
@@ -194,11 +208,13 @@ fn xdp(service: &Service, links: &[Link]) -> Vec<Finding> {
             "nothing; or arms = [\"stable\"] in [service.mirror]",
         )];
     }
-    let links = links.iter().filter(|link| !link.loopback);
-    links.map(|link| at(service, hook, link)).collect()
+    let links = links.iter().filter(|(link, _)| !link.loopback);
+    links
+        .map(|(link, ours)| at(service, hook, link, *ours))
+        .collect()
 }
 
-fn at(service: &Service, hook: XdpHook, link: &Link) -> Finding {
+fn at(service: &Service, hook: XdpHook, link: &Link, ours: bool) -> Finding {
     let Link { name, kind, .. } = link;
     let about = about(service);
     match (hook, link.xdp) {
@@ -207,16 +223,16 @@ fn at(service: &Service, hook: XdpHook, link: &Link) -> Finding {
             format!("{name} has no Ethernet headers: its packets are taken at TC"),
             "nothing",
         ),
-        (hook, Some(active)) if active == hook.label() => {
+        (_, Some(active)) if ours => {
             Finding::ok(about, format!("XDP is attached to {name}, {active}"))
         }
         (hook, Some(active)) => Finding::warn(
             about,
             format!(
-                "XDP is attached to {name} as {active}, and xdp = {:?}: if it is not ours, TC does the work",
+                "somebody else's XDP program is attached to {name} ({active}), and xdp = {:?}: TC does the work, of what that program passes on",
                 hook.label()
             ),
-            "see `bpftool net`, and `modelmirror status` for what is active",
+            "nothing; or take that program away (`bpftool net` shows it), and `modelmirror status` says what is active",
         ),
         (XdpHook::Generic, None) => {
             Finding::ok(about, format!("XDP will be attached to {name}, generic"))
@@ -294,28 +310,37 @@ mod tests {
             canary: Some(Canary { xdp, ..canary() }),
             ..service()
         };
+        let found = |service: &Service, link: &Link, ours| xdp(service, &[(link.clone(), ours)]);
         let eth0 = link("eth0", 2);
-        let links = std::slice::from_ref(&eth0);
-        assert_eq!(xdp(&with(None), links), []);
+        assert_eq!(found(&with(None), &eth0, false), []);
         let native = with(Some(XdpHook::Native));
-        check(&xdp(&native, links)[0], Level::Warn, "can reset its queues");
+        check(
+            &found(&native, &eth0, false)[0],
+            Level::Warn,
+            "can reset its queues",
+        );
         let active = Link {
             xdp: Some("native"),
             ..eth0.clone()
         };
         check(
-            &xdp(&native, std::slice::from_ref(&active))[0],
+            &found(&native, &active, true)[0],
             Level::Ok,
             "attached to eth0, native",
         );
+        check(
+            &found(&native, &active, false)[0],
+            Level::Warn,
+            "somebody else's XDP program",
+        );
         let generic = with(Some(XdpHook::Generic));
-        check(&xdp(&generic, &[active])[0], Level::Warn, "as native");
-        check(&xdp(&generic, links)[0], Level::Ok, "generic");
+        check(&found(&generic, &active, false)[0], Level::Warn, "(native)");
+        check(&found(&generic, &eth0, false)[0], Level::Ok, "generic");
         let veth = Link {
             kind: Some("veth".to_owned()),
             ..eth0
         };
-        check(&xdp(&native, &[veth])[0], Level::Warn, "a veth");
+        check(&found(&native, &veth, false)[0], Level::Warn, "a veth");
     }
 
     #[test]

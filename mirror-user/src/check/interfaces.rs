@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::Finding;
 use crate::config::Node;
 use crate::dataplane::{self, Hook};
+use crate::netlink::stack::Pair;
 use crate::netlink::{self, Link, Netlink, offloads};
 
 /// The largest packet that IPv4's length field can say.
@@ -38,6 +39,21 @@ pub(super) async fn findings(
         &netlink.clsact_filters(link.index).await,
     ));
     Ok(findings)
+}
+
+/// Interfaces that may not be named together.
+pub(super) fn pairs(pairs: &[Pair]) -> Vec<Finding> {
+    let refuse = |Pair {
+                      first,
+                      second,
+                      why,
+                      cure,
+                  }: &Pair| {
+        let what =
+            format!("{second} shows the same packets as {first}, and nothing is seen there: {why}");
+        Finding::refuse("interfaces", what, cure)
+    };
+    pairs.iter().map(refuse).collect()
 }
 
 fn about(link: &Link) -> String {

@@ -57,7 +57,7 @@ fn place(
         return Finding::warn(
             about(service),
             format!("{ip} is no address of this host"),
-            "nothing, if it is that of a pod or container: then let `interfaces` hold its veth, and not the NIC as well where addresses are translated (docker -p, NodePort); else correct `addresses`",
+            "nothing, if it is that of a pod or container: then let `interfaces` hold its veth, or the NIC (docs/interfaces.md); else correct `addresses`",
         );
     }
     let serves = |listener: &Listener| servers::serves(listener.address, address).is_some();

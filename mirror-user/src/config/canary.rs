@@ -199,8 +199,11 @@ impl TypedCanary {
     /// The canary must be somebody else than the service.
     pub(super) fn check(&self, service: &[Spanned<ServiceAddress>], problems: &Problems) {
         let Some(address) = &self.address else { return };
-        let own = ServiceAddress::of_listener(*address.get_ref());
-        if let Some(taken) = service.iter().find(|taken| taken.get_ref().overlaps(own)) {
+        let own = *address.get_ref();
+        if let Some(taken) = service
+            .iter()
+            .find(|taken| taken.get_ref().is_taken_by(own))
+        {
             let what = format!("{own} is the service's own address, {}", taken.get_ref());
             let cure = "write where the canary listens: another port, or another address";
             problems.add(address.span(), Fault::new(what, cure));

@@ -385,8 +385,8 @@ fn canary_values_are_refused_by_name() {
             "file.toml:8:9: `share` in [service.canary]: 0.00005 is too fine",
         ),
         (
-            "address = \"10.0.0.5:8000\"",
-            "file.toml:7:11: 10.0.0.5:8000 is the service's own address, *:8000",
+            "address = \"127.0.0.1:8000\"",
+            "file.toml:7:11: 127.0.0.1:8000 is the service's own address, *:8000",
         ),
         (
             "address = \"0.0.0.0:8001\"",

@@ -51,6 +51,13 @@ pub struct Interface {
     pub xdp_error: Option<String>,
     /// The last thing that went wrong.
     pub error: Option<String>,
+    /// Nothing is attached on purpose: another one of `interfaces` shows the same packets.
+    #[serde(default)]
+    pub left_out: bool,
+    /// Programs of others that run before ours, each with its hook: what they keep for themselves is not
+    /// seen.
+    #[serde(default)]
+    pub before: Vec<String>,
 }
 
 /// One shadow agent.

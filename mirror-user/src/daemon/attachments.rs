@@ -92,17 +92,36 @@ fn interface(link: &Link) -> Interface {
 
 /// Every interface that is ours, by name.
 #[derive(Debug, Default)]
-pub(super) struct Attachments(BTreeMap<String, Attachment>);
+pub(super) struct Attachments {
+    made: BTreeMap<String, Attachment>,
+    /// Interfaces of the config that are not tapped, and why.
+    excluded: BTreeMap<String, String>,
+}
 
 impl Attachments {
     /// What is attached to an interface.
     pub(super) fn get(&self, name: &str) -> Option<&Attachment> {
-        self.0.get(name)
+        self.made.get(name)
+    }
+
+    /// Why an interface of the config is not tapped, though it is there.
+    pub(super) fn why_excluded(&self, name: &str) -> Option<&String> {
+        self.excluded.get(name)
+    }
+
+    /// Which interfaces of the config are not tapped, and why.
+    pub(super) fn exclude(&mut self, excluded: BTreeMap<String, String>) {
+        for (interface, why) in &excluded {
+            if self.excluded.get(interface) != Some(why) {
+                tracing::error!(interface, "not attached: {why}");
+            }
+        }
+        self.excluded = excluded;
     }
 
     /// Names of all.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.0.keys()
+        self.made.keys()
     }
 
     /// Whether the program that writes the tunnel's headers is attached where `way` leaves.
@@ -114,7 +133,7 @@ impl Attachments {
 
     /// Attaches and detaches until all is as `wanted`; what fails is tried again at the next call.
     pub(super) fn make(&mut self, plane: &mut DataPlane, wanted: Wanted) {
-        self.0.retain(|name, attachment| {
+        self.made.retain(|name, attachment| {
             let keep = wanted.contains_key(name);
             if let Some((interface, _)) = attachment.to.as_ref().filter(|_| !keep) {
                 tracing::info!(interface = name, "detached");
@@ -125,7 +144,7 @@ impl Attachments {
         let present = wanted.values().flatten();
         let keep: Vec<_> = present.map(|(interface, _)| interface.clone()).collect();
         for (name, wanted) in wanted {
-            let attachment = self.0.entry(name.clone()).or_default();
+            let attachment = self.made.entry(name.clone()).or_default();
             match wanted {
                 None => attachment.gone(&name),
                 Some(wanted) if attachment.to.as_ref() == Some(&wanted) => {

@@ -12,7 +12,7 @@ use super::core::Input;
 use super::ending::{Ended, Job};
 use super::health::{Attempt, Failure};
 use super::network::View;
-use super::place::{Obstacle, Place};
+use super::place::Place;
 use super::services::Service;
 use super::steering::{Wanted, share, steering};
 use super::{Daemon, place};
@@ -35,7 +35,8 @@ impl Daemon {
         if let (Some(canary), Some(view), CanaryChange::Share(share)) =
             (&config.canary, &self.view, change)
             && share != Share::NONE
-            && let Err(Obstacle::Lasting(why)) = place::find(canary, &config.addresses, view)
+            && let Err(why) = place::find(canary, &config.addresses, view)
+            && why.is_lasting()
         {
             return Err(Refusal::Invalid(format!("{}: {why}", canary.address)));
         }

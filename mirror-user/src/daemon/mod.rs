@@ -67,6 +67,7 @@ use self::keys::Keys;
 use self::listening::Listening;
 use self::local_reader::LocalReader;
 use self::milestones::Milestones;
+pub(crate) use self::network::Against;
 use self::network::{Interest, Look, View};
 pub(crate) use self::reach::{ring_size_of, rings_of};
 use self::rollout::Rollouts;
@@ -391,6 +392,7 @@ impl Daemon {
                 .filter_map(|agent| agent.peer)
                 .chain(self.canaries_away())
                 .collect(),
+            dialled: Interest::dialled(&self.config),
             drops: self.agents.values().any(Agent::is_geneve),
         };
         self.interest.send_if_modified(|before| {

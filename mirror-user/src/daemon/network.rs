@@ -2,14 +2,17 @@
 //! when whoever configures the network has let go of it: that can take seconds, and the daemon's
 //! loop has no seconds to wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::place::{self, Obstacle};
 use super::way::{self, NoWay, Way};
+use crate::config::Node;
+use crate::netlink::stack::{self, Pair};
 use crate::netlink::{self, Link, Netlink};
 
 /// How long the kernel may take for all answers of one look.
@@ -33,8 +36,18 @@ pub(super) struct Interest {
     pub(super) interfaces: Vec<String>,
     /// The agents' tunnel ends, and where canaries listen.
     pub(super) hosts: Vec<SocketAddr>,
+    /// What clients dial.
+    pub(super) dialled: BTreeSet<IpAddr>,
     /// Whether it matters at once that an uplink drops packets.
     pub(super) drops: bool,
+}
+
+impl Interest {
+    /// What the services' clients dial.
+    pub(super) fn dialled(node: &Node) -> BTreeSet<IpAddr> {
+        let addresses = node.services.iter().flat_map(|service| &service.addresses);
+        addresses.filter_map(|address| address.ip).collect()
+    }
 }
 
 /// The network at one moment.
@@ -46,6 +59,23 @@ pub(super) struct View {
     pub(super) links: BTreeMap<String, Option<Link>>,
     /// The ways to the hosts asked for.
     pub(super) ways: BTreeMap<SocketAddr, Result<Way, NoWay>>,
+    /// Those of the interfaces that show the same packets.
+    pub(super) pairs: Vec<Pair>,
+    /// The bridges, bonds and VRFs that have the interfaces as ports, by the port's name.
+    pub(super) masters: BTreeMap<String, Master>,
+    /// Where packets leave for what clients dial, by the interface's number, if that is another host's.
+    pub(super) onward: BTreeMap<IpAddr, u32>,
+}
+
+/// What has an interface as its port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Master {
+    /// Its name.
+    pub(super) name: String,
+    /// `bridge`, `bond`, `vrf`.
+    pub(super) kind: String,
+    /// Whether a bridge has netfilter take what comes in by its ports.
+    pub(super) filters: bool,
 }
 
 /// What the last look came to: a view, or why there is none.
@@ -63,7 +93,103 @@ impl View {
         for &host in &interest.hosts {
             view.ways.insert(host, way::find(netlink, host).await?);
         }
+        let is_stacked = |link: &&Link| link.master != 0;
+        if interest.interfaces.len() > 1
+            || view.links.values().flatten().any(|link| is_stacked(&link))
+        {
+            let links = netlink.links().await?;
+            view.pairs = stack::pairs(&interest.interfaces, &links);
+            for port in view.links.values().flatten().filter(is_stacked) {
+                let master = links.iter().find(|link| link.index == port.master);
+                view.masters
+                    .extend(master.map(|link| (port.name.clone(), Master::of(link))));
+            }
+        }
+        for ip in &interest.dialled {
+            let route = netlink.route(*ip).await?.filter(|route| !route.local);
+            view.onward
+                .extend(route.map(|route| (*ip, route.interface)));
+        }
         Ok(view)
+    }
+
+    /// Why nothing is tapped on an interface of the config: one before it shows the same packets.
+    pub(super) fn excluded(&self, interfaces: &[String]) -> BTreeMap<String, String> {
+        let mut excluded = BTreeMap::new();
+        for name in interfaces {
+            let pair = self
+                .pairs
+                .iter()
+                .find(|pair| pair.second == *name && !excluded.contains_key(&pair.first));
+            if let Some(Pair {
+                first, why, cure, ..
+            }) = pair
+            {
+                let said = format!(
+                    "it shows the same packets as {first}, so nothing is seen there: {why}; {cure}"
+                );
+                excluded.insert(name.clone(), said);
+            }
+        }
+        excluded
+    }
+}
+
+impl Master {
+    fn of(link: &Link) -> Self {
+        let kind = link.kind.clone().unwrap_or_default();
+        let own = format!("/sys/class/net/{}/bridge/nf_call_ip", link.name);
+        let all = "/proc/sys/net/bridge/bridge-nf-call-ip";
+        let is_on =
+            |path: String| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
+        let filters = kind == "bridge"
+            && ["", "6"].into_iter().any(|family| {
+                is_on(format!("{own}{family}tables")) || is_on(format!("{all}{family}tables"))
+            });
+        Self {
+            name: link.name.clone(),
+            kind,
+            filters,
+        }
+    }
+}
+
+/// What the network has against a config, before a daemon runs by it.
+#[derive(Debug, Default)]
+pub(crate) struct Against {
+    /// Interfaces that show the same packets.
+    pub(crate) pairs: Vec<Pair>,
+    /// Services whose canary gets nobody, with why and what to write instead.
+    pub(crate) canaries: Vec<(String, String, String)>,
+}
+
+impl Against {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn of(netlink: &Netlink, node: &Node) -> Result<Self, netlink::Error> {
+        let with_canary = || {
+            let services = node.services.iter();
+            services.filter_map(|service| Some((service, service.canary.as_ref()?)))
+        };
+        let interest = Interest {
+            interfaces: node.interfaces.clone(),
+            hosts: with_canary().map(|(_, canary)| canary.address).collect(),
+            dialled: Interest::dialled(node),
+            drops: false,
+        };
+        let view = View::look(netlink, &interest).await?;
+        let canaries = with_canary().filter_map(|(service, canary)| {
+            match place::find(canary, &service.addresses, &view) {
+                Err(Obstacle::Topology { why, cure }) => Some((service.name.clone(), why, cure)),
+                _ => None,
+            }
+        });
+        Ok(Self {
+            canaries: canaries.collect(),
+            pairs: view.pairs.clone(),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::network::View;
+use super::network::{Master, View};
 use super::way::Way;
 use crate::config::{Canary, ServiceAddress};
 
@@ -18,12 +18,27 @@ pub(super) enum Place<'a> {
 /// Why nobody can be taken to a canary.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(super) enum Obstacle {
+    /// The same, where another config works.
+    #[error("{why}; {cure}")]
+    Topology {
+        /// What is in the way.
+        why: String,
+        /// What to write instead.
+        cure: String,
+    },
     /// The config would have to change, or this host's network.
     #[error("{0}")]
     Lasting(String),
     /// It may have gone in a moment.
     #[error("{0}")]
     Passing(String),
+}
+
+impl Obstacle {
+    /// Whether it stays until somebody changes something.
+    pub(super) fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Passing(_))
+    }
 }
 
 /// Where a canary of a service with these addresses is, or why nobody can be taken there.
@@ -35,7 +50,14 @@ pub(super) fn find<'a>(
     let lasting = |why: String| Err(Obstacle::Lasting(why));
     let ip = canary.address.ip();
     if is_here(ip, &view.addresses) {
-        return Ok(Place::Here);
+        let own = ServiceAddress::of_listener(canary.address);
+        if let Some(taken) = service.iter().find(|taken| taken.overlaps(own)) {
+            return lasting(format!("{own} is the service's own address, {taken}"));
+        }
+        return match led_aside(service, view) {
+            Some(obstacle) => Err(obstacle),
+            None => Ok(Place::Here),
+        };
     }
     let same_family =
         |address: &ServiceAddress| address.ip.is_none_or(|own| own.is_ipv4() == ip.is_ipv4());
@@ -46,12 +68,72 @@ pub(super) fn find<'a>(
     }
     match view.ways.get(&canary.address) {
         Some(Ok(way)) if way.link.loopback => lasting(format!("the route to {ip} leads back here")),
-        Some(Ok(way)) => Ok(Place::Away(way)),
+        Some(Ok(way)) => match only_leaves(service, view) {
+            Some(obstacle) => Err(obstacle),
+            None => Ok(Place::Away(way)),
+        },
         Some(Err(why)) => lasting(why.to_string()),
         None => Err(Obstacle::Passing(format!(
             "the way to {ip} is not known yet"
         ))),
     }
+}
+
+/// Why connections do not stay where they would be given to a canary of this host.
+fn led_aside(service: &[ServiceAddress], view: &View) -> Option<Obstacle> {
+    let elsewhere = |address: &ServiceAddress| {
+        let ip = address.ip.filter(|ip| !is_here(*ip, &view.addresses));
+        ip.filter(|_| !view.addresses.is_empty())
+    };
+    let passing: Vec<IpAddr> = service.iter().filter_map(elsewhere).collect();
+    if passing.len() == service.len() && !passing.is_empty() {
+        return Some(Obstacle::Topology {
+            why: format!("{} is no address of this host, so its connections pass through, and none can be given to a canary that listens here", passing[0]),
+            cure: "run the canary where it has an address of its own, such as a pod, and write that as its `address`".to_owned(),
+        });
+    }
+    view.masters.iter().find_map(|(port, master)| {
+        let Master { name, kind, filters } = master;
+        match kind.as_str() {
+            "vrf" => Some(Obstacle::Topology {
+                why: format!("{port} belongs to the VRF {name}, where the kernel resets connections that are given to a canary of this host"),
+                cure: "run the canary where it has an address of its own, such as a pod or another host, and write that as its `address`".to_owned(),
+            }),
+            "bridge" if *filters => Some(Obstacle::Topology {
+                why: format!("{port} is a port of the bridge {name}, which has netfilter take packets on their way (bridge-nf-call-iptables): the canary would not get them"),
+                cure: format!("name {name} itself in `interfaces` in place of {port}"),
+            }),
+            _ => None,
+        }
+    })
+}
+
+/// Why clients' packets are seen only as they leave for the servers, when nobody can be given them any more.
+fn only_leaves(service: &[ServiceAddress], view: &View) -> Option<Obstacle> {
+    let ways: Option<Vec<u32>> = service
+        .iter()
+        .map(|address| {
+            let ip = address.ip.filter(|ip| !is_here(*ip, &view.addresses))?;
+            view.onward.get(&ip).copied()
+        })
+        .collect();
+    let ways = ways?;
+    let mut names = Vec::new();
+    for link in view.links.values().flatten() {
+        // Clients may come in by the NIC by which the servers are reached; by a pod's cable only the pod does.
+        let is_inside = link.master != 0 || matches!(link.kind.as_deref(), Some("veth" | "bridge"));
+        let leads_there = ways
+            .iter()
+            .any(|way| [link.index, link.master].contains(way));
+        if !is_inside || !leads_there {
+            return None;
+        }
+        names.push(link.name.as_str());
+    }
+    (!names.is_empty()).then(|| Obstacle::Topology {
+        why: format!("connections are seen on {} only as they leave for the servers, too late to be given to a canary of another host", names.join(", ")),
+        cure: "name the interface where clients come in, such as the NIC, in `interfaces` in place of it".to_owned(),
+    })
 }
 
 /// Whether an address is one of this host's.
@@ -61,9 +143,10 @@ pub(super) fn is_here(ip: IpAddr, local: &[IpAddr]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{canary, way};
+    use super::super::fixtures::{canary, link, way};
     use super::super::way::NoWay;
     use super::*;
+    use crate::netlink::Link;
 
     fn view() -> View {
         let mut view = View {
@@ -89,6 +172,100 @@ mod tests {
         let view = view();
         let found = find(&canary, &service, &view);
         assert_eq!(found.map(|place| place != Place::Here), expected);
+    }
+
+    /// What is in the way of a canary of a service at 10.0.0.5, or of a pod, where `link` is tapped.
+    #[track_caller]
+    fn check_tapped(
+        service: [u8; 4],
+        canary_ip: [u8; 4],
+        link: Link,
+        master: Option<Master>,
+        expected: Option<&str>,
+    ) {
+        let canary = Canary {
+            address: (canary_ip, 8001).into(),
+            ..canary()
+        };
+        let mut view = view();
+        view.onward.insert([10, 2, 0, 8].into(), 6);
+        view.masters
+            .extend(master.map(|master| (link.name.clone(), master)));
+        view.links.insert(link.name.clone(), Some(link));
+        let service = [ServiceAddress {
+            ip: Some(service.into()),
+            port: 8000,
+        }];
+        let found = find(&canary, &service, &view);
+        match (&found, expected) {
+            (Ok(_), None) => {}
+            (Err(Obstacle::Topology { why, .. }), Some(words)) => {
+                assert!(why.contains(words), "{why}")
+            }
+            _ => panic!("{found:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_tapped_decides_what_can_be_given_away() {
+        let (own, pod) = ([10, 0, 0, 5], [10, 2, 0, 8]);
+        let (here, away) = ([10, 0, 0, 5], [10, 1, 0, 7]);
+        let master = |kind: &str, filters| {
+            Some(Master {
+                name: "m0".to_owned(),
+                kind: kind.to_owned(),
+                filters,
+            })
+        };
+        let port = |master| Link {
+            master,
+            kind: Some("veth".to_owned()),
+            ..link("veth1", 9)
+        };
+        let bridge = || Link {
+            kind: Some("bridge".to_owned()),
+            ..link("cni0", 6)
+        };
+        check_tapped(own, here, link("eth0", 2), None, None);
+        check_tapped(own, here, port(7), master("bridge", false), None);
+        check_tapped(
+            own,
+            here,
+            port(7),
+            master("bridge", true),
+            Some("bridge-nf-call-iptables"),
+        );
+        check_tapped(
+            own,
+            here,
+            port(7),
+            master("vrf", false),
+            Some("belongs to the VRF m0"),
+        );
+        check_tapped(
+            pod,
+            here,
+            link("eth0", 2),
+            None,
+            Some("10.2.0.8 is no address of this host"),
+        );
+        check_tapped(pod, away, link("eth0", 2), None, None);
+        check_tapped(pod, away, link("eth0", 6), None, None);
+        check_tapped(
+            pod,
+            away,
+            bridge(),
+            None,
+            Some("seen on cni0 only as they leave"),
+        );
+        check_tapped(
+            pod,
+            away,
+            port(6),
+            master("bridge", false),
+            Some("seen on veth1 only as they leave"),
+        );
+        check_tapped(own, away, bridge(), None, None);
     }
 
     #[test]

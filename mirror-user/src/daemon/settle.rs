@@ -39,7 +39,11 @@ impl Daemon {
             _ if self.core.holds().is_off() => attachments::Wanted::new(),
             Some(view) => {
                 let away = self.ways_away(view);
-                attachments::wanted(&self.config.interfaces, &view.links, ways, &away)
+                let excluded = view.excluded(&self.config.interfaces);
+                let mut tapped = self.config.interfaces.clone();
+                tapped.retain(|name| !excluded.contains_key(name));
+                self.attachments.exclude(excluded);
+                attachments::wanted(&tapped, &view.links, ways, &away)
             }
             // What an earlier daemon attached stays until it is known what should be.
             None => return,

@@ -148,7 +148,12 @@ impl Daemon {
     }
 
     fn interface(&self, name: &str) -> Interface {
-        let attachment = self.attachments.get(name).cloned().unwrap_or_default();
+        let mut attachment = self.attachments.get(name).cloned().unwrap_or_default();
+        let excluded = self.attachments.why_excluded(name);
+        if let Some(why) = excluded {
+            // Whatever else is attached there: no client's packet is seen.
+            (attachment.to, attachment.error) = (None, Some(why.clone()));
+        }
         let attached = attachment.to.is_some();
         Interface {
             name: name.to_owned(),
@@ -158,6 +163,8 @@ impl Daemon {
             hook: attached.then_some(self.mechanism),
             attached,
             error: attachment.error,
+            left_out: excluded.is_some(),
+            before: Vec::new(),
         }
     }
 

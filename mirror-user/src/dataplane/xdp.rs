@@ -1,8 +1,11 @@
 //! Attaching the program that takes frames before there is an skb.
 
+use std::path::Path;
+
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
+use mirror_common::ABI_VERSION;
 
 use super::attach::{attach_error, attach_pinned, detach_pinned, link_name};
 use super::{DataPlane, Error, Interface, chain, once};
@@ -56,6 +59,21 @@ impl DataPlane {
         let pin = self.links.join(link_name(interface, hook.label()));
         detach_pinned(&pin).map_err(|reason| attach_error(&interface.name, hook.label(), reason))
     }
+}
+
+/// Whether the XDP program of this interface is ours, by what is pinned: there is one program at a time.
+pub fn has_xdp(pin_dir: &Path, name: &str, index: u32) -> bool {
+    let interface = Interface {
+        name: name.to_owned(),
+        index,
+        ethernet: true,
+    };
+    let links = pin_dir.join(format!("v{ABI_VERSION}")).join("links");
+    let hooks = [XdpHook::Native, XdpHook::Generic];
+    let mut pins = hooks
+        .map(|hook| links.join(link_name(&interface, hook.label())))
+        .into_iter();
+    pins.any(|pin| pin.exists())
 }
 
 /// The program, loaded.

@@ -28,6 +28,7 @@ mod selection;
 mod servers;
 mod steering;
 mod takeover;
+mod topologies;
 mod traffic;
 mod translate;
 mod watching;

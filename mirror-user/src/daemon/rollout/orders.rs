@@ -13,7 +13,7 @@ use crate::control::{
     RolloutSummary, Start,
 };
 use crate::daemon::canary::fresh_key;
-use crate::daemon::place::{self, Obstacle};
+use crate::daemon::place;
 use crate::daemon::{Daemon, rollout::overlay};
 use crate::rollout::machine::Rollout;
 use crate::rollout::plan::{Plan, Target};
@@ -131,7 +131,8 @@ impl Daemon {
         }
         let canary = overlay::on_trial(&config, &target);
         if let Some(view) = &self.view
-            && let Err(Obstacle::Lasting(why)) = place::find(&canary, &config.addresses, view)
+            && let Err(why) = place::find(&canary, &config.addresses, view)
+            && why.is_lasting()
         {
             return Err(invalid(format!("{}: {why}", target.address)));
         }
@@ -285,8 +286,8 @@ fn target(config: &crate::config::Service, start: &Start) -> Result<Target, Stri
     if version == config.stable_version {
         return Err(format!("{version} is the version in production"));
     }
-    let own = crate::config::ServiceAddress::of_listener(address);
-    if let Some(taken) = config.addresses.iter().find(|taken| taken.overlaps(own)) {
+    let mut addresses = config.addresses.iter();
+    if let Some(taken) = addresses.find(|taken| taken.is_taken_by(address)) {
         return Err(format!(
             "{address} is the service's own address, {taken}: say where the canary listens"
         ));
