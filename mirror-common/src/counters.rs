@@ -69,6 +69,8 @@ mod pod {
     unsafe impl aya::Pod for crate::steer::Steering {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::steer::Health {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::steer::Arrivals {}
 }
 
 #[cfg(test)]
@@ -79,7 +81,7 @@ mod tests {
     use crate::histogram::{Latency, RunTime};
     use crate::measure::{ArmCounters, Connection};
     use crate::policy::{Agent, Budget, Service, Tap};
-    use crate::steer::{Choice, Health, Steering};
+    use crate::steer::{Arrivals, Choice, Health, Steering};
     use crate::translate::{Ports, Translation};
     use core::mem::size_of;
 
@@ -105,6 +107,7 @@ mod tests {
             ("Ports", size_of::<Ports>()),
             ("Translation", size_of::<Translation>()),
             ("choices", Choice::COUNT),
+            ("Arrivals", size_of::<Arrivals>()),
         ];
         let version_5 = [
             ("Endpoint", 24),
@@ -125,6 +128,7 @@ mod tests {
             ("Ports", 8),
             ("Translation", 80),
             ("choices", 11),
+            ("Arrivals", 16),
         ];
         assert_eq!((crate::ABI_VERSION, layouts), (5, version_5));
     }

@@ -18,6 +18,8 @@ pub mod state {
     pub const REPEATED: u32 = 1 << 2;
     /// The kernel has a socket for it, and finds it by itself.
     pub const SETTLED: u32 = 1 << 3;
+    /// Its first request found no socket: it may be what ends a handshake by SYN cookie.
+    pub const UNMET: u32 = 1 << 4;
     /// Ended by a reset, or by both sides.
     pub const CLOSED: u32 = 1 << 5;
     /// `next` of the request direction is known; the response direction has the bit above.
@@ -26,7 +28,7 @@ pub mod state {
     pub const FINISHED: u32 = 1 << 8;
     /// Nobody but the canary can serve it.
     pub const SOLE: u32 = 1 << 10;
-    /// The canary was to have it, and somebody else has.
+    /// This host was to have it, and somebody else has.
     pub const STRAYED: u32 = 1 << 11;
 }
 
@@ -241,11 +243,11 @@ pub struct ArmCounters {
     pub choices: [u64; Choice::COUNT],
     /// SYNs that the server has acknowledged.
     pub answered: u64,
-    /// Connections that the canary was seen to have got: a socket of this host has them, or its own host
-    /// has answered.
+    /// Connections that the version was seen to have got: a socket of this host has them, or the canary's
+    /// own host has answered.
     pub delivered: u64,
-    /// Connections of the canary's that were answered, and of which this host has no socket when the first
-    /// request comes: netfilter or a bridge has led them on.
+    /// Connections that were answered, and of which this host has no socket once a request has come:
+    /// netfilter or a VRF has led them on.
     pub strayed: u64,
     /// SYNs that came again, since nobody had answered.
     pub unanswered: u64,

@@ -62,6 +62,29 @@ impl Health {
     }
 }
 
+/// So many connections a canary of this host is given before one was seen to arrive.
+pub const UNPROVEN: u64 = 16;
+
+/// What became of the first connections that a canary of this host was given, shared by all CPUs. Row = the
+/// service's index. The daemon sets it to nothing when a share begins.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrivals {
+    /// So many were given, of those before the first arrived.
+    pub given: u64,
+    /// 1 = the kernel was seen to have a socket for one.
+    pub arrived: u64,
+}
+
+impl Arrivals {
+    /// Whether another connection may be given: what the host leads on to somebody else, or drops, is lost,
+    /// and that is to be few.
+    #[inline(always)]
+    pub const fn may_be_given(&self) -> bool {
+        self.arrived != 0 || self.given < UNPROVEN
+    }
+}
+
 /// How one service's new connections are shared out. Row = the service's index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,7 +194,8 @@ choices! {
     /// The hash says canary, but no port is free to reach it from.
     NoPort = "no_port" => Stable,
     /// The hash says canary, but this packet cannot be taken there: it was only seen as it left, it
-    /// comes from this host itself, or it was dialled where the canary is not.
+    /// comes from this host itself, it was dialled where the canary is not, or none of those that the canary
+    /// was given has arrived so far.
     OutOfReach = "out_of_reach" => Stable,
 }
 

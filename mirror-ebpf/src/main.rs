@@ -10,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod arrivals;
 mod away;
 mod frame;
 mod hand;

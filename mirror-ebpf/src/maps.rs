@@ -11,7 +11,7 @@ use mirror_common::measure::{ArmCounters, Connection};
 use mirror_common::policy::{
     Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_RINGS, MAX_SERVICES, Service, Tap,
 };
-use mirror_common::steer::{Health, Steering};
+use mirror_common::steer::{Arrivals, Health, Steering};
 use mirror_common::translate::{Ports, Translation};
 
 use crate::ring::Rings;
@@ -97,6 +97,11 @@ pub static TRANSLATED_PORTS: Array<Ports> = Array::pinned(1, 0);
 /// Service index -> whether its canary answers. Written by the tap, and by the daemon that tries.
 #[map]
 pub static HEALTH: Array<Health> = Array::pinned(MAX_SERVICES, 0);
+
+/// Service index -> whether connections that its canary on this host is given arrive. Written by the tap,
+/// and by the daemon when a share begins.
+#[map]
+pub static ARRIVALS: Array<Arrivals> = Array::pinned(MAX_SERVICES, 0);
 
 /// Service index -> when the new connections so far will have been earned, see
 /// `Steering::connection_cost_ns`. Written by the tap.

@@ -16,7 +16,7 @@ use crate::frame::{now_ns, spend};
 use crate::hand::Hand;
 use crate::mirror::Hook;
 use crate::slot::Slot;
-use crate::{health, maps, sockets, tally, translate};
+use crate::{arrivals, health, maps, sockets, tally, translate};
 
 /// The loopback's number, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -127,6 +127,8 @@ pub fn follow<H: Hand>(
         }
         if connection.is_away() {
             health::note_asked(service.index, now);
+        } else if choice.arm() == Arm::Canary {
+            arrivals::note_given(service.index);
         }
     } else if case.is_syn() || !H::LOCAL {
         return Case::<H>::PASSED_OVER;
@@ -232,8 +234,11 @@ impl<H: Hand> Case<'_, H> {
             }
         } else if !H::LOCAL {
             return None;
-        } else if self.is_arriving() && connection.arm() == Arm::Canary {
-            self.give(connection);
+        } else if self.is_arriving() {
+            match connection.arm() {
+                Arm::Canary => self.give(connection),
+                Arm::Stable => self.note_delivery(connection),
+            }
         }
         let arm = self.measure(connection, now);
         Some(Followed { arm, onward })
@@ -273,10 +278,12 @@ impl<H: Hand> Case<'_, H> {
             }
         } else if !self.is_delivered_here() {
             Readiness::OutOfReach
-        } else if self.canary_listens() {
+        } else if !self.canary_listens() {
+            Readiness::NoListener
+        } else if arrivals::may_be_given(self.service.index) {
             Readiness::Ready
         } else {
-            Readiness::NoListener
+            Readiness::OutOfReach
         }
     }
 
@@ -396,17 +403,49 @@ impl<H: Hand> Case<'_, H> {
         match sockets::find(self.hand, self.packet, &self.packet.destination) {
             Socket::Connected => {
                 connection.state |= state::SETTLED;
-                tally::delivered(connection.service);
+                tally::delivered(connection.service, Arm::Canary);
+                arrivals::note_arrived(connection.service);
             }
-            Socket::Requested | Socket::TimeWait => {}
+            Socket::Requested => arrivals::note_arrived(connection.service),
+            Socket::TimeWait => {}
             Socket::None | Socket::Listening => {
-                let begun = self.packet.payload_length > 0 && !connection.is_waiting();
-                if begun && connection.state & state::STRAYED == 0 {
-                    connection.state |= state::STRAYED;
-                    tally::strayed(connection.service);
-                }
+                self.note_unmet(connection);
                 self.hand.give(self.packet, &self.canary());
             }
+        }
+    }
+
+    /// Counts, once, whether this host has a socket for a connection of stable's once a request has come: where it leads those on to somebody else, it would lead on the canary's, too.
+    #[inline(always)]
+    fn note_delivery(&self, connection: &mut Connection) {
+        let is_known = connection.state & (state::SETTLED | state::STRAYED) != 0;
+        let is_ours = self.service.here != here::ELSEWHERE && connection.opened_ns != 0;
+        let has_begun = self.packet.payload_length > 0 || connection.state & state::UNMET != 0;
+        if is_known || !is_ours || !has_begun {
+            return;
+        }
+        match sockets::find(self.hand, self.packet, &self.packet.destination) {
+            Socket::Connected => {
+                connection.state |= state::SETTLED;
+                tally::delivered(connection.service, Arm::Stable);
+            }
+            Socket::None | Socket::Listening => self.note_unmet(connection),
+            Socket::Requested | Socket::TimeWait => {}
+        }
+    }
+
+    /// Counts, once, a connection that was answered and has no socket of this host. The first request may
+    /// still make one, by a SYN cookie: what comes after it tells.
+    #[inline(always)]
+    fn note_unmet(&self, connection: &mut Connection) {
+        if connection.is_waiting() || connection.state & state::STRAYED != 0 {
+            return;
+        }
+        if connection.state & state::UNMET != 0 {
+            connection.state |= state::STRAYED;
+            tally::strayed(connection.service, connection.arm());
+        } else if self.packet.payload_length > 0 {
+            connection.state |= state::UNMET;
         }
     }
 
@@ -447,7 +486,7 @@ impl<H: Hand> Case<'_, H> {
         if connection.is_away() {
             if seen.answered {
                 health::note_answered(connection.service);
-                tally::delivered(connection.service);
+                tally::delivered(connection.service, Arm::Canary);
             }
             if seen.closed {
                 translate::close(&connection.away, packet.flags & RST != 0, now());

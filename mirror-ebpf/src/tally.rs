@@ -32,18 +32,18 @@ pub fn choice(service: &Service, choice: Choice) {
     }
 }
 
-/// Counts a connection that the canary has got.
+/// Counts a connection that the version has got.
 #[inline(always)]
-pub fn delivered(service: u32) {
-    if let Some(counters) = of(service, Arm::Canary) {
+pub fn delivered(service: u32, arm: Arm) {
+    if let Some(counters) = of(service, arm) {
         counters.delivered += 1;
     }
 }
 
-/// Counts a connection of the canary's that somebody else has got.
+/// Counts a connection of the version's that somebody else has got.
 #[inline(always)]
-pub fn strayed(service: u32) {
-    if let Some(counters) = of(service, Arm::Canary) {
+pub fn strayed(service: u32, arm: Arm) {
+    if let Some(counters) = of(service, arm) {
         counters.strayed += 1;
     }
 }

@@ -27,7 +27,7 @@ use mirror_common::policy::Service;
 
 use crate::config::XdpHook;
 
-pub use attach::{foreign_programs, tcx_works};
+pub use attach::{Chain, foreign_programs, tcx_works};
 pub use connections::{Connections, Place};
 pub use counts::Counts;
 pub use maps::Pulse;

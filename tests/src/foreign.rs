@@ -17,7 +17,7 @@ pub enum Fate {
     Drop = 2,
 }
 
-/// The first program in a device's TCX egress chain, gone when dropped.
+/// The first program in a device's TCX chain, gone when dropped.
 #[derive(Debug)]
 pub struct ForeignProgram {
     _link: OwnedFd,
@@ -27,6 +27,7 @@ pub struct ForeignProgram {
 const PROG_LOAD: libc::c_long = 5;
 const LINK_CREATE: libc::c_long = 28;
 const SCHED_CLS: u32 = 3;
+const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 const BEFORE: u32 = 1 << 3;
 
@@ -56,6 +57,18 @@ impl ForeignProgram {
     /// # Errors
     /// When the kernel refuses it; TCX needs Linux 6.6.
     pub fn first_at_egress(namespace: &Namespace, device: &str, fate: Fate) -> Result<Self> {
+        Self::first(namespace, device, TCX_EGRESS, fate)
+    }
+
+    /// The same in the ingress chain.
+    ///
+    /// # Errors
+    /// As [`first_at_egress`](Self::first_at_egress).
+    pub fn first_at_ingress(namespace: &Namespace, device: &str, fate: Fate) -> Result<Self> {
+        Self::first(namespace, device, TCX_INGRESS, fate)
+    }
+
+    fn first(namespace: &Namespace, device: &str, kind: u32, fate: Fate) -> Result<Self> {
         // `r0 = fate; exit`
         let code: [u64; 2] = [0xb7 | (fate as u64) << 32, 0x95];
         let load = Load {
@@ -71,7 +84,7 @@ impl ForeignProgram {
             let link = Link {
                 program: program.as_raw_fd().cast_unsigned(),
                 device,
-                kind: TCX_EGRESS,
+                kind,
                 flags: BEFORE,
                 rest: [0; 2],
             };

@@ -74,6 +74,10 @@ fn interfaces(interfaces: &[Interface]) -> String {
     for interface in interfaces {
         let state = match (interface.attached, &interface.error) {
             (true, None) => match &interface.xdp_error {
+                None if !interface.before.is_empty() => format!(
+                    "attached; BEHIND OTHERS ({}): what they keep is not seen",
+                    interface.before.join(", ")
+                ),
                 None => "attached".to_owned(),
                 Some(why) => format!("attached, but not at XDP: {why}"),
             },

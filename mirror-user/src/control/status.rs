@@ -127,6 +127,9 @@ pub struct Service {
     /// Its rollout, or the last one; nothing before the first.
     #[serde(default)]
     pub rollout: Option<RolloutState>,
+    /// The direction of which no packet is seen, though the other one is: `request` or `response`.
+    #[serde(default)]
+    pub missing: Option<String>,
     /// Connections opened since the counters began.
     pub connections: u64,
     /// Those of them that the budget shut out.

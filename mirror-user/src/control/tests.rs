@@ -50,6 +50,7 @@ pub(crate) fn status() -> Status {
             transport: Transport::Stream,
             insecure: false,
             known_as: Some("node-a".into()),
+            missing: None,
             connections: 1,
             other_keys: 0,
             ring: Some(RingState {
@@ -89,6 +90,7 @@ pub(crate) fn status() -> Status {
                 budget_bytes_per_second: Some(12_500_000),
                 bytes_per_second: 3_200_000.0,
             }),
+            missing: None,
             connections: 1_200,
             over_budget_connections: 3,
             packets: vec![
@@ -208,6 +210,7 @@ fn both_versions_stand_side_by_side() {
             effective: Share::try_from(0.05).unwrap(),
             achieved: Achieved {
                 seconds: Some(187.4),
+                missing: None,
                 connections: Some(0.05),
                 requests: Some(0.0612),
                 bytes: None,
@@ -219,6 +222,7 @@ fn both_versions_stand_side_by_side() {
         ],
         concentration: Some(Concentration {
             clients: 16,
+            missing: None,
             connections: 94,
             busiest: [10, 0, 0, 2].into(),
             busiest_client: 0.0975,

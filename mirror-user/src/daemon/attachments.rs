@@ -16,6 +16,8 @@ pub(super) struct Attachment {
     pub(super) error: Option<String>,
     /// Why nothing is at XDP, though it should be: TC does the work.
     pub(super) xdp_error: Option<String>,
+    /// Programs of others that run before ours.
+    pub(super) before: Vec<String>,
 }
 
 impl Attachment {
@@ -158,6 +160,36 @@ impl Attachments {
         }
         if let Err(error) = plane.retain(&keep) {
             tracing::warn!("{error}");
+        }
+    }
+
+    /// Looks who runs before our programs, and attaches anew where they are gone.
+    pub(super) fn look_at_chains(&mut self, plane: &mut DataPlane) {
+        for (name, attachment) in &mut self.made {
+            let Some((interface, role)) = attachment.to.clone() else {
+                continue;
+            };
+            let Some(chain) = plane.chain(&interface, role) else {
+                // Not allowed to ask.
+                continue;
+            };
+            if chain.is_missing {
+                tracing::error!(interface = name, "somebody has detached us; attaching anew");
+                if let Err(error) = plane.reattach(&interface, role) {
+                    *attachment = Attachment::default();
+                    tracing::error!("{error}");
+                }
+                continue;
+            }
+            if chain.before != attachment.before && !chain.before.is_empty() {
+                let before = chain.before.join(", ");
+                tracing::warn!(
+                    interface = name,
+                    before,
+                    "other programs run before ours: what they keep is not seen"
+                );
+            }
+            attachment.before = chain.before;
         }
     }
 

@@ -43,6 +43,43 @@ impl Daemon {
         Ok(())
     }
 
+    /// Refuses a share for a canary of this host that would get none of its connections.
+    pub(super) fn check_arrivals(
+        &mut self,
+        name: &str,
+        change: CanaryChange,
+    ) -> Result<(), Refusal> {
+        let gives = |change| matches!(change, CanaryChange::Share(share) if share != Share::NONE && share != Share::ALL);
+        if !gives(change) {
+            return Ok(());
+        }
+        // What has come to pass in the last second counts.
+        self.watch_arrivals();
+        if self.obstacle_here(name)?.is_some() {
+            // A server may have been started a moment ago.
+            self.write_rules();
+        }
+        match self.obstacle_here(name)? {
+            Some(why) => Err(Refusal::Invalid(format!("{name}: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Why connections of a service would not arrive at a canary of this host, if it has one.
+    pub(super) fn obstacle_here(&self, name: &str) -> Result<Option<String>, Refusal> {
+        let service = self.find(name)?;
+        let (canary, view) = (&service.config.canary, &self.view);
+        let (Some(canary), Some(view)) = (canary, view) else {
+            return Ok(None);
+        };
+        if !place::is_here(canary.address.ip(), &view.addresses) {
+            return Ok(None);
+        }
+        let led_on = self.arrivals.obstacle(service.row);
+        let unseen = || self.listening.obstacle(service.row).map(str::to_owned);
+        Ok(led_on.or_else(unseen))
+    }
+
     /// Refuses to send everybody where nobody listens, unless by force.
     pub(super) fn check_stable(&self, name: &str, change: CanaryChange) -> Result<(), Refusal> {
         let takes_all = match change {
@@ -158,6 +195,11 @@ impl Daemon {
             }
             // One that fails, since the kernel has no room for so many histograms at once, keeps no
             // other waiting, and is tried again.
+            let is_other = (before.salt, before.canary) != (wanted.salt, wanted.canary);
+            if wanted.threshold != 0 && (before.threshold == 0 || is_other) {
+                shared.plane.clear_arrivals(service.row)?;
+                self.arrivals.begin(&config.name, service.row);
+            }
             if wanted != before {
                 failed = failed.and(self.plane.set_steering(service.row, wanted));
             }

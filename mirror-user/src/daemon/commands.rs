@@ -37,6 +37,7 @@ impl Daemon {
                 let rollout = self.taken_by_rollout(&service);
                 let can = self
                     .check_place(&service, change)
+                    .and_then(|()| self.check_arrivals(&service, change))
                     .and_then(|()| self.check_stable(&service, change));
                 can.map(|()| Input::Order(ticket, Order::Canary(service, change, rollout)))
             }

@@ -8,12 +8,14 @@
 
 mod agents;
 pub(crate) mod arms;
+mod arrivals;
 mod attachments;
 mod budget;
 mod canary;
 mod commands;
 mod concentration;
 mod core;
+mod directions;
 mod ending;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -55,6 +57,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::agents::Agent;
+use self::arrivals::Arrivals;
 use self::attachments::Attachments;
 use self::canary::Drain;
 use self::concentration::census::Census;
@@ -94,7 +97,7 @@ const SOON: Duration = Duration::from_millis(500);
 /// How long the last write may take when the daemon stops.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
-/// How often it is looked at who sends the services' traffic.
+/// How often it is looked at who sends the services' traffic, and who runs before us.
 const CENSUS: Duration = Duration::from_secs(5);
 
 /// How the daemon was started.
@@ -237,8 +240,10 @@ struct Daemon {
     sender: Sender,
     /// ... and what becomes of them.
     happened: mpsc::UnboundedReceiver<Event>,
-    /// Where somebody was seen to listen.
+    /// Where somebody was seen to listen, ...
     listening: Listening,
+    /// ... and whether connections arrive there.
+    arrivals: Arrivals,
     /// Reads a sample of the services' connections itself.
     local_reader: LocalReader,
     /// Canaries on other hosts, which are dialled now and then, ...
@@ -342,6 +347,7 @@ impl Daemon {
             servers,
             sender,
             listening,
+            arrivals: Arrivals::default(),
             local_reader,
             mechanism,
             started: Instant::now(),
@@ -408,6 +414,7 @@ impl Daemon {
         self.leave_agents();
         if is_due(&mut self.measured, TICK, now) {
             self.measure();
+            self.watch_arrivals();
             self.bring_back_escaped();
             self.report();
             self.sample_traffic();
@@ -415,6 +422,7 @@ impl Daemon {
         }
         if is_due(&mut self.counted, CENSUS, now) {
             self.ask_census();
+            self.look_at_chains();
         }
         self.settle();
     }

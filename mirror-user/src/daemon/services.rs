@@ -10,6 +10,7 @@ use mirror_common::verdict::Reason;
 
 use super::agents::Agent;
 use super::budget::{Load, next_limit};
+use super::directions::BothWays;
 use super::rules::Rule;
 use crate::config::{self, AgentAddress, Directions};
 use crate::dataplane::{self, Counts};
@@ -32,6 +33,8 @@ pub(super) struct Service {
     limit: f64,
     /// Bytes copied per second, headers included, of late.
     pub(super) bytes_per_second: f64,
+    /// Whether requests and responses are seen.
+    pub(super) directions: BothWays,
     last: Option<(Instant, Counters)>,
 }
 
@@ -45,6 +48,7 @@ impl Service {
             sample,
             limit: 1.0,
             bytes_per_second: 0.0,
+            directions: BothWays::default(),
             last: None,
         }
     }
@@ -89,7 +93,15 @@ impl Service {
         budget: Option<u64>,
     ) -> Result<(), dataplane::Error> {
         let mut counters = counters(counts, self.row, Direction::Request)?;
-        counters += &self::counters(counts, self.row, Direction::Response)?;
+        let responses = self::counters(counts, self.row, Direction::Response)?;
+        let was_missing = self.directions.missing().is_some();
+        self.directions.see([&counters, &responses]);
+        if let Some(warning) = self.directions.warning(&self.config.name)
+            && !was_missing
+        {
+            tracing::warn!("{warning}");
+        }
+        counters += &responses;
         let Some((then, last)) = self.last.replace((now, counters)) else {
             self.sample = wanted;
             return Ok(());

@@ -103,7 +103,9 @@ impl Daemon {
                         && canary.by.is_none()
                         && canary.error.is_none()
                     {
-                        canary.error = self.listening.obstacle(service.row).map(str::to_owned);
+                        let withdrawn = self.arrivals.withdrawn(&described.name).cloned();
+                        let obstacle = || self.obstacle_here(&described.name).ok().flatten();
+                        canary.error = withdrawn.or_else(obstacle);
                     }
                     if let Some(canary) = &mut described.canary
                         && let Some(spread) = spreads.get(&service.row)
@@ -114,6 +116,8 @@ impl Daemon {
                         let said = said.map(|said| format!("{}: {said}", described.name));
                         status.warnings.extend(said);
                     }
+                    let missing = service.directions.warning(&described.name);
+                    status.warnings.extend(missing);
                     status.services.push(described);
                     rows.push(service.row);
                     looks.push(self.local_reader.tally(service.config.id));
@@ -164,7 +168,7 @@ impl Daemon {
             attached,
             error: attachment.error,
             left_out: excluded.is_some(),
-            before: Vec::new(),
+            before: attachment.before,
         }
     }
 
@@ -225,6 +229,10 @@ impl Daemon {
                 (described.xdp, described.xdp_error) = self.xdp(service, &described);
                 Some(described)
             }),
+            missing: service
+                .directions
+                .missing()
+                .map(|(direction, _)| direction.label().to_owned()),
             connections: 0,
             over_budget_connections: 0,
             packets: Vec::new(),

@@ -19,6 +19,15 @@ const CLSACT_PRIORITY: u16 = 1;
 
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x4d4d);
 
+/// Where our programs stand among those of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Those that run before ours, each with its hook.
+    pub before: Vec<String>,
+    /// Whether one of ours is not there.
+    pub is_missing: bool,
+}
+
 /// The program for a hook of an interface, if it needs one.
 ///
 /// The loopback shows every packet at both hooks, so only its ingress is tapped.
@@ -130,6 +139,37 @@ impl DataPlane {
         // Dropping it would detach it; the filter belongs to the interface.
         std::mem::forget(link);
         Ok(())
+    }
+
+    /// Where our programs stand on `interface`; nothing where the kernel does not tell.
+    pub fn chain(&self, interface: &Interface, role: Role) -> Option<Chain> {
+        let mut chain = Chain::default();
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let Some(own) = program_for(interface, role, hook) else {
+                continue;
+            };
+            let query = SchedClassifier::query_tcx(&interface.name, hook.attach_type());
+            let (_, programs) = query.ok()?;
+            let names = programs
+                .iter()
+                .map(|program| program.name_as_str().unwrap_or("?"));
+            let names: Vec<&str> = names.collect();
+            let place = names.iter().position(|name| *name == own);
+            // Filters of clsact run after all of TCX.
+            let before = match (place, self.mechanism) {
+                (Some(place), _) => place,
+                (None, Mechanism::Clsact) => names.len(),
+                (None, Mechanism::Tcx) => {
+                    chain.is_missing = true;
+                    0
+                }
+            };
+            let before = names.iter().take(before);
+            chain
+                .before
+                .extend(before.map(|name| format!("{}: {name}", hook.label())));
+        }
+        Some(chain)
     }
 
     /// Attaches anew, as the first in the chain, where others may have come in between.

@@ -3,7 +3,7 @@
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
 use mirror_common::histogram::Latency;
 use mirror_common::measure::{ArmCounters, handshake_key};
-use mirror_common::steer::{Health, Steering};
+use mirror_common::steer::{Arrivals, Health, Steering};
 use mirror_common::translate::Ports;
 use mirror_common::tunnel::Arm;
 
@@ -49,6 +49,20 @@ impl DataPlane {
         self.array::<Health>("HEALTH")?
             .get(&row, 0)
             .map_err(|source| map_error("HEALTH", source))
+    }
+
+    /// Forgets what became of a canary's first connections.
+    pub fn clear_arrivals(&mut self, row: u32) -> Result<(), Error> {
+        self.array::<Arrivals>("ARRIVALS")?
+            .set(row, Arrivals::default(), 0)
+            .map_err(|source| map_error("ARRIVALS", source))
+    }
+
+    /// What became of the first connections that a service's canary was given.
+    pub fn arrivals(&mut self, row: u32) -> Result<Arrivals, Error> {
+        self.array::<Arrivals>("ARRIVALS")?
+            .get(&row, 0)
+            .map_err(|source| map_error("ARRIVALS", source))
     }
 
     /// Sets a service's rows of what its versions do to nothing.

@@ -153,6 +153,10 @@ families! {
     PAUSED = GAUGE "modelmirror_mirror_paused",
     /// Whether our programs are attached to the interface (1).
     ATTACHED = GAUGE "modelmirror_interface_attached",
+    /// Programs of others that run before ours on an interface: what they keep for themselves is not seen.
+    BEFORE = GAUGE "modelmirror_foreign_programs_before",
+    /// 1 while no packet of this direction is seen of a service, though the other one is.
+    MISSING = GAUGE "modelmirror_direction_missing",
     /// Time that our programs add to a packet; one run in 1,024 is timed.
     RUN_SECONDS = HISTOGRAM "modelmirror_program_run_seconds",
     /// Always 1; its labels tell the version.
@@ -202,6 +206,11 @@ impl Collector for Node {
                 &ATTACHED,
                 &[("interface", &interface.name)],
                 f64::from(interface.attached),
+            );
+            scrape.gauge(
+                &BEFORE,
+                &[("interface", &interface.name)],
+                interface.before.len() as f64,
             );
         }
         for hook in [Hook::Ingress, Hook::Egress] {
@@ -280,6 +289,8 @@ impl Scrape {
                 };
                 self.packets(name, direction.label(), &counters);
                 let labels = [("service", name), ("direction", direction.label())];
+                let is_missing = service.missing.as_deref() == Some(direction.label());
+                self.gauge(&MISSING, &labels, f64::from(is_missing));
                 self.counter(
                     &MIRRORED_PACKETS,
                     &labels,

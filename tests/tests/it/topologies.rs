@@ -7,6 +7,7 @@ use crate::traffic::{copied_once, send_mixed};
 
 mod bridges;
 mod nics;
+mod unseen;
 
 /// The node's addresses are on a bridge that has the clients' NIC as a port.
 fn bridge_the_nic(scene: &Scene) {

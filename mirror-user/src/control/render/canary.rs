@@ -73,7 +73,12 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Re
             percent(Some(spread.busiest_client))
         )?;
     }
-    let strayed: u64 = canary.arms.iter().map(|arm| arm.strayed).sum();
+    let strayed = canary
+        .arms
+        .iter()
+        .skip(1)
+        .map(|arm| arm.strayed)
+        .sum::<u64>();
     if strayed > 0 {
         writeln!(
             f,

@@ -136,6 +136,9 @@ impl Daemon {
         {
             return Err(invalid(format!("{}: {why}", target.address)));
         }
+        if let Some(why) = self.obstacle_here(service)? {
+            return Err(invalid(why));
+        }
         let stable = config.stable_version.clone();
         let failed = failures(&self.rollouts.records, service, [&stable, &target.version])
             .map_err(|error| Refusal::Failed(format!("{error:#}")))?;

@@ -217,8 +217,8 @@ impl Daemon {
         if let Some(view) = &self.view {
             match place::find(canary, &found.config.addresses, view) {
                 Ok(Place::Here) => {
-                    let obstacle = self.listening.obstacle(found.row);
-                    held.extend(obstacle.map(|why| not_steered(why.to_owned())));
+                    let obstacle = self.obstacle_here(service).ok().flatten();
+                    held.extend(obstacle.map(not_steered));
                 }
                 Ok(Place::Away(_)) => {
                     if let Some(Err(why @ Failure::Ours(_))) = self.health.of(canary.address) {

@@ -2,7 +2,7 @@
 //! under the share and under the one before is all that is left.
 
 use mirror_common::packet::RST;
-use tests::{Handmade, Trial};
+use tests::{Handmade, Trial, large};
 
 use super::{version, who};
 
@@ -38,6 +38,8 @@ fn the_canary_s_end_there_while_the_share_says_so() {
         return;
     };
     trial.set("1");
+    // Before one has arrived, the canary is not given as many.
+    trial.scene.client.load(1, 1, large).unwrap();
     let mut connections = [40_000, 40_001].map(|port| begun(&trial, port));
     trial.flood(MANY);
     trial.set("0.9999");

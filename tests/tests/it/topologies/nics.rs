@@ -5,7 +5,7 @@ use tests::{Namespace, Scene, Trial, large};
 use super::{check_refuses, mirrors_once};
 
 /// The node's addresses are on a macvlan of the clients' NIC.
-fn macvlan(scene: &Scene) {
+pub(super) fn macvlan(scene: &Scene) {
     let node: &Namespace = &scene.net.node;
     for line in [
         "link add mv0 link eth0 type macvlan mode bridge",
@@ -14,9 +14,9 @@ fn macvlan(scene: &Scene) {
     ] {
         node.ip(line).unwrap();
     }
-    for address in ["10.0.0.5/24", "fd00::5/64"] {
-        node.address("mv0", address).unwrap();
-    }
+    node.address("mv0", "10.0.0.5/24").unwrap();
+    // Who knows the NIC's own hardware address would go on sending there.
+    scene.net.client.ip("neighbour flush dev eth0").unwrap();
 }
 
 #[test]
