@@ -169,6 +169,7 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     findings.extend(interfaces::pairs(&against.pairs));
     findings.extend(services::findings(node, &host, &tapped));
     findings.extend(canary::unreached(&against.canaries));
+    findings.extend(against.hidden.as_deref().map(canary::hidden));
     findings.extend(canary::findings(&netlink, node, &host).await?);
     let tls = async {
         if options.probe_tls {

@@ -24,6 +24,7 @@ use rtnetlink::{
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub(crate) mod netfilter;
 pub(crate) mod stack;
 
 /// The kernel did not answer, or not as expected. That it knows nothing of the kind is an answer.

@@ -76,6 +76,17 @@ pub(super) fn unreached(canaries: &[(String, String, String)]) -> Vec<Finding> {
     canaries.iter().map(refuse).collect()
 }
 
+/// That nobody knows whether netfilter leads a canary's connections on.
+pub(super) fn hidden(why: &str) -> Finding {
+    Finding::warn(
+        "netfilter",
+        format!(
+            "{why}: whether it leads connections on that should go to a canary of this host cannot be seen"
+        ),
+        "look for DNAT, REDIRECT and TPROXY of the services' ports; a share of connections that do not arrive goes back by itself",
+    )
+}
+
 fn table(connections: u32, host: Memory) -> Finding {
     let bytes = u64::from(connections) * CONNECTION_BYTES;
     let what = format!(

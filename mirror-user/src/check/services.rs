@@ -23,6 +23,7 @@ pub(super) fn findings(node: &Node, host: &[HostAddress], tapped: &BTreeSet<u32>
         findings.extend(canary(service, host, &listeners));
         findings.extend(other_family(service, host, &listeners));
         findings.extend(unseen(service, host, &listeners));
+        findings.extend(proxied(service, host, &listeners));
     }
     findings
 }
@@ -134,6 +135,25 @@ fn unseen(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Op
             "give modelmirror CAP_SYS_PTRACE, and the host's processes to see (`hostPID: true`); nothing, if it is docker-proxy that listens for a container",
         )
     })
+}
+
+/// Whether docker-proxy listens for a service: what comes from other hosts, netfilter leads past it.
+fn proxied(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Option<Finding> {
+    let local: Vec<IpAddr> = host.iter().map(|own| own.ip).collect();
+    let is_proxied = |address: &&ServiceAddress| {
+        let sockets: BTreeSet<u64> = servers::sockets(**address, listeners, &local).collect();
+        let mut holders = servers::holders(&sockets).into_keys();
+        !sockets.is_empty()
+            && holders.any(|pid| servers::name(pid).as_deref() == Some("docker-proxy"))
+    };
+    let address = service.addresses.iter().find(is_proxied)?;
+    Some(Finding::warn(
+        about(service),
+        format!(
+            "{address}: docker-proxy listens, for a container; netfilter leads what comes from other hosts past it, to the container itself"
+        ),
+        "see docs/interfaces.md for what to name; a canary on this host works only where nothing is led past docker-proxy",
+    ))
 }
 
 /// Whether packets to the address pass one of the tapped interfaces.

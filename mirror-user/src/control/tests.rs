@@ -50,7 +50,6 @@ pub(crate) fn status() -> Status {
             transport: Transport::Stream,
             insecure: false,
             known_as: Some("node-a".into()),
-            missing: None,
             connections: 1,
             other_keys: 0,
             ring: Some(RingState {
@@ -210,7 +209,6 @@ fn both_versions_stand_side_by_side() {
             effective: Share::try_from(0.05).unwrap(),
             achieved: Achieved {
                 seconds: Some(187.4),
-                missing: None,
                 connections: Some(0.05),
                 requests: Some(0.0612),
                 bytes: None,
@@ -222,7 +220,6 @@ fn both_versions_stand_side_by_side() {
         ],
         concentration: Some(Concentration {
             clients: 16,
-            missing: None,
             connections: 94,
             busiest: [10, 0, 0, 2].into(),
             busiest_client: 0.0975,

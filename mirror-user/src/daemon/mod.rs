@@ -399,6 +399,7 @@ impl Daemon {
                 .chain(self.canaries_away())
                 .collect(),
             dialled: Interest::dialled(&self.config),
+            canaries: Interest::canaries(&self.config),
             drops: self.agents.values().any(Agent::is_geneve),
         };
         self.interest.send_if_modified(|before| {

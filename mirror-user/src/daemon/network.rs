@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::place::{self, Obstacle};
 use super::way::{self, NoWay, Way};
 use crate::config::Node;
+use crate::netlink::netfilter::Netfilter;
 use crate::netlink::stack::{self, Pair};
 use crate::netlink::{self, Link, Netlink};
 
@@ -38,11 +39,22 @@ pub(super) struct Interest {
     pub(super) hosts: Vec<SocketAddr>,
     /// What clients dial.
     pub(super) dialled: BTreeSet<IpAddr>,
+    /// Where canaries listen.
+    pub(super) canaries: BTreeSet<SocketAddr>,
     /// Whether it matters at once that an uplink drops packets.
     pub(super) drops: bool,
 }
 
 impl Interest {
+    /// Where canaries listen.
+    pub(super) fn canaries(node: &Node) -> BTreeSet<SocketAddr> {
+        let canaries = node
+            .services
+            .iter()
+            .filter_map(|service| service.canary.as_ref());
+        canaries.map(|canary| canary.address).collect()
+    }
+
     /// What the services' clients dial.
     pub(super) fn dialled(node: &Node) -> BTreeSet<IpAddr> {
         let addresses = node.services.iter().flat_map(|service| &service.addresses);
@@ -63,6 +75,8 @@ pub(super) struct View {
     pub(super) pairs: Vec<Pair>,
     /// The bridges, bonds and VRFs that have the interfaces as ports, by the port's name.
     pub(super) masters: BTreeMap<String, Master>,
+    /// What netfilter does to connections that come in, where a canary is on this host.
+    pub(super) netfilter: Netfilter,
     /// Where packets leave for what clients dial, by the interface's number, if that is another host's.
     pub(super) onward: BTreeMap<IpAddr, u32>,
 }
@@ -82,7 +96,11 @@ pub(super) struct Master {
 pub(super) type Look = Result<Arc<View>, String>;
 
 impl View {
-    async fn look(netlink: &Netlink, interest: &Interest) -> Result<Self, netlink::Error> {
+    async fn look(
+        netlink: &Netlink,
+        interest: &Interest,
+        before: Netfilter,
+    ) -> Result<Self, netlink::Error> {
         let mut view = Self::default();
         let addresses = netlink.addresses().await?;
         view.addresses = addresses.into_iter().map(|address| address.ip).collect();
@@ -104,6 +122,11 @@ impl View {
                 view.masters
                     .extend(master.map(|link| (port.name.clone(), Master::of(link))));
             }
+        }
+        let is_here = |host: &SocketAddr| place::is_here(host.ip(), &view.addresses);
+        if interest.canaries.iter().any(is_here) {
+            let read = tokio::task::spawn_blocking(move || Netfilter::read(before));
+            view.netfilter = read.await.unwrap_or_default();
         }
         for ip in &interest.dialled {
             let route = netlink.route(*ip).await?.filter(|route| !route.local);
@@ -161,6 +184,8 @@ pub(crate) struct Against {
     pub(crate) pairs: Vec<Pair>,
     /// Services whose canary gets nobody, with why and what to write instead.
     pub(crate) canaries: Vec<(String, String, String)>,
+    /// Why netfilter's rules could not be seen, where they matter.
+    pub(crate) hidden: Option<String>,
 }
 
 impl Against {
@@ -177,9 +202,10 @@ impl Against {
             interfaces: node.interfaces.clone(),
             hosts: with_canary().map(|(_, canary)| canary.address).collect(),
             dialled: Interest::dialled(node),
+            canaries: Interest::canaries(node),
             drops: false,
         };
-        let view = View::look(netlink, &interest).await?;
+        let view = View::look(netlink, &interest, Netfilter::default()).await?;
         let canaries = with_canary().filter_map(|(service, canary)| {
             match place::find(canary, &service.addresses, &view) {
                 Err(Obstacle::Topology { why, cure }) => Some((service.name.clone(), why, cure)),
@@ -189,6 +215,7 @@ impl Against {
         Ok(Self {
             canaries: canaries.collect(),
             pairs: view.pairs.clone(),
+            hidden: view.netfilter.hidden.clone(),
         })
     }
 }
@@ -220,12 +247,15 @@ async fn look_while_it_works(
     interest: &mut watch::Receiver<Interest>,
     looks: &watch::Sender<Option<Look>>,
 ) -> Result<(), String> {
+    let mut netfilter = Netfilter::default();
     while !looks.is_closed() {
         let wanted = interest.borrow_and_update().clone();
-        let look = tokio::time::timeout(PATIENCE, View::look(netlink, &wanted)).await;
+        let look =
+            tokio::time::timeout(PATIENCE, View::look(netlink, &wanted, netfilter.clone())).await;
         let look =
             look.map_err(|_| format!("the kernel has not answered for {} s", PATIENCE.as_secs()))?;
         let view = look.map_err(|error| error.to_string())?;
+        netfilter = view.netfilter.clone();
         looks.send_replace(Some(Ok(Arc::new(view))));
         tokio::time::sleep(REST).await;
         tokio::select! {

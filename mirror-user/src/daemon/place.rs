@@ -92,6 +92,22 @@ fn led_aside(service: &[ServiceAddress], view: &View) -> Option<Obstacle> {
             cure: "run the canary where it has an address of its own, such as a pod, and write that as its `address`".to_owned(),
         });
     }
+    let tapped = view.links.values().flatten();
+    let led_on = service.iter().find_map(|address| {
+        let rule = view
+            .netfilter
+            .leads_on((address.ip, address.port), tapped.clone())?;
+        Some((address, rule))
+    });
+    if let Some((address, rule)) = led_on {
+        return Some(Obstacle::Topology {
+            why: format!(
+                "netfilter leads connections to {address} on to somebody else ({}), before a canary of this host could have them",
+                rule.rule
+            ),
+            cure: "name the server's own address, and the interface before it, and give the canary an address of its own; docs/interfaces.md has what works".to_owned(),
+        });
+    }
     view.masters.iter().find_map(|(port, master)| {
         let Master { name, kind, filters } = master;
         match kind.as_str() {

@@ -6,7 +6,9 @@ use tests::{Exchange, Namespace, Scene, Server, Trial, binary, veth};
 use crate::traffic::{copied_once, send_mixed};
 
 mod bridges;
+mod netfilter;
 mod nics;
+mod pods;
 mod unseen;
 
 /// The node's addresses are on a bridge that has the clients' NIC as a port.
@@ -93,16 +95,22 @@ fn set_is_refused(trial: &Trial, words: &str) {
     assert!(said.contains(words), "{said}");
 }
 
-/// `check` refuses with these words.
+/// What `check` finds.
 #[track_caller]
-fn check_refuses(scene: &Scene, words: &str) {
+fn finds(scene: &Scene) -> String {
     let program = binary("modelmirror").unwrap();
     let mut check = scene.net.node.command(program);
     let check = check
         .arg("check")
         .arg("--config")
         .arg(scene.daemon().config());
-    let said = String::from_utf8(check.output().unwrap().stdout).unwrap();
+    String::from_utf8(check.output().unwrap().stdout).unwrap()
+}
+
+/// `check` refuses with these words.
+#[track_caller]
+fn check_refuses(scene: &Scene, words: &str) {
+    let said = finds(scene);
     let mut lines = said.lines();
     let found = lines.any(|line| line.starts_with("REFUSE") && line.contains(words));
     assert!(found, "{said}");

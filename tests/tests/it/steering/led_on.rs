@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use tests::{Answers, Request, Server, Trial, eventually};
 
-/// As `docker -p` and kube-proxy do it.
+/// As `docker -p` and kube-proxy do it, by a rule whose last word (a mark) nobody can tell from outside.
 const DNAT: &str = "
 table ip led {
     chain in {
         type nat hook prerouting priority dstnat
-        iif eth0 tcp dport 8000 dnat to 10.2.0.8:8000
+        iif eth0 tcp dport 8000 meta mark 0 dnat to 10.2.0.8:8000
     }
 }
 ";
@@ -22,7 +22,7 @@ const REDIRECT: &str = "
 table ip led {
     chain in {
         type nat hook prerouting priority dstnat
-        iif eth0 tcp dport 8000 redirect to :9000
+        iif eth0 tcp dport 8000 meta mark 0 redirect to :9000
     }
 }
 ";
