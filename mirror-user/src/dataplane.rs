@@ -7,6 +7,7 @@ mod connections;
 mod counts;
 mod maps;
 mod pins;
+mod qdiscs;
 mod ring;
 mod rings;
 mod steering;

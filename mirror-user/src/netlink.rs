@@ -30,6 +30,9 @@ pub(crate) mod stack;
 /// The kernel did not answer, or not as expected. That it knows nothing of the kind is an answer.
 pub(crate) type Error = rtnetlink::Error;
 
+/// The number of a clsact qdisc: `ffff:`.
+const CLSACT: u32 = 0xffff_0000;
+
 /// `IFLA_GRO_MAX_SIZE`, which the crate does not name.
 const GRO_MAX_SIZE: u16 = 58;
 
@@ -285,6 +288,18 @@ impl Netlink {
                 _ => 0,
             });
         Ok(drops.sum())
+    }
+
+    /// Takes a link's clsact qdisc away, unless somebody has a filter there. Says whether it is gone.
+    pub(crate) async fn remove_empty_clsact(&self, index: u32) -> bool {
+        if !self.clsact_filters(index).await.is_empty() {
+            return false;
+        }
+        let index = i32::try_from(index).unwrap_or_default();
+        let mut request = self.handle.qdisc().del(index);
+        let header = &mut request.message_mut().header;
+        (header.parent, header.handle) = (TcHandle::CLSACT, TcHandle::from(CLSACT));
+        request.execute().await.is_ok()
     }
 
     /// Kinds of the filters that hang on a link's clsact qdisc, both directions.

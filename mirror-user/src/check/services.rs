@@ -122,7 +122,7 @@ fn unseen(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> Op
     let addresses = service.addresses.iter().copied().chain([own]);
     let hidden = addresses.filter(|&address| {
         let sockets: BTreeSet<u64> = servers::sockets(address, listeners, &local).collect();
-        !sockets.is_empty() && servers::holders(&sockets).is_ok_and(|holders| holders.is_empty())
+        !sockets.is_empty() && servers::servers(&sockets).is_ok_and(|holders| holders.is_empty())
     });
     let hidden: Vec<String> = hidden.map(|address| address.to_string()).collect();
     (!hidden.is_empty()).then(|| {
@@ -142,7 +142,7 @@ fn proxied(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> O
     let local: Vec<IpAddr> = host.iter().map(|own| own.ip).collect();
     let is_proxied = |address: &&ServiceAddress| {
         let sockets: BTreeSet<u64> = servers::sockets(**address, listeners, &local).collect();
-        let mut holders = servers::holders(&sockets).into_keys();
+        let mut holders = servers::holders(&sockets).unwrap_or_default().into_keys();
         !sockets.is_empty()
             && holders.any(|pid| servers::name(pid).as_deref() == Some("docker-proxy"))
     };

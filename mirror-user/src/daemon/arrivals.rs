@@ -2,7 +2,6 @@
 //! host that gets none, or whose connections somebody else answers, loses its share.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use mirror_common::measure::ArmCounters;
@@ -184,17 +183,16 @@ impl Daemon {
     pub(super) fn watch_arrivals(&mut self) {
         let now = Instant::now();
         let mut lost = Vec::new();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let local = self.view.as_ref().map(|view| view.addresses.as_slice());
         let local = local.unwrap_or_default();
         let mut rows = Vec::new();
         for service in &self.services {
-            let (row, plane) = (service.row, &mut shared.plane);
+            let (row, plane) = (service.row, &mut self.plane);
             let Some(canary) = &service.config.canary else {
                 continue;
             };
             rows.push(row);
-            let arms = [Arm::Stable, Arm::Canary].map(|arm| plane.arm_counters(row, arm));
+            let arms = [Arm::Stable, Arm::Canary].map(|arm| plane.counts().arm(row, arm));
             let ([Ok(of_stable), Ok(of_canary)], Ok(first)) = (arms, plane.arrivals(row)) else {
                 continue;
             };

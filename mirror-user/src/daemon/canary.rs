@@ -197,7 +197,7 @@ impl Daemon {
             // other waiting, and is tried again.
             let is_other = (before.salt, before.canary) != (wanted.salt, wanted.canary);
             if wanted.threshold != 0 && (before.threshold == 0 || is_other) {
-                shared.plane.clear_arrivals(service.row)?;
+                self.plane.clear_arrivals(service.row)?;
                 self.arrivals.begin(&config.name, service.row);
             }
             if wanted != before {

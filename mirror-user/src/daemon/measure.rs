@@ -86,8 +86,7 @@ impl Daemon {
 
     /// Looks who runs before our programs.
     pub(super) fn look_at_chains(&mut self) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        self.attachments.look_at_chains(&mut shared.plane);
+        self.attachments.look_at_chains(&mut self.plane);
     }
 
     /// Reports to every agent what was sent to it.

@@ -467,10 +467,13 @@ impl Daemon {
 
     fn stop(mut self) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(&self.config.control_socket);
-        if !self.keeper.finish(LAST_WRITE) {
+        let is_kept = self.keeper.finish(LAST_WRITE);
+        if !is_kept {
             tracing::error!("what was set last may not be on the disk");
         }
-        if !self.options.detach_on_exit {
+        // What is off needs no maps, once the disk has it.
+        let is_off = is_kept && self.core.holds().is_off();
+        if !self.options.detach_on_exit && !is_off {
             tracing::info!("stopped; the programs stay attached and stop copying in 5 s");
             return Ok(());
         }

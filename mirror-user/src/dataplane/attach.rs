@@ -10,7 +10,7 @@ use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
 use super::{
-    DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier, once,
+    DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier, once, qdiscs,
 };
 use crate::config::XdpHook;
 
@@ -104,7 +104,9 @@ impl DataPlane {
     ) -> Result<(), Error> {
         let failed = |reason: String| attach_error(&interface.name, hook.label(), reason);
         // Fails where the qdisc is already there, which is as good.
-        let _ = tc::qdisc_add_clsact(&interface.name);
+        if tc::qdisc_add_clsact(&interface.name).is_ok() {
+            qdiscs::remember(&self.links, interface);
+        }
         let program = once(&mut self.refused, name, &mut self.ebpf, classifier);
         let program = program.map_err(failed)?;
         let own = SchedClassifierLink::attached(
@@ -183,7 +185,9 @@ impl DataPlane {
         self.mark_tapped(interface.index, false)?;
         self.attach_xdp(interface, None)?;
         self.detach_hook(interface, Hook::Ingress)?;
-        self.detach_hook(interface, Hook::Egress)
+        self.detach_hook(interface, Hook::Egress)?;
+        qdiscs::remove(&self.links, interface);
+        Ok(())
     }
 
     fn detach_hook(&mut self, interface: &Interface, hook: Hook) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use mirror_common::ABI_VERSION;
 
 use super::attach::detach_clsact;
 use super::maps::map_error;
-use super::{Error, Hook, OBJECT, rings};
+use super::{Error, Hook, OBJECT, qdiscs, rings};
 
 /// Removes every link and map under `pin_dir`, of whatever layout: mirroring and steering end with
 /// the next packet. Works without a daemon. Returns what was removed.
@@ -45,6 +45,7 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
             }
             fs::remove_dir(layout.join(kind))?;
         }
+        removed.extend(qdiscs::remove_all(&layout));
         fs::remove_dir(&layout)?;
     }
     fs::remove_dir(pin_dir)?;

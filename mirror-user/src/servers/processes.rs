@@ -93,8 +93,7 @@ fn has_ended(error: &io::Error) -> bool {
     gone || matches!(error.kind(), NotFound | PermissionDenied)
 }
 
-/// Who holds which of these sockets, by the processes' ids; those that only hold them for others
-/// are left out. Looks at every open file of every process that we may look into: a few
+/// Who holds which of these sockets, by the processes' ids. Looks at every open file of every process that we may look into: a few
 /// microseconds each.
 ///
 /// # Errors
@@ -120,11 +119,21 @@ pub(crate) fn holders(sockets: &BTreeSet<u64>) -> io::Result<BTreeMap<i32, BTree
         let targets = files.filter_map(|file| fs::read_link(file.path()).ok());
         let held = targets.filter_map(|target| named.get(target.as_os_str()).copied());
         let held: BTreeSet<u64> = held.collect();
-        if !held.is_empty() && name(pid).is_some_and(|name| !DOORKEEPERS.contains(&name.as_str())) {
+        if !held.is_empty() {
             holders.insert(pid, held);
         }
     }
     Ok(holders)
+}
+
+/// The same without those that only hold sockets for others.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) fn servers(sockets: &BTreeSet<u64>) -> io::Result<BTreeMap<i32, BTreeSet<u64>>> {
+    let mut servers = holders(sockets)?;
+    servers.retain(|&pid, _| name(pid).is_some_and(|name| !DOORKEEPERS.contains(&name.as_str())));
+    Ok(servers)
 }
 
 /// The file that a process runs, by device and inode; nothing where we may not look.

@@ -201,7 +201,7 @@ impl<K: Clone + Ord> Watcher<K> {
         let sockets = self.listening()?;
         let scanned = if sockets != self.sockets || is_past(self.scan_at, now) {
             let begun = Instant::now();
-            let holders = processes::holders(&sockets.keys().copied().collect())?;
+            let holders = processes::servers(&sockets.keys().copied().collect())?;
             tracing::debug!(took = ?begun.elapsed(), "looked at open files");
             self.scan_at = Some(now + SCAN);
             Some(holders)

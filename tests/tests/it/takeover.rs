@@ -152,6 +152,32 @@ fn off_survives_a_restart_and_on_lifts_it() {
     mirrors(&scene, &mut sent);
 }
 
+/// A qdisc that we have made goes with us, one of somebody else's stays; and once the daemon ends that was
+/// switched off, no pin is left.
+#[test]
+fn off_leaves_what_was_there_before() {
+    for foreign in [false, true] {
+        let Some(mut scene) = Scene::new() else {
+            return;
+        };
+        let node = scene.net.node.clone();
+        let tc = |line: &str| {
+            let words: Vec<_> = line.split(' ').collect();
+            node.output("tc", &words).unwrap()
+        };
+        if foreign {
+            tc("qdisc add dev eth0 clsact");
+        }
+        scene.start_daemon(&["--attach", "clsact"]);
+        assert!(tc("qdisc show dev eth0").contains("clsact"));
+        scene.modelmirror(&["off"]);
+        let left = tc("qdisc show dev eth0");
+        assert_eq!(left.contains("clsact"), foreign, "{left}");
+        scene.end_daemon(Signal::SIGTERM);
+        assert!(!scene.home.pins().exists(), "pins are left");
+    }
+}
+
 /// `modelmirror off`, where no daemon runs.
 #[track_caller]
 fn off(scene: &Scene) -> String {

@@ -98,6 +98,16 @@ fn a_share_goes_to_another_host_over_ipv6() {
     });
 }
 
+/// `*:8000` means this host's addresses: another host's canary may listen at that port.
+#[test]
+fn a_canary_on_another_host_may_listen_at_the_service_s_port() {
+    const SAME: &str = "10.1.0.9:8000";
+    check(SAME, "10.0.0.5:8000", |trial| {
+        let far = trial.scene.net.shadow.clone();
+        trial.place_canary(&far, "[::]:8000", SAME);
+    });
+}
+
 /// Packets one by one, with the checksums that the sender wrote.
 #[test]
 fn a_share_goes_to_another_host_without_offloads() {
