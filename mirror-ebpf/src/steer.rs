@@ -253,7 +253,11 @@ impl<H: Hand> Case<'_, H> {
         // Seen only as it leaves, it can be given to nobody any more.
         if !self.is_arriving() {
             let wanted = policy::chosen(self.steering.hash(self.flow), self.steering.threshold);
-            return if wanted { Choice::OutOfReach } else { Choice::Stable };
+            return if wanted {
+                Choice::OutOfReach
+            } else {
+                Choice::Stable
+            };
         }
         let tap = maps::TAP.get(0).copied().unwrap_or_default();
         self.steering.choose(

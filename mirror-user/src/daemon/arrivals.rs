@@ -187,13 +187,14 @@ impl Daemon {
         let local = local.unwrap_or_default();
         let mut rows = Vec::new();
         for service in &self.services {
-            let (row, plane) = (service.row, &mut self.plane);
+            let row = service.row;
             let Some(canary) = &service.config.canary else {
                 continue;
             };
             rows.push(row);
-            let arms = [Arm::Stable, Arm::Canary].map(|arm| plane.counts().arm(row, arm));
-            let ([Ok(of_stable), Ok(of_canary)], Ok(first)) = (arms, plane.arrivals(row)) else {
+            let arms = [Arm::Stable, Arm::Canary].map(|arm| self.plane.counts().arm(row, arm));
+            let ([Ok(of_stable), Ok(of_canary)], Ok(first)) = (arms, self.plane.arrivals(row))
+            else {
                 continue;
             };
             let seen = Seen::new(first, [of_stable, of_canary]);
@@ -206,12 +207,11 @@ impl Daemon {
                     lost.push((service.config.name.clone(), why));
                 }
                 Verdict::More => {
-                    let _ = plane.clear_arrivals(row);
+                    let _ = self.plane.clear_arrivals(row);
                 }
                 Verdict::Lost(_) | Verdict::Well => {}
             }
         }
-        drop(shared);
         self.arrivals.services.retain(|row, _| rows.contains(row));
         for (service, why) in lost {
             self.withdraw(&service, &why);

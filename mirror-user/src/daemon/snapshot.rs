@@ -48,7 +48,9 @@ impl Snapshot {
             return Readiness::Ready;
         }
         let mut interfaces = self.status.interfaces.iter();
-        if let Some(interface) = interfaces.find(|interface| !interface.attached && !interface.left_out) {
+        if let Some(interface) =
+            interfaces.find(|interface| !interface.attached && !interface.left_out)
+        {
             return Readiness::NotReady(format!(
                 "not attached to {}: {}",
                 interface.name,

@@ -298,13 +298,6 @@ impl Rollout {
         self.step().is_some_and(Step::has_clients) && self.recent.alarms(window)
     }
 
-    /// Whether the canary is taken back with `window`, which has not been taken in yet.
-    pub fn takes_back(&self, window: &Window, now: Timestamp) -> bool {
-        let mut after = self.clone();
-        after.tell(&Event::Seen(Box::new(window.clone())), now);
-        matches!(after.state, State::RollingBack { .. })
-    }
-
     fn see(&mut self, window: &Window, now: Timestamp, decisions: &mut Vec<Decision>) {
         let Some(step) = self.step() else { return };
         self.see_window(window, now);

@@ -67,6 +67,8 @@ kinds! {
     Agent = "agent",
     /// The canary's share is not in force.
     NotSteered = "not_steered",
+    /// The rollout's record cannot be written.
+    Record = "record",
     /// What the kernel counts cannot be read.
     Counters = "counters",
     /// A hook has not approved.
@@ -84,7 +86,7 @@ kinds! {
 impl Rollout {
     /// Why a step is not done; none = it is.
     pub(super) fn waits_at(&self, step: Step, now: Timestamp) -> Vec<Held> {
-        let mut waits = Vec::new();
+        let mut waits: Vec<Held> = self.troubles_of(&[Kind::Record]).collect();
         match step {
             Step::Before | Step::ShadowPassed | Step::StagePassed(_) => {
                 self.wait_for_hooks(&mut waits)

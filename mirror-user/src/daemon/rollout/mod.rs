@@ -46,6 +46,12 @@ use crate::rollout::plan::{Plan, Target};
 use crate::rollout::record::{Decision, Entry, Event, Line};
 use crate::state::Overrides;
 
+/// After so long without a disk a rollout is told of what happened ...
+const LONG_UNWRITTEN: Duration = Duration::from_secs(600);
+
+/// ... no more often than this.
+const SELDOM: Duration = Duration::from_secs(60);
+
 /// The rollouts of all services: the last one of each.
 #[derive(Debug)]
 pub(super) struct Rollouts {
@@ -81,8 +87,8 @@ struct Running {
     shares: VecDeque<(u64, Share)>,
     /// Whether the disk did not have how the one before has ended when this began.
     follows_unwritten: bool,
-    /// Why the record cannot be written.
-    trouble: Option<String>,
+    /// Why the record cannot be written, and since when.
+    trouble: Option<(String, Instant)>,
     /// When an earlier daemon wrote its last line.
     last: Option<Moment>,
     /// When it was told what happened.
@@ -118,6 +124,16 @@ impl Running {
     /// The share that is safe: never more than the record has.
     fn share(&self) -> Share {
         self.rollout.share().min(self.durable_share)
+    }
+
+    /// How often it is told what happened: while its record has not been written for long, lines that wait for
+    /// the disk are few.
+    fn tick(&self) -> Duration {
+        let tick = self.rollout.started().plan.tick;
+        match &self.trouble {
+            Some((_, since)) if since.elapsed() > LONG_UNWRITTEN => tick.max(SELDOM),
+            _ => tick,
+        }
     }
 
     /// Whether what was decided is on the disk.
@@ -261,7 +277,8 @@ impl Rollouts {
         let running = self.running.get(service)?;
         let mut state = RolloutState::of(&running.rollout, self.clock.now());
         state.warnings = running.warnings.iter().cloned().collect();
-        state.warnings.extend(running.trouble.clone());
+        let trouble = running.trouble.as_ref().map(|(why, _)| why.clone());
+        state.warnings.extend(trouble);
         Some(state)
     }
 
@@ -271,7 +288,7 @@ impl Rollouts {
             format!("{service}: its last rollout cannot be read, and its steering stays as it is ({why}): mend or move that file, and restart")
         });
         let unwritten = self.running.iter().filter_map(|(service, running)| {
-            let why = running.trouble.as_ref()?;
+            let (why, _) = running.trouble.as_ref()?;
             Some(format!(
                 "{service}: the rollout's record cannot be written, so it does not go on: {why}"
             ))
@@ -344,9 +361,11 @@ impl Rollouts {
             return false;
         };
         if let Some(why) = written.failure {
-            if running.trouble.replace(why.clone()).is_none() {
+            let since = running.trouble.take().map(|(_, since)| since);
+            if since.is_none() {
                 tracing::error!("a rollout's record cannot be written: {why}");
             }
+            running.trouble = Some((why, since.unwrap_or_else(Instant::now)));
             return true;
         }
         running.trouble = None;

@@ -41,7 +41,7 @@ impl Daemon {
         if !running.rollout.is_on() {
             return;
         }
-        let tick = running.rollout.started().plan.tick;
+        let tick = running.tick();
         let passed = Duration::try_from(now.duration_since(running.told)).unwrap_or_default();
         let is_due = passed >= tick;
         if !running.rollout.is_watched() {
@@ -61,12 +61,7 @@ impl Daemon {
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
-        if running.trouble.is_some() {
-            // What cannot be written down must not lead on, but back it may.
-            if !running.rollout.takes_back(&window, now) {
-                return self.ask_for(service);
-            }
-        } else if !is_due
+        if !is_due
             && !running.rollout.is_alarmed_by(&window)
             && !running.rollout.is_severe(&window, now)
         {
@@ -87,9 +82,7 @@ impl Daemon {
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
-        let (Some(told), Some(looked), None) =
-            (&running.counted, &running.looked, &running.trouble)
-        else {
+        let (Some(told), Some(looked)) = (&running.counted, &running.looked) else {
             return;
         };
         if running.rollout.is_alarmed_by(&between(looked, counted)) {
@@ -153,6 +146,13 @@ impl Daemon {
         }
         running.asked.fill(&mut window, rollout);
         window.held.extend(obstacles);
+        // What cannot be written down must not lead on, but back it may.
+        window
+            .held
+            .extend(running.trouble.as_ref().map(|(why, _)| Held {
+                kind: Kind::Record,
+                why: format!("the rollout's record cannot be written: {why}"),
+            }));
         let affinity = self.canary_of(service).map(|canary| canary.affinity);
         window.by_client = affinity == Some(Affinity::Client);
         window

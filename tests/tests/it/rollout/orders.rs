@@ -31,8 +31,7 @@ fn it_is_paused_and_promoted_by_hand() {
     check(&pilot, &["resume"], "stage 1");
     check(&pilot, &["resume"], "already");
     check(&pilot, &["promote"], "stage 2");
-    check(&pilot, &["promote", "--all"], "stage 3");
-    check(&pilot, &["promote", "--all"], "baking");
+    check(&pilot, &["promote", "--all"], "settling");
     check(&pilot, &["promote"], "promoted");
     check(&pilot, &["promote", "--all"], "already");
     eventually("it has everything", || {
