@@ -7,6 +7,8 @@ use super::{check_refuses, mirrors_once};
 /// The node's addresses are on a macvlan of the clients' NIC.
 pub(super) fn macvlan(scene: &Scene) {
     let node: &Namespace = &scene.net.node;
+    // Else the NIC answers for the macvlan's address too, and who is asked last wins.
+    node.sysctl("net/ipv4/conf/all/arp_ignore", "1").unwrap();
     for line in [
         "link add mv0 link eth0 type macvlan mode bridge",
         "address flush dev eth0",
