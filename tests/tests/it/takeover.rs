@@ -235,8 +235,9 @@ fn pins_of_another_layout_are_refused() {
     off(&scene);
     assert!(!pins.exists(), "`off` has left {}", pins.display());
 
-    // A map that is not what its name says.
+    // A map that is not what its name says. One that is off leaves no maps.
     scene.start_daemon(&[]);
+    scene.modelmirror(&["mirror", "on", "--service", "digits"]);
     scene.end_daemon(Signal::SIGTERM);
     let maps = pins.join(format!("v{ABI_VERSION}/maps"));
     fs::remove_file(maps.join("TAP")).unwrap();

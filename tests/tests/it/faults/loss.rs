@@ -134,7 +134,9 @@ fn the_wire_loses_a_twentieth_at_random() {
     if Transport::of_this_run() == Transport::Stream {
         return scene.complete(&sent, &[]);
     }
-    assert_eq!(outcome.copies("lost"), lost, "{}", outcome.metrics);
+    // Of the first copies nobody knows, if they get lost, but that they were sent.
+    let missing = outcome.copies("lost") + outcome.earlier();
+    assert_eq!(missing, lost, "{}", outcome.metrics);
     let compared = outcome.requests("compared");
     assert!(
         (1..sent.len() as u64).contains(&compared),
