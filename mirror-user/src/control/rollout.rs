@@ -191,7 +191,7 @@ impl RolloutState {
         let started = rollout.started();
         let [stable, canary] = rollout.requests();
         let all = stable + canary;
-        let stages = &started.plan.stages;
+        let stages: Vec<Share> = started.plan.shares().collect();
         let stage = match rollout.step() {
             Some(Step::Stage(stage) | Step::StagePassed(stage)) => Some(stage),
             Some(Step::Baking | Step::Settling) => stages.len().checked_sub(1),
@@ -209,7 +209,7 @@ impl RolloutState {
             step,
             state,
             stage,
-            stages: stages.clone(),
+            stages,
             share: rollout.share(),
             time: now,
             since: rollout.entered(),

@@ -184,7 +184,7 @@ impl Tale {
             }
             (_, Step::Stage(stage)) => {
                 let stages = plan.stages.len();
-                let wanted = plan.stages.get(*stage).copied().unwrap_or_default();
+                let wanted = plan.shares().nth(*stage).unwrap_or_default();
                 format!("stage {} of {stages} at {}", stage + 1, share(wanted))
             }
             _ => step.to_string(),
@@ -245,7 +245,7 @@ fn wish(order: &Order) -> &'static str {
 
 /// The plan in a few sentences.
 fn outline(plan: &Plan) -> String {
-    let stages: Vec<String> = plan.stages.iter().map(|stage| share(*stage)).collect();
+    let stages: Vec<String> = plan.shares().map(share).collect();
     let canary = &plan.canary;
     let shadow = plan.shadow.as_ref().map_or_else(
         || "No shadow stage".to_owned(),

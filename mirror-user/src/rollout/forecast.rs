@@ -47,8 +47,8 @@ pub fn warnings(plan: &Plan, traffic: &Traffic) -> Vec<String> {
     }
     // Evidence is carried from stage to stage.
     let mut earlier = 0.0;
-    for (stage, share) in (1..).zip(&plan.stages) {
-        let share = f64::from(*share);
+    for (stage, share) in (1..).zip(plan.shares()) {
+        let share = f64::from(share);
         let of_canary = per_second * share;
         let (name, needed) = of_stage(plan, traffic, share, earlier as u64);
         let time = needed.map(|needed| needed as f64 / of_canary);
@@ -169,7 +169,7 @@ mod tests {
         ];
         check(|plan| plan.stages.truncate(2), &slow, &expected);
         let narrow = |plan: &mut Plan| plan.canary.max_error_delta = 0.0;
-        let expected = ["cannot be proven of a version that does as well as stable"; 2];
+        let expected = ["cannot be proven of a version that does as well as stable"; 3];
         check(narrow, &traffic(1_000, 600), &expected);
     }
 }

@@ -253,16 +253,12 @@ impl Rollout {
 
     pub(super) fn share_at(&self, step: Step) -> Share {
         let plan = self.plan();
-        let most = Share::of_parts(Share::ALL.parts() - plan.canary.holdback.parts());
         match step {
             Step::Before | Step::Shadowing | Step::ShadowPassed => Share::NONE,
-            Step::Stage(stage) | Step::StagePassed(stage) => plan
-                .stages
-                .get(stage)
-                .copied()
-                .unwrap_or(Share::NONE)
-                .min(most),
-            Step::Baking => most,
+            Step::Stage(stage) | Step::StagePassed(stage) => {
+                plan.shares().nth(stage).unwrap_or(Share::NONE)
+            }
+            Step::Baking => plan.most(),
             Step::Settling => Share::ALL,
         }
     }

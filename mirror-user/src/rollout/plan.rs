@@ -43,6 +43,18 @@ pub struct Plan {
     pub finish_probe: Option<FinishProbe>,
 }
 
+impl Plan {
+    /// The largest share of the canary's before it has everything.
+    pub fn most(&self) -> Share {
+        Share::of_parts(Share::ALL.parts() - self.canary.holdback.parts())
+    }
+
+    /// The canary's share at each stage.
+    pub fn shares(&self) -> impl Iterator<Item = Share> {
+        self.stages.iter().map(|stage| (*stage).min(self.most()))
+    }
+}
+
 /// A request that tells a server's version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishProbe {

@@ -13,6 +13,9 @@ use crate::config::Share;
 /// A version that has not answered for so long has no traffic.
 const QUIET: Duration = Duration::from_secs(30);
 
+/// ln of the capital against a version from which on it gets no more clients, though nothing is proven.
+const DOUBT: f64 = 1.0;
+
 /// A larger part of requests may not remain unseen.
 const MOST_UNSEEN: f64 = 0.1;
 
@@ -238,6 +241,18 @@ impl Rollout {
                 },
                 why: gate.to_string(),
             });
+        }
+        // Few seconds prove nothing against a version; more clients need not find it out.
+        let doubted = self.gates.iter().filter(|gate| {
+            let finding = gate.finding.as_ref();
+            let against = finding.is_some_and(|finding| finding.worse >= DOUBT);
+            gate.role != Role::Severe && gate.verdict == Verdict::Unknown && against
+        });
+        if self.share_at(step) < Share::ALL && !proof {
+            waits.extend(doubted.map(|gate| Held {
+                kind: Kind::NotProven,
+                why: format!("{gate}, and it looks worse"),
+            }));
         }
         if self.gates.is_empty() {
             waits.push(Held {

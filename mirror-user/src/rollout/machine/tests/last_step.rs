@@ -132,3 +132,23 @@ fn only_severe_failures_count_while_it_warms_up() {
     told.see_for(3, &dead);
     told.assert("rolling back", 0.0);
 }
+
+/// In three seconds nothing is proven against a version that is sixteen times slower, but more clients do not
+/// get it either.
+#[test]
+fn who_looks_worse_gets_no_more_clients() {
+    let mut told = Told::new(|plan| {
+        quick(plan);
+        plan.stages = vec![Share::of_parts(100), Share::of_parts(1_000), Share::ALL];
+        plan.canary.min_duration = Duration::from_secs(3);
+        plan.canary.min_requests = 10;
+    });
+    told.reach("stage 1", &compared(500, 500));
+    let mut slow = well(0.01);
+    slow.canary.first_body = vec![(FAST + 64, 10)].into();
+    told.see_for(4, &slow);
+    told.assert("stage 1", 0.01);
+    assert!(told.waits().contains(&Kind::NotProven), "{told}");
+    told.see_for(60, &slow);
+    told.assert("rolling back", 0.0);
+}

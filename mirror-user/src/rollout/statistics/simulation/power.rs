@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::*;
 
-/// What each of the sixteen parts of a default plan has.
-const ALPHA: f64 = 0.01 / 16.0;
+/// What each of the eleven parts of a default plan has.
+const ALPHA: f64 = 0.01 / 11.0;
 
 /// A test that takes windows in, and says what it knows.
 type Watch = Box<dyn FnMut(&Window) -> Verdict>;
