@@ -246,9 +246,14 @@ impl Rollout {
         let doubted = self.gates.iter().filter(|gate| {
             let finding = gate.finding.as_ref();
             let against = finding.is_some_and(|finding| finding.worse >= DOUBT);
-            gate.role != Role::Severe && gate.verdict == Verdict::Unknown && against
+            let is_asked = match gate.role {
+                Role::Proof => !proof,
+                Role::Watch => true,
+                Role::Severe => false,
+            };
+            is_asked && gate.verdict == Verdict::Unknown && against
         });
-        if self.share_at(step) < Share::ALL && !proof {
+        if self.share_at(step) < Share::ALL {
             waits.extend(doubted.map(|gate| Held {
                 kind: Kind::NotProven,
                 why: format!("{gate}, and it looks worse"),
