@@ -275,10 +275,10 @@ impl Recent {
         let is_one = self.usual.trials > 0 && surprise(sum, limit) >= USUAL;
         is_one.then(|| {
             format!(
-                "{} of {} requests failed in the last minute, of stable's {} before: with nobody beside it, nobody knows whether it is the canary",
+                "{} of {} requests failed in the last minute, of stable's {:.2} % before: with nobody beside it, nobody knows whether it is the canary",
                 sum.events,
                 sum.trials,
-                format_args!("{:.2} %", rate(self.usual) * 100.0)
+                rate(self.usual) * 100.0
             )
         })
     }

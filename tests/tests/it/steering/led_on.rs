@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::ensure;
-use tests::{Answers, Request, Server, Trial, eventually};
+use tests::{Answers, Client, Request, Server, Trial, eventually};
 
 /// As `docker -p` and kube-proxy do it, by a rule whose last word (a mark) nobody can tell from outside.
 const DNAT: &str = "
@@ -116,16 +116,7 @@ fn a_sidecar_that_takes_all_ends_a_canary() {
     node.nft(REDIRECT).unwrap();
     trial.set("0.5");
     let client = trial.scene.client_of("10.0.0.5:8000");
-    let mut sent = 0;
-    eventually("the share goes back", || {
-        sent += client.load(40, 1, who)?.len();
-        let share = trial
-            .scene
-            .node_metrics()
-            .sum("modelmirror_canary_share", &[]);
-        ensure!(share == 0.0, "{share}");
-        Ok(())
-    });
+    let sent = load_until_it_goes_back(&trial, &client, 1);
     assert_eq!(sidecar.received().len(), sent, "it answers all");
     let [_, canary] = trial.connections();
     assert!((3..=17).contains(&canary), "{canary} were the canary's");
@@ -154,16 +145,7 @@ fn connections_that_a_sidecar_takes_are_called_strayed() {
     };
     assert_eq!(strayed().unwrap(), 0);
     node.nft(REDIRECT).unwrap();
-    let mut sent = 0;
-    eventually("the share goes back", || {
-        sent += client.load(40, 2, who)?.len();
-        let share = trial
-            .scene
-            .node_metrics()
-            .sum("modelmirror_canary_share", &[]);
-        ensure!(share == 0.0, "{share}");
-        Ok(())
-    });
+    let sent = load_until_it_goes_back(&trial, &client, 2);
     assert_eq!(sidecar.received().len(), sent, "it answers all");
     let [_, canary] = trial.connections();
     eventually("they are counted", || {
@@ -174,6 +156,20 @@ fn connections_that_a_sidecar_takes_are_called_strayed() {
     });
     let status = trial.scene.modelmirror(&["status"]);
     assert!(status.contains("STRAYED"), "{status}");
+}
+
+/// Sends until the canary's share is nothing any more; how many requests that took.
+#[track_caller]
+fn load_until_it_goes_back(trial: &Trial, client: &Client, each: usize) -> usize {
+    let mut sent = 0;
+    eventually("the share goes back", || {
+        sent += client.load(40, each, who)?.len();
+        let metrics = trial.scene.node_metrics();
+        let share = metrics.sum("modelmirror_canary_share", &[]);
+        ensure!(share == 0.0, "{share}");
+        Ok(())
+    });
+    sent
 }
 
 /// Stable, in a pod to which the node leads what clients dial.
