@@ -219,7 +219,7 @@ pub struct DataPlane {
     /// Bytes of each CPU's deep ring.
     ring_size: u32,
     /// What the programs count.
-    counts: Arc<Counts>,
+    counts: Arc<dyn Counts>,
     /// The rules that were written last: nobody else writes them.
     written: Option<HashMap<Endpoint, Service>>,
     /// Programs that the kernel has refused, and why: it would again, and takes long to say so.
@@ -260,7 +260,7 @@ impl DataPlane {
             }
         });
         Ok(Self {
-            counts: Arc::new(Counts::open(&maps)?),
+            counts: Arc::new(counts::Pinned::open(&maps)?),
             ebpf,
             links,
             mechanism,
@@ -276,7 +276,7 @@ impl DataPlane {
     }
 
     /// What the programs count, for any thread.
-    pub fn counts(&self) -> &Arc<Counts> {
+    pub fn counts(&self) -> &Arc<dyn Counts> {
         &self.counts
     }
 

@@ -12,6 +12,6 @@ mod tally;
 mod watch;
 
 pub(crate) use self::listening::{serves, sockets};
-pub(crate) use self::processes::{holders, name, servers, uptime};
+pub(crate) use self::processes::{holders, name, servers};
 pub(crate) use self::tally::Usage;
 pub(crate) use self::watch::Watch;

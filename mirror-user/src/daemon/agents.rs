@@ -123,6 +123,7 @@ impl Agent {
         access: Access,
         (number, tenure): (u32, u32),
         ring: Option<Arc<Ring>>,
+        now: Instant,
     ) -> Self {
         let [a, b] = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|uuid| uuid.as_u64_pair());
         Self {
@@ -146,7 +147,7 @@ impl Agent {
             asked: None,
             paused_until: None,
             drops: None,
-            since: Instant::now(),
+            since: now,
             said: None,
             access,
         }
@@ -175,7 +176,7 @@ impl Agent {
     }
 
     /// What each CPU has sent to it.
-    pub(super) fn sent(&self, counts: &Counts) -> Result<Vec<Sent>, dataplane::Error> {
+    pub(super) fn sent(&self, counts: &dyn Counts) -> Result<Vec<Sent>, dataplane::Error> {
         match &self.ring {
             Some(ring) => Ok(ring.sent_by_lane()),
             None => counts.sent(self.number),
@@ -339,7 +340,7 @@ impl Agent {
 
     /// Whether it should be told this: it is always, unless nothing has changed since the last report and
     /// that was answered. Nobody is woken on an idle node.
-    pub(super) fn should_hear(&mut self, report: &TapReport) -> bool {
+    pub(super) fn should_hear(&mut self, report: &TapReport, now: Instant) -> bool {
         if !matches!(self.connection, Connection::Up { .. }) {
             return false;
         }
@@ -351,7 +352,7 @@ impl Agent {
             return false;
         }
         self.told = Some(report.clone());
-        self.asked.get_or_insert_with(Instant::now);
+        self.asked.get_or_insert(now);
         true
     }
 }
@@ -368,7 +369,7 @@ mod tests {
             key: None,
             transport,
         };
-        let mut agent = Agent::new(access, (3, 0), None);
+        let mut agent = Agent::new(access, (3, 0), None, Instant::now());
         let link = Link {
             name: "eth0".into(),
             index: 7,
@@ -501,15 +502,21 @@ mod tests {
     fn an_idle_agent_is_left_alone() {
         let mut agent = agent(Transport::Stream);
         let mut report = TapReport::default();
-        assert!(!agent.should_hear(&report), "it is not connected");
+        assert!(
+            !agent.should_hear(&report, Instant::now()),
+            "it is not connected"
+        );
         agent.on_event(connected(), Instant::now(), 0);
-        assert!(agent.should_hear(&report));
+        assert!(agent.should_hear(&report, Instant::now()));
         report.number += 1;
-        assert!(agent.should_hear(&report), "nothing has answered yet");
+        assert!(
+            agent.should_hear(&report, Instant::now()),
+            "nothing has answered yet"
+        );
         agent.on_event(What::Echo { sent_at_ns: 0 }, Instant::now(), 0);
         report.number += 1;
-        assert!(!agent.should_hear(&report));
+        assert!(!agent.should_hear(&report, Instant::now()));
         report.lanes.push(crate::tap_report::LaneSent::default());
-        assert!(agent.should_hear(&report));
+        assert!(agent.should_hear(&report, Instant::now()));
     }
 }

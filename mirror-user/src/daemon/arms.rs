@@ -6,12 +6,12 @@ use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 
-use super::Snapshot;
 use super::health::Failure;
 use super::local_reader::{Looked, Outcome, Tally, Wait};
 use super::place::{Obstacle, Place};
 use super::servers::Versioned;
 use super::services::Service;
+use super::snapshot::Snapshot;
 use crate::config::Share;
 use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
 use crate::dataplane::{self, Counts};
@@ -64,7 +64,7 @@ pub(crate) fn fill(
     stable: &str,
     canary: &mut CanaryState,
 ) -> Result<(), dataplane::Error> {
-    canary.arms = both(&now.counts, row, tally, [stable, &canary.version])?;
+    canary.arms = both(&*now.counts, row, tally, [stable, &canary.version])?;
     canary.share.achieved = now.milestones.achieved(row, &canary.arms, Instant::now());
     let usage = now.servers.usage();
     for (arm, of) in [tunnel::Arm::Stable, tunnel::Arm::Canary]
@@ -83,7 +83,7 @@ pub(crate) fn fill(
 
 /// Stable and the canary, in these versions, as kernel and local reader count them now.
 pub(super) fn both(
-    counts: &Counts,
+    counts: &dyn Counts,
     row: u32,
     tally: Option<&Tally>,
     [stable, canary]: [&str; 2],
@@ -95,7 +95,7 @@ pub(super) fn both(
 }
 
 fn describe_arm(
-    counts: &Counts,
+    counts: &dyn Counts,
     row: u32,
     tally: Option<&Tally>,
     arm: tunnel::Arm,

@@ -8,9 +8,9 @@ use mirror_common::measure::ArmCounters;
 use mirror_common::steer;
 use mirror_common::tunnel::Arm;
 
-use super::Daemon;
-use super::core::{Input, Order};
+use super::core::Core;
 use super::place::is_here;
+use super::settings::{NOBODY, Order, Update};
 use crate::config::Share;
 use crate::control::CanaryChange;
 
@@ -178,10 +178,10 @@ impl Arrivals {
     }
 }
 
-impl Daemon {
+impl Core {
     /// Takes the share of canaries back whose connections do not arrive.
     pub(super) fn watch_arrivals(&mut self) {
-        let now = Instant::now();
+        let now = self.now.at;
         let mut lost = Vec::new();
         let local = self.view.as_ref().map(|view| view.addresses.as_slice());
         let local = local.unwrap_or_default();
@@ -192,8 +192,8 @@ impl Daemon {
                 continue;
             };
             rows.push(row);
-            let arms = [Arm::Stable, Arm::Canary].map(|arm| self.plane.counts().arm(row, arm));
-            let ([Ok(of_stable), Ok(of_canary)], Ok(first)) = (arms, self.plane.arrivals(row))
+            let arms = [Arm::Stable, Arm::Canary].map(|arm| self.kernel.counts().arm(row, arm));
+            let ([Ok(of_stable), Ok(of_canary)], Ok(first)) = (arms, self.kernel.arrivals(row))
             else {
                 continue;
             };
@@ -207,7 +207,7 @@ impl Daemon {
                     lost.push((service.config.name.clone(), why));
                 }
                 Verdict::More => {
-                    let _ = self.plane.clear_arrivals(row);
+                    let _ = self.kernel.clear_arrivals(row);
                 }
                 Verdict::Lost(_) | Verdict::Well => {}
             }
@@ -227,10 +227,9 @@ impl Daemon {
         if self.taken_by_rollout(service).is_some() {
             return self.abort_rollout(service, why);
         }
-        self.tickets += 1;
         let change = CanaryChange::Share(Share::NONE);
         let order = Order::Canary(service.to_owned(), change, None);
-        self.take(Input::Order(self.tickets, order));
+        self.take(Update::Order(NOBODY, order));
     }
 }
 

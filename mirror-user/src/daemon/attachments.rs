@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::kernel::Kernel;
 use super::way::Way;
 use crate::config::XdpHook;
-use crate::dataplane::{DataPlane, Error, Interface, Role};
+use crate::dataplane::{Error, Interface, Role};
 use crate::netlink::Link;
 
 /// What is attached to an interface of this name.
@@ -134,12 +135,12 @@ impl Attachments {
     }
 
     /// Attaches and detaches until all is as `wanted`; what fails is tried again at the next call.
-    pub(super) fn make(&mut self, plane: &mut DataPlane, wanted: Wanted) {
+    pub(super) fn make(&mut self, kernel: &mut dyn Kernel, wanted: Wanted) {
         self.made.retain(|name, attachment| {
             let keep = wanted.contains_key(name);
             if let Some((interface, _)) = attachment.to.as_ref().filter(|_| !keep) {
                 tracing::info!(interface = name, "detached");
-                let _ = plane.detach(interface);
+                let _ = kernel.detach(interface);
             }
             keep
         });
@@ -152,30 +153,30 @@ impl Attachments {
                 Some(wanted) if attachment.to.as_ref() == Some(&wanted) => {
                     // Somebody else's program may have gone meanwhile.
                     if attachment.xdp_error.is_some() {
-                        attachment.attach_xdp(plane, &wanted.0, wanted.1);
+                        attachment.attach_xdp(kernel, &wanted.0, wanted.1);
                     }
                 }
-                Some((interface, role)) => attachment.attach(plane, interface, role),
+                Some((interface, role)) => attachment.attach(kernel, interface, role),
             }
         }
-        if let Err(error) = plane.retain(&keep) {
+        if let Err(error) = kernel.retain(&keep) {
             tracing::warn!("{error}");
         }
     }
 
     /// Looks who runs before our programs, and attaches anew where they are gone.
-    pub(super) fn look_at_chains(&mut self, plane: &mut DataPlane) {
+    pub(super) fn look_at_chains(&mut self, kernel: &mut dyn Kernel) {
         for (name, attachment) in &mut self.made {
             let Some((interface, role)) = attachment.to.clone() else {
                 continue;
             };
-            let Some(chain) = plane.chain(&interface, role) else {
+            let Some(chain) = kernel.chain(&interface, role) else {
                 // Not allowed to ask.
                 continue;
             };
             if chain.is_missing {
                 tracing::error!(interface = name, "somebody has detached us; attaching anew");
-                if let Err(error) = plane.reattach(&interface, role) {
+                if let Err(error) = kernel.reattach(&interface, role) {
                     *attachment = Attachment::default();
                     tracing::error!("{error}");
                 }
@@ -194,10 +195,10 @@ impl Attachments {
     }
 
     /// Attaches anew where `way` leaves, as the first in the chain.
-    pub(super) fn renew(&self, plane: &mut DataPlane, way: &Way) -> Result<(), Error> {
+    pub(super) fn renew(&self, kernel: &mut dyn Kernel, way: &Way) -> Result<(), Error> {
         let attached = self.get(&way.link.name);
         match attached.and_then(|attachment| attachment.to.as_ref()) {
-            Some((interface, role)) => plane.reattach(interface, *role),
+            Some((interface, role)) => kernel.reattach(interface, *role),
             None => Ok(()),
         }
     }
@@ -211,8 +212,8 @@ impl Attachment {
         self.error = Some("there is no such interface".to_owned());
     }
 
-    fn attach(&mut self, plane: &mut DataPlane, interface: Interface, role: Role) {
-        if let Err(error) = plane.attach(&interface, role) {
+    fn attach(&mut self, kernel: &mut dyn Kernel, interface: Interface, role: Role) {
+        if let Err(error) = kernel.attach(&interface, role) {
             let error = Some(error.to_string());
             if self.error != error {
                 tracing::error!("{}", error.as_deref().unwrap_or_default());
@@ -223,7 +224,7 @@ impl Attachment {
             };
             return;
         }
-        self.attach_xdp(plane, &interface, role);
+        self.attach_xdp(kernel, &interface, role);
         let Interface { name, index, .. } = &interface;
         let Role {
             tapped,
@@ -246,8 +247,8 @@ impl Attachment {
         self.error = None;
     }
 
-    fn attach_xdp(&mut self, plane: &mut DataPlane, interface: &Interface, role: Role) {
-        let error = plane.attach_xdp(interface, role.xdp).err();
+    fn attach_xdp(&mut self, kernel: &mut dyn Kernel, interface: &Interface, role: Role) {
+        let error = kernel.attach_xdp(interface, role.xdp).err();
         let error = error.map(|error| error.to_string());
         if let (Some(why), true) = (&error, self.xdp_error != error) {
             tracing::error!("{why}; TC does the work");

@@ -8,14 +8,15 @@ use mirror_common::steer::{Health, Steering, flag};
 use mirror_common::translate::Ports;
 
 use super::attachments::Away;
-use super::core::Input;
+use super::core::{Core, Effect};
 use super::ending::{Ended, Job};
 use super::health::{Attempt, Failure};
 use super::network::View;
+use super::place;
 use super::place::Place;
 use super::services::Service;
+use super::settings::Update;
 use super::steering::{Wanted, share, steering};
-use super::{Daemon, place};
 use crate::config::{Canary, Node, Share};
 use crate::control::{CanaryChange, Refusal};
 use crate::dataplane;
@@ -28,7 +29,7 @@ pub(super) struct Drain {
     at: Instant,
 }
 
-impl Daemon {
+impl Core {
     /// Refuses a share for a canary that cannot be steered to.
     pub(super) fn check_place(&self, name: &str, change: CanaryChange) -> Result<(), Refusal> {
         let config = &self.find(name)?.config;
@@ -89,7 +90,7 @@ impl Daemon {
         };
         let service = self.find(name)?;
         let has_some = self.share(service) != Share::NONE;
-        if takes_all && has_some && self.listening.is_gone(&service.config.addresses) {
+        if takes_all && has_some && self.is_stable_gone(service) {
             let stable = &service.config.stable_version;
             return Err(Refusal::Invalid(format!(
                 "{name}: nobody listens for {stable} any more, so clients would have nobody: start {stable} first, or write `canary off --force`"
@@ -98,9 +99,16 @@ impl Daemon {
         Ok(())
     }
 
+    /// Whether nobody listens for stable any more.
+    pub(super) fn is_stable_gone(&self, service: &Service) -> bool {
+        let addresses = &service.config.addresses;
+        self.listening
+            .is_gone(addresses, || self.kernel.listeners())
+    }
+
     /// Lowers the part of a service's new connections that the canary gets, by one map write.
     pub(super) fn lower(&mut self, row: u32, threshold: u64) -> Result<(), dataplane::Error> {
-        let before = self.plane.steering(row)?;
+        let before = self.kernel.steering(row)?;
         let mut lowered = Steering {
             flags: before.flags | flag::TAKEN_BACK,
             ..before
@@ -112,7 +120,7 @@ impl Daemon {
         if lowered == before {
             return Ok(());
         }
-        self.plane.set_steering(row, lowered)
+        self.kernel.set_steering(row, lowered)
     }
 
     /// The canary's connections of a service may finish for so many milliseconds, or as long as they want.
@@ -132,31 +140,25 @@ impl Daemon {
         self.drains.push(Drain {
             row,
             service: service.to_owned(),
-            at: Instant::now() + time,
+            at: self.now.at + time,
         });
     }
 
-    /// Whether connections wait for their end.
-    pub(super) fn is_draining(&self) -> bool {
-        !self.drains.is_empty()
-    }
-
-    /// When the first of them come to it.
-    pub(super) fn next_drain(&self) -> tokio::time::Instant {
-        let due = self.drains.iter().map(|drain| drain.at).min();
-        due.unwrap_or_else(Instant::now).into()
+    /// When the first of those that wait for their end come to it.
+    pub(super) fn next_drain(&self) -> Option<Instant> {
+        self.drains.iter().map(|drain| drain.at).min()
     }
 
     /// Has connections ended whose time to finish is over.
     pub(super) fn end_drains(&mut self) {
-        let now = Instant::now();
+        let now = self.now.at;
         for drain in self.drains.extract_if(.., |drain| drain.at <= now) {
             let Drain { row, service, .. } = drain;
-            self.ender.end(Job {
+            self.effects.push(Effect::End(Job {
                 row,
                 service,
                 ticket: None,
-            });
+            }));
         }
     }
 
@@ -168,7 +170,7 @@ impl Daemon {
             Err(error) => tracing::error!(service, "the canary's connections go on: {error}"),
         }
         if let Some(ticket) = job.ticket {
-            self.take(Input::Ended(ticket, outcome));
+            self.take(Update::Ended(ticket, outcome));
         }
     }
 
@@ -179,9 +181,9 @@ impl Daemon {
             return Ok(());
         };
         let mut failed = Ok(());
-        self.plane.set_translated_ports(ports(&self.config))?;
+        self.kernel.set_translated_ports(ports(&self.config))?;
         for service in &self.services {
-            let before = self.plane.steering(service.row)?;
+            let before = self.kernel.steering(service.row)?;
             let config = &service.config;
             let wanted = match &config.canary {
                 Some(canary) => {
@@ -197,11 +199,11 @@ impl Daemon {
             // other waiting, and is tried again.
             let is_other = (before.salt, before.canary) != (wanted.salt, wanted.canary);
             if wanted.threshold != 0 && (before.threshold == 0 || is_other) {
-                self.plane.clear_arrivals(service.row)?;
+                self.kernel.clear_arrivals(service.row)?;
                 self.arrivals.begin(&config.name, service.row);
             }
             if wanted != before {
-                failed = failed.and(self.plane.set_steering(service.row, wanted));
+                failed = failed.and(self.kernel.set_steering(service.row, wanted));
             }
         }
         failed
@@ -210,13 +212,13 @@ impl Daemon {
     fn wanted(&self, service: &Service, canary: &Canary) -> Wanted {
         let name = &service.config.name;
         let share = self.share(service);
-        let salt = self.core.holds().salt(name, &canary.version);
+        let salt = self.settings.holds().salt(name, &canary.version);
         let by_share = share == Share::ALL;
         Wanted {
             share,
             salt: salt.unwrap_or_default(),
             for_good: self.rollouts.is_for_good(name).unwrap_or(by_share),
-            taken_back: self.rollouts.is_remembered(name) || self.core.owes_share(name),
+            taken_back: self.rollouts.is_remembered(name) || self.settings.owes_share(name),
             trial_ns: self.local_reader.trial_ns(service.config.id),
         }
     }
@@ -224,9 +226,9 @@ impl Daemon {
     /// The canary's share: a rollout's, or what file and command line want. What connections of a rollout
     /// are chosen by must be on the disk first: after a restart others would go to the canary.
     pub(super) fn share(&self, service: &Service) -> Share {
-        let (name, holds) = (&service.config.name, self.core.holds());
+        let (name, holds) = (&service.config.name, self.settings.holds());
         match self.rollouts.share(name) {
-            Some(share) if !holds.is_off() && self.core.is_key_kept(name) => share,
+            Some(share) if !holds.is_off() && self.settings.is_key_kept(name) => share,
             Some(_) => Share::NONE,
             None => share(service, holds),
         }
@@ -287,7 +289,7 @@ impl Daemon {
         for service in &self.services {
             let at = service.config.canary.as_ref().map(|canary| canary.address);
             if at == Some(canary) {
-                self.plane.set_health(service.row, health)?;
+                self.kernel.set_health(service.row, health)?;
             }
         }
         Ok(())
@@ -296,14 +298,14 @@ impl Daemon {
     /// Gives each version on trial a key of its own.
     fn salt_canaries(&mut self) {
         // A state file that cannot be used stays as it is, and nothing is steered meanwhile.
-        if self.core.trouble().is_some() {
+        if self.settings.trouble().is_some() {
             return;
         }
         let with_canary = self.services.iter().filter_map(|service| {
             let config = &service.config;
             Some((&config.name, &config.canary.as_ref()?.version))
         });
-        let holds = self.core.holds();
+        let holds = self.settings.holds();
         let fresh: Vec<(String, String)> = with_canary
             .filter(|(name, version)| holds.salt(name, version).is_none())
             .map(|(name, version)| (name.clone(), version.clone()))
@@ -311,12 +313,12 @@ impl Daemon {
         if fresh.is_empty() {
             return;
         }
-        let persist = self.core.change(Instant::now(), |set| {
+        let persist = self.settings.change(self.now.at, |set| {
             for (name, version) in &fresh {
                 set.set_salt(name, version, fresh_key());
             }
         });
-        self.perform(persist);
+        self.carry_out(persist);
     }
 }
 

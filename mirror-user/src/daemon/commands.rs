@@ -1,80 +1,66 @@
 //! What the daemon is told to do: by the command line, and by its config when it is reloaded. What is
-//! to be done is said by [`core`](super::core); here it is done.
+//! to be done is said by [`settings`](super::settings); here it is carried out.
 
-use super::core::{Effect, Input, Known, Order, Ticket};
+use super::core::{Core, Effect};
 use super::ending::Job;
 use super::keeper::Kept;
+use super::rollout::Past;
 use super::services::Service;
-use super::{Daemon, Instant};
-use crate::config;
-use crate::control::{Command, Refusal, Reply, Request};
+use super::settings::{Action, Known, Order, Ticket, Update};
+use crate::config::{self, Node};
+use crate::control::{Command, Refusal, Reply};
 use mirror_common::steer::share_threshold;
 
-impl Daemon {
+impl Core {
     /// Carries out a command. It is answered now, or when its outcome is known.
-    pub(super) fn obey(&mut self, request: Request) {
-        let Request { command, reply } = request;
-        let answer = match command {
-            Command::Status { service } => self.status(service),
-            Command::RolloutRecord { service, id } => self.told(&service, id.as_deref()),
-            Command::Rollouts { service } => self.history(service.as_deref()),
-            changes => {
-                self.tickets += 1;
-                let ticket = self.tickets;
-                self.replies.insert(ticket, reply);
-                return self.change(ticket, changes);
-            }
-        };
-        let _ = reply.send(answer);
+    pub(super) fn obey(&mut self, ticket: Ticket, command: Command) {
+        if let Err(refusal) = self.try_to_obey(ticket, command) {
+            self.effect(Effect::Answer(ticket, Err(refusal)));
+        }
     }
 
-    fn change(&mut self, ticket: Ticket, command: Command) {
-        let input = match command {
-            Command::Mirror { service, change } => {
-                Ok(Input::Order(ticket, Order::Mirror(service, change)))
+    fn try_to_obey(&mut self, ticket: Ticket, command: Command) -> Result<(), Refusal> {
+        let order = match command {
+            Command::Status { service } => {
+                let status = self.status(service)?;
+                self.effect(Effect::Answer(ticket, Ok(status)));
+                return Ok(());
             }
+            Command::RolloutRecord { service, id } => return self.told(ticket, service, id),
+            Command::Rollouts { service } => return self.history(ticket, service),
+            Command::Rollout { service, order } => {
+                self.order(ticket, &service, order);
+                return Ok(());
+            }
+            Command::Mirror { service, change } => Order::Mirror(service, change),
             Command::Canary { service, change } => {
                 let rollout = self.taken_by_rollout(&service);
-                let can = self
-                    .check_place(&service, change)
-                    .and_then(|()| self.check_arrivals(&service, change))
-                    .and_then(|()| self.check_stable(&service, change));
-                can.map(|()| Input::Order(ticket, Order::Canary(service, change, rollout)))
-            }
-            Command::Rollout { service, order } => {
-                let Some(order) = self.probe_first(ticket, &service, order) else {
-                    return;
-                };
-                let told = self.order(&service, order);
-                let record = self.rollouts.unwritten(&service);
-                told.map(|done| Input::Told(ticket, done, record))
+                self.check_place(&service, change)?;
+                self.check_arrivals(&service, change)?;
+                self.check_stable(&service, change)?;
+                Order::Canary(service, change, rollout)
             }
             Command::Off => {
                 let attached = self.attachments.names();
                 let done = attached.map(|name| format!("detached from {name}"));
-                Ok(Input::Order(ticket, Order::Off(done.collect())))
-            }
-            Command::Status { .. } | Command::RolloutRecord { .. } | Command::Rollouts { .. } => {
-                return;
+                Order::Off(done.collect())
             }
         };
-        match input {
-            Ok(input) => self.take(input),
-            Err(refusal) => self.perform(vec![Effect::Answer(ticket, Err(refusal))]),
-        }
+        self.take(Update::Order(ticket, order));
+        Ok(())
     }
 
-    /// Has the core take something in, and does what it says.
-    pub(super) fn take(&mut self, input: Input) {
-        let effects = self.core.handle(input, Instant::now());
-        self.perform(effects);
+    /// Has the settings take something in, and does what they say.
+    pub(super) fn take(&mut self, update: Update) {
+        let actions = self.settings.handle(update, self.now.at);
+        self.carry_out(actions);
     }
 
-    /// Does what the core says, in its order.
-    pub(super) fn perform(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Lower(service, share) => {
+    /// Does what the settings say, in their order.
+    pub(super) fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Lower(service, share) => {
                     let Some(row) = self.row(&service) else {
                         continue;
                     };
@@ -82,26 +68,27 @@ impl Daemon {
                         tracing::error!(service, "the canary keeps its share: {error}");
                     }
                 }
-                Effect::TakeBack(service, reason) => self.abort_rollout(&service, reason),
-                Effect::StopMirror => self.write_rules(),
-                Effect::Detach => self.attach(),
-                Effect::Persist(number, overrides) => self.keeper.keep(number, overrides),
-                Effect::Drain(service, rest) => self.drain_service(&service, rest),
-                Effect::End(ticket, service) => {
+                Action::TakeBack(service, reason) => self.abort_rollout(&service, reason),
+                Action::StopMirror => self.write_rules(),
+                Action::Detach => self.attach(),
+                Action::Persist(number, overrides) => {
+                    self.effect(Effect::Persist(number, overrides));
+                }
+                Action::Drain(service, rest) => self.drain_service(&service, rest),
+                Action::End(ticket, service) => {
                     if let Some(row) = self.row(&service) {
                         let ticket = Some(ticket);
-                        self.ender.end(Job {
+                        self.effect(Effect::End(Job {
                             row,
                             service,
                             ticket,
-                        });
+                        }));
                     }
                 }
-                Effect::Settle => self.settle(),
-                Effect::Answer(ticket, answer) => {
-                    if let Some(reply) = self.replies.remove(&ticket) {
-                        let _ = reply.send(answer.map(Reply::Done));
-                    }
+                Action::Settle => self.settle(),
+                Action::Answer(ticket, answer) => {
+                    let answer = answer.map(Reply::Done);
+                    self.effect(Effect::Answer(ticket, answer));
                 }
             }
         }
@@ -109,17 +96,17 @@ impl Daemon {
 
     /// What is set was written, or could not be.
     pub(super) fn on_kept(&mut self, kept: Kept) {
-        if let (Some(why), None) = (&kept.failure, self.core.unkept()) {
+        if let (Some(why), None) = (&kept.failure, self.settings.unkept()) {
             tracing::error!("what was set is not on the disk: {why}");
         }
-        self.take(Input::Kept(kept));
+        self.take(Update::Kept(kept));
     }
 
-    /// Tells the core of the services as they are configured now.
-    pub(super) fn tell_core(&mut self) {
+    /// Tells the settings of the services as they are configured now.
+    pub(super) fn tell_settings(&mut self) {
         let known = self.services.iter();
         let known = known.map(|service| Known::from(&service.config));
-        self.core.know(known.collect());
+        self.settings.know(known.collect());
     }
 
     /// The service of this name.
@@ -138,15 +125,14 @@ impl Daemon {
         names.cloned().collect()
     }
 
-    /// Reads the config again. A bad one changes nothing and says why.
-    pub(super) fn reload(&mut self) {
-        let path = self.options.config.display().to_string();
-        let read = config::read_node(&self.options.config).map_err(|error| error.to_string());
-        let checked = read.and_then(|new| {
+    /// The config was read again. A bad one changes nothing and says why.
+    pub(super) fn reloaded(&mut self, read: Result<(Node, Past), String>) {
+        let path = self.path.display();
+        let checked = read.and_then(|(new, past)| {
             let changes = config::changes(&self.file, &new).map_err(|error| error.to_string())?;
-            Ok((new, changes))
+            Ok((new, past, changes))
         });
-        let (new, changes) = match checked {
+        let (new, past, changes) = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 tracing::error!("reload rejected; keeping current config: {error}");
@@ -157,6 +143,7 @@ impl Daemon {
         };
         tracing::info!("config reloaded from {path}: {changes}");
         self.file = new;
+        self.rollouts.take_up(past);
         self.overlay();
         self.refused_config = None;
         if let Err(error) = self.take_over() {

@@ -1,496 +1,425 @@
-//! What the command line is told to change: decided here, without I/O, and performed by the daemon.
+//! What the daemon knows and decides. What happens comes in, what is to be done comes out; between the two
+//! only the [`Kernel`] is asked and told, at once. Nothing here waits, opens a file or starts a thread.
 //!
-//! What lowers a risk reaches the kernel first and the disk afterwards; what raises it waits until the
-//! disk has it. So there is what is wanted, what the disk may have (a write may be under way), and, of each
-//! service the least of these, what holds. Nothing here waits: an order whose
-//! outcome is not known yet is answered by a later input, or when its patience is over.
-
-mod waiting;
-mod words;
-
-use std::collections::VecDeque;
-use std::time::Instant;
-
-use self::waiting::{Needs, Waiting};
-use super::keeper::Kept;
-use crate::config::{self, Share};
-use crate::control::{CanaryChange, Done, Refusal, Rest};
-use crate::state::{Change, Configured, Overrides, Trouble};
-
-/// Which order an answer belongs to.
-pub(super) type Ticket = u64;
-
-/// A service as far as it can be changed.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Known {
-    /// Its name.
-    pub(super) name: String,
-    /// The canary's version, where it has one.
-    pub(super) canary: Option<String>,
-    /// Whether it has a mirror.
-    pub(super) mirror: bool,
-    /// What the file says.
-    pub(super) configured: Configured,
-}
-
-impl From<&config::Service> for Known {
-    fn from(service: &config::Service) -> Self {
-        let (mirror, canary) = (&service.mirror, &service.canary);
-        Self {
-            name: service.name.clone(),
-            canary: canary.as_ref().map(|canary| canary.version.clone()),
-            mirror: mirror.is_some(),
-            configured: Configured {
-                sample: mirror.as_ref().map_or(0.0, |mirror| mirror.sample),
-                share: canary.as_ref().map_or(Share::NONE, |canary| canary.share),
-            },
-        }
-    }
-}
-
-/// What the command line wants.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Order {
-    /// Another mirror of a service.
-    Mirror(String, Change),
-    /// Another share of a service's canary. A rollout that has it, in words, allows nothing but to take it
-    /// away.
-    Canary(String, CanaryChange, Option<String>),
-    /// Nothing of anything; what was done to that end is told with it.
-    Off(Vec<String>),
-}
-
-/// What has happened.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Input {
-    /// Somebody wants something.
-    Order(Ticket, Order),
-    /// A rollout was told something, which this entry of its record has; the answer waits for it.
-    Told(Ticket, Done, Option<(String, u64)>),
-    /// What is set was written, or could not be.
-    Kept(Kept),
-    /// A rollout's record has this entry.
-    Recorded(String, u64),
-    /// So many connections of a canary were ended for an order, or why they were not.
-    Ended(Ticket, Result<u64, String>),
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Effect {
-    /// A canary gets no more than this of new connections.
-    Lower(String, Share),
-    /// A service's rollout loses its canary, for this reason.
-    TakeBack(String, &'static str),
-    /// What is mirrored becomes less.
-    StopMirror,
-    /// Nothing stays attached.
-    Detach,
-    /// This is written to the disk.
-    Persist(u64, Overrides),
-    /// A canary's connections are given no time any more, or so many milliseconds.
-    Drain(String, Option<u64>),
-    /// A canary's connections end now.
-    End(Ticket, String),
-    /// Everything becomes what it should be.
-    Settle,
-    /// An order is answered.
-    Answer(Ticket, Result<Done, Refusal>),
-}
-
-/// What is on its way to the disk.
-#[derive(Debug)]
-struct Write {
-    number: u64,
-    overrides: Overrides,
-    since: Instant,
-}
-
-/// What is set, and who waits for it to be on the disk.
-#[derive(Debug)]
-pub(super) struct Core {
-    services: Vec<Known>,
-    wanted: Overrides,
-    kept: Overrides,
-    holds: Overrides,
-    /// The last write that was asked for, ...
-    number: u64,
-    /// ... and the last that is on the disk.
-    kept_number: u64,
-    /// Writes on their way.
-    under_way: VecDeque<Write>,
-    /// Why the last one failed.
-    failure: Option<String>,
-    trouble: Option<Trouble>,
-    waiting: Vec<Waiting>,
-}
-
-impl Core {
-    /// With what is on the disk, and why that cannot be used.
-    pub(super) fn new(kept: Overrides, trouble: Option<Trouble>) -> Self {
-        Self {
-            services: Vec::new(),
-            wanted: kept.clone(),
-            holds: kept.clone(),
-            kept,
-            number: 0,
-            kept_number: 0,
-            under_way: VecDeque::new(),
-            failure: None,
-            trouble,
-            waiting: Vec::new(),
-        }
-    }
-
-    /// What holds.
-    pub(super) fn holds(&self) -> &Overrides {
-        &self.holds
-    }
-
-    /// Why the file could not be used.
-    pub(super) fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
-    }
-
-    /// What is not on the disk.
-    pub(super) fn unkept(&self) -> Option<String> {
-        let why = self.failure.as_ref()?;
-        (self.number > self.kept_number).then(|| {
-            format!("what was set last is not on the disk, and is tried again every second: {why}")
-        })
-    }
-
-    /// The services are these, as the file has them now.
-    pub(super) fn know(&mut self, services: Vec<Known>) {
-        self.services = services;
-        self.meet();
-    }
-
-    /// What the disk may have.
-    fn on_disk(&self) -> impl Iterator<Item = &Overrides> {
-        let under_way = self.under_way.iter().map(|write| &write.overrides);
-        std::iter::once(&self.kept).chain(under_way)
-    }
-
-    /// Whether the disk may have more of a canary than it should get.
-    pub(super) fn owes_share(&self, service: &str) -> bool {
-        let Some(Known { configured, .. }) = self.find(service) else {
-            return false;
-        };
-        let share = |set: &Overrides| set.share(service, *configured);
-        self.on_disk().any(|set| share(set) > share(&self.wanted))
-    }
-
-    /// The same of a mirror.
-    pub(super) fn owes_mirror(&self, service: &str) -> bool {
-        let Some(Known { configured, .. }) = self.find(service) else {
-            return false;
-        };
-        let mirrored = |set: &Overrides| set.mirrored(service, *configured);
-        self.on_disk()
-            .any(|set| mirrored(set) > mirrored(&self.wanted))
-    }
-
-    /// Whether everything is off and the disk may not say so.
-    pub(super) fn owes_off(&self) -> bool {
-        self.wanted.is_off() && self.on_disk().any(|set| !set.is_off())
-    }
-
-    /// What an earlier daemon left in the kernel is less than the disk says: then it is what holds.
-    pub(super) fn recover(
-        &mut self,
-        service: &str,
-        share: Option<Share>,
-        sample: Option<f64>,
-        now: Instant,
-    ) -> Vec<Effect> {
-        let Some(Known { configured, .. }) = self.find(service) else {
-            return Vec::new();
-        };
-        let (had, mirrored) = (
-            self.wanted.share(service, *configured),
-            self.wanted.mirrored(service, *configured),
-        );
-        self.change(now, |set| {
-            if let Some(share) = share.filter(|share| *share < had) {
-                set.lower_share(service, share);
-            }
-            match sample.filter(|sample| *sample < mirrored) {
-                Some(0.0) => set.change(service, Change::Off, []),
-                Some(sample) => set.change(service, Change::Sample(sample), []),
-                None => {}
-            }
-        })
-    }
-
-    /// What an earlier daemon switched off stays off.
-    pub(super) fn recover_off(&mut self, now: Instant) -> Vec<Effect> {
-        self.change(now, Overrides::switch_off)
-    }
-
-    /// Changes what is neither a share nor a sample, or lowers one: has it written, and does not wait.
-    pub(super) fn change(
-        &mut self,
-        now: Instant,
-        change: impl FnOnce(&mut Overrides),
-    ) -> Vec<Effect> {
-        change(&mut self.wanted);
-        self.number += 1;
-        self.under_way.push_back(Write {
-            number: self.number,
-            overrides: self.wanted.clone(),
-            since: now,
-        });
-        self.meet();
-        vec![Effect::Persist(self.number, self.wanted.clone())]
-    }
-
-    /// Whether the disk has what a service's connections are chosen by.
-    pub(super) fn is_key_kept(&self, service: &str) -> bool {
-        self.wanted.has_same_salt(&self.kept, service)
-    }
-
-    /// When time will make a difference.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let answers = self.waiting.iter().filter_map(Waiting::deadline);
-        answers.chain(self.silence()).min()
-    }
-
-    /// When a disk that says nothing is called silent.
-    fn silence(&self) -> Option<Instant> {
-        let oldest = self.under_way.front()?;
-        self.failure
-            .is_none()
-            .then_some(oldest.since + waiting::PATIENCE)
-    }
-
-    /// Takes something in.
-    pub(super) fn handle(&mut self, input: Input, now: Instant) -> Vec<Effect> {
-        let mut effects = match input {
-            Input::Order(ticket, order) => {
-                let ordered = match order {
-                    Order::Mirror(service, change) => self.mirror(ticket, &service, change, now),
-                    Order::Canary(service, change, rollout) => {
-                        self.canary(ticket, &service, change, rollout, now)
-                    }
-                    Order::Off(done) => Ok(self.off(ticket, done, now)),
-                };
-                ordered.unwrap_or_else(|refusal| vec![Effect::Answer(ticket, Err(refusal))])
-            }
-            Input::Told(ticket, done, record) => {
-                let needs = Needs {
-                    record,
-                    ..Needs::default()
-                };
-                self.waiting.push(Waiting::new(ticket, done, needs, now));
-                Vec::new()
-            }
-            Input::Kept(kept) => self.on_kept(kept, now),
-            Input::Recorded(service, number) => {
-                for waiting in &mut self.waiting {
-                    waiting.on_recorded(&service, number);
-                }
-                Vec::new()
-            }
-            Input::Ended(ticket, ended) => {
-                let mut waiting = self.waiting.iter_mut();
-                if let Some(waiting) = waiting.find(|waiting| waiting.ticket == ticket) {
-                    waiting.on_ended(ended);
-                }
-                Vec::new()
-            }
-            Input::Tick => Vec::new(),
-        };
-        if self.silence().is_some_and(|silence| now >= silence) {
-            self.failure = Some("the disk does not answer".to_owned());
-            effects.push(Effect::Settle);
-        }
-        let why = self.failure.as_deref();
-        for waiting in &mut self.waiting {
-            waiting.pass(now, why);
-        }
-        let over = self.waiting.extract_if(.., |waiting| waiting.is_over());
-        effects.extend(over.map(Waiting::answer));
-        effects
-    }
-
-    fn mirror(
-        &mut self,
-        ticket: Ticket,
-        service: &str,
-        change: Change,
-        now: Instant,
-    ) -> Result<Vec<Effect>, Refusal> {
-        let Known {
-            mirror, configured, ..
-        } = self.named(service)?;
-        if !mirror {
-            let why = format!("{service} has no [service.mirror] in its config");
-            return Err(Refusal::Invalid(why));
-        }
-        let names = self.names();
-        let before = self.holds.mirrored(service, *configured);
-        let configured = *configured;
-        let persist = self.change(now, |set| {
-            set.change(service, change, names.iter().map(String::as_str));
-        });
-        let mut effects = Vec::new();
-        if self.holds.mirrored(service, configured) < before {
-            effects.push(Effect::StopMirror);
-        }
-        effects.extend(persist);
-        effects.push(Effect::Settle);
-        let raises =
-            self.wanted.mirrored(service, configured) > self.holds.mirrored(service, configured);
-        let done = vec![words::of_mirror(service, change, &self.wanted)];
-        self.wait(ticket, done, raises, now);
-        Ok(effects)
-    }
-
-    fn canary(
-        &mut self,
-        ticket: Ticket,
-        service: &str,
-        change: CanaryChange,
-        rollout: Option<String>,
-        now: Instant,
-    ) -> Result<Vec<Effect>, Refusal> {
-        let Known {
-            canary, configured, ..
-        } = self.named(service)?.clone();
-        let Some(version) = canary else {
-            let why = format!("{service} has no [service.canary] in its config");
-            return Err(Refusal::Invalid(why));
-        };
-        let mut effects = Vec::new();
-        if let Some(why) = rollout {
-            if !matches!(change, CanaryChange::Off(_) | CanaryChange::ForceOff(_)) {
-                return Err(Refusal::Invalid(format!("{service}: {why}")));
-            }
-            let why = "its canary was switched off";
-            effects.push(Effect::TakeBack(service.to_owned(), why));
-        }
-        let share = match change {
-            CanaryChange::Share(share) => Some(share),
-            CanaryChange::Off(_) | CanaryChange::ForceOff(_) => Some(Share::NONE),
-            CanaryChange::Clear => None,
-        };
-        let names = self.names();
-        let before = self.holds.share(service, configured);
-        let persist = self.change(now, |set| {
-            set.set_canary(service, share, names.iter().map(String::as_str));
-        });
-        let now_holds = self.holds.share(service, configured);
-        if now_holds < before {
-            effects.push(Effect::Lower(service.to_owned(), now_holds));
-        }
-        effects.extend(persist);
-        let rest = match change {
-            CanaryChange::Off(Rest::Drain(milliseconds))
-            | CanaryChange::ForceOff(Rest::Drain(milliseconds)) => Some(milliseconds),
-            _ => None,
-        };
-        effects.push(Effect::Drain(service.to_owned(), rest));
-        effects.push(Effect::Settle);
-        let is_reset = matches!(
-            change,
-            CanaryChange::Off(Rest::Reset) | CanaryChange::ForceOff(Rest::Reset)
-        );
-        if is_reset {
-            effects.push(Effect::End(ticket, service.to_owned()));
-        }
-        let raises = self.wanted.share(service, configured) > now_holds;
-        let done = words::of_canary(service, change, &version);
-        self.wait(ticket, done, raises, now);
-        if let (true, Some(waiting)) = (is_reset, self.waiting.last_mut()) {
-            waiting.also_until_ended(now);
-        }
-        Ok(effects)
-    }
-
-    fn off(&mut self, ticket: Ticket, mut done: Vec<String>, now: Instant) -> Vec<Effect> {
-        let of_rollouts = self.services.iter().map(|known| {
-            let why = "everything was switched off";
-            Effect::TakeBack(known.name.clone(), why)
-        });
-        let mut effects: Vec<Effect> = of_rollouts.collect();
-        let lowered = self.services.iter().filter_map(|known| {
-            let share = self.holds.share(&known.name, known.configured);
-            (share > Share::NONE).then(|| Effect::Lower(known.name.clone(), Share::NONE))
-        });
-        effects.extend(lowered);
-        effects.extend([Effect::Detach, Effect::StopMirror]);
-        effects.extend(self.change(now, Overrides::switch_off));
-        effects.push(Effect::Settle);
-        let said = "off, also after a restart; `modelmirror mirror on --service NAME` lifts it";
-        done.push(said.to_owned());
-        self.wait(ticket, done, false, now);
-        effects
-    }
-
-    fn on_kept(&mut self, Kept { number, failure }: Kept, now: Instant) -> Vec<Effect> {
-        self.failure = failure;
-        if self.failure.is_some() {
-            for waiting in &mut self.waiting {
-                waiting.on_unkept(number, now);
-            }
-            return vec![Effect::Settle];
-        }
-        self.kept_number = number;
-        self.trouble = None;
-        while let Some(write) = self.under_way.pop_front_if(|write| write.number <= number) {
-            self.kept = write.overrides;
-        }
-        self.meet();
-        for waiting in &mut self.waiting {
-            waiting.on_kept(number);
-        }
-        vec![Effect::Settle]
-    }
-
-    fn wait(&mut self, ticket: Ticket, done: Vec<String>, raises: bool, now: Instant) {
-        let done = Done {
-            done,
-            warnings: Vec::new(),
-        };
-        let needs = Needs {
-            kept: Some(self.number),
-            raises,
-            ..Needs::default()
-        };
-        self.waiting.push(Waiting::new(ticket, done, needs, now));
-    }
-
-    fn meet(&mut self) {
-        let mut holds = self.wanted.clone();
-        for set in self.on_disk() {
-            let services = self.services.iter();
-            let configured = services.map(|known| (known.name.as_str(), known.configured));
-            holds = holds.least(set, configured);
-        }
-        self.holds = holds;
-    }
-
-    fn find(&self, service: &str) -> Option<&Known> {
-        self.services.iter().find(|known| known.name == service)
-    }
-
-    fn named(&self, service: &str) -> Result<&Known, Refusal> {
-        self.find(service).ok_or_else(|| Refusal::UnknownService {
-            name: service.to_owned(),
-            known: self.names(),
-        })
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.services
-            .iter()
-            .map(|known| known.name.clone())
-            .collect()
-    }
-}
+//! So whatever takes new connections from a canary, or stops a copy, has reached the kernel before anything
+//! else is even begun: disk, hooks, agents and answers are [`Effect`]s, performed afterwards and in their
+//! order. What gives more waits for the input that says that the disk has it.
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mirror_common::policy::Tap;
+use tokio::sync::watch;
+
+use super::agents::Agent;
+use super::arrivals::Arrivals;
+use super::attachments::Attachments;
+use super::canary::Drain;
+use super::concentration::census::Census;
+use super::ending::{Ended, Job};
+use super::health::{Attempt, Health};
+use super::keeper::Kept;
+use super::kernel::Kernel;
+use super::keys::Keys;
+use super::listening::Listening;
+use super::local_reader::LocalReader;
+use super::milestones::Milestones;
+use super::network::{Interest, Look, View};
+use super::now::Now;
+use super::rollout::{Heard, Lines, LookedBack, Past, Query, Question, Rollouts, Written};
+use super::sender::{Event, Figures, Target};
+use super::servers::{self, Versioned};
+use super::services::Service;
+use super::settings::{Settings, Ticket, Update};
+use super::snapshot::Snapshot;
+use super::status;
+use super::way::Way;
+use crate::config::{AgentAddress, Node};
+use crate::control::{Command, Refusal, Reply};
+use crate::dataplane::{Error, Mechanism};
+use crate::servers::Watch;
+use crate::state::Overrides;
+use crate::tap_report::TapReport;
+
+/// How often everything is looked after.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// The same where the kernel itself sends to an agent, whose death is to be noticed within 3 s.
+const SOON: Duration = Duration::from_millis(500);
+
+/// How often it is looked at who sends the services' traffic, and who runs before us.
+const CENSUS: Duration = Duration::from_secs(5);
+
+/// What has happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// Everything is to be looked after.
+    Tick,
+    /// The rollouts are to be looked at.
+    Look,
+    /// A moment has come that something waited for: see [`Core::deadline`].
+    Due,
+    /// The network was looked at.
+    Network(Option<Look>),
+    /// Something has become of the connection to an agent.
+    Agent(Event),
+    /// A canary on another host was dialled.
+    Dialled(Attempt),
+    /// What is set was written, or could not be.
+    Kept(Kept),
+    /// Lines of a rollout's record were written, or could not be.
+    Written(Written),
+    /// Somebody who was asked for a rollout has answered.
+    Heard(Heard),
+    /// A canary's connections were ended, or not.
+    Ended(Ended),
+    /// Somebody wants something.
+    Command(Ticket, Command),
+    /// What is known of earlier rollouts was read, for an order that needs it.
+    LookedBack(Ticket, LookedBack),
+    /// The config was read again, with the records of services that it names anew; or why not.
+    Reloaded(Box<Result<(Node, Past), String>>),
+}
+
+/// What is to be done. Whatever comes of it comes back as an [`Input`].
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// The heartbeat may go on: the rules in the maps are our own.
+    Beat,
+    /// What is set goes to the disk.
+    Persist(u64, Overrides),
+    /// Lines go to a rollout's record.
+    Append(Lines),
+    /// The oldest records of a service make room for one more.
+    MakeRoom(String),
+    /// A connection to an agent is kept from now on, in place of one with the same number.
+    Connect(Target),
+    /// None is kept any more to the agent with this number.
+    Disconnect(u32),
+    /// The same, after a last report behind what its ring holds.
+    Leave(u32, TapReport),
+    /// The agent with this number is told what was sent to it.
+    Report(u32, TapReport),
+    /// These canaries on other hosts are dialled now and then, and no others.
+    Dial(BTreeSet<SocketAddr>),
+    /// A canary's connections end.
+    End(Job),
+    /// Somebody is asked, or told, for a rollout.
+    Ask(Question),
+    /// Records are read for somebody.
+    Read(Ticket, Query),
+    /// Somebody is answered.
+    Answer(Ticket, Result<Reply, Refusal>),
+}
+
+/// What the core begins with.
+pub(super) struct Beginning {
+    /// What the file says, and where it is.
+    pub(super) file: Node,
+    pub(super) path: PathBuf,
+    /// What the command line has set, as the disk has it.
+    pub(super) settings: Settings,
+    pub(super) rollouts: Rollouts,
+    pub(super) keys: Keys,
+    /// What the maps say of themselves: their life and their hash key.
+    pub(super) tap: Tap,
+    pub(super) mechanism: Mechanism,
+    /// What others look at, or fill.
+    pub(super) beside: Beside,
+}
+
+/// Threads that are told what to do and read without waiting, and what they have found.
+pub(super) struct Beside {
+    /// What the servers of services with a canary use.
+    pub(super) servers: Arc<Watch<Versioned>>,
+    /// Who sends the traffic of services with a canary.
+    pub(super) census: Census,
+    /// Reads a sample of the services' connections itself.
+    pub(super) local_reader: LocalReader,
+    /// What the sender has done.
+    pub(super) sender: Arc<Figures>,
+}
+
+/// The daemon without its hands.
+pub(super) struct Core {
+    /// What the file says.
+    pub(super) file: Node,
+    /// Where that is.
+    pub(super) path: PathBuf,
+    /// The same as rollouts change it.
+    pub(super) config: Node,
+    pub(super) rollouts: Rollouts,
+    /// What the command line set.
+    pub(super) settings: Settings,
+    /// The programs and maps.
+    pub(super) kernel: Box<dyn Kernel>,
+    /// What is to be done when this input has been dealt with.
+    pub(super) effects: Vec<Effect>,
+    /// When that input came.
+    pub(super) now: Now,
+    /// What scrapes look at.
+    pub(super) published: watch::Sender<Arc<Snapshot>>,
+    /// What had been counted when the shares that hold began to.
+    pub(super) milestones: Milestones,
+    pub(super) servers: Arc<Watch<Versioned>>,
+    pub(super) sender: Arc<Figures>,
+    pub(super) mechanism: Mechanism,
+    pub(super) started: Instant,
+    pub(super) tap: Tap,
+    pub(super) services: Vec<Service>,
+    pub(super) agents: BTreeMap<AgentAddress, Agent>,
+    /// Agents that the config no longer names, and that have not been told yet.
+    pub(super) leaving: Vec<Agent>,
+    pub(super) keys: Keys,
+    /// Where somebody was seen to listen, ...
+    pub(super) listening: Listening,
+    /// ... and whether connections arrive there.
+    pub(super) arrivals: Arrivals,
+    pub(super) local_reader: LocalReader,
+    /// Canaries on other hosts.
+    pub(super) health: Health,
+    /// What the network's watcher should look at.
+    pub(super) interest: watch::Sender<Interest>,
+    /// The network as it was last seen; nothing before the first look.
+    pub(super) view: Option<Arc<View>>,
+    pub(super) attachments: Attachments,
+    /// Canaries whose connections are to end.
+    pub(super) drains: Vec<Drain>,
+    pub(super) census: Census,
+    pub(super) reports: u64,
+    /// When the services were measured last, ...
+    measured: Option<Instant>,
+    /// ... and when it was asked who sends their traffic.
+    counted: Option<Instant>,
+    /// What somebody should know: a config that was rejected, ...
+    pub(super) refused_config: Option<String>,
+    /// ... a network that cannot be looked at, ...
+    pub(super) blind: Option<String>,
+    /// ... rules that could not be written.
+    pub(super) unwritten: Option<String>,
+}
+
+impl Core {
+    /// Takes up what an earlier daemon has left in the kernel.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or written.
+    pub(super) fn begin(
+        beginning: Beginning,
+        mut kernel: Box<dyn Kernel>,
+        now: Now,
+    ) -> Result<(Self, Vec<Effect>), Error> {
+        let Beginning {
+            file,
+            path,
+            settings,
+            rollouts,
+            keys,
+            tap,
+            mechanism,
+            beside,
+        } = beginning;
+        let listening = Listening::of(&kernel.services()?);
+        let config = rollouts.effective(&file, settings.holds());
+        let Beside {
+            servers,
+            census,
+            local_reader,
+            sender,
+        } = beside;
+        let first = Snapshot {
+            counts: Arc::clone(kernel.counts()),
+            status: status::empty(),
+            rows: Vec::new(),
+            numbers: Vec::new(),
+            milestones: Milestones::default(),
+            servers: Arc::clone(&servers),
+            sender: Arc::clone(&sender),
+            rings: Vec::new(),
+            unknown: None,
+            looks: Vec::new(),
+            look_ring: None,
+            local_reader: local_reader.figures(),
+        };
+        let mut core = Self {
+            file,
+            path,
+            config,
+            rollouts,
+            settings,
+            kernel,
+            effects: Vec::new(),
+            published: watch::Sender::new(Arc::new(first)),
+            milestones: Milestones::default(),
+            servers,
+            sender,
+            mechanism,
+            started: now.at,
+            now,
+            tap,
+            services: Vec::new(),
+            agents: BTreeMap::new(),
+            leaving: Vec::new(),
+            keys,
+            listening,
+            arrivals: Arrivals::default(),
+            local_reader,
+            health: Health::default(),
+            interest: watch::Sender::default(),
+            view: None,
+            attachments: Attachments::default(),
+            drains: Vec::new(),
+            census,
+            reports: 0,
+            measured: None,
+            counted: None,
+            refused_config: None,
+            blind: None,
+            unwritten: None,
+        };
+        let left = core.left_in_maps()?;
+        core.take_over()?;
+        core.recover(&left);
+        core.resume_rollouts();
+        core.say_interest();
+        core.publish();
+        let effects = mem::take(&mut core.effects);
+        Ok((core, effects))
+    }
+
+    /// Takes something in, and says what is to be done, in this order.
+    pub(super) fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        self.now = now;
+        self.rollouts.clock.set(now);
+        match input {
+            Input::Tick => self.look_after(),
+            Input::Look => self.watch_rollouts(),
+            Input::Due => {
+                self.end_drains();
+                self.take(Update::Tick);
+            }
+            Input::Network(look) => self.looked(look),
+            Input::Agent(event) => self.on_event(event),
+            Input::Dialled(attempt) => self.tried(attempt),
+            Input::Kept(kept) => self.on_kept(kept),
+            Input::Written(written) => self.landed(written),
+            Input::Heard(heard) => self.heard(heard),
+            Input::Ended(ended) => self.on_ended(ended),
+            Input::Command(ticket, command) => self.obey(ticket, command),
+            Input::LookedBack(ticket, known) => self.looked_back(ticket, known),
+            Input::Reloaded(read) => self.reloaded(*read),
+        }
+        mem::take(&mut self.effects)
+    }
+
+    /// When [`Input::Due`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.settings
+            .deadline()
+            .into_iter()
+            .chain(self.next_drain())
+            .min()
+    }
+
+    /// How long until the next [`Input::Tick`].
+    pub(super) fn rest(&self) -> Duration {
+        if self.agents.values().any(Agent::is_geneve) {
+            SOON
+        } else {
+            TICK
+        }
+    }
+
+    /// Has this done when the input has been dealt with.
+    pub(super) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Tells those who look after the network and the servers what to look at.
+    pub(super) fn say_interest(&self) {
+        self.servers.want(servers::wanted(&self.config));
+        let interest = Interest {
+            interfaces: self.config.interfaces.clone(),
+            hosts: self
+                .agents
+                .values()
+                .filter_map(|agent| agent.peer)
+                .chain(self.canaries_away())
+                .collect(),
+            dialled: Interest::dialled(&self.config),
+            canaries: Interest::canaries(&self.config),
+            drops: self.agents.values().any(Agent::is_geneve),
+        };
+        self.interest.send_if_modified(|before| {
+            let is_news = *before != interest;
+            *before = interest;
+            is_news
+        });
+    }
+
+    /// One turn. Once a second the agents are asked, and the last second is looked at.
+    fn look_after(&mut self) {
+        let now = self.now.at;
+        self.leave_agents();
+        if is_due(&mut self.measured, TICK, now) {
+            self.measure();
+            self.watch_arrivals();
+            self.bring_back_escaped();
+            self.report();
+            self.sample_traffic();
+            self.call_hooks();
+        }
+        if is_due(&mut self.counted, CENSUS, now) {
+            self.ask_census();
+            self.look_at_chains();
+        }
+        self.settle();
+    }
+
+    /// The network has been looked at. Where that failed, what was known stays.
+    fn looked(&mut self, look: Option<Look>) {
+        match look {
+            Some(Ok(view)) => {
+                let now = self.now.at;
+                for agent in self.agents.values_mut() {
+                    let way = agent.peer.and_then(|peer| view.ways.get(&peer));
+                    if let Some(way) = way {
+                        agent.goes(way.clone().and_then(Way::resolved), now);
+                    }
+                }
+                let is_news = self.view.replace(Arc::clone(&view)) != Some(view);
+                if !is_news && self.blind.take().is_none() {
+                    return;
+                }
+                self.blind = None;
+            }
+            Some(Err(why)) => {
+                let why = format!("the network cannot be looked at: {why}");
+                if self.blind.replace(why.clone()).is_none() {
+                    tracing::warn!("{why}");
+                }
+            }
+            None => return,
+        }
+        self.settle();
+    }
+}
+
+/// Whether what was done at `last` is to be done again, every so often; then it was done `now`. A timer
+/// may come a little early.
+fn is_due(last: &mut Option<Instant>, every: Duration, now: Instant) -> bool {
+    let is_due = last.is_none_or(|last| now.duration_since(last) + SOON / 2 >= every);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
+}

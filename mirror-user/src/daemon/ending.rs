@@ -9,7 +9,7 @@ use mirror_common::flow::Flow;
 use mirror_common::measure::{Connection, state};
 use tokio::sync::mpsc;
 
-use super::core::Ticket;
+use super::settings::Ticket;
 use crate::dataplane::{Connections, Place};
 use crate::reset::{Resetter, Side};
 use crate::sock_diag::Destroyer;

@@ -62,54 +62,31 @@ impl Failure {
     }
 }
 
-/// The canaries on other hosts.
-#[derive(Debug)]
-pub(super) struct Health {
-    attempts: mpsc::Sender<Attempt>,
-    watched: BTreeMap<SocketAddr, Watched>,
-}
-
-#[derive(Debug)]
-struct Watched {
-    task: JoinHandle<()>,
-    /// What the last attempt came to; nothing before the first.
-    last: Option<Attempt>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// What is known of the canaries on other hosts: what the last attempt came to; nothing before the first.
+#[derive(Debug, Default)]
+pub(super) struct Health(BTreeMap<SocketAddr, Option<Attempt>>);
 
 impl Health {
-    /// Nobody is watched yet. What attempts come to is sent to `attempts`.
-    pub(super) fn new(attempts: mpsc::Sender<Attempt>) -> Self {
-        Self {
-            attempts,
-            watched: BTreeMap::new(),
+    /// Watches these, and nobody else. Says whether those are others than before.
+    pub(super) fn watch(&mut self, canaries: &BTreeSet<SocketAddr>) -> bool {
+        if self.0.keys().eq(canaries) {
+            return false;
         }
-    }
-
-    /// Watches these, and nobody else.
-    pub(super) fn watch(&mut self, canaries: &BTreeSet<SocketAddr>) {
-        self.watched.retain(|canary, _| canaries.contains(canary));
+        self.0.retain(|canary, _| canaries.contains(canary));
         for &canary in canaries {
-            self.watched.entry(canary).or_insert_with(|| Watched {
-                task: tokio::spawn(dial_on(canary, self.attempts.clone())),
-                last: None,
-            });
+            self.0.entry(canary).or_default();
         }
+        true
     }
 
     /// Takes in what an attempt came to. Says whether that is news.
     pub(super) fn heard(&mut self, attempt: Attempt) -> bool {
-        let Some(watched) = self.watched.get_mut(&attempt.canary) else {
+        let Some(last) = self.0.get_mut(&attempt.canary) else {
             return false;
         };
         let canary = attempt.canary;
         let failed = attempt.failure.clone();
-        let before = watched.last.replace(attempt);
+        let before = last.replace(attempt);
         let before = before.map(|before| before.failure);
         let kind = |failure: &Option<Failure>| failure.as_ref().map(std::mem::discriminant);
         let is_news = before.as_ref().map(kind) != Some(kind(&failed));
@@ -130,8 +107,47 @@ impl Health {
 
     /// Whether a canary answers, as far as is known; nothing for one that is not watched.
     pub(super) fn of(&self, canary: SocketAddr) -> Option<Result<(), &Failure>> {
-        let last = self.watched.get(&canary)?.last.as_ref()?;
+        let last = self.0.get(&canary)?.as_ref()?;
         Some(last.failure.as_ref().map_or(Ok(()), Err))
+    }
+}
+
+/// Dials canaries, each in a task.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    attempts: mpsc::Sender<Attempt>,
+    tasks: BTreeMap<SocketAddr, JoinHandle<()>>,
+}
+
+impl Dialler {
+    /// What attempts come to is sent to `attempts`.
+    pub(super) fn new(attempts: mpsc::Sender<Attempt>) -> Self {
+        Self {
+            attempts,
+            tasks: BTreeMap::new(),
+        }
+    }
+
+    /// Dials these, and nobody else.
+    pub(super) fn dial(&mut self, canaries: &BTreeSet<SocketAddr>) {
+        for (_, task) in self
+            .tasks
+            .extract_if(.., |canary, _| !canaries.contains(canary))
+        {
+            task.abort();
+        }
+        for &canary in canaries {
+            let attempts = &self.attempts;
+            self.tasks
+                .entry(canary)
+                .or_insert_with(|| tokio::spawn(dial_on(canary, attempts.clone())));
+        }
+    }
+}
+
+impl Drop for Dialler {
+    fn drop(&mut self) {
+        self.dial(&BTreeSet::new());
     }
 }
 
@@ -172,10 +188,12 @@ mod tests {
     #[tokio::test]
     async fn only_what_changes_is_news() {
         let (sender, mut attempts) = mpsc::channel(1);
-        let mut health = Health::new(sender);
+        let (mut health, mut dialler) = (Health::default(), Dialler::new(sender));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let canary = listener.local_addr().unwrap();
-        health.watch(&BTreeSet::from([canary]));
+        let canaries = BTreeSet::from([canary]);
+        assert!(health.watch(&canaries) && !health.watch(&canaries));
+        dialler.dial(&canaries);
         assert_eq!(health.of(canary), None);
         let answered = attempts.recv().await.unwrap();
         assert_eq!(

@@ -36,6 +36,15 @@ impl Keys {
         Ok(Self { file, own })
     }
 
+    /// No key: agents are spoken to in clear text.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self {
+            file: PathBuf::new(),
+            own: None,
+        }
+    }
+
     /// Whom to keep a connection to.
     pub(super) fn target(&self, agent: &Agent, boot: u64) -> Target {
         let access = &agent.access;

@@ -4,13 +4,14 @@
 //! without any listener of this host, and its connections must not all be given to the canary.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Service, here};
 
 use crate::config::ServiceAddress;
-use crate::sock_diag::{Listener, listeners};
+use crate::sock_diag::Listener;
 
 /// Who was seen.
 #[derive(Debug, Default)]
@@ -37,6 +38,7 @@ impl Listening {
         &mut self,
         rules: &mut HashMap<Endpoint, Service>,
         matters: impl Fn(&Service) -> bool,
+        listeners: impl Fn() -> io::Result<Vec<Listener>>,
     ) {
         let is_unseen = |endpoint: &Endpoint, rule: &Service, seen: &HashSet<Endpoint>| {
             rule.here == here::LISTENS && !seen.contains(endpoint)
@@ -65,7 +67,11 @@ impl Listening {
     }
 
     /// Whether nobody listens any more where somebody did, at none of a service's ends.
-    pub(super) fn is_gone(&self, addresses: &[ServiceAddress]) -> bool {
+    pub(super) fn is_gone(
+        &self,
+        addresses: &[ServiceAddress],
+        listeners: impl Fn() -> io::Result<Vec<Listener>>,
+    ) -> bool {
         let mut its = self
             .seen
             .iter()
@@ -108,6 +114,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::sock_diag::listeners;
 
     #[test]
     fn who_is_listened_to_by_whom() {
@@ -146,32 +153,32 @@ mod tests {
             HashMap::from([(endpoint, rule)])
         };
         let (mut listening, mut marked) = (Listening::default(), rules());
-        listening.mark(&mut marked, |_| false);
+        listening.mark(&mut marked, |_| false, listeners);
         assert_eq!(marked[&endpoint].here, here::UNSEEN, "not looked at");
         assert!(listening.obstacle(0).is_some());
         let mut marked = rules();
-        listening.mark(&mut marked, |_| true);
+        listening.mark(&mut marked, |_| true, listeners);
         assert_eq!(marked[&endpoint].here, here::LISTENS);
         assert_eq!(listening.obstacle(0), None);
         let addresses = [ServiceAddress {
             ip: None,
             port: address.port(),
         }];
-        assert!(!listening.is_gone(&addresses));
+        assert!(!listening.is_gone(&addresses, listeners));
         drop(listener);
-        assert!(listening.is_gone(&addresses));
+        assert!(listening.is_gone(&addresses, listeners));
         let (mut next, mut marked) = (Listening::of(&marked), rules());
-        next.mark(&mut marked, |_| true);
+        next.mark(&mut marked, |_| true, listeners);
         assert_eq!(
             marked[&endpoint].here,
             here::LISTENS,
             "it is gone, and was there"
         );
         let mut marked = rules();
-        Listening::default().mark(&mut marked, |_| true);
+        Listening::default().mark(&mut marked, |_| true, listeners);
         assert_eq!(marked[&endpoint].here, here::UNSEEN);
         assert!(
-            !Listening::default().is_gone(&addresses),
+            !Listening::default().is_gone(&addresses, listeners),
             "it never was there"
         );
     }

@@ -17,12 +17,12 @@ mod tally;
 mod work;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Sender as Channel;
+use std::sync::mpsc::{Receiver, Sender as Channel};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use mirror_common::policy::{self, LOOK_RING, threshold};
 use mirror_common::tunnel::Arm;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -30,10 +30,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use self::reading::{Reading, Rule};
 use self::share::Shares;
 use self::work::{Order, Work};
-use super::{Daemon, now_ns};
+use super::core::Core;
+use super::kernel::Kernel;
 use crate::config;
 use crate::control::{LookState, LookedArm, LookedExchanges};
-use crate::dataplane::{Bell, DataPlane, Ring};
+use crate::dataplane::{Bell, Ring};
 use crate::shadow::compare::pointer::Pointers;
 
 pub(crate) use self::tally::{Looked, Outcome, Tally, Wait};
@@ -86,11 +87,12 @@ impl Reviewed {
         trial: Option<(String, SocketAddr)>,
         rollout: Option<String>,
         since: Duration,
+        now_ns: u64,
     ) {
         let is_another = trial.is_some() && self.trial != trial;
         let is_anew = rollout.is_some() && self.rollout != rollout;
         if is_another || is_anew {
-            self.trial_ns = now_ns().saturating_sub(since.as_nanos() as u64);
+            self.trial_ns = now_ns.saturating_sub(since.as_nanos() as u64);
         }
         self.trial = trial.or(self.trial.take());
         self.rollout = rollout.or(self.rollout.take());
@@ -118,30 +120,21 @@ pub(super) struct LocalReader {
 }
 
 impl LocalReader {
-    /// Starts the thread, which reads nothing yet. `key` is that of the connection hash.
+    /// Reads nothing yet. `key` is that of the connection hash. The work is for a thread, see [`start`].
     ///
     /// # Errors
-    /// When there is no room for another thread.
-    pub(super) fn start(bell: Bell, key: [u64; 2]) -> anyhow::Result<Self> {
+    /// When there is no room for another file.
+    pub(super) fn new(key: [u64; 2]) -> io::Result<(Self, Orders)> {
         let wanted = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let wanted = Arc::new(wanted);
         let (sender, orders) = std::sync::mpsc::channel();
         let figures = Arc::new(Figures::default());
-        let work = Work {
+        let work = Orders {
             orders,
             wanted: Arc::clone(&wanted),
-            bell,
             figures: Arc::clone(&figures),
-            ring: None,
-            reading: Reading::new(),
-            lost: false,
-            started: Instant::now(),
         };
-        std::thread::Builder::new()
-            .name("look".into())
-            .spawn(move || work.run())
-            .context("cannot start the local reader's thread")?;
-        Ok(Self {
+        let reader = Self {
             orders: sender,
             wanted,
             figures,
@@ -149,7 +142,8 @@ impl LocalReader {
             ring: None,
             trouble: None,
             key,
-        })
+        };
+        Ok((reader, work))
     }
 
     fn give(&self, order: Order) {
@@ -176,7 +170,8 @@ impl LocalReader {
         &mut self,
         configs: &[config::Service],
         rollout: impl Fn(&str) -> Option<(String, Duration)>,
-        plane: &mut DataPlane,
+        kernel: &mut dyn Kernel,
+        now_ns: u64,
     ) {
         for config in configs {
             let Some(look) = config.looks() else {
@@ -193,7 +188,7 @@ impl LocalReader {
             looked.fail_if = look.fail_if;
             let rollout = rollout(&config.name);
             let since = rollout.as_ref().map_or(Duration::ZERO, |(_, since)| *since);
-            looked.try_on(trial, rollout.map(|(id, _)| id), since);
+            looked.try_on(trial, rollout.map(|(id, _)| id), since, now_ns);
         }
         // Before the ring: what lies there is read at once, and is of services that the thread knows.
         let ids: Vec<u32> = self.services.keys().copied().collect();
@@ -205,14 +200,14 @@ impl LocalReader {
             self.tell(id, [0.0; 2]);
             self.services.remove(&id);
         }
-        self.provide_ring(plane);
+        self.provide_ring(kernel);
     }
 
-    fn provide_ring(&mut self, plane: &mut DataPlane) {
+    fn provide_ring(&mut self, kernel: &mut dyn Kernel) {
         let wanted = !self.services.is_empty();
-        let is_left_over = !wanted && plane.ring_numbers().contains(&LOOK_RING);
+        let is_left_over = !wanted && kernel.ring_numbers().contains(&LOOK_RING);
         if wanted && self.ring.is_none() {
-            match plane.ring(LOOK_RING) {
+            match kernel.ring(LOOK_RING) {
                 Ok(ring) => {
                     let ring = Arc::new(ring);
                     self.give(Order::Ring(Some(Arc::clone(&ring))));
@@ -227,7 +222,7 @@ impl LocalReader {
         } else if self.ring.is_some() && !wanted || is_left_over {
             self.give(Order::Ring(None));
             self.ring = None;
-            if let Err(error) = plane.remove_ring(LOOK_RING) {
+            if let Err(error) = kernel.remove_ring(LOOK_RING) {
                 tracing::warn!("the local look's ring stays: {error}");
             }
         }
@@ -281,8 +276,8 @@ impl LocalReader {
     }
 
     /// Looks at what the last second has brought, and sets the shares for the next one.
-    pub(super) fn measure(&mut self) {
-        let (refused, now) = (self.refused(), Instant::now());
+    pub(super) fn measure(&mut self, now: Instant) {
+        let refused = self.refused();
         for looked in self.services.values_mut() {
             looked.shares.measure(&looked.tally, refused, now);
         }
@@ -319,13 +314,45 @@ impl LocalReader {
     }
 }
 
+/// What the thread is told, and where it tells what it has done.
+#[derive(Debug)]
+pub(super) struct Orders {
+    orders: Receiver<Order>,
+    wanted: Arc<EventFd>,
+    figures: Arc<Figures>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When there is no room for another thread.
+pub(super) fn start(orders: Orders, bell: Bell) -> io::Result<()> {
+    let Orders {
+        orders,
+        wanted,
+        figures,
+    } = orders;
+    let work = Work {
+        orders,
+        wanted,
+        bell,
+        figures,
+        ring: None,
+        reading: Reading::new(),
+        lost: false,
+        started: Instant::now(),
+    };
+    let thread = std::thread::Builder::new().name("look".into());
+    thread.spawn(move || work.run()).map(drop)
+}
+
 impl Drop for LocalReader {
     fn drop(&mut self) {
         self.give(Order::Stop);
     }
 }
 
-impl Daemon {
+impl Core {
     /// How a service is looked at; nothing where it is not.
     pub(super) fn describe_look(&self, config: &config::Service) -> Option<LookState> {
         let looked = self.local_reader.services.get(&config.id)?;

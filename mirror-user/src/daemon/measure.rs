@@ -2,21 +2,22 @@
 //! agents are told of it.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use mirror_common::tunnel::Arm;
 
-use super::{Daemon, arms, services};
+use super::core::{Core, Effect};
+use super::{arms, services};
 
-impl Daemon {
+impl Core {
     /// Looks at the counters, and sets the services' samples.
     pub(super) fn measure(&mut self) {
-        let now = Instant::now();
-        self.local_reader.measure();
+        let now = self.now.at;
+        self.local_reader.measure(now);
         for service in &mut self.services {
-            let wanted = service.wanted(self.core.holds());
+            let wanted = service.wanted(self.settings.holds());
             let budget = service.budget(&self.agents);
-            if let Err(error) = service.measure(self.plane.counts(), now, wanted.sample, budget) {
+            if let Err(error) = service.measure(&**self.kernel.counts(), now, wanted.sample, budget)
+            {
                 tracing::warn!(service = service.config.name, "{error}");
             }
         }
@@ -44,7 +45,7 @@ impl Daemon {
 
     /// Remembers what both versions have done where another share has begun to hold.
     pub(super) fn pass_milestones(&mut self) {
-        let now = Instant::now();
+        let now = self.now.at;
         let mut rows = Vec::new();
         for service in &self.services {
             let Some(canary) = &service.config.canary else {
@@ -53,10 +54,14 @@ impl Daemon {
             rows.push(service.row);
             let tally = self.local_reader.tally(service.config.id);
             let versions = [service.config.stable_version.as_str(), &canary.version];
-            if let Ok(steering) = self.plane.steering(service.row)
+            if let Ok(steering) = self.kernel.steering(service.row)
                 && self.milestones.has_passed(service.row, &steering)
-                && let Ok(arms) =
-                    arms::both(self.plane.counts(), service.row, tally.as_deref(), versions)
+                && let Ok(arms) = arms::both(
+                    &**self.kernel.counts(),
+                    service.row,
+                    tally.as_deref(),
+                    versions,
+                )
             {
                 self.milestones.set(service.row, &steering, arms, now);
             }
@@ -68,16 +73,16 @@ impl Daemon {
     /// ends it before our program, or has taken its place.
     pub(super) fn bring_back_escaped(&mut self) {
         for agent in self.agents.values_mut() {
-            let escaped = self.plane.escaped(agent.number).unwrap_or(0);
+            let escaped = self.kernel.escaped(agent.number).unwrap_or(0);
             if escaped == 0 {
                 continue;
             }
             tracing::error!(agent = %agent.access.address, escaped, "copies left without their tunnel headers; attaching anew");
             let renewed = match &agent.way {
-                Ok(way) => self.attachments.renew(&mut self.plane, way),
+                Ok(way) => self.attachments.renew(&mut *self.kernel, way),
                 Err(_) => Ok(()),
             };
-            let forgiven = renewed.and_then(|()| self.plane.forgive(agent.number));
+            let forgiven = renewed.and_then(|()| self.kernel.forgive(agent.number));
             if let Err(error) = forgiven {
                 agent.error = Some(error.to_string());
             }
@@ -86,7 +91,7 @@ impl Daemon {
 
     /// Looks who runs before our programs.
     pub(super) fn look_at_chains(&mut self) {
-        self.attachments.look_at_chains(&mut self.plane);
+        self.attachments.look_at_chains(&mut *self.kernel);
     }
 
     /// Reports to every agent what was sent to it.
@@ -95,10 +100,10 @@ impl Daemon {
         for agent in self.agents.values_mut() {
             let services = self.services.iter();
             let its = services.filter(|service| service.agent() == Some(&agent.access.address));
-            let (number, counts) = (self.reports, self.plane.counts());
-            match services::report(counts, &self.tap, number, agent, its) {
-                Ok(report) if agent.should_hear(&report) => {
-                    self.sender.report(agent.number, report)
+            let (at, counts) = ((self.reports, self.now.ns), self.kernel.counts());
+            match services::report(&**counts, &self.tap, at, agent, its) {
+                Ok(report) if agent.should_hear(&report, self.now.at) => {
+                    self.effects.push(Effect::Report(agent.number, report));
                 }
                 Ok(_) => {}
                 Err(error) => agent.error = Some(error.to_string()),

@@ -6,13 +6,14 @@ use std::time::Instant;
 use mirror_common::record::ring_size;
 
 use super::agents::Agent;
+use super::core::Core;
+use super::kernel::Kernel;
 use super::sender::{Event, What};
-use super::{Daemon, now_ns};
 use crate::config::{AgentAddress, Node};
-use crate::dataplane::{self, DataPlane};
+use crate::dataplane;
 use crate::transport::frame::Transport;
 
-impl Daemon {
+impl Core {
     /// Something has happened to the connection to an agent.
     pub(super) fn on_event(&mut self, event: Event) {
         let was_alive = self.is_alive(event.number);
@@ -30,14 +31,14 @@ impl Daemon {
     fn is_alive(&self, number: u32) -> bool {
         let mut agents = self.agents.values();
         let agent = agents.find(|agent| agent.number == number);
-        agent.is_some_and(|agent| agent.alive(Instant::now()))
+        agent.is_some_and(|agent| agent.alive(self.now.at))
     }
 
-    pub(super) fn take_event(&mut self, Event { number, what }: Event) {
+    fn take_event(&mut self, Event { number, what }: Event) {
         let connected = matches!(what, What::Connected { .. });
         let mut agents = self.agents.values_mut();
         if let Some(agent) = agents.find(|agent| agent.number == number) {
-            agent.on_event(what, Instant::now(), now_ns());
+            agent.on_event(what, self.now.at, self.now.ns);
         }
         if connected {
             // Nothing is shipped before.
@@ -47,7 +48,7 @@ impl Daemon {
 
     /// The log says when an agent stops answering, and when it does again.
     pub(super) fn log_agents(&mut self) {
-        let now = Instant::now();
+        let now = self.now.at;
         for agent in self.agents.values_mut() {
             let name = agent.access.address.to_string();
             match (agent.news(now), agent.is_geneve()) {
@@ -79,11 +80,11 @@ impl Daemon {
 
 /// Writes the ways to the agents. Where there is none right now the old one stays, but is not alive.
 pub(super) fn write_ways(
-    plane: &mut DataPlane,
+    kernel: &mut dyn Kernel,
     agents: &BTreeMap<AgentAddress, Agent>,
+    now: Instant,
 ) -> Result<(), dataplane::Error> {
-    let now = Instant::now();
-    let old = plane.agents()?;
+    let old = kernel.agents()?;
     for agent in agents.values() {
         let policy = agent.policy(now).or_else(|| {
             let mut policy = *old.get(&agent.number)?;
@@ -91,7 +92,7 @@ pub(super) fn write_ways(
             Some(policy)
         });
         if let Some(policy) = policy {
-            plane.set_agent(agent.number, &policy)?;
+            kernel.set_agent(agent.number, &policy)?;
         }
     }
     Ok(())
@@ -99,10 +100,10 @@ pub(super) fn write_ways(
 
 /// Takes away the ways to agents that no rule names any more.
 pub(super) fn forget_ways(
-    plane: &mut DataPlane,
+    kernel: &mut dyn Kernel,
     agents: &BTreeMap<AgentAddress, Agent>,
 ) -> Result<(), dataplane::Error> {
-    plane.retain_agents(|number| agents.values().any(|agent| agent.number == number))
+    kernel.retain_agents(&|number| agents.values().any(|agent| agent.number == number))
 }
 
 /// How large each ring is, of each CPU: `ring` is what all rings may take together. Where there is none yet,

@@ -87,7 +87,7 @@ impl Service {
     /// Looks at what was copied since the last time, and sets the share for the next second.
     pub(super) fn measure(
         &mut self,
-        counts: &Counts,
+        counts: &dyn Counts,
         now: Instant,
         wanted: f64,
         budget: Option<u64>,
@@ -168,18 +168,18 @@ impl Service {
 
 /// Counters of a service in one direction.
 pub(super) fn counters(
-    counts: &Counts,
+    counts: &dyn Counts,
     row: u32,
     direction: Direction,
 ) -> Result<Counters, dataplane::Error> {
     counts.packets(row * 2 + direction as u32)
 }
 
-/// What one agent is told.
+/// What one agent is told: the report with this number, at this time of the monotonic clock.
 pub(super) fn report<'a>(
-    counts: &Counts,
+    counts: &dyn Counts,
     tap: &Tap,
-    number: u64,
+    (number, sent_at_ns): (u64, u64),
     agent: &Agent,
     services: impl Iterator<Item = &'a Service>,
 ) -> Result<TapReport, dataplane::Error> {
@@ -215,7 +215,7 @@ pub(super) fn report<'a>(
     Ok(TapReport {
         boot: agent.life(tap.boot),
         number,
-        sent_at_ns: super::now_ns(),
+        sent_at_ns,
         lanes: LaneSent::of(&sent),
         services: reports,
     })

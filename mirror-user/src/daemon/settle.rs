@@ -2,18 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::core::{Core, Effect};
 use super::reach::{forget_ways, write_ways};
 use super::services::Service;
-use super::{Daemon, attachments, heartbeat, rules};
+use super::{attachments, heartbeat, rules};
 
-impl Daemon {
+impl Core {
     /// Makes hooks and maps what they should be, by all that is known now.
     pub(super) fn settle(&mut self) {
-        // Whoever was held up has heard nobody: what came meanwhile counts before anybody is called
-        // silent.
-        while let Ok(event) = self.happened.try_recv() {
-            self.take_event(event);
-        }
         self.log_agents();
         self.watch_canaries();
         self.attach();
@@ -26,7 +22,10 @@ impl Daemon {
     /// depends on this host's addresses.
     pub(super) fn watch_canaries(&mut self) {
         if self.view.is_some() {
-            self.health.watch(&self.canaries_away());
+            let canaries = self.canaries_away();
+            if self.health.watch(&canaries) {
+                self.effect(Effect::Dial(canaries));
+            }
             self.say_interest();
         }
     }
@@ -36,7 +35,7 @@ impl Daemon {
         let geneve = self.agents.values().filter(|agent| agent.is_geneve());
         let ways = geneve.filter_map(|agent| agent.way.as_ref().ok());
         let wanted = match &self.view {
-            _ if self.core.holds().is_off() => attachments::Wanted::new(),
+            _ if self.settings.holds().is_off() => attachments::Wanted::new(),
             Some(view) => {
                 let away = self.ways_away(view);
                 let excluded = view.excluded(&self.config.interfaces);
@@ -48,7 +47,7 @@ impl Daemon {
             // What an earlier daemon attached stays until it is known what should be.
             None => return,
         };
-        self.attachments.make(&mut self.plane, wanted);
+        self.attachments.make(&mut *self.kernel, wanted);
         for agent in self.agents.values_mut() {
             let way = agent.way.as_ref();
             agent.attached = way.is_ok_and(|way| self.attachments.carries(way));
@@ -59,7 +58,7 @@ impl Daemon {
     pub(super) fn write_rules(&mut self) {
         let steered = self.write_steering();
         let Some(view) = &self.view else { return };
-        let is_off = self.core.holds().is_off();
+        let is_off = self.settings.holds().is_off();
         let local_reader = &mut self.local_reader;
         let looks = self.services.iter();
         let looks: Vec<[f64; 2]> = looks
@@ -68,7 +67,7 @@ impl Daemon {
         let rule = |(service, look)| {
             let budget = Service::budget(service, &self.agents);
             let held = self.held(&service.config.name);
-            service.rule(self.core.holds(), &self.agents, budget, look, held)
+            service.rule(self.settings.holds(), &self.agents, budget, look, held)
         };
         let rules: Vec<rules::Rule<'_>> = self.services.iter().zip(looks).map(rule).collect();
         let agents = self.agents.values().filter_map(|agent| agent.peer);
@@ -78,16 +77,20 @@ impl Daemon {
             .filter(|service| service.config.canary.is_some())
             .map(|service| service.row)
             .collect();
-        self.listening
-            .mark(&mut endpoints, |rule| with_canary.contains(&rule.index));
+        let listeners = || self.kernel.listeners();
+        self.listening.mark(
+            &mut endpoints,
+            |rule| with_canary.contains(&rule.index),
+            listeners,
+        );
         let written = steered
-            .and_then(|()| write_ways(&mut self.plane, &self.agents))
-            .and_then(|()| self.plane.set_services(&endpoints))
-            .and_then(|()| forget_ways(&mut self.plane, &self.agents));
+            .and_then(|()| write_ways(&mut *self.kernel, &self.agents, self.now.at))
+            .and_then(|()| self.kernel.set_services(&endpoints))
+            .and_then(|()| forget_ways(&mut *self.kernel, &self.agents));
         match written {
             Ok(()) => {
                 self.unwritten = None;
-                self.heartbeat.passed();
+                self.effect(Effect::Beat);
             }
             Err(error) => {
                 let limit = heartbeat::LIMIT.as_secs();

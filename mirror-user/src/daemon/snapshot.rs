@@ -15,7 +15,7 @@ use crate::servers::Watch;
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     /// What the programs count.
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) counts: Arc<dyn Counts>,
     /// How things are.
     pub(crate) status: Status,
     /// Rows in the maps of the services in `status`, in its order.

@@ -9,7 +9,9 @@ use mirror_common::verdict::Reason;
 
 use super::agents::Connection;
 use super::attachments::Attachment;
-use super::{Daemon, Snapshot, arms, concentration, place};
+use super::core::Core;
+use super::snapshot::Snapshot;
+use super::{arms, concentration, place};
 use crate::config::{ServiceAddress, XdpHook};
 use crate::control::{
     self, Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply,
@@ -34,7 +36,7 @@ pub(super) fn empty() -> Status {
     }
 }
 
-impl Daemon {
+impl Core {
     pub(super) fn status(&mut self, service: Option<String>) -> Result<Reply, Refusal> {
         self.publish();
         let now = Arc::clone(&self.published.borrow());
@@ -64,21 +66,21 @@ impl Daemon {
 
     /// Writes down how things are.
     pub(super) fn publish(&mut self) {
-        let now = Instant::now();
+        let now = self.now.at;
         let mut status = empty();
-        status.uptime_seconds = self.started.elapsed().as_secs_f64();
-        status.off = self.core.holds().is_off();
+        status.uptime_seconds = now.duration_since(self.started).as_secs_f64();
+        status.off = self.settings.holds().is_off();
         status
             .warnings
-            .extend(self.core.trouble().map(ToString::to_string));
-        status.warnings.extend(self.core.unkept());
+            .extend(self.settings.trouble().map(ToString::to_string));
+        status.warnings.extend(self.settings.unkept());
         let troubles = [&self.refused_config, &self.blind, &self.unwritten];
         status.warnings.extend(self.local_reader.trouble().cloned());
         status
             .warnings
             .extend(troubles.into_iter().flatten().cloned());
         status.warnings.extend(self.rollouts.warnings());
-        for stranger in self.core.holds().strangers(&self.config) {
+        for stranger in self.settings.holds().strangers(&self.config) {
             status.warnings.push(format!(
                 "something is set for {stranger}, which the config does not know"
             ));
@@ -125,8 +127,8 @@ impl Daemon {
                 Err(error) => status.warnings.push(error.to_string()),
             }
         }
-        if let Ok(mut run_time) = self.plane.counts().run_time(dataplane::Hook::Ingress) {
-            if let Ok(egress) = self.plane.counts().run_time(dataplane::Hook::Egress) {
+        if let Ok(mut run_time) = self.kernel.counts().run_time(dataplane::Hook::Ingress) {
+            if let Ok(egress) = self.kernel.counts().run_time(dataplane::Hook::Egress) {
                 run_time += &egress;
             }
             status.run_time = RunTimes::from(&run_time);
@@ -135,13 +137,13 @@ impl Daemon {
         let unknown = agents.find(|agent| agent.is_geneve() && !agent.is_known(now));
         let agents = self.agents.values();
         let snapshot = Snapshot {
-            counts: Arc::clone(self.plane.counts()),
+            counts: Arc::clone(self.kernel.counts()),
             status,
             rows,
             numbers: agents.clone().map(|agent| agent.number).collect(),
             milestones: self.milestones.clone(),
             servers: Arc::clone(&self.servers),
-            sender: self.sender.figures(),
+            sender: Arc::clone(&self.sender),
             rings: agents.map(|agent| agent.ring.clone()).collect(),
             unknown: unknown.map(|agent| agent.access.address.to_string()),
             looks,
@@ -175,7 +177,7 @@ impl Daemon {
     /// Where packets of a service's canary are taken at XDP, and why not, if they should be.
     fn xdp(
         &self,
-        service: &super::Service,
+        service: &super::services::Service,
         canary: &CanaryState,
     ) -> (Option<XdpHook>, Option<String>) {
         let (Some(by), Some(wanted)) = (&canary.by, service.config.canary.as_ref()) else {
@@ -194,9 +196,9 @@ impl Daemon {
 
     fn describe_service(
         &self,
-        service: &super::Service,
+        service: &super::services::Service,
     ) -> Result<control::Service, dataplane::Error> {
-        let wanted = service.wanted(self.core.holds());
+        let wanted = service.wanted(self.settings.holds());
         let mut described = control::Service {
             name: service.config.name.clone(),
             id: service.config.id,
@@ -224,7 +226,7 @@ impl Daemon {
                 let answers = self.health.of(canary.address);
                 let by_rollout = self.rollouts.share(&service.config.name).is_some();
                 let share = (self.share(service), by_rollout);
-                let overrides = self.core.holds();
+                let overrides = self.settings.holds();
                 let mut described = arms::describe(service, overrides, share, place, answers)?;
                 (described.xdp, described.xdp_error) = self.xdp(service, &described);
                 Some(described)
@@ -239,7 +241,7 @@ impl Daemon {
             mirrored: Vec::new(),
         };
         for direction in [Direction::Request, Direction::Response] {
-            let counters = counters(self.plane.counts(), service.row, direction)?;
+            let counters = counters(&**self.kernel.counts(), service.row, direction)?;
             described.connections += counters.connections;
             described.over_budget_connections += counters.over_budget_connections;
             for (reason, packets) in Reason::ALL.iter().zip(counters.packets) {
@@ -261,7 +263,7 @@ impl Daemon {
     }
 }
 
-fn describe(agent: &super::Agent, now: Instant) -> Agent {
+fn describe(agent: &super::agents::Agent, now: Instant) -> Agent {
     let way = agent.way.as_ref();
     let is_geneve = agent.is_geneve();
     let (attached, name) = (

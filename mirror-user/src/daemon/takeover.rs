@@ -4,29 +4,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use mirror_common::policy::{MAX_AGENTS, WHOLE, mirror};
 use mirror_common::steer::{Steering, flag, threshold_share};
 
-use super::Daemon;
 use super::agents::{Access, Agent};
+use super::core::{Core, Effect};
 use super::numbers::{self, assign};
 use super::services::{self, Service};
 use crate::config::Share;
 use crate::dataplane::Error;
 use crate::transport::frame::Transport;
 
-impl Daemon {
+impl Core {
     /// Makes services and agents those of the config.
     pub(super) fn take_over(&mut self) -> Result<(), Error> {
         self.take_over_agents()?;
         self.take_over_services()?;
-        self.tell_core();
+        self.tell_settings();
         let (services, rollouts) = (&self.config.services, &self.rollouts);
         let trial = |service: &str| rollouts.trial(service);
         self.local_reader
-            .take_over(services, trial, &mut self.plane);
+            .take_over(services, trial, &mut *self.kernel, self.now.ns);
         Ok(())
     }
 
@@ -40,7 +39,7 @@ impl Daemon {
             .map(Access::of)
             .map(|access| (access.id(), access))
             .collect();
-        let ways = self.plane.agents()?;
+        let ways = self.kernel.agents()?;
         let mut known = numbers::numbers_in(&ways);
         known.extend(
             self.agents
@@ -51,9 +50,9 @@ impl Daemon {
         let numbers = assign(wanted.keys().copied(), &known, numbers::AGENTS);
         for &number in &numbers.fresh {
             // Of whoever had the number before: nobody else may get it.
-            self.plane.remove_ring(number)?;
-            self.plane.clear_sent(number)?;
-            self.plane.forgive(number)?;
+            self.kernel.remove_ring(number)?;
+            self.kernel.clear_sent(number)?;
+            self.kernel.forgive(number)?;
         }
         for id in numbers.without {
             let agent = &wanted[&id].address;
@@ -67,15 +66,16 @@ impl Daemon {
                 Some((_, agent)) if agent.access == *access => agent,
                 _ => {
                     let ring = match access.transport {
-                        Transport::Stream => Some(Arc::new(self.plane.ring(number)?)),
+                        Transport::Stream => Some(Arc::new(self.kernel.ring(number)?)),
                         Transport::Geneve => None,
                     };
                     let tenure = match ways.get(&number) {
                         Some(way) if !numbers.fresh.contains(&number) => way.tenure,
                         _ => uuid::Uuid::new_v4().as_fields().0,
                     };
-                    let agent = Agent::new(access.clone(), (number, tenure), ring);
-                    self.sender.connect(self.keys.target(&agent, self.tap.boot));
+                    let agent = Agent::new(access.clone(), (number, tenure), ring, self.now.at);
+                    let target = self.keys.target(&agent, self.tap.boot);
+                    self.effects.push(Effect::Connect(target));
                     agent
                 }
             };
@@ -85,9 +85,9 @@ impl Daemon {
         self.leaving.extend(old.into_values());
         self.leaving.retain(|agent| !stays(agent.number));
         let leaves = |number| self.leaving.iter().any(|agent| agent.number == number);
-        for number in self.plane.ring_numbers() {
+        for number in self.kernel.ring_numbers() {
             if number < MAX_AGENTS && !stays(number) && !leaves(number) {
-                self.plane.remove_ring(number)?;
+                self.kernel.remove_ring(number)?;
             }
         }
         Ok(())
@@ -101,13 +101,15 @@ impl Daemon {
         }
         for agent in std::mem::take(&mut self.leaving) {
             self.reports += 1;
-            let (counts, number) = (self.plane.counts(), self.reports);
-            match services::report(counts, &self.tap, number, &agent, std::iter::empty()) {
-                Ok(report) => self.sender.leave(agent.number, report),
-                Err(_) => self.sender.disconnect(agent.number),
-            }
+            let (counts, number) = (self.kernel.counts(), self.reports);
+            let at = (number, self.now.ns);
+            let last = services::report(&**counts, &self.tap, at, &agent, std::iter::empty());
+            self.effects.push(match last {
+                Ok(report) => Effect::Leave(agent.number, report),
+                Err(_) => Effect::Disconnect(agent.number),
+            });
             // The sender has it mapped, and goes on until it is empty.
-            if let Err(error) = self.plane.remove_ring(agent.number) {
+            if let Err(error) = self.kernel.remove_ring(agent.number) {
                 tracing::error!("{error}");
             }
         }
@@ -115,13 +117,13 @@ impl Daemon {
 
     fn take_over_services(&mut self) -> Result<(), Error> {
         let configs = &self.config.services;
-        let mut known = numbers::rows_in(&self.plane.services()?);
+        let mut known = numbers::rows_in(&self.kernel.services()?);
         known.extend(self.services.iter().map(|old| (old.config.id, old.row)));
         let ids = configs.iter().map(|service| service.id);
         let rows = assign(ids, &known, numbers::ROWS);
         for &row in &rows.fresh {
-            self.plane.set_steering(row, Steering::default())?;
-            self.plane.clear_rows(row)?;
+            self.kernel.set_steering(row, Steering::default())?;
+            self.kernel.clear_rows(row)?;
         }
         let mut old = std::mem::take(&mut self.services);
         for config in &self.config.services {
@@ -142,7 +144,7 @@ impl Daemon {
     /// What an earlier daemon has left in the maps that says that the disk may have more than it wanted.
     pub(super) fn left_in_maps(&mut self) -> Result<Left, Error> {
         let mut left = Left::default();
-        for rule in self.plane.services()?.into_values() {
+        for rule in self.kernel.services()?.into_values() {
             left.is_off |= rule.mirror & mirror::OFF != 0;
             if rule.mirror & mirror::HELD != 0 {
                 let is_on = rule.mirror & mirror::BOTH != 0;
@@ -151,7 +153,7 @@ impl Daemon {
                     .insert(rule.index, if is_on { sample } else { 0.0 });
             }
             if rule.index != 0 {
-                let steering = self.plane.steering(rule.index)?;
+                let steering = self.kernel.steering(rule.index)?;
                 if steering.flags & flag::TAKEN_BACK != 0 {
                     let share = Share::of_parts(threshold_share(steering.threshold));
                     left.shares.insert(rule.index, share);
@@ -163,9 +165,9 @@ impl Daemon {
 
     /// Where the kernel has less than the disk, since the disk had failed, that is what holds.
     pub(super) fn recover(&mut self, left: &Left) {
-        let (mut effects, now) = (Vec::new(), Instant::now());
-        if left.is_off && !self.core.holds().is_off() {
-            effects.extend(self.core.recover_off(now));
+        let (mut actions, now) = (Vec::new(), self.now.at);
+        if left.is_off && !self.settings.holds().is_off() {
+            actions.extend(self.settings.recover_off(now));
         }
         for service in &self.services {
             let (name, row) = (&service.config.name, service.row);
@@ -177,17 +179,17 @@ impl Daemon {
                     service = name,
                     "what was lowered before the daemon ended is not on the disk; it holds"
                 );
-                effects.extend(self.core.recover(name, share, sample, now));
+                actions.extend(self.settings.recover(name, share, sample, now));
             }
         }
-        self.perform(effects);
+        self.carry_out(actions);
     }
 
     /// The bits that tell the next daemon that the disk may have more of a service than what holds.
     pub(super) fn held(&self, service: &str) -> u32 {
         let held = [
-            (self.core.owes_mirror(service), mirror::HELD),
-            (self.core.owes_off(), mirror::OFF),
+            (self.settings.owes_mirror(service), mirror::HELD),
+            (self.settings.owes_off(), mirror::OFF),
         ];
         let bits = held.into_iter().filter(|(owes, _)| *owes);
         bits.fold(0, |bits, (_, bit)| bits | bit)

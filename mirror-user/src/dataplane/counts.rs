@@ -18,8 +18,26 @@ pub(super) const ARMS: &str = "ARMS";
 pub(super) const HANDSHAKES: &str = "HANDSHAKES";
 const RUN_TIME: &str = "RUN_TIME";
 
-/// A hand on the counters that needs no [`DataPlane`](super::DataPlane).
-pub struct Counts {
+/// The counters, for any thread.
+pub trait Counts: fmt::Debug + Send + Sync {
+    /// Counters of a row (service index * 2 + direction; 0 = no service), all CPUs together.
+    fn packets(&self, row: u32) -> Result<Counters, Error>;
+
+    /// Durations of our runs at a hook, all CPUs together.
+    fn run_time(&self, hook: Hook) -> Result<RunTime, Error>;
+
+    /// What each CPU has sent to an agent.
+    fn sent(&self, agent: u32) -> Result<Vec<Sent>, Error>;
+
+    /// What one version of a service does, all CPUs together.
+    fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error>;
+
+    /// How long one version's handshakes take, all CPUs together; nothing where they are not measured.
+    fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error>;
+}
+
+/// The pinned maps.
+pub(super) struct Pinned {
     counters: PerCpuArray<MapData, Counters>,
     run_time: PerCpuArray<MapData, RunTime>,
     sent: PerCpuArray<MapData, Sent>,
@@ -27,14 +45,14 @@ pub struct Counts {
     handshakes: PerCpuHashMap<MapData, u32, Latency>,
 }
 
-impl fmt::Debug for Counts {
+impl fmt::Debug for Pinned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counts").finish_non_exhaustive()
+        f.debug_struct("Pinned").finish_non_exhaustive()
     }
 }
 
-impl Counts {
-    /// Opens the pinned maps.
+impl Pinned {
+    /// Opens them.
     pub(super) fn open(maps: &Path) -> Result<Self, Error> {
         Ok(Self {
             counters: per_cpu(maps, COUNTERS)?,
@@ -45,34 +63,31 @@ impl Counts {
                 .map_err(|source| map_error(HANDSHAKES, source))?,
         })
     }
+}
 
-    /// Counters of a row (service index * 2 + direction; 0 = no service), all CPUs together.
-    pub fn packets(&self, row: u32) -> Result<Counters, Error> {
+impl Counts for Pinned {
+    fn packets(&self, row: u32) -> Result<Counters, Error> {
         let values = self.counters.get(&row, 0);
         sum(values.map_err(|source| map_error(COUNTERS, source))?)
     }
 
-    /// Durations of our runs at a hook, all CPUs together.
-    pub fn run_time(&self, hook: Hook) -> Result<RunTime, Error> {
+    fn run_time(&self, hook: Hook) -> Result<RunTime, Error> {
         let values = self.run_time.get(&(hook as u32), 0);
         sum(values.map_err(|source| map_error(RUN_TIME, source))?)
     }
 
-    /// What each CPU has sent to an agent.
-    pub fn sent(&self, agent: u32) -> Result<Vec<Sent>, Error> {
+    fn sent(&self, agent: u32) -> Result<Vec<Sent>, Error> {
         let values = self.sent.get(&agent, 0);
         let values = values.map_err(|source| map_error(SENT, source))?;
         Ok(values.to_vec())
     }
 
-    /// What one version of a service does, all CPUs together.
-    pub fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
+    fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
         let values = self.arms.get(&(row * 2 + arm as u32), 0);
         sum(values.map_err(|source| map_error(ARMS, source))?)
     }
 
-    /// How long one version's handshakes take, all CPUs together; nothing where they are not measured.
-    pub fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error> {
+    fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error> {
         match self.handshakes.get(&handshake_key(row, arm), 0) {
             Ok(values) => sum(values),
             Err(MapError::KeyNotFound) => Ok(Latency::default()),

@@ -64,6 +64,18 @@ impl<K: Clone + Ord + Send + 'static> Watch<K> {
         Ok(Self { shared, wake })
     }
 
+    /// Looks after nothing.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                wanted: Mutex::default(),
+                usage: Mutex::default(),
+            }),
+            wake: sync_channel(1).0,
+        }
+    }
+
     /// Looks after these servers from now on. What is known of those that stay stays.
     pub(crate) fn want(&self, wanted: Wanted<K>) {
         let mut known = lock(&self.shared.wanted);

@@ -24,17 +24,13 @@ pub(in crate::daemon) struct Census {
 }
 
 impl Census {
-    /// # Errors
-    /// When there can be no more threads.
-    pub(in crate::daemon) fn start(connections: Connections) -> io::Result<Self> {
+    /// The work is for a thread, see [`start`].
+    pub(in crate::daemon) fn new() -> (Self, Asked) {
         // One place: what cannot be looked at soon is looked at next time.
         let (asks, asked) = sync_channel(1);
         let found = Arc::new(Mutex::default());
         let finds = Arc::clone(&found);
-        std::thread::Builder::new()
-            .name("census".to_owned())
-            .spawn(move || keep_looking(&connections, &asked, &finds))?;
-        Ok(Self { asks, found })
+        (Self { asks, found }, Asked { asked, finds })
     }
 
     /// Asks about services, which have answered so many requests by now. Does not wait.
@@ -48,6 +44,24 @@ impl Census {
     }
 }
 
+/// What the thread is asked, and where it writes down what it finds.
+#[derive(Debug)]
+pub(in crate::daemon) struct Asked {
+    asked: Receiver<BTreeMap<u32, u64>>,
+    finds: Arc<Mutex<Found>>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When there can be no more threads.
+pub(in crate::daemon) fn start(asked: Asked, connections: Connections) -> io::Result<()> {
+    let Asked { asked, finds } = asked;
+    let thread = std::thread::Builder::new().name("census".to_owned());
+    let look = move || keep_looking(&connections, &asked, &finds);
+    thread.spawn(look).map(drop)
+}
+
 fn keep_looking(
     connections: &Connections,
     asked: &Receiver<BTreeMap<u32, u64>>,
@@ -59,7 +73,7 @@ fn keep_looking(
         if begun < rest_until {
             continue;
         }
-        let now = Duration::from_nanos(crate::daemon::now_ns());
+        let now = Duration::from_nanos(crate::daemon::now::ns());
         let connections = match connections.read() {
             Ok(connections) => connections,
             Err(error) => {

@@ -1,410 +1,367 @@
-//! The core with kernel and disk in memory.
+//! What the daemon does with the kernel, and when: without root, by inputs alone.
 
-use std::time::Duration;
+mod any_order;
+mod rollouts;
 
-use proptest::prelude::*;
+use mirror_common::policy::agent_state;
+use mirror_common::tunnel::Arm;
+use mirror_common::verdict::Reason;
 
+use super::world::{FILE, World, view};
 use super::*;
+use crate::config::Share;
+use crate::control::{CanaryChange, Rest};
+use crate::daemon::health::Failure;
+use crate::daemon::sender::What;
+use crate::state::Change;
 
-const NAMES: [&str; 2] = ["a", "b"];
+const SECOND: Duration = Duration::from_secs(1);
 
-fn known(name: &str) -> Known {
-    Known {
-        name: name.to_owned(),
-        canary: Some("v2".to_owned()),
-        mirror: true,
-        configured: Configured {
-            sample: 0.5,
-            share: Share::of_parts(1_000),
-        },
-    }
+fn canary(service: &str, change: CanaryChange) -> Command {
+    let service = service.to_owned();
+    Command::Canary { service, change }
 }
 
-/// What the kernel has of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Row {
-    share: Share,
-    sample: f64,
-    /// What tells the next daemon that the disk has more.
-    is_less: bool,
-    is_held: bool,
+fn set(service: &str, parts: u32) -> Command {
+    canary(service, CanaryChange::Share(Share::of_parts(parts)))
 }
 
-/// The core, a kernel and a disk.
-struct World {
-    core: Core,
-    kernel: [Row; 2],
-    attached: bool,
-    is_off: bool,
-    /// What the disk has, what is on its way, and whether it works.
-    disk: Overrides,
-    writes: VecDeque<(u64, Overrides)>,
-    works: bool,
-    rollouts: [bool; 2],
-    answers: Vec<(Ticket, Result<Done, Refusal>)>,
-    now: Instant,
-    tickets: Ticket,
+fn mirror(change: Change) -> Command {
+    let service = "a".to_owned();
+    Command::Mirror { service, change }
 }
 
-impl World {
-    fn new() -> Self {
-        let mut world = Self {
-            core: Core::new(Overrides::default(), None),
-            kernel: Default::default(),
-            attached: true,
-            is_off: false,
-            disk: Overrides::default(),
-            writes: VecDeque::new(),
-            works: true,
-            rollouts: [false; 2],
-            answers: Vec::new(),
-            now: Instant::now(),
-            tickets: 0,
-        };
-        world.core.know(NAMES.map(known).to_vec());
-        world.settle();
+fn share(parts: u32) -> Share {
+    Share::of_parts(parts)
+}
+
+#[test]
+fn the_network_that_was_seen_says_what_is_attached() {
+    let mut world = World::new(FILE);
+    let attached = |world: &World| -> Vec<(String, bool, bool)> {
+        let state = world.kernel.state();
+        let roles = state.attached.iter();
+        roles
+            .map(|(name, role)| (name.clone(), role.tapped, role.answers))
+            .collect()
+    };
+    let both = [("eth0", true, false), ("eth1", false, true)];
+    let both = both.map(|(name, tapped, answers)| (name.to_owned(), tapped, answers));
+    assert_eq!(attached(&world), both);
+    // One that has gone is no longer attached; where nothing can be seen all stays.
+    world.input(Input::Network(Some(Err("no socket".to_owned()))));
+    assert_eq!(attached(&world), both);
+    let mut gone = View::clone(&view());
+    gone.links.insert("eth0".to_owned(), None);
+    world.input(Input::Network(Some(Ok(Arc::new(gone)))));
+    assert_eq!(attached(&world), both[1..]);
+    world.input(Input::Network(Some(Ok(view()))));
+    assert_eq!(attached(&world), both);
+    world.command(Command::Off);
+    assert_eq!(attached(&world), []);
+}
+
+#[test]
+fn a_hook_that_fails_is_told_and_tried_again() {
+    let mut world = World::new(FILE);
+    world.kernel.state().refuses_hook = Some("eth0".to_owned());
+    world.command(Command::Off);
+    world.command(mirror(Change::On));
+    world.write_all();
+    let status = |world: &World| {
+        let published = world.core.published.borrow();
+        published.status.interfaces[0].clone()
+    };
+    let refused = status(&world);
+    assert!(!refused.attached && refused.error.is_some(), "{refused:?}");
+    world.kernel.state().refuses_hook = None;
+    world.pass(SECOND);
+    assert!(status(&world).attached);
+}
+
+#[test]
+fn what_lowers_is_in_the_kernel_before_anything_else_begins() {
+    let mut world = World::new(FILE);
+    let raised = world.command(set("a", 5_000));
+    assert_eq!(world.share("a"), Share::NONE, "the disk does not have it");
+    assert!(world.answer(raised).is_none());
+    world.write_all();
+    assert_eq!(world.share("a"), share(5_000));
+    assert!(world.answer(raised).unwrap().is_ok());
+
+    // The effects of this are not even performed.
+    let off = Input::Command(99, canary("a", CanaryChange::Off(Rest::Reset)));
+    let effects = world.core.handle(off, world.now);
+    assert_eq!(world.share("a"), Share::NONE);
+    let kinds = effects.iter().filter_map(|effect| match effect {
+        Effect::Persist(..) => Some("persist"),
+        Effect::End(_) => Some("end"),
+        _ => None,
+    });
+    assert_eq!(kinds.collect::<Vec<_>>(), ["persist", "end"]);
+
+    assert_eq!(world.copies("a"), Some(0.5));
+    let off = Input::Command(100, mirror(Change::Off));
+    world.core.handle(off, world.now);
+    assert_eq!(world.copies("a"), None);
+}
+
+/// A map that cannot be written is the one thing that a reduction waits for: it is tried at every turn,
+/// and the heartbeat stops meanwhile, so that copying ends in any case.
+#[test]
+fn without_the_kernel_there_is_no_heartbeat() {
+    let mut world = World::new(FILE);
+    world.command(set("a", 5_000));
+    world.write_all();
+    world.kernel.state().refuses_maps = true;
+    world.command(canary("a", CanaryChange::Off(Rest::Finish)));
+    let before = world.beats;
+    world.pass(SECOND);
+    assert_eq!((world.share("a"), world.beats), (share(5_000), before));
+    let warnings = world.core.published.borrow().status.warnings.clone();
+    let said = warnings
+        .iter()
+        .any(|said| said.contains("cannot be written"));
+    assert!(said, "{warnings:?}");
+    world.kernel.state().refuses_maps = false;
+    world.pass(SECOND);
+    assert_eq!(world.share("a"), Share::NONE);
+    assert!(world.beats > before);
+}
+
+#[test]
+fn a_canary_s_connections_may_finish_until_their_time_is_over() {
+    let mut world = World::new(FILE);
+    world.command(set("a", 5_000));
+    world.write_all();
+    world.command(canary("a", CanaryChange::Off(Rest::Drain(3_000))));
+    world.pass(2 * SECOND);
+    assert!(world.ended.is_empty());
+    world.pass(SECOND);
+    let job = world.ended.pop_front().unwrap();
+    assert_eq!((job.service.as_str(), job.ticket), ("a", None));
+    // Who asks for a reset waits for it.
+    world.command(set("a", 5_000));
+    world.write_all();
+    let ticket = world.command(canary("a", CanaryChange::Off(Rest::Reset)));
+    world.write_all();
+    assert!(world.answer(ticket).is_none());
+    let job = world.ended.pop_front().unwrap();
+    let outcome = Ok(12);
+    world.input(Input::Ended(Ended { job, outcome }));
+    let done = world.answer(ticket).unwrap().unwrap();
+    assert!(done.done.iter().any(|said| said.contains("12")), "{done:?}");
+}
+
+#[test]
+fn a_canary_elsewhere_that_does_not_answer_is_told_to_the_programs() {
+    let mut world = World::new(FILE);
+    let at: SocketAddr = ([10, 1, 0, 9], 91).into();
+    assert_eq!(world.dialled, BTreeSet::from([at]));
+    let row = world.core.row("b").unwrap();
+    let mut dialled = |failure: Option<Failure>| {
+        let canary = at;
+        world.input(Input::Dialled(Attempt { canary, failure }));
         world
-    }
-
-    fn configured(place: usize) -> Configured {
-        known(NAMES[place]).configured
-    }
-
-    fn settle(&mut self) {
-        for (place, row) in self.kernel.iter_mut().enumerate() {
-            let (name, configured) = (NAMES[place], Self::configured(place));
-            *row = Row {
-                share: self.core.holds().share(name, configured),
-                sample: self.core.holds().mirrored(name, configured),
-                is_less: self.core.owes_share(name),
-                is_held: self.core.owes_mirror(name),
-            };
-        }
-        self.is_off = self.core.owes_off();
-        self.attached = !self.core.holds().is_off();
-    }
-
-    fn order(&mut self, order: Order) -> Ticket {
-        self.tickets += 1;
-        self.take(Input::Order(self.tickets, order));
-        self.tickets
-    }
-
-    /// Takes an input in and performs what follows. Whatever lowers a risk must come first.
-    fn take(&mut self, input: Input) {
-        let effects = self.core.handle(input, self.now);
-        let is_reduction = |effect: &Effect| {
-            use Effect::{Detach, Lower, StopMirror, TakeBack};
-            matches!(effect, Lower(..) | TakeBack(..) | StopMirror | Detach)
-        };
-        assert!(
-            effects.is_sorted_by_key(|effect| !is_reduction(effect)),
-            "something precedes a reduction: {effects:?}"
-        );
-        let first_other = effects.iter().position(|effect| !is_reduction(effect));
-        for (place, effect) in effects.into_iter().enumerate() {
-            if Some(place) == first_other {
-                self.assert_low();
-            }
-            self.perform(effect);
-        }
-        self.assert_low();
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        let place = |name: &str| NAMES.iter().position(|known| *known == name).unwrap();
-        match effect {
-            Effect::Lower(service, share) => {
-                let row = &mut self.kernel[place(&service)];
-                assert!(share < row.share, "{share} is not less than {row:?}");
-                (row.share, row.is_less) = (share, true);
-            }
-            Effect::TakeBack(service, _) => self.rollouts[place(&service)] = false,
-            Effect::StopMirror => {
-                for (place, row) in self.kernel.iter_mut().enumerate() {
-                    row.sample = self
-                        .core
-                        .holds()
-                        .mirrored(NAMES[place], Self::configured(place));
-                    row.is_held = self.core.owes_mirror(NAMES[place]);
-                }
-                self.is_off = self.core.owes_off();
-            }
-            Effect::Detach => self.attached = false,
-            Effect::Persist(number, overrides) => self.writes.push_back((number, overrides)),
-            Effect::Settle => self.settle(),
-            Effect::Answer(ticket, answer) => self.answers.push((ticket, answer)),
-            Effect::Drain(..) | Effect::End(..) => {}
-        }
-    }
-
-    /// The kernel never has more than what is wanted, nor than what the disk has.
-    fn assert_low(&self) {
-        for (place, row) in self.kernel.iter().enumerate() {
-            let (name, configured) = (NAMES[place], Self::configured(place));
-            for limit in [&self.core.wanted, &self.disk] {
-                let share = limit.share(name, configured);
-                let sample = limit.mirrored(name, configured);
-                assert!(row.share <= share, "{name}: {row:?} beyond {share}");
-                assert!(row.sample <= sample, "{name}: {row:?} beyond {sample}");
-            }
-        }
-        let off = self.core.wanted.is_off() || self.disk.is_off();
-        assert!(!(self.attached && off), "attached, though all is off");
-    }
-
-    /// The disk does what it can.
-    fn write(&mut self) {
-        let Some((number, overrides)) = self.writes.back().cloned() else {
-            return;
-        };
-        let failure = match self.works {
-            true => {
-                self.writes.clear();
-                self.disk = overrides;
-                None
-            }
-            false => Some("no space left".to_owned()),
-        };
-        self.take(Input::Kept(Kept { number, failure }));
-    }
-
-    /// The daemon is killed, when the disk may have the first of the writes that it was not told of; the
-    /// others are lost, and another daemon starts.
-    fn crash(&mut self, lands: bool) {
-        if let (Some((_, overrides)), true) = (self.writes.pop_front(), lands) {
-            self.disk = overrides;
-            self.assert_low();
-        }
-        self.writes.clear();
-        let wanted = self.core.wanted.clone();
-        let (before, was_attached) = (self.kernel, self.attached);
-        let had_lost = self.is_off;
-        self.core = Core::new(self.disk.clone(), None);
-        self.core.know(NAMES.map(known).to_vec());
-        let mut effects = Vec::new();
-        if had_lost {
-            effects.extend(self.core.recover_off(self.now));
-        }
-        for (place, row) in before.iter().enumerate() {
-            let share = row.is_less.then_some(row.share);
-            let sample = row.is_held.then_some(row.sample);
-            effects.extend(self.core.recover(NAMES[place], share, sample, self.now));
-        }
-        for effect in effects {
-            self.perform(effect);
-        }
-        self.settle();
-        self.assert_low();
-        for (place, (before, after)) in before.iter().zip(&self.kernel).enumerate() {
-            let (name, configured) = (NAMES[place], Self::configured(place));
-            let share = before.share.max(wanted.share(name, configured));
-            let sample = before.sample.max(wanted.mirrored(name, configured));
-            let is_more = after.share > share || after.sample > sample;
-            assert!(!is_more, "{after:?} after {before:?} of {wanted:?}");
-        }
-        let stays_off = !was_attached && wanted.is_off();
-        assert!(!(stays_off && self.attached), "attached again");
-    }
-}
-
-/// What may happen.
-#[derive(Clone, Debug)]
-enum Step {
-    Order(Order, bool),
-    Write,
-    Disk(bool),
-    Time(u64),
-    Crash(bool),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let name = prop::sample::select(&NAMES).prop_map(str::to_owned);
-    let share = prop::sample::select(&[0, 500, 1_000, 5_000, 10_000]).prop_map(Share::of_parts);
-    let canary = prop_oneof![
-        share.prop_map(CanaryChange::Share),
-        Just(CanaryChange::Off(Rest::Finish)),
-        Just(CanaryChange::Off(Rest::Reset)),
-        Just(CanaryChange::Clear),
-    ];
-    let mirror = prop_oneof![
-        Just(Change::On),
-        Just(Change::Off),
-        Just(Change::Clear),
-        prop::sample::select(&[0.0, 0.25, 1.0]).prop_map(Change::Sample),
-    ];
-    let order = prop_oneof![
-        4 => (name.clone(), canary).prop_map(|(name, change)| Order::Canary(name, change, None)),
-        4 => (name, mirror).prop_map(|(name, change)| Order::Mirror(name, change)),
-        1 => Just(Order::Off(Vec::new())),
-    ];
-    prop_oneof![
-        6 => (order, any::<bool>()).prop_map(|(order, rollout)| Step::Order(order, rollout)),
-        4 => Just(Step::Write),
-        1 => any::<bool>().prop_map(Step::Disk),
-        1 => (0_u64..3_000).prop_map(Step::Time),
-        1 => any::<bool>().prop_map(Step::Crash),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn nothing_precedes_a_reduction_and_the_disk_has_what_was_raised(
-        steps in prop::collection::vec(step(), 1..40),
-    ) {
-        let mut world = World::new();
-        for step in steps {
-            match step {
-                Step::Order(mut order, has_rollout) => {
-                    if let Order::Canary(service, _, rollout) = &mut order {
-                        let place = usize::from(service == "b");
-                        world.rollouts[place] = has_rollout;
-                        *rollout = has_rollout.then(|| "a rollout has it".to_owned());
-                    }
-                    let is_off = matches!(
-                        &order,
-                        Order::Off(_) | Order::Canary(_, CanaryChange::Off(_), Some(_))
-                    );
-                    let place = matches!(&order, Order::Canary(service, ..) if service == "b");
-                    world.order(order);
-                    prop_assert!(!(is_off && world.rollouts[usize::from(place)]));
-                }
-                Step::Write => world.write(),
-                Step::Disk(works) => world.works = works,
-                Step::Time(milliseconds) => {
-                    world.now += Duration::from_millis(milliseconds);
-                    world.take(Input::Tick);
-                }
-                Step::Crash(lands) => world.crash(lands),
-            }
-        }
-        // Once the disk works, it has what is wanted, and that holds.
-        world.works = true;
-        world.write();
-        prop_assert_eq!(&world.disk, &world.core.wanted);
-        let marks = world.kernel.iter().any(|row| row.is_less || row.is_held);
-        prop_assert!(!marks && !world.is_off && world.core.unkept().is_none());
-        world.now += Duration::from_secs(60);
-        world.take(Input::Tick);
-        prop_assert!(world.core.waiting.is_empty() && world.core.deadline().is_none());
-    }
-}
-
-fn set(share: u32) -> Order {
-    let share = CanaryChange::Share(Share::of_parts(share));
-    Order::Canary("a".to_owned(), share, None)
-}
-
-#[test]
-fn a_raise_waits_for_the_disk_and_a_reduction_does_not() {
-    let mut world = World::new();
-    let ticket = world.order(set(5_000));
-    assert_eq!(world.kernel[0].share, Share::of_parts(1_000));
-    assert!(world.answers.is_empty());
-    world.write();
-    assert_eq!(world.kernel[0].share, Share::of_parts(5_000));
-    let (of, answer) = world.answers.pop().unwrap();
-    assert!(of == ticket && answer.unwrap().warnings.is_empty());
-
-    world.order(set(200));
-    let lowered = world.kernel[0];
-    assert!(lowered.share == Share::of_parts(200) && lowered.is_less);
-    world.write();
-    assert!(!world.kernel[0].is_less);
-}
-
-/// The disk hangs, and then works again.
-#[test]
-fn what_the_disk_does_not_have_is_said_and_shown() {
-    let mut world = World::new();
-    let off = CanaryChange::Off(Rest::Finish);
-    world.order(Order::Canary("a".to_owned(), off, None));
-    world.order(set(5_000));
-    assert_eq!(world.core.deadline(), Some(world.now + waiting::PATIENCE));
-    world.now += waiting::PATIENCE;
-    world.take(Input::Tick);
-    let [(_, off), (_, raised)] = &world.answers[..] else {
-        panic!("{:?}", world.answers);
+            .kernel
+            .state()
+            .health
+            .get(&row)
+            .map(|health| health.down)
     };
-    let warnings = &off.as_ref().unwrap().warnings;
-    assert!(warnings[0].contains("not on the disk yet"), "{warnings:?}");
-    let refusal = raised.as_ref().unwrap_err().to_string();
-    assert!(refusal.contains("not yet"), "{refusal}");
-    assert!(world.core.unkept().is_some());
-    assert_eq!(world.kernel[0].share, Share::NONE);
-    world.write();
-    assert_eq!(world.kernel[0].share, Share::of_parts(5_000));
-    assert_eq!(world.core.unkept(), None);
+    assert_eq!(dialled(None), Some(0));
+    let theirs = Failure::Theirs("refused".to_owned());
+    assert_eq!(dialled(Some(theirs)), Some(1));
+    // That this host lacks something says nothing of the canary.
+    let ours = Failure::Ours("no descriptors".to_owned());
+    assert_eq!(dialled(Some(ours)), Some(1));
+    assert_eq!(dialled(None), Some(0));
 }
 
 #[test]
-fn a_disk_that_fails_is_not_waited_for() {
-    let mut world = World::new();
-    world.works = false;
-    world.order(Order::Off(vec!["detached from eth0".to_owned()]));
+fn connections_that_do_not_arrive_cost_the_share() {
+    let mut world = World::new(FILE);
+    world.command(set("a", 5_000));
+    world.write_all();
+    world.pass(SECOND);
+    let row = world.core.row("a").unwrap();
+    let given = mirror_common::steer::Arrivals {
+        given: 3,
+        arrived: 0,
+    };
+    world.kernel.state().arrivals.insert(row, given);
+    world
+        .kernel
+        .count_arm(row, Arm::Canary, |arm| arm.unanswered = 3);
+    world.pass(SECOND);
+    assert_eq!(world.share("a"), Share::NONE);
+    let status = world.core.published.borrow().status.clone();
+    let why = status.services[0].canary.as_ref().unwrap().error.clone();
     assert!(
-        !world.attached
-            && world.kernel
-                == [Row {
-                    is_less: true,
-                    is_held: true,
-                    ..Row::default()
-                }; 2]
+        why.as_deref().unwrap_or_default().contains("taken back"),
+        "{why:?}"
     );
-    world.write();
-    let (_, answer) = world.answers.pop().unwrap();
-    let Done { done, warnings } = answer.unwrap();
-    assert_eq!(done[0], "detached from eth0");
-    assert!(warnings[0].contains("no space left"), "{warnings:?}");
+    // And it stays so, also when the daemon dies before the disk has it.
     world.crash(false);
-    assert!(
-        !world.attached && world.core.holds().is_off(),
-        "the kernel wins"
-    );
+    world.input(Input::Network(Some(Ok(view()))));
+    assert_eq!(world.share("a"), Share::NONE);
 }
 
 #[test]
-fn an_answer_waits_for_what_it_names() {
-    let mut world = World::new();
-    let reset = CanaryChange::Off(Rest::Reset);
-    let ticket = world.order(Order::Canary("a".to_owned(), reset, None));
-    world.write();
+fn nobody_is_sent_where_nobody_listens() {
+    let mut world = World::new(FILE);
+    world.command(set("a", 5_000));
+    world.write_all();
+    world
+        .kernel
+        .state()
+        .listeners
+        .retain(|one| one.address.port() != 80);
+    let ticket = world.command(canary("a", CanaryChange::Off(Rest::Finish)));
     assert!(
-        world.answers.is_empty(),
-        "its connections are not ended yet"
+        world
+            .answer(ticket)
+            .unwrap()
+            .unwrap_err()
+            .contains("nobody listens for v1")
     );
-    world.take(Input::Ended(ticket, Ok(7)));
-    let (_, answer) = world.answers.pop().unwrap();
-    let done = answer.unwrap().done;
-    assert_eq!(done[1], "7 of its connections were reset");
-
-    world.take(Input::Told(9, Done::default(), Some(("a".to_owned(), 3))));
-    world.take(Input::Recorded("a".to_owned(), 2));
-    world.take(Input::Recorded("b".to_owned(), 3));
-    assert!(world.answers.is_empty());
-    world.take(Input::Recorded("a".to_owned(), 3));
-    assert_eq!(world.answers.pop(), Some((9, Ok(Done::default()))));
+    assert_eq!(world.share("a"), share(5_000));
+    world.command(canary("a", CanaryChange::ForceOff(Rest::Finish)));
+    assert_eq!(world.share("a"), Share::NONE);
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
-    let mut world = World::new();
-    let refused = |world: &mut World, order| {
-        world.order(order);
-        let (_, answer) = world.answers.pop().unwrap();
-        answer.unwrap_err().to_string()
+fn more_copies_than_the_budget_allows_lower_the_sample() {
+    let file = FILE.replace("sample = 0.5", "sample = 0.5, max_bytes_per_second = 1_000");
+    let mut world = World::new(&file);
+    let row = world.core.row("a").unwrap();
+    for _ in 0..5 {
+        world.kernel.count(row * 2, |counters| {
+            counters.mirrored_bytes += 100_000;
+            counters.packets[Reason::Mirrored as usize] += 100;
+        });
+        world.pass(SECOND);
+    }
+    let copied = world.copies("a").unwrap();
+    assert!(copied < 0.5, "{copied}");
+    for _ in 0..60 {
+        world.pass(SECOND);
+    }
+    assert_eq!(world.copies("a"), Some(0.5), "there is room again");
+}
+
+/// What the kernel sends by itself is sent to an agent only while that answers.
+#[test]
+fn an_agent_that_is_silent_is_not_sent_to() {
+    let file = FILE.replace("insecure = true", "insecure = true, transport = \"geneve\"");
+    let mut world = World::new(&file);
+    let peer: SocketAddr = ([10, 0, 0, 9], 6181).into();
+    let mut seen = View::clone(&view());
+    let mut way = crate::daemon::fixtures::way();
+    way.link = crate::daemon::fixtures::link("eth1", 3);
+    seen.ways.insert(peer, Ok(way));
+    world.input(Input::Network(Some(Ok(Arc::new(seen)))));
+    let number = world.connected[0];
+    let is_alive = |world: &World| {
+        let state = world.kernel.state();
+        let way = state.agents.get(&number);
+        way.is_some_and(|way| way.state & agent_state::ALIVE != 0)
     };
-    let unknown = Order::Mirror("c".to_owned(), Change::On);
-    assert!(refused(&mut world, unknown).contains("known: a, b"));
-    let rollout = Some("a rollout of v2 has it".to_owned());
-    let taken = Order::Canary("a".to_owned(), CanaryChange::Clear, rollout);
-    assert!(refused(&mut world, taken).contains("a rollout of v2"));
-    let mut bare = known("b");
-    (bare.canary, bare.mirror) = (None, false);
-    world.core.know(vec![known("a"), bare]);
-    let mirror = Order::Mirror("b".to_owned(), Change::On);
-    assert!(refused(&mut world, mirror).contains("has no [service.mirror]"));
-    let canary = Order::Canary("b".to_owned(), CanaryChange::Clear, None);
-    assert!(refused(&mut world, canary).contains("has no [service.canary]"));
-    assert!(world.writes.is_empty());
+    assert!(!is_alive(&world));
+    let what = What::Connected {
+        peer,
+        name: "node".to_owned(),
+        tap: 1,
+    };
+    world.input(Input::Agent(Event { number, what }));
+    let echo = |world: &World| What::Echo {
+        sent_at_ns: world.now.ns,
+    };
+    let what = echo(&world);
+    world.input(Input::Agent(Event { number, what }));
+    assert!(is_alive(&world));
+    for _ in 0..6 {
+        world.pass(SECOND / 2);
+    }
+    assert!(!is_alive(&world), "3 s without an answer");
+    let what = echo(&world);
+    world.input(Input::Agent(Event { number, what }));
+    assert!(is_alive(&world));
+    // Clones that leave without their headers: the hook is attached anew.
+    world.kernel.state().escaped.insert(number, 3);
+    world.pass(SECOND);
+    let state = world.kernel.state();
+    assert_eq!((state.reattached, state.escaped.len()), (1, 0));
+}
+
+#[test]
+fn a_reload_changes_what_it_can_and_a_bad_one_nothing() {
+    let mut world = World::new(FILE);
+    let reload = |world: &mut World, read: Result<&str, &str>| {
+        let read = read.map(|text| (crate::config::node(text).unwrap(), Past::new()));
+        world.input(Input::Reloaded(Box::new(read.map_err(str::to_owned))));
+        world.write_all();
+        world.core.published.borrow().status.clone()
+    };
+    let status = reload(&mut world, Err("line 3: no"));
+    assert_eq!(status.services.len(), 2);
+    let said = |status: &crate::control::Status| status.warnings.join("; ");
+    assert!(said(&status).contains("line 3: no"));
+
+    // Another name for a service, and another agent: the first one hears the last of it.
+    let rows = |world: &World| ["a", "c"].map(|name| world.core.row(name));
+    let before = rows(&world);
+    let other = FILE
+        .replace("name = \"b\"\nid = 2", "name = \"c\"\nid = 3")
+        .replace("10.0.0.9:6181", "10.0.0.9:6182");
+    let status = reload(&mut world, Ok(&other));
+    assert!(!said(&status).contains("line 3: no"));
+    assert_eq!(rows(&world)[0], before[0], "who stays keeps its row");
+    assert!(rows(&world)[1].is_some() && world.core.row("b").is_none());
+    world.pass(SECOND);
+    assert_eq!((world.connected.len(), world.left.len()), (2, 1));
+    assert_eq!(rings(&world).len(), 1);
+}
+
+/// The rings of agents.
+fn rings(world: &World) -> Vec<u32> {
+    let mut rings = world.kernel.ring_numbers();
+    rings.retain(|number| *number < mirror_common::policy::MAX_AGENTS);
+    rings
+}
+
+#[test]
+fn a_daemon_that_comes_back_finds_its_rows_and_rings() {
+    let mut world = World::new(FILE);
+    world.command(set("a", 2_500));
+    world.write_all();
+    let rows = ["a", "b"].map(|name| world.core.row(name));
+    let had = rings(&world);
+    world.crash(true);
+    assert_eq!(["a", "b"].map(|name| world.core.row(name)), rows);
+    assert_eq!(world.share("a"), share(2_500), "before the network is seen");
+    world.input(Input::Network(Some(Ok(view()))));
+    assert_eq!(world.share("a"), share(2_500));
+    assert_eq!(rings(&world), had);
+}
+
+#[test]
+fn an_idle_agent_is_told_nothing() {
+    let mut world = World::new(FILE);
+    let number = world.connected[0];
+    let what = What::Connected {
+        peer: ([10, 0, 0, 9], 6181).into(),
+        name: "node".to_owned(),
+        tap: 1,
+    };
+    world.input(Input::Agent(Event { number, what }));
+    let sent_at_ns = world.now.ns;
+    let what = What::Echo { sent_at_ns };
+    world.input(Input::Agent(Event { number, what }));
+    world.pass(SECOND);
+    let reports = world.reports;
+    for _ in 0..10 {
+        world.pass(SECOND);
+    }
+    assert_eq!(world.reports, reports);
 }

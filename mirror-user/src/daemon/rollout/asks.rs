@@ -1,22 +1,47 @@
-//! Who is asked for what the kernel does not know: the agent, Prometheus, hooks. Each in a task of
+//! Who is asked for what the kernel does not know: the agent, Prometheus, hooks, servers. Each in a task of
 //! its own, one at a time; what they say comes back as [`Heard`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::finish::Probed;
+use super::finish::{Probe, Probed};
 use super::prometheus::Prometheus;
 use super::{counted, hooks, http};
 use crate::agent_api::{self, Access};
-use crate::daemon::Daemon;
+use crate::config::Mirror;
+use crate::control::Finish;
+use crate::daemon::core::{Core, Effect};
+use crate::daemon::settings::Ticket;
 use crate::rollout::machine::{Call, Rollout, State, Step};
-use crate::rollout::plan::{self, HookPoint, MetricGate, fill};
+use crate::rollout::plan::{self, Endpoint, Hook, HookPoint, MetricGate, fill};
 use crate::rollout::record::{Answer, Called, Event, Reading, Window};
 use crate::rollout::waits::{Held, Kind};
 use crate::shadow::summary::{ServiceSummary, Summary};
+
+/// What somebody is asked, for which service's rollout.
+#[derive(Debug)]
+pub(in crate::daemon) struct Question {
+    pub(super) service: String,
+    /// The rollout's id.
+    pub(super) id: String,
+    pub(super) asks: Asks,
+}
+
+#[derive(Debug)]
+pub(super) enum Asks {
+    /// The agent, for its summary, by this key of ours.
+    Agent(Box<Mirror>, PathBuf),
+    /// Prometheus there, for what a gate goes by, of stable and of the canary.
+    Metric(Box<MetricGate>, Endpoint, [String; 2]),
+    /// A hook, which has this place in the plan, is called.
+    Hook(Box<Hook>, usize, HookPoint, serde_json::Value),
+    /// The servers at the service's own address, before the rollout ends by this order.
+    Servers(Ticket, Finish, Result<Probe, String>),
+}
 
 /// What somebody said, of which service's rollout.
 #[derive(Debug)]
@@ -35,23 +60,83 @@ pub(super) enum What {
     Probed(Probed),
 }
 
-/// Where answers go, and by which means questions are asked.
+/// Asks.
 #[derive(Debug)]
-pub(super) struct Heeded {
-    pub(super) heard: mpsc::UnboundedSender<Heard>,
-    pub(super) client: reqwest::Client,
+pub(in crate::daemon) struct Asker {
+    heard: mpsc::UnboundedSender<Heard>,
+    client: reqwest::Client,
+    /// What the last rollouts of services ask, by the rollout's id.
+    prometheus: BTreeMap<String, (String, Arc<Prometheus>)>,
 }
 
-impl Heeded {
-    pub(super) fn new() -> reqwest::Result<(Self, mpsc::UnboundedReceiver<Heard>)> {
-        let (sender, heard) = mpsc::unbounded_channel();
-        let client = http::client()?;
-        let heeded = Self {
-            heard: sender,
-            client,
-        };
-        Ok((heeded, heard))
+impl Asker {
+    /// What is heard is sent to `heard`.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(in crate::daemon) fn new(heard: mpsc::UnboundedSender<Heard>) -> reqwest::Result<Self> {
+        Ok(Self {
+            heard,
+            client: http::client()?,
+            prometheus: BTreeMap::new(),
+        })
     }
+
+    /// Asks in a task.
+    pub(in crate::daemon) fn ask(&mut self, question: Question) {
+        let Question { service, id, asks } = question;
+        let (client, heard) = (self.client.clone(), self.heard.clone());
+        let prometheus = match &asks {
+            Asks::Metric(_, base, _) => Some(self.prometheus(&service, &id, base)),
+            _ => None,
+        };
+        tokio::spawn(async move {
+            let what = match (asks, prometheus) {
+                (Asks::Agent(mirror, key_file), _) => {
+                    What::Summary(Box::new(summary(&mirror, &key_file).await))
+                }
+                (Asks::Metric(gate, _, versions), Some(prometheus)) => {
+                    let reading = read(&prometheus, &gate, &service, &versions).await;
+                    What::Metric(gate.name, reading)
+                }
+                (Asks::Metric(..), None) => return,
+                (Asks::Hook(wanted, hook, point, body), _) => What::Called(Called {
+                    hook,
+                    point,
+                    answer: hooks::call(&client, &wanted, &body).await.into(),
+                }),
+                (Asks::Servers(ticket, finish, probe), _) => What::Probed(Probed {
+                    ticket,
+                    finish,
+                    outcome: match probe {
+                        Ok(probe) => probe.ask(&client).await,
+                        Err(why) => Err(why),
+                    },
+                }),
+            };
+            let _ = heard.send(Heard { service, id, what });
+        });
+    }
+
+    fn prometheus(&mut self, service: &str, id: &str, base: &Endpoint) -> Arc<Prometheus> {
+        match self.prometheus.get(service) {
+            Some((of, known)) if of == id => Arc::clone(known),
+            _ => {
+                let made = Arc::new(Prometheus::new(self.client.clone(), base));
+                let known = (id.to_owned(), Arc::clone(&made));
+                self.prometheus.insert(service.to_owned(), known);
+                made
+            }
+        }
+    }
+}
+
+async fn summary(mirror: &Mirror, key_file: &Path) -> Result<Summary, String> {
+    let said = async {
+        let access = Access::of(mirror, key_file)?;
+        agent_api::summary(&mirror.agent, &access).await
+    };
+    said.await.map_err(|error| error.to_string())
 }
 
 /// What one rollout has asked, and what it has heard.
@@ -64,7 +149,6 @@ pub(super) struct Asked {
     summary: Option<Result<(Timestamp, ServiceSummary), String>>,
     known: Option<(Timestamp, ServiceSummary)>,
     readings: BTreeMap<String, Reading>,
-    prometheus: Option<Arc<Prometheus>>,
 }
 
 impl Asked {
@@ -140,7 +224,7 @@ impl Asked {
     }
 }
 
-impl Daemon {
+impl Core {
     /// Somebody has answered.
     pub(in crate::daemon) fn heard(&mut self, heard: Heard) {
         let Heard { service, id, what } = heard;
@@ -165,6 +249,11 @@ impl Daemon {
         self.ask_metrics(service);
     }
 
+    pub(super) fn ask(&mut self, service: &str, id: String, asks: Asks) {
+        let service = service.to_owned();
+        self.effect(Effect::Ask(Question { service, id, asks }));
+    }
+
     fn ask_agent(&mut self, service: &str) {
         let config = self
             .config
@@ -175,27 +264,15 @@ impl Daemon {
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return;
         };
-        let is_wanted =
-            running.rollout.started().plan.shadow.is_some() && running.rollout.step().is_some();
+        let started = running.rollout.started();
+        let is_wanted = started.plan.shadow.is_some() && running.rollout.step().is_some();
         let (false, true, Some(mirror)) = (running.asked.agent, is_wanted, mirror) else {
             return;
         };
         running.asked.agent = true;
-        let (heard, id) = (
-            self.rollouts.heeded.heard.clone(),
-            running.rollout.started().id.clone(),
-        );
-        let service = service.to_owned();
+        let id = started.id.clone();
         let key_file = self.config.key_file.clone();
-        tokio::spawn(async move {
-            let said = async {
-                let access = Access::of(&mirror, &key_file)?;
-                agent_api::summary(&mirror.agent, &access).await
-            };
-            let said = said.await.map_err(|error| error.to_string());
-            let what = What::Summary(Box::new(said));
-            let _ = heard.send(Heard { service, id, what });
-        });
+        self.ask(service, id, Asks::Agent(Box::new(mirror), key_file));
     }
 
     fn ask_metrics(&mut self, service: &str) {
@@ -203,32 +280,18 @@ impl Daemon {
             return;
         };
         let started = running.rollout.started();
-        let has_clients = running
-            .rollout
-            .step()
-            .is_some_and(|step| step.has_clients());
+        let mut steps = running.rollout.step().into_iter();
+        let has_clients = steps.any(|step| step.has_clients());
         let (true, Some(base)) = (has_clients, &started.plan.prometheus) else {
             return;
         };
-        let client = &self.rollouts.heeded.client;
-        let prometheus = running
-            .asked
-            .prometheus
-            .get_or_insert_with(|| Arc::new(Prometheus::new(client.clone(), base)));
-        for gate in &started.plan.gates {
-            if !running.asked.metrics.insert(gate.name.clone()) {
-                continue;
-            }
-            let gate = gate.clone();
-            let prometheus = Arc::clone(prometheus);
-            let versions = [started.stable.clone(), started.canary.version.clone()];
-            let (heard, id) = (self.rollouts.heeded.heard.clone(), started.id.clone());
-            let service = service.to_owned();
-            tokio::spawn(async move {
-                let reading = read(&prometheus, &gate, &service, &versions).await;
-                let what = What::Metric(gate.name, reading);
-                let _ = heard.send(Heard { service, id, what });
-            });
+        let (id, base) = (started.id.clone(), base.clone());
+        let versions = [started.stable.clone(), started.canary.version.clone()];
+        let mut gates = started.plan.gates.clone();
+        gates.retain(|gate| running.asked.metrics.insert(gate.name.clone()));
+        for gate in gates {
+            let asks = Asks::Metric(Box::new(gate), base.clone(), versions.clone());
+            self.ask(service, id.clone(), asks);
         }
     }
 
@@ -247,6 +310,7 @@ impl Daemon {
         if !running.is_durable() {
             return;
         }
+        let mut asks = Vec::new();
         for Call { hook, point } in running.rollout.calls(now) {
             let started = running.rollout.started();
             let Some(wanted) = started.plan.hooks.get(hook).cloned() else {
@@ -256,18 +320,11 @@ impl Daemon {
                 continue;
             }
             let body = serde_json::json!(notice(&running.rollout, point, now));
-            let client = self.rollouts.heeded.client.clone();
-            let (heard, id) = (self.rollouts.heeded.heard.clone(), started.id.clone());
-            let service = service.to_owned();
-            tokio::spawn(async move {
-                let answer = hooks::call(&client, &wanted, &body).await.into();
-                let what = What::Called(Called {
-                    hook,
-                    point,
-                    answer,
-                });
-                let _ = heard.send(Heard { service, id, what });
-            });
+            asks.push(Asks::Hook(Box::new(wanted), hook, point, body));
+        }
+        let id = running.rollout.started().id.clone();
+        for asks in asks {
+            self.ask(service, id.clone(), asks);
         }
     }
 }

@@ -4,40 +4,45 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use nix::time::{ClockId, clock_gettime};
+
+use crate::daemon::now::Now;
 
 /// Since the daemon's start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(in crate::daemon) struct Clock {
     base: Timestamp,
     since: Instant,
+    now: Instant,
 }
 
 impl Clock {
     /// Begins at the wall clock's time, but not before `earliest`: what is known to have been.
-    pub(super) fn start(earliest: Option<Timestamp>) -> Self {
-        Self::at(Timestamp::now(), earliest, Instant::now())
+    pub(super) fn start(earliest: Option<Timestamp>, now: Now) -> Self {
+        let base = earliest.map_or(now.wall, |earliest| earliest.max(now.wall));
+        Self::at(base, now.at)
     }
 
     /// Goes on after a restart, or a reboot, where `last` was written: the shorter span counts, of the wall
     /// clock's and of that which the host was up.
-    pub(super) fn resume(last: Moment) -> Self {
-        let base = last.and_since(Timestamp::now(), up());
-        Self::at(base, None, Instant::now())
+    pub(super) fn resume(last: Moment, now: Now) -> Self {
+        Self::at(last.and_since(now.wall, now.up), now.at)
     }
 
-    fn at(wall: Timestamp, earliest: Option<Timestamp>, since: Instant) -> Self {
+    fn at(base: Timestamp, since: Instant) -> Self {
         Self {
-            base: earliest.map_or(wall, |earliest| earliest.max(wall)),
+            base,
             since,
+            now: since,
         }
     }
 
-    pub(super) fn now(&self) -> Timestamp {
-        self.after(self.since.elapsed())
+    /// What time it is from now on, until this is called again.
+    pub(in crate::daemon) fn set(&mut self, now: Now) {
+        self.now = now.at;
     }
 
-    fn after(&self, elapsed: Duration) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
+        let elapsed = self.now.duration_since(self.since);
         // At the end of all time it stands still.
         self.base.checked_add(elapsed).unwrap_or(self.base)
     }
@@ -65,18 +70,8 @@ impl Moment {
     }
 }
 
-/// How long the host is up, its sleep included.
-pub(super) fn up() -> Option<Duration> {
-    let up = clock_gettime(ClockId::CLOCK_BOOTTIME);
-    up.ok().map(Duration::from)
-}
-
 /// The wall clock's time, where it is not what the rollouts go by.
-pub(super) fn wall(clock: Timestamp) -> Option<Timestamp> {
-    differing(clock, Timestamp::now())
-}
-
-fn differing(clock: Timestamp, wall: Timestamp) -> Option<Timestamp> {
+pub(super) fn differing(clock: Timestamp, wall: Timestamp) -> Option<Timestamp> {
     let apart = clock.duration_since(wall).unsigned_abs();
     (apart.as_secs() >= 2).then_some(wall)
 }
@@ -89,20 +84,32 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
+    fn now(wall: i64) -> Now {
+        Now {
+            wall: timestamp(wall),
+            ..Now::read()
+        }
+    }
+
     #[test]
     fn it_goes_by_the_monotonic_clock() {
-        let clock = Clock::at(timestamp(0), None, Instant::now());
-        assert_eq!(clock.after(Duration::from_secs(90)), timestamp(90));
-        assert_eq!(clock.after(Duration::MAX), timestamp(0));
+        let begun = now(0);
+        let mut clock = Clock::start(None, begun);
+        let mut after = |elapsed, wall| {
+            let at = begun.at + elapsed;
+            clock.set(Now { at, ..now(wall) });
+            clock.now()
+        };
+        assert_eq!(after(Duration::from_secs(90), 7_200), timestamp(90));
+        assert_eq!(after(Duration::from_secs(91), -7_200), timestamp(91));
     }
 
     /// The wall clock was set back while no daemon ran.
     #[test]
     fn it_does_not_begin_before_what_was() {
-        let begun =
-            |earliest| Clock::at(timestamp(0), earliest, Instant::now()).after(Duration::ZERO);
-        assert_eq!(begun(Some(timestamp(3_600))), timestamp(3_600));
-        assert_eq!(begun(Some(timestamp(-3_600))), timestamp(0));
+        let begun = |earliest| Clock::start(Some(timestamp(earliest)), now(0)).now();
+        assert_eq!(begun(3_600), timestamp(3_600));
+        assert_eq!(begun(-3_600), timestamp(0));
     }
 
     /// Whatever was done to the wall clock meanwhile, and also after a reboot.

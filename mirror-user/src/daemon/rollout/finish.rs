@@ -4,24 +4,24 @@
 //! processes must have been started after the rollout was.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
 use reqwest::header::CONNECTION;
 
-use super::asks::{Heard, What};
+use super::asks::Asks;
 use super::http;
 use super::orders::done;
 use crate::config::ServiceAddress;
-use crate::control::{Done, Finish, Refusal, RolloutOrder};
-use crate::daemon::Daemon;
-use crate::daemon::core::{Effect, Input, Ticket};
+use crate::control::{Done, Finish, Refusal};
+use crate::daemon::core::Core;
 use crate::daemon::servers::Versioned;
+use crate::daemon::settings::Ticket;
 use crate::rollout::machine::State;
 use crate::rollout::plan::FinishProbe;
 use crate::rollout::record::{By, Event, Order, Want};
 use crate::servers;
-use crate::sock_diag::{self, Listener};
+use crate::sock_diag::Listener;
 use crate::state::Swap;
 
 /// Several processes may share an address, old ones and new: so many connections are tried at each.
@@ -36,50 +36,34 @@ const MOST: usize = 1 << 20;
 /// What was asked of the servers at a service's own address, and by whose order.
 #[derive(Debug)]
 pub(super) struct Probed {
-    ticket: Ticket,
-    finish: Finish,
-    outcome: Result<(), String>,
+    pub(super) ticket: Ticket,
+    pub(super) finish: Finish,
+    pub(super) outcome: Result<(), String>,
 }
 
-impl Daemon {
-    /// Has the servers at a service's own address asked for their version before `order` is carried out, where
-    /// it ends a rollout whose plan says how. Gives back what needs no question.
-    pub(in crate::daemon) fn probe_first(
+impl Core {
+    /// Ends a rollout. Where its plan says how, the servers at the service's own address are asked for their
+    /// version first: nothing = the answer comes later.
+    pub(super) fn finish_rollout(
         &mut self,
         ticket: Ticket,
         service: &str,
-        order: RolloutOrder,
-    ) -> Option<RolloutOrder> {
-        let RolloutOrder::Finish(finish) = order else {
-            return Some(order);
-        };
-        let Some((id, question)) = self.question(service, &finish) else {
-            return Some(RolloutOrder::Finish(finish));
-        };
-        let (heard, service) = (self.rollouts.heeded.heard.clone(), service.to_owned());
-        let client = self.rollouts.heeded.client.clone();
-        tokio::spawn(async move {
-            let asked = match question {
-                Ok(question) => tokio::time::timeout(PATIENCE, question.ask(&client)).await,
-                Err(why) => Ok(Err(why)),
-            };
-            let late = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
-            let what = What::Probed(Probed {
-                ticket,
-                finish,
-                outcome: asked.unwrap_or_else(late),
-            });
-            let _ = heard.send(Heard { service, id, what });
-        });
-        None
+        finish: Finish,
+    ) -> Option<Result<Done, Refusal>> {
+        if let Some((id, question)) = self.question(service, &finish) {
+            let asked = Asks::Servers(ticket, finish, question);
+            self.ask(service, id, asked);
+            return None;
+        }
+        Some(match self.not_proven(service) {
+            Ok(Some(why)) if !finish.force => Err(self.not_there(service, &why)),
+            Ok(_) => self.end_rollout(service, finish.by),
+            Err(refusal) => Err(refusal),
+        })
     }
 
     /// The rollout's id and what is asked before it ends; nothing where nobody is.
-    fn question(
-        &self,
-        service: &str,
-        finish: &Finish,
-    ) -> Option<(String, Result<Question, String>)> {
+    fn question(&self, service: &str, finish: &Finish) -> Option<(String, Result<Probe, String>)> {
         let rollout = &self.rollouts.running.get(service)?.rollout;
         let started = rollout.started();
         let probe = started.plan.finish_probe.clone()?;
@@ -94,8 +78,8 @@ impl Daemon {
             )
         } else {
             let addresses = &self.find(service).ok()?.config.addresses;
-            let listeners = sock_diag::listeners().unwrap_or_default();
-            Ok(Question {
+            let listeners = self.kernel.listeners().unwrap_or_default();
+            Ok(Probe {
                 ways: ways(addresses, &listeners),
                 expect: probe
                     .expect
@@ -121,25 +105,7 @@ impl Daemon {
             Ok(()) => self.end_rollout(service, finish.by),
             Err(why) => Err(self.not_there(service, &format!("finish_probe: {why}"))),
         };
-        match told {
-            Ok(done) => {
-                let record = self.rollouts.unwritten(service);
-                self.take(Input::Told(ticket, done, record));
-            }
-            Err(refusal) => self.perform(vec![Effect::Answer(ticket, Err(refusal))]),
-        }
-    }
-
-    /// The same without a question.
-    pub(super) fn finish_rollout(
-        &mut self,
-        service: &str,
-        finish: Finish,
-    ) -> Result<Done, Refusal> {
-        if let (Some(why), false) = (self.not_proven(service)?, finish.force) {
-            return Err(self.not_there(service, &why));
-        }
-        self.end_rollout(service, finish.by)
+        self.told_rollout(ticket, service, told);
     }
 
     fn not_there(&self, service: &str, why: &str) -> Refusal {
@@ -169,16 +135,16 @@ impl Daemon {
             now: now.clone(),
         };
         let persist = self
-            .core
-            .change(Instant::now(), |set| set.set_swap(service, swap));
-        self.perform(persist);
+            .settings
+            .change(self.now.at, |set| set.set_swap(service, swap));
+        self.carry_out(persist);
         self.tell(service, Event::Ordered(Order { want, by }));
         self.take_over_again();
         let said = vec![
             format!("{service}: {now} is stable now, and nothing is steered any more"),
             format!(
                 "write version = \"{now}\" under [service.stable] in {}",
-                self.options.config.display()
+                self.path.display()
             ),
         ];
         Ok(done(said, Vec::new()))
@@ -206,11 +172,15 @@ impl Daemon {
                 "nobody listens at the service's own address".to_owned(),
             ));
         };
-        let age = servers::uptime().saturating_sub(oldest.started);
+        let age = self
+            .now
+            .up
+            .unwrap_or_default()
+            .saturating_sub(oldest.started);
         let lasts = self.now().duration_since(rollout.began());
         let lasts = Duration::try_from(lasts).unwrap_or_default();
         Ok((age > lasts).then(|| {
-            let name = servers::name(oldest.pid).unwrap_or_default();
+            let name = self.kernel.process_name(oldest.pid).unwrap_or_default();
             format!(
                 "who listens at the service's own address was started before the rollout was (process {}, {name:?})",
                 oldest.pid
@@ -221,7 +191,7 @@ impl Daemon {
 
 /// What is asked, and where.
 #[derive(Debug)]
-struct Question {
+pub(super) struct Probe {
     /// For each place where somebody listens: addresses that lead there, of which the first that accepts counts.
     ways: Vec<Vec<SocketAddr>>,
     probe: FinishProbe,
@@ -256,12 +226,18 @@ fn ways(addresses: &[ServiceAddress], listeners: &[Listener]) -> Vec<Vec<SocketA
     ways
 }
 
-impl Question {
+impl Probe {
     /// Asks everybody, several times.
     ///
     /// # Errors
     /// Why that proves nothing, without what was answered.
-    async fn ask(&self, client: &reqwest::Client) -> Result<(), String> {
+    pub(super) async fn ask(&self, client: &reqwest::Client) -> Result<(), String> {
+        let late = |_| Err(format!("no answer within {} s", PATIENCE.as_secs()));
+        let asked = tokio::time::timeout(PATIENCE, self.ask_all(client)).await;
+        asked.unwrap_or_else(late)
+    }
+
+    async fn ask_all(&self, client: &reqwest::Client) -> Result<(), String> {
         if self.ways.is_empty() {
             return Err("nobody listens at the service's own address".to_owned());
         }

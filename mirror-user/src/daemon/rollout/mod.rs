@@ -15,34 +15,37 @@ mod http;
 mod journal;
 mod orders;
 mod overlay;
+mod past;
 mod prometheus;
 mod records;
 mod traffic;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mirror_common::steer::flag;
-use tokio::sync::mpsc;
 
-use self::asks::{Heard, Heeded};
+pub(super) use self::asks::{Asker, Heard, Question};
 use self::clock::{Clock, Moment};
 use self::counted::Counted;
-use self::journal::{Journal, Written};
-use self::records::Records;
+pub(super) use self::journal::{Journal, Lines, Written};
+#[cfg(test)]
+pub(super) use self::past::{Earlier, Last};
+pub(super) use self::past::{Found, LookedBack, Past, Query};
+pub(super) use self::records::Records;
 use self::traffic::Samples;
 pub(super) use self::watch::LOOK;
-use super::Daemon;
-use super::core::Input;
+use super::core::{Core, Effect};
+use super::now::Now;
+use super::settings::Update;
 use crate::config::{Node, Service, Share};
 use crate::control::RolloutState;
 use crate::rollout::gates::elapsed;
 use crate::rollout::machine::{Rollout, State};
-use crate::rollout::plan::{Plan, Target};
+use crate::rollout::plan::Target;
 use crate::rollout::record::{Decision, Entry, Event, Line};
 use crate::state::Overrides;
 
@@ -56,22 +59,13 @@ const SELDOM: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Rollouts {
     records: Records,
-    journal: Journal,
-    /// What became of lines.
-    pub(super) written: mpsc::UnboundedReceiver<Written>,
-    /// What somebody who was asked says.
-    pub(super) heard: mpsc::UnboundedReceiver<Heard>,
-    heeded: Heeded,
     running: BTreeMap<String, Running>,
     /// What stable has done of late, of services that are measured.
     traffic: BTreeMap<String, Samples>,
     /// Services whose record cannot be understood: their steering stays as the kernel has it.
     unreadable: BTreeMap<String, String>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
-
-/// A rollout, where its record is, and when its last line was written.
-type LastRollout = (Rollout, PathBuf, Option<Moment>);
 
 /// One rollout, and what is known beside it.
 #[derive(Debug)]
@@ -128,10 +122,10 @@ impl Running {
 
     /// How often it is told what happened: while its record has not been written for long, lines that wait for
     /// the disk are few.
-    fn tick(&self) -> Duration {
+    fn tick(&self, now: Instant) -> Duration {
         let tick = self.rollout.started().plan.tick;
         match &self.trouble {
-            Some((_, since)) if since.elapsed() > LONG_UNWRITTEN => tick.max(SELDOM),
+            Some((_, since)) if now.duration_since(*since) > LONG_UNWRITTEN => tick.max(SELDOM),
             _ => tick,
         }
     }
@@ -144,76 +138,46 @@ impl Running {
 
 impl Rollouts {
     /// Takes up what the records say.
-    pub(super) fn open(config: &Node) -> io::Result<Self> {
-        let (sender, written) = mpsc::unbounded_channel();
-        let (heeded, heard) = Heeded::new().map_err(io::Error::other)?;
+    pub(super) fn new(config: &Node, past: Past, now: Now) -> Self {
         let mut rollouts = Self {
             records: Records::new(&config.state_dir),
-            journal: Journal::start(sender)?,
-            written,
-            heard,
-            heeded,
             running: BTreeMap::new(),
             traffic: BTreeMap::new(),
             unreadable: BTreeMap::new(),
-            clock: Clock::start(None),
+            clock: Clock::start(None, now),
         };
-        rollouts.take_up_all(config);
+        rollouts.take_up(past);
         let running = rollouts.running.values();
         let watched = running.filter(|running| running.rollout.is_watched());
         rollouts.clock = match watched.filter_map(|running| running.last).max() {
-            Some(last) => Clock::resume(last),
+            Some(last) => Clock::resume(last, now),
             None => {
                 let running = rollouts.running.values();
-                Clock::start(running.map(|running| running.rollout.entered()).max())
+                Clock::start(running.map(|running| running.rollout.entered()).max(), now)
             }
         };
-        Ok(rollouts)
+        rollouts
     }
 
     /// Services that the config names anew may have been here before.
-    fn take_up_all(&mut self, config: &Node) {
-        for Service { name, .. } in &config.services {
-            if !self.running.contains_key(name) && !self.unreadable.contains_key(name) {
-                self.take_up(name);
+    pub(super) fn take_up(&mut self, past: Past) {
+        for (service, last) in past {
+            if self.running.contains_key(&service) || self.unreadable.contains_key(&service) {
+                continue;
+            }
+            match last {
+                Ok(None) => {}
+                Ok(Some(last)) => {
+                    let mut running = Running::new(last.rollout, last.path, self.clock.now());
+                    running.last = last.written;
+                    self.running.insert(service, running);
+                }
+                Err(why) => {
+                    tracing::error!(service, "its steering stays as it is: {why}");
+                    self.unreadable.insert(service, why);
+                }
             }
         }
-    }
-
-    fn take_up(&mut self, service: &str) {
-        let taken_up = self.last_of(service);
-        match taken_up {
-            Ok(None) => {}
-            Ok(Some((rollout, path, last))) => {
-                let mut running = Running::new(rollout, path, self.clock.now());
-                running.last = last;
-                self.running.insert(service.to_owned(), running);
-            }
-            Err(error) => {
-                let why = format!("{error:#}");
-                tracing::error!(service, "its steering stays as it is: {why}");
-                self.unreadable.insert(service.to_owned(), why);
-            }
-        }
-    }
-
-    fn last_of(&self, service: &str) -> anyhow::Result<Option<LastRollout>> {
-        let Some(path) = self.records.of(service)?.pop() else {
-            return Ok(None);
-        };
-        let lines = records::read(&path)?;
-        if lines.is_empty() {
-            // The daemon was ended before it could write how this began: nothing did.
-            std::fs::remove_file(&path)?;
-            return self.last_of(service);
-        }
-        let rollout =
-            Rollout::replay(&lines).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
-        let last = lines.last().map(|line| Moment {
-            time: line.time,
-            up: line.up_ms.map(Duration::from_millis),
-        });
-        Ok(Some((rollout, path, last)))
     }
 
     /// The config as rollouts change it.
@@ -317,24 +281,11 @@ impl Rollouts {
         self.running.keys().cloned().collect()
     }
 
-    /// Keeps a new rollout's addresses beside its record, for the daemon after this one.
-    fn keep_secrets(&self, record: &Path, plan: &Plan) {
-        let Some(secrets) = plan.secrets() else {
-            return;
-        };
-        // Strings only: there is nothing that could fail.
-        let text = serde_json::to_string(&secrets).unwrap_or_default();
-        self.journal
-            .append(&records::secrets(record), text, true, 0);
-    }
-
-    /// Hands lines to the journal.
-    fn append(&mut self, service: &str, lines: &[Line]) {
-        let Some(running) = self.running.get_mut(service) else {
-            return;
-        };
+    /// What a record gets.
+    fn append(&mut self, service: &str, lines: &[Line]) -> Option<Effect> {
+        let running = self.running.get_mut(service)?;
         if lines.is_empty() {
-            return;
+            return None;
         }
         let mut text = String::new();
         for line in lines {
@@ -342,16 +293,20 @@ impl Rollouts {
             text += &serde_json::to_string(line).unwrap_or_default();
             text.push('\n');
         }
-        let sync = lines.iter().any(|line| line.matters());
+        let sync = lines.iter().any(Line::matters);
         running.number += 1;
         let share = running.rollout.share();
         running.shares.push_back((running.number, share));
-        self.journal
-            .append(&running.path, text, sync, running.number);
+        Some(Effect::Append(Lines {
+            path: running.path.clone(),
+            text,
+            sync,
+            number: running.number,
+        }))
     }
 
     /// Lines are on the disk, or not yet. Says whether something follows from that.
-    fn landed(&mut self, written: Written) -> bool {
+    fn landed(&mut self, written: Written, now: Instant) -> bool {
         let path = &written.path;
         let Some(running) = self
             .running
@@ -365,7 +320,7 @@ impl Rollouts {
             if since.is_none() {
                 tracing::error!("a rollout's record cannot be written: {why}");
             }
-            running.trouble = Some((why, since.unwrap_or_else(Instant::now)));
+            running.trouble = Some((why, since.unwrap_or(now)));
             return true;
         }
         running.trouble = None;
@@ -392,11 +347,10 @@ impl Line {
     }
 }
 
-impl Daemon {
+impl Core {
     /// What the file says, as rollouts change it.
     pub(super) fn overlay(&mut self) {
-        self.rollouts.take_up_all(&self.file);
-        self.config = self.rollouts.effective(&self.file, self.core.holds());
+        self.config = self.rollouts.effective(&self.file, self.settings.holds());
     }
 
     /// After another version has come on trial, or has left it.
@@ -414,14 +368,14 @@ impl Daemon {
     pub(super) fn resume_rollouts(&mut self) {
         for service in self.rollouts.names() {
             // By the command line, while there was no daemon.
-            if self.core.holds().is_off() {
+            if self.settings.holds().is_off() {
                 self.abort_rollout(&service, "everything was switched off");
                 continue;
             }
             let Some(row) = self.row(&service) else {
                 continue;
             };
-            let steering = self.plane.steering(row);
+            let steering = self.kernel.steering(row);
             let was_taken_back =
                 steering.is_ok_and(|steering| steering.flags & flag::TAKEN_BACK != 0);
             let running = self.rollouts.running.get(&service);
@@ -456,13 +410,14 @@ impl Daemon {
         let decisions = running.rollout.tell(&event, now);
         let mut lines = Vec::new();
         if !is_idle || !decisions.is_empty() {
-            lines.push(line(now, Entry::Event(event)));
+            lines.push(self.line(Entry::Event(event)));
         }
         say(service, &decisions);
         let entries = decisions.into_iter().map(Entry::Decision);
-        lines.extend(entries.map(|entry| line(now, entry)));
+        lines.extend(entries.map(|entry| self.line(entry)));
         lines.extend(self.take_back(service, was_on, now));
-        self.rollouts.append(service, &lines);
+        let written = self.rollouts.append(service, &lines);
+        self.effects.extend(written);
         self.end_canary(service, was_on);
     }
 
@@ -479,7 +434,6 @@ impl Daemon {
         let (true, Some(row)) = (is_due, self.row(service)) else {
             return Vec::new();
         };
-        let begun = Instant::now();
         if let Err(error) = self.lower(row, 0) {
             tracing::error!(
                 service,
@@ -487,12 +441,7 @@ impl Daemon {
             );
             return Vec::new();
         }
-        let written_us = begun.elapsed().as_micros();
-        tracing::info!(
-            service,
-            written_us,
-            "rollout: no new connections go to the canary"
-        );
+        tracing::info!(service, "rollout: no new connections go to the canary");
         let Some(running) = self.rollouts.running.get_mut(service) else {
             return Vec::new();
         };
@@ -502,8 +451,8 @@ impl Daemon {
         let decisions = running.rollout.tell(&Event::TakenBack, now);
         say(service, &decisions);
         let entries = decisions.into_iter().map(Entry::Decision);
-        let mut lines = vec![line(now, Entry::Event(Event::TakenBack))];
-        lines.extend(entries.map(|entry| line(now, entry)));
+        let mut lines = vec![self.line(Entry::Event(Event::TakenBack))];
+        lines.extend(entries.map(|entry| self.line(entry)));
         lines
     }
 
@@ -532,9 +481,9 @@ impl Daemon {
     pub(super) fn landed(&mut self, written: Written) {
         if let (Some(service), None) = (self.rollouts.service_of(&written.path), &written.failure) {
             let number = written.number;
-            self.take(Input::Recorded(service, number));
+            self.take(Update::Recorded(service, number));
         }
-        if self.rollouts.landed(written) {
+        if self.rollouts.landed(written, self.now.at) {
             self.settle();
             self.call_hooks();
         }
@@ -544,16 +493,16 @@ impl Daemon {
     fn now(&self) -> Timestamp {
         self.rollouts.clock.now()
     }
-}
 
-fn line(time: Timestamp, entry: Entry) -> Line {
-    let wall = clock::wall(time);
-    let up_ms = clock::up().map(|up| up.as_millis() as u64);
-    Line {
-        time,
-        wall,
-        up_ms,
-        entry,
+    /// What a record gets of it.
+    fn line(&self, entry: Entry) -> Line {
+        let time = self.now();
+        Line {
+            time,
+            wall: clock::differing(time, self.now.wall),
+            up_ms: self.now.up.map(|up| up.as_millis() as u64),
+            entry,
+        }
     }
 }
 
@@ -581,9 +530,4 @@ fn say(service: &str, decisions: &[Decision]) {
 /// What a new rollout is called, and its record: by its time and version.
 fn id(now: Timestamp, version: &str) -> String {
     format!("{}-{version}", now.strftime("%Y%m%dT%H%M%SZ"))
-}
-
-/// Whether a file of this name can be there.
-fn is_file_name(id: &str) -> bool {
-    Path::new(id).file_name().is_some_and(|name| name == id)
 }

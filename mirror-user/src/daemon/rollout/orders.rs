@@ -1,45 +1,91 @@
 //! What people and pipelines want of a rollout.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use anyhow::Context as _;
-use jiff::Timestamp;
-
-use super::records::{self, Records};
-use super::{Running, id, line};
+use super::journal::Lines;
+use super::past::{Earlier, LookedBack, Query};
+use super::{Running, id, overlay, records};
 use crate::config::{Protocol, Share};
 use crate::control::{
-    CanaryChange, Done, Promote, Refusal, Reply, Rest, RolloutOrder, RolloutOutcome,
-    RolloutSummary, Start,
+    CanaryChange, Done, Promote, Refusal, Rest, RolloutOrder, RolloutOutcome, Start,
 };
 use crate::daemon::canary::fresh_key;
+use crate::daemon::core::{Core, Effect};
 use crate::daemon::place;
-use crate::daemon::{Daemon, rollout::overlay};
+use crate::daemon::settings::{Ticket, Update};
 use crate::rollout::machine::Rollout;
 use crate::rollout::plan::{Plan, Target};
 use crate::rollout::record::{By, Entry, Event, Order, Started, Want};
 
-impl Daemon {
-    /// Carries out an order.
-    pub(in crate::daemon) fn order(
+impl Core {
+    /// Carries out an order: at once, or when it is known what it depends on.
+    pub(in crate::daemon) fn order(&mut self, ticket: Ticket, service: &str, order: RolloutOrder) {
+        if let Some(told) = self.try_order(ticket, service, order) {
+            self.told_rollout(ticket, service, told);
+        }
+    }
+
+    /// A rollout was told something: the answer waits for its record.
+    pub(super) fn told_rollout(
         &mut self,
+        ticket: Ticket,
+        service: &str,
+        told: Result<Done, Refusal>,
+    ) {
+        match told {
+            Ok(done) => {
+                let record = self.rollouts.unwritten(service);
+                self.take(Update::Told(ticket, done, record));
+            }
+            Err(refusal) => self.effect(Effect::Answer(ticket, Err(refusal))),
+        }
+    }
+
+    /// Nothing = somebody is asked first.
+    fn try_order(
+        &mut self,
+        ticket: Ticket,
         service: &str,
         order: RolloutOrder,
-    ) -> Result<Done, Refusal> {
-        self.find(service)?;
+    ) -> Option<Result<Done, Refusal>> {
+        if let Err(refusal) = self.find(service) {
+            return Some(Err(refusal));
+        }
         let (want, by) = match order {
-            RolloutOrder::Start(start) => return self.start_rollout(service, *start),
-            RolloutOrder::Finish(finish) => return self.finish_rollout(service, finish),
+            RolloutOrder::Start(start) => {
+                let before = Query::Before(service.to_owned(), start);
+                self.effect(Effect::Read(ticket, before));
+                return None;
+            }
+            RolloutOrder::Finish(finish) => return self.finish_rollout(ticket, service, finish),
             RolloutOrder::Pause(by) => (Want::Pause, by),
             RolloutOrder::Resume(by) => (Want::Resume, by),
             RolloutOrder::Promote(Promote { all: false, by }) => (Want::Promote, by),
             RolloutOrder::Promote(Promote { all: true, by }) => (Want::PromoteAll, by),
             RolloutOrder::Abort(by) => {
-                self.check_stable(service, CanaryChange::Off(Rest::Finish))?;
+                let rest = CanaryChange::Off(Rest::Finish);
+                if let Err(refusal) = self.check_stable(service, rest) {
+                    return Some(Err(refusal));
+                }
                 (Want::Abort, by)
             }
         };
-        self.command(service, want, by)
+        Some(self.command(service, want, by))
+    }
+
+    /// It is known what was before a rollout that is to begin.
+    pub(in crate::daemon) fn looked_back(&mut self, ticket: Ticket, known: LookedBack) {
+        let LookedBack {
+            service,
+            start,
+            earlier,
+        } = known;
+        let told = match earlier {
+            Ok(earlier) => self.start_rollout(&service, *start, earlier),
+            Err(why) => Err(Refusal::Failed(why)),
+        };
+        self.told_rollout(ticket, &service, told);
     }
 
     fn command(&mut self, service: &str, want: Want, by: By) -> Result<Done, Refusal> {
@@ -94,7 +140,12 @@ impl Daemon {
         })
     }
 
-    fn start_rollout(&mut self, service: &str, start: Start) -> Result<Done, Refusal> {
+    fn start_rollout(
+        &mut self,
+        service: &str,
+        start: Start,
+        earlier: Earlier,
+    ) -> Result<Done, Refusal> {
         let invalid = |why: String| Refusal::Invalid(format!("{service}: {why}"));
         if let Some(why) = self.taken_by_rollout(service) {
             return Err(Refusal::Invalid(why));
@@ -105,7 +156,7 @@ impl Daemon {
                 "its last rollout cannot be read ({why}): {cure}"
             )));
         }
-        if self.core.holds().is_off() {
+        if self.settings.holds().is_off() {
             return Err(invalid(
                 "everything is off: `modelmirror mirror on` lifts it".to_owned(),
             ));
@@ -140,9 +191,12 @@ impl Daemon {
             return Err(invalid(why));
         }
         let stable = config.stable_version.clone();
-        let failed = failures(&self.rollouts.records, service, [&stable, &target.version])
-            .map_err(|error| Refusal::Failed(format!("{error:#}")))?;
-        if let Some(failed) = failed.last()
+        let mut failed = earlier.rollouts.iter().filter(|rollout| {
+            rollout.stable_version == stable
+                && rollout.canary.version == target.version
+                && rollout.outcome == Some(RolloutOutcome::RolledBack)
+        });
+        if let Some(failed) = failed.next_back()
             && !start.again
         {
             let reason = failed.reason.as_deref().unwrap_or("no reason is known");
@@ -151,121 +205,74 @@ impl Daemon {
                 target.version, failed.started
             )));
         }
-        self.begin(service, plan, target, stable, start.by)
+        let id = self.free_id(&target.version, &earlier.ids);
+        let started = Started {
+            id,
+            service: service.to_owned(),
+            stable,
+            canary: target,
+            plan,
+            by: start.by,
+        };
+        Ok(self.begin_rollout(started))
     }
 
-    fn begin(
-        &mut self,
-        service: &str,
-        plan: Plan,
-        canary: Target,
-        stable: String,
-        by: By,
-    ) -> Result<Done, Refusal> {
+    fn begin_rollout(&mut self, started: Started) -> Done {
         let now = self.now();
-        let version = canary.version.clone();
-        let (id, path) = self.free_id(service, &version, now);
-        let made = self.rollouts.records.make_room(service);
-        let mut warnings: Vec<String> = made
-            .err()
-            .map(|error| error.to_string())
-            .into_iter()
-            .collect();
+        let (service, version) = (started.service.as_str(), &started.canary.version);
+        let path = self.rollouts.records.path(service, &started.id);
+        self.effect(Effect::MakeRoom(service.to_owned()));
         // A share that somebody set earlier must not come back when the rollout ends.
         let known = self.names();
         let key = fresh_key();
-        let persist = self.core.change(Instant::now(), |set| {
+        let persist = self.settings.change(self.now.at, |set| {
             set.set_canary(service, Some(Share::NONE), known.iter().map(String::as_str));
-            set.set_salt(service, &version, key);
+            set.set_salt(service, version, key);
         });
-        self.perform(persist);
-        let started = Started {
-            id: id.clone(),
-            service: service.to_owned(),
-            stable,
-            canary,
-            plan,
-            by,
-        };
+        self.carry_out(persist);
         let forecast = self.forecast(service, &started.plan);
         let rollout = Rollout::start(started.clone(), now);
-        self.rollouts.keep_secrets(&path, &started.plan);
+        self.keep_secrets(&path, &started.plan);
         let mut running = Running::new(rollout, path, now);
         running.durable_share = Share::NONE;
         running.follows_unwritten = self.rollouts.is_remembered(service);
         running.warnings = forecast.iter().cloned().collect();
-        warnings.extend(forecast);
         self.rollouts.running.insert(service.to_owned(), running);
-        let begins = line(now, Entry::Event(Event::Started(Box::new(started))));
-        self.rollouts.append(service, &[begins]);
-        self.take_over_again();
-        self.call_hooks();
         let said = vec![
-            format!("{service}: the rollout of {version} has begun ({id})"),
+            format!(
+                "{service}: the rollout of {version} has begun ({})",
+                started.id
+            ),
             format!("`modelmirror rollout status --service {service}` says how it goes"),
         ];
-        Ok(done(said, warnings))
+        let service = service.to_owned();
+        let begins = self.line(Entry::Event(Event::Started(Box::new(started))));
+        let written = self.rollouts.append(&service, &[begins]);
+        self.effects.extend(written);
+        self.take_over_again();
+        self.call_hooks();
+        done(said, forecast)
+    }
+
+    /// A new rollout's addresses are kept beside its record, for the daemon after this one.
+    fn keep_secrets(&mut self, record: &Path, plan: &Plan) {
+        if let Some(secrets) = plan.secrets() {
+            self.effect(Effect::Append(Lines {
+                path: records::secrets(record),
+                // Strings only: there is nothing that could fail.
+                text: serde_json::to_string(&secrets).unwrap_or_default(),
+                sync: true,
+                number: 0,
+            }));
+        }
     }
 
     /// Two rollouts of a second have different names.
-    fn free_id(
-        &self,
-        service: &str,
-        version: &str,
-        now: Timestamp,
-    ) -> (String, std::path::PathBuf) {
-        let first = id(now, version);
+    fn free_id(&self, version: &str, taken: &BTreeSet<String>) -> String {
+        let first = id(self.now(), version);
         let others = (2..).map(|number| format!("{first}-{number}"));
-        let ids = std::iter::once(first.clone()).chain(others);
-        let with_path = ids.map(|id| {
-            let path = self.rollouts.records.path(service, &id);
-            (id, path)
-        });
-        let mut free = with_path.filter(|(_, path)| !path.exists());
-        free.next().unwrap_or_default()
-    }
-
-    /// The rollouts of a service, or of all; the last one first.
-    pub(in crate::daemon) fn history(&self, service: Option<&str>) -> Result<Reply, Refusal> {
-        if let Some(service) = service {
-            self.find(service)?;
-        }
-        let names = self.names();
-        let wanted = names
-            .iter()
-            .filter(|name| service.is_none_or(|wanted| wanted == *name));
-        let mut rollouts = Vec::new();
-        for name in wanted {
-            let found = summaries(&self.rollouts.records, name);
-            rollouts.extend(found.map_err(|error| Refusal::Failed(format!("{error:#}")))?);
-        }
-        rollouts.sort_by_key(|rollout| std::cmp::Reverse(rollout.started));
-        Ok(Reply::Rollouts(rollouts))
-    }
-
-    /// A rollout's record, for people: the last one's unless another is named.
-    pub(in crate::daemon) fn told(
-        &self,
-        service: &str,
-        id: Option<&str>,
-    ) -> Result<Reply, Refusal> {
-        self.find(service)?;
-        let path = match id {
-            Some(id) if super::is_file_name(id) => self.rollouts.records.path(service, id),
-            Some(id) => return Err(Refusal::Invalid(format!("{id:?} is no rollout's id"))),
-            None => self.running(service)?.path.clone(),
-        };
-        if !path.exists() {
-            let id = id.unwrap_or_default();
-            let cure = format!("`modelmirror rollout history --service {service}` lists them");
-            return Err(Refusal::Invalid(format!(
-                "{service} has no rollout {id}: {cure}"
-            )));
-        }
-        let lines = records::told(&path);
-        lines
-            .map(Reply::Record)
-            .map_err(|error| Refusal::Failed(format!("{error:#}")))
+        let mut ids = std::iter::once(first.clone()).chain(others);
+        ids.find(|id| !taken.contains(id)).unwrap_or(first.clone())
     }
 }
 
@@ -296,32 +303,6 @@ fn target(config: &crate::config::Service, start: &Start) -> Result<Target, Stri
         ));
     }
     Ok(Target { version, address })
-}
-
-fn summaries(records: &Records, service: &str) -> anyhow::Result<Vec<RolloutSummary>> {
-    let paths = records.of(service).context("the rollouts' records")?;
-    // One that cannot be understood is no reason to hide the others.
-    let read = paths.iter().filter_map(|path| {
-        let said = records::summary(path);
-        said.inspect_err(|error| tracing::warn!(service, "{error:#}"))
-            .ok()
-    });
-    Ok(read.collect())
-}
-
-/// Rollouts of these two versions that were taken back.
-fn failures(
-    records: &Records,
-    service: &str,
-    [stable, canary]: [&str; 2],
-) -> anyhow::Result<Vec<RolloutSummary>> {
-    let mut of_pair = summaries(records, service)?;
-    of_pair.retain(|rollout| {
-        rollout.stable_version == stable
-            && rollout.canary.version == canary
-            && rollout.outcome == Some(RolloutOutcome::RolledBack)
-    });
-    Ok(of_pair)
 }
 
 pub(super) fn done(done: Vec<String>, warnings: Vec<String>) -> Done {

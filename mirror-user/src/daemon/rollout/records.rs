@@ -19,11 +19,11 @@ const TAIL: u64 = 256 << 10;
 const SEEN: &str = r#""event":{"seen":"#;
 
 /// All records of a daemon.
-#[derive(Debug)]
-pub(super) struct Records(PathBuf);
+#[derive(Clone, Debug)]
+pub(in crate::daemon) struct Records(PathBuf);
 
 impl Records {
-    pub(super) fn new(state_dir: &Path) -> Self {
+    pub(in crate::daemon) fn new(state_dir: &Path) -> Self {
         Self(state_dir.join("rollouts"))
     }
 

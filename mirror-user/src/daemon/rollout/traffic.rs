@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
-use crate::daemon::Daemon;
+use crate::daemon::core::Core;
 use crate::rollout::forecast::{self, Traffic};
 use crate::rollout::plan::Plan;
 
@@ -47,10 +47,10 @@ impl Samples {
     }
 }
 
-impl Daemon {
+impl Core {
     /// Remembers what stable has done, of services whose versions are measured.
     pub(in crate::daemon) fn sample_traffic(&mut self) {
-        let now = Instant::now();
+        let now = self.now.at;
         let measured = self.services.iter().filter(|service| {
             let samples = self.rollouts.traffic.get(&service.config.name);
             service.config.looks().is_some() && samples.is_none_or(|samples| samples.is_due(now))

@@ -8,7 +8,7 @@ use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
 use crate::config::Affinity;
-use crate::daemon::Daemon;
+use crate::daemon::core::Core;
 use crate::daemon::health::Failure;
 use crate::daemon::local_reader::Looked;
 use crate::daemon::place::{self, Place};
@@ -24,7 +24,7 @@ pub(in crate::daemon) const LOOK: Duration = Duration::from_millis(250);
 /// Of fewer evenly busy clients, or connections, no share can be formed.
 const FEWEST_KEYS: f64 = 1.5;
 
-impl Daemon {
+impl Core {
     /// One look at every rollout.
     pub(in crate::daemon) fn watch_rollouts(&mut self) {
         for service in self.rollouts.names() {
@@ -41,7 +41,7 @@ impl Daemon {
         if !running.rollout.is_on() {
             return;
         }
-        let tick = running.tick();
+        let tick = running.tick(self.now.at);
         let passed = Duration::try_from(now.duration_since(running.told)).unwrap_or_default();
         let is_due = passed >= tick;
         if !running.rollout.is_watched() {
@@ -201,7 +201,7 @@ impl Daemon {
         let Some(canary) = &found.config.canary else {
             return held;
         };
-        if self.listening.is_gone(&found.config.addresses) {
+        if self.is_stable_gone(found) {
             held.push(Held {
                 kind: Kind::StableGone,
                 why: format!(
@@ -268,7 +268,7 @@ fn between([stable_then, canary_then]: &[Counted; 2], [stable, canary]: &[Counte
     }
 }
 
-impl Daemon {
+impl Core {
     /// What a version of a service has done so far.
     pub(super) fn count_arm(
         &self,
@@ -284,7 +284,7 @@ impl Daemon {
         };
         let tally = self.local_reader.tally(config.id);
         Ok(Counted {
-            counters: self.plane.counts().arm(service.row, arm)?,
+            counters: self.kernel.counts().arm(service.row, arm)?,
             looked: tally.map_or_else(Looked::default, |tally| tally.read(arm)),
             sample: self.local_reader.sample(config.id)[arm as usize],
             server: self.servers.usage().get(&server).map(Into::into),

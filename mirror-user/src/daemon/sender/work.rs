@@ -18,7 +18,7 @@ use super::pipe::Pipe;
 use super::upstream::{Said, Upstream};
 use super::{Event, What};
 use crate::config::Node;
-use crate::daemon::now_ns;
+use crate::daemon::now;
 use crate::daemon::priority::yield_to_everybody;
 use crate::dataplane::{Bell, Ring};
 use crate::tap_report::TapReport;
@@ -218,7 +218,7 @@ impl Work {
     fn turn_of(&self, agent: &mut Connected, said: &mut Vec<Said>) -> std::io::Result<bool> {
         let upstream = &mut agent.upstream;
         upstream.read(said)?;
-        upstream.plan(now_ns());
+        upstream.plan(now::ns());
         // Where the socket takes nothing, it says when it does.
         upstream.write()
     }

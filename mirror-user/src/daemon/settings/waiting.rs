@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Effect, Ticket};
+use super::{Action, Ticket};
 use crate::control::{Done, Refusal};
 
 /// How long an answer waits for a disk.
@@ -126,8 +126,8 @@ impl Waiting {
         self.refusal.is_some() || kept.is_none() && record.is_none() && ended.is_none()
     }
 
-    pub(super) fn answer(self) -> Effect {
+    pub(super) fn answer(self) -> Action {
         let answer = self.refusal.map_or(Ok(self.done), Err);
-        Effect::Answer(self.ticket, answer)
+        Action::Answer(self.ticket, answer)
     }
 }
