@@ -12,6 +12,8 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
 use tokio::net::TcpListener;
 
+use crate::serve;
+
 /// Whether the process does what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -27,15 +29,12 @@ struct Admin<G, F> {
 }
 
 /// Serves until it is dropped; `gather` is asked for every scrape.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     gather: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
     ready: impl Fn() -> Readiness + Send + Sync + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(gather, ready)).await
+) {
+    serve::serve(listener, router(gather, ready)).await;
 }
 
 fn router<G, F>(gather: G, ready: F) -> Router

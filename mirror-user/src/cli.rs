@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::dataplane::Mechanism;
 use crate::shadow::report::{Threshold, Versions};
-use crate::{config, daemon};
+use crate::{config, daemon, plain};
 
 /// Exit code for a config that is refused; clap uses the same for bad arguments.
 const BAD_CONFIG: u8 = 2;
@@ -338,8 +338,8 @@ impl Printer {
     /// As text, or as the type in JSON.
     fn print(&self, result: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<()> {
         let text = match self.0 {
-            Output::Text => result.to_string(),
-            Output::Json => serde_json::to_string_pretty(result)?,
+            Output::Text => plain::text(&result.to_string()).into_owned(),
+            Output::Json => plain::json(&serde_json::to_string_pretty(result)?),
         };
         print_text(&text)
     }
@@ -360,7 +360,7 @@ fn print_text(text: &str) -> anyhow::Result<()> {
 
 fn complain(text: &str) {
     // When stderr is gone too there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", plain::text(text));
 }
 
 /// Runs the command that the process was started with.

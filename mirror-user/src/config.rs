@@ -566,7 +566,7 @@ pub struct Record {
     /// Share of exchanges for [`Payloads::Sampled`].
     pub sample: f64,
     /// Header names, in lower case, whose values are not written.
-    pub redact_headers: Vec<String>,
+    pub headers: Vec<String>,
     /// JSON pointers into bodies whose values are not written, `*` for one level.
     pub redact_fields: Vec<String>,
 }

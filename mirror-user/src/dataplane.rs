@@ -32,7 +32,7 @@ pub use attach::{Chain, foreign_programs, tcx_works};
 pub use connections::{Connections, Place};
 pub use counts::Counts;
 pub use maps::Pulse;
-pub use pins::detach_all;
+pub use pins::{attached, detach_all, find as find_pins};
 pub use ring::Ring;
 pub use rings::Bell;
 pub use xdp::has_xdp;

@@ -11,11 +11,15 @@ pub mod daemon;
 pub mod dataplane;
 #[doc(hidden)]
 pub mod fuzzing;
+mod guard;
 mod http_client;
 pub mod metrics;
 mod netlink;
+mod plain;
+mod private_file;
 mod reset;
 pub mod rollout;
+mod serve;
 mod servers;
 pub mod shadow;
 mod sock_diag;

@@ -2,6 +2,7 @@
 
 mod node;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
@@ -106,6 +107,15 @@ fn register<M: Metric>(registry: &Registry, name: &str, help: &str, labels: &[&s
     let registered = registry.register(Box::new(metric.clone()));
     registered.expect("no name is used twice");
     metric
+}
+
+/// How often a part of this program has failed, of daemon and agent alike.
+pub(crate) fn panics() -> &'static IntCounter {
+    static PANICS: LazyLock<IntCounter> = LazyLock::new(|| {
+        let help = "Failures inside of modelmirror (panics), of which the log says more.";
+        IntCounter::create("modelmirror_panics_total", help, &[]).expect("the name is well formed")
+    });
+    &PANICS
 }
 
 /// Moves a counter on to a figure that is counted elsewhere.

@@ -106,23 +106,15 @@ fn state(node: &Node) -> Vec<Finding> {
     findings
 }
 
-/// This host's key, and who may read it. Everybody may not: then it is not used.
+/// This host's key. One that others may read is not used.
 pub(super) fn key(file: &Path) -> Vec<Finding> {
     let about = "key_file";
     let key = match PrivateKey::read(file) {
         Ok(key) => key,
         Err(error) => return vec![Finding::refuse(about, error.what, error.remedy)],
     };
-    let shown = file.display();
     let public = format!("the public key of this host is {}", key.public());
-    let mut findings = vec![Finding::ok(about, public)];
-    let mode = file.metadata().map_or(0, |found| found.mode() & 0o777);
-    if mode & 0o070 != 0 {
-        let what = format!("{shown} can be read or written by its group (mode {mode:04o})");
-        let cure = format!("chmod 600 {shown}, unless that group is meant");
-        findings.push(Finding::warn(about, what, cure));
-    }
-    findings
+    vec![Finding::ok(about, public)]
 }
 
 /// Whether there is room for `limit` bytes of records.
@@ -181,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_a_group_may_read_is_said() {
+    fn a_key_that_others_may_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
         check(&key(&file)[0], Level::Refuse, "there is no key");
@@ -190,7 +182,7 @@ mod tests {
         check(&found[0], Level::Ok, &own.public().to_string());
         assert_eq!(found.len(), 1);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
-        check(&key(&file)[1], Level::Warn, "mode 0640");
+        check(&key(&file)[0], Level::Refuse, "mode 0640");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
         check(&key(&file)[0], Level::Refuse, "mode 0644");
     }

@@ -1,9 +1,11 @@
 //! Where logs go: stderr, as text or as JSON.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::EnvFilter;
+
+use crate::{guard, plain};
 
 /// A newer kernel says more than the netlink crates know, or than was asked for, which they report
 /// for every message.
@@ -28,7 +30,7 @@ pub(super) fn start(json: bool) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(asked.as_deref()))
-        .with_writer(io::stderr)
+        .with_writer(|| Plain(io::stderr()))
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     let started = match (json, to_journal()) {
@@ -42,6 +44,32 @@ pub(super) fn start(json: bool) {
     };
     if let Err(error) = started {
         super::complain(&format!("logs are already written elsewhere: {error}"));
+    }
+    guard::watch_for_panics();
+}
+
+/// Writes odd characters of an event out; the escape is tracing's own, which leaves none in what it is given.
+struct Plain<W>(W);
+
+impl<W: Write> Write for Plain<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let text: String = text
+            .split_inclusive('\u{1b}')
+            .map(plain_but_the_last)
+            .collect();
+        self.0.write_all(text.as_bytes()).map(|()| event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn plain_but_the_last(part: &str) -> String {
+    match part.strip_suffix('\u{1b}') {
+        Some(before) => plain::text(before).into_owned() + "\u{1b}",
+        None => plain::text(part).into_owned(),
     }
 }
 
@@ -58,6 +86,41 @@ fn to_journal() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What clients sent may be in a message, and in a field.
+    #[test]
+    fn an_event_cannot_move_the_cursor() {
+        let written = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let inside = std::sync::Arc::clone(&written);
+        let writer = move || {
+            struct Into(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+            impl Write for Into {
+                fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                    self.0.lock().unwrap().extend_from_slice(bytes);
+                    Ok(bytes.len())
+                }
+
+                fn flush(&mut self) -> io::Result<()> {
+                    Ok(())
+                }
+            }
+            Plain(Into(inside.clone()))
+        };
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(writer)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let odd = "a\u{1b}[2J\u{202e}b\u{7}";
+            tracing::warn!(odd, "it is {odd}");
+        });
+        let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let is_odd = |c: char| plain::is_odd(c) && c != '\n';
+        assert!(
+            !written.contains(is_odd) && written.contains("it is a"),
+            "{written:?}"
+        );
+    }
 
     #[test]
     fn what_goes_over_http_is_not_logged() {

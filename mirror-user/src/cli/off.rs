@@ -1,11 +1,14 @@
 //! `modelmirror off`, with a daemon and without.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::fcntl::{Flock, FlockArg};
 
 use super::commands::print_done;
 use super::{Global, Printer, block_on};
@@ -85,29 +88,78 @@ fn off_without_daemon(
         done.warnings
             .push(format!("the daemon could not do it: {asked}"));
     }
-    let pins = places.pin_dir.display();
-    let detached = dataplane::detach_all(&places.pin_dir)
-        .with_context(|| format!("cannot take away what is pinned in {pins}"))?;
-    if detached.is_empty() {
-        done.done.push(format!(
-            "nothing was attached from {pins} (for another pin_dir, name the config with --config)"
+    if is_held(&places.pin_dir) {
+        let pins = places.pin_dir.display();
+        done.warnings.push(format!(
+            "a daemon that does not answer still has {pins}: what is taken away now stays away, but stop it"
         ));
     }
-    done.done
-        .extend(detached.iter().map(|pin| format!("removed {pin}")));
+    detach(&places.pin_dir, &mut done)?;
+    // Whoever names no config may have another `pin_dir`.
+    if file.is_none() {
+        for pin_dir in dataplane::find_pins(&dataplane::attached()?) {
+            detach(&pin_dir, &mut done)?;
+        }
+    }
+    if done.done.is_empty() {
+        done.done.push("nothing was attached".to_owned());
+    }
     let state = places.state_dir.display();
+    let mut said = "off".to_owned();
     match keep_apart(file) {
-        Ok(()) => done
-            .done
-            .push(format!("off, also after a restart (kept in {state})")),
+        Ok(()) => said = format!("off, also after a restart (kept in {state})"),
         Err(why) => {
-            done.done.push("off".to_owned());
             done.warnings.push(format!(
                 "it is not kept in {state}, so a daemon that starts attaches again: {why:#}"
             ));
         }
     }
-    Ok(done)
+    let left = still_attached()?;
+    if left.is_empty() {
+        done.done.push(said);
+        return Ok(done);
+    }
+    let left: Vec<&str> = left.keys().map(String::as_str).collect();
+    let left = format!("still attached, of another pin_dir: {}", left.join(", "));
+    match file {
+        // That one is off.
+        Some(_) => {
+            done.done.push(said);
+            done.warnings.push(left);
+            Ok(done)
+        }
+        None => bail!("{left}; name its config with --config"),
+    }
+}
+
+/// Takes away what is pinned, and says what that was.
+fn detach(pin_dir: &Path, done: &mut Done) -> anyhow::Result<()> {
+    let pins = pin_dir.display();
+    let detached = dataplane::detach_all(pin_dir)
+        .with_context(|| format!("cannot take away what is pinned in {pins}"))?;
+    let removed = detached.iter().map(|pin| format!("removed {pin} ({pins})"));
+    done.done.extend(removed);
+    Ok(())
+}
+
+/// What is attached when the kernel has had a moment: it detaches a program after its link's pin has gone.
+fn still_attached() -> anyhow::Result<BTreeMap<String, u32>> {
+    let begun = Instant::now();
+    loop {
+        let left = dataplane::attached()?;
+        if left.is_empty() || begun.elapsed() > PATIENCE {
+            return Ok(left);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a daemon runs that has these pins.
+fn is_held(pin_dir: &Path) -> bool {
+    let Ok(opened) = File::open(pin_dir) else {
+        return false;
+    };
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).is_err()
 }
 
 /// [`keep`] in a process of its own, which goes on when this one no longer waits: one that a disk holds

@@ -76,13 +76,24 @@ const PAYLOADS: &[(&str, Payloads)] = &[
     ("all", Payloads::All),
 ];
 
-/// Headers whose values are not written unless the file says otherwise.
-const REDACTED: [&str; 5] = [
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "set-cookie",
-    "x-api-key",
+/// Headers whose values are written unless the file says otherwise: what says how a message is, not whose.
+const HARMLESS: [&str; 16] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "expect",
+    "host",
+    "retry-after",
+    "server",
+    "traceparent",
+    "transfer-encoding",
+    "user-agent",
+    "vary",
+    "x-request-id",
 ];
 
 /// Methods that ask a model something; others change what a server is.
@@ -420,8 +431,13 @@ fn record(section: Option<Section<'_>>) -> Record {
     record.sample = section
         .or("sample", record.sample, values::share)
         .into_inner();
-    if let Some(headers) = plain(section.list("redact_headers", values::header)) {
-        record.redact_headers = headers;
+    section.gone(
+        "redact_headers",
+        "only the headers that `headers` names are written now",
+        "take it out, and name in `headers` what may be written",
+    );
+    if let Some(headers) = plain(section.list("headers", values::header)) {
+        record.headers = headers;
     }
     record.redact_fields =
         plain(section.list("redact_fields", values::pointer)).unwrap_or_default();
@@ -488,7 +504,7 @@ impl Default for Record {
         Self {
             payloads: Payloads::None,
             sample: 0.01,
-            redact_headers: REDACTED.map(str::to_owned).to_vec(),
+            headers: HARMLESS.map(str::to_owned).to_vec(),
             redact_fields: Vec::new(),
         }
     }

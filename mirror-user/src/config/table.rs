@@ -2,7 +2,9 @@
 //! rather than stop at the first.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -21,19 +23,18 @@ impl Problems {
     }
 
     /// Refuses items that stand twice.
-    pub(super) fn refuse_twins<'a, T: PartialEq + fmt::Display + 'a>(
+    pub(super) fn refuse_twins<'a, T: Eq + Hash + fmt::Display + 'a>(
         &self,
         items: impl IntoIterator<Item = &'a Spanned<T>>,
         noun: &str,
         cure: &str,
     ) {
-        let mut seen: Vec<&T> = Vec::new();
+        let mut seen = HashSet::new();
         for item in items {
-            if seen.contains(&item.get_ref()) {
+            if !seen.insert(item.get_ref()) {
                 let what = format!("{noun} {} stands here a second time", item.get_ref());
                 self.add(item.span(), Fault::new(what, cure));
             }
-            seen.push(item.get_ref());
         }
     }
 

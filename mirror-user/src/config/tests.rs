@@ -569,8 +569,8 @@ fn shadow_values_are_refused_by_name() {
             "file.toml:9:12: `payloads` in [service.record]: \"some\" is not known",
         ),
         (
-            "[service.record]\nredact_headers = [\"a b\"]",
-            "file.toml:9:19: `redact_headers` in [service.record]: \"a b\" is not a header's name",
+            "[service.record]\nheaders = [\"a b\"]",
+            "file.toml:9:12: `headers` in [service.record]: \"a b\" is not a header's name",
         ),
     ];
     for (line, expected) in lines {

@@ -30,6 +30,18 @@ pub enum RolloutOrder {
     Finish(Finish),
 }
 
+impl RolloutOrder {
+    /// Who wants it.
+    pub(super) fn by(&self) -> &By {
+        match self {
+            Self::Start(start) => &start.by,
+            Self::Promote(promote) => &promote.by,
+            Self::Finish(finish) => &finish.by,
+            Self::Pause(by) | Self::Resume(by) | Self::Abort(by) => by,
+        }
+    }
+}
+
 /// How a rollout begins. What is left out is as in the service's config.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {

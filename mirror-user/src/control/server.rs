@@ -17,6 +17,8 @@ use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::serve;
+
 use super::{Change, Command, ErrorBody, Refusal, Reply, Request, RolloutOrder};
 
 /// How long the daemon's loop may take for one command.
@@ -76,11 +78,8 @@ pub fn replace(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Hands commands to the daemon's loop and its answers back, until the future is dropped.
-///
-/// # Errors
-/// Those of the listener.
-pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) -> io::Result<()> {
-    axum::serve(listener, router(requests)).await
+pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
+    serve::serve(listener, router(requests)).await;
 }
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -167,6 +166,9 @@ async fn rollout(
             return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
         }
     };
+    if let Err(said) = order.by().bounded() {
+        return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
+    }
     if let RolloutOrder::Start(start) = &order
         && let Some(unsound) = start.plan.as_ref().and_then(|plan| plan.unsound().pop())
     {

@@ -321,6 +321,11 @@ impl Core {
         mem::take(&mut self.effects)
     }
 
+    /// What was to be done when an input could not be dealt with to its end.
+    pub(super) fn left_over(&mut self) -> Vec<Effect> {
+        mem::take(&mut self.effects)
+    }
+
     /// When [`Input::Due`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.settings

@@ -76,7 +76,9 @@ use crate::admin;
 use crate::config::Node;
 use crate::control;
 use crate::dataplane::{self, DataPlane, Mechanism, Sizes};
+use crate::guard;
 use crate::metrics;
+use crate::serve;
 
 /// How long the last write may take when the daemon stops.
 const LAST_WRITE: Duration = Duration::from_secs(2);
@@ -103,6 +105,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     mut reload: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
+    serve::raise_file_limit();
     let listener = control::bind(&config.control_socket)?;
     let admin_listener = tokio::net::TcpListener::bind(config.admin)
         .await
@@ -122,6 +125,7 @@ pub async fn run(
     let (looks, mut looked) = watch::channel(None);
     let network = tokio::spawn(network::watch(core.interest.subscribe(), looks));
     let registry = prometheus::Registry::new();
+    registry.register(Box::new(metrics::panics().clone()))?;
     registry.register(Box::new(metrics::Node::new(core.published.subscribe())))?;
     let (requests, mut commands) = mpsc::channel(16);
     let control = tokio::spawn(control::serve(listener, requests));
@@ -160,14 +164,21 @@ pub async fn run(
         };
         // Whoever was held up has heard nobody: what came meanwhile counts before anybody is called silent.
         while let Some(event) = inputs.heard_of_agents() {
-            performer.perform_all(core.handle(event, Now::read()));
+            turn(&mut core, &mut performer, event);
         }
-        performer.perform_all(core.handle(input, Now::read()));
+        turn(&mut core, &mut performer, input);
     }
     network.abort();
     control.abort();
     admin.abort();
     stop(core, performer, &options)
+}
+
+/// Has the core take something in, and done what follows. Where it fails, what it had decided by then is done,
+/// and the next input may do better: nobody else can look after the programs.
+fn turn(core: &mut Core, performer: &mut Performer, input: Input) {
+    let effects = guard::guarded(|| core.handle(input, Now::read()));
+    performer.perform_all(effects.unwrap_or_else(|| core.left_over()));
 }
 
 /// The life of the maps begins with the first daemon that has them.

@@ -1,5 +1,6 @@
 //! The pin directory: what is in it, whether it is ours, and taking all of it away.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -7,29 +8,33 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData};
+use aya::programs::SchedClassifier;
+use aya::programs::links::{FdLink, PinnedLink};
 use mirror_common::ABI_VERSION;
 
 use super::attach::detach_clsact;
 use super::maps::map_error;
-use super::{Error, Hook, OBJECT, qdiscs, rings};
+use super::{Error, Hook, OBJECT, PROGRAMS, qdiscs, rings};
+
+/// So far below a bpffs a `pin_dir` with its layout is looked for.
+const DEPTH: usize = 4;
 
 /// Removes every link and map under `pin_dir`, of whatever layout: mirroring and steering end with
 /// the next packet. Works without a daemon. Returns what was removed.
 pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
     let mut removed = Vec::new();
-    let layouts = match fs::read_dir(pin_dir) {
-        Ok(layouts) => layouts,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
-        Err(error) => return Err(error),
-    };
-    for interface in fs::read_dir("/sys/class/net")?.flatten() {
-        let interface = interface.file_name().to_string_lossy().into_owned();
+    for interface in interfaces()? {
         for hook in [Hook::Ingress, Hook::Egress] {
             if detach_clsact(&interface, hook) {
                 removed.push(format!("clsact/{interface}@{}", hook.label()));
             }
         }
     }
+    let layouts = match fs::read_dir(pin_dir) {
+        Ok(layouts) => layouts,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        Err(error) => return Err(error),
+    };
     for layout in layouts {
         let layout = layout?.path();
         blind(&layout.join("maps"));
@@ -50,6 +55,63 @@ pub fn detach_all(pin_dir: &Path) -> io::Result<Vec<String>> {
     }
     fs::remove_dir(pin_dir)?;
     Ok(removed)
+}
+
+/// The interfaces of this network namespace: /sys may show another one's.
+fn interfaces() -> io::Result<Vec<String>> {
+    let interfaces = nix::net::if_::if_nameindex()?;
+    let names = interfaces.iter().map(|interface| interface.name());
+    Ok(names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect())
+}
+
+/// What of ours is attached in this network namespace by links, as `INTERFACE@HOOK`, and the programs' ids.
+/// Nothing where the kernel does not tell.
+pub fn attached() -> io::Result<BTreeMap<String, u32>> {
+    let mut attached = BTreeMap::new();
+    for interface in interfaces()? {
+        for hook in [Hook::Ingress, Hook::Egress] {
+            let query = SchedClassifier::query_tcx(&interface, hook.attach_type());
+            let programs = query.map_or_else(|_| Vec::new(), |(_, programs)| programs);
+            let ours = programs.iter().filter(|program| {
+                let name = program.name_as_str();
+                name.is_some_and(|name| PROGRAMS.contains(&name))
+            });
+            let at = format!("{interface}@{}", hook.label());
+            attached.extend(ours.map(|program| (at.clone(), program.id())));
+        }
+    }
+    Ok(attached)
+}
+
+/// Directories like `pin_dir`, wherever a bpffs is mounted, whose links are `attached` here.
+pub fn find(attached: &BTreeMap<String, u32>) -> Vec<PathBuf> {
+    let mounts = procfs::process::Process::myself().and_then(|own| own.mountinfo());
+    let mounts = mounts.map_or_else(|_| Vec::new(), |mounts| mounts.0);
+    let mounts = mounts.into_iter().filter(|mount| mount.fs_type == "bpf");
+    let has_ours = |layout: &PathBuf| {
+        entries(&layout.join("links")).any(|pin| {
+            let link = PinnedLink::from_pin(pin).map(FdLink::from);
+            let link = link.and_then(|link| link.info());
+            link.is_ok_and(|link| attached.values().any(|id| *id == link.program_id()))
+        })
+    };
+    let mut found = BTreeSet::new();
+    for mount in mounts {
+        let mut level = vec![mount.mount_point];
+        for _ in 0..DEPTH {
+            level = level.iter().flat_map(|folder| entries(folder)).collect();
+            let ours = level.iter().filter(|layout| has_ours(layout));
+            found.extend(ours.filter_map(|layout| layout.parent().map(Path::to_owned)));
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let found = fs::read_dir(folder).into_iter().flatten().flatten();
+    found.map(|entry| entry.path())
 }
 
 /// Has the programs find no service any more. The kernel detaches a program a moment after its link's

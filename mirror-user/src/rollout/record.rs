@@ -83,6 +83,23 @@ pub struct By {
     pub reason: Option<String>,
 }
 
+impl By {
+    /// A record, every page and every hook has these: they are not for whole files.
+    ///
+    /// # Errors
+    /// Which of them is too long.
+    pub(crate) fn bounded(&self) -> Result<(), String> {
+        const WHO: usize = 200;
+        const REASON: usize = 2_000;
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let mut texts = [("who", &*self.who, WHO), ("reason", reason, REASON)].into_iter();
+        match texts.find(|(_, text, most)| text.chars().count() > *most) {
+            Some((which, _, most)) => Err(format!("{which:?} has more than {most} characters")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What a person can want of a rollout that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {

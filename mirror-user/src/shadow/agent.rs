@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
@@ -36,7 +35,7 @@ use crate::admin::{self, Readiness};
 use crate::config::ServiceAddress;
 use crate::servers::{Usage, Watch};
 use crate::transport::keys::PrivateKey;
-use crate::{config, control, metrics};
+use crate::{config, control, metrics, serve};
 
 mod dispatch;
 mod doors;
@@ -87,7 +86,7 @@ impl Agent {
     /// # Errors
     /// As [`Agent::open`]; nothing has changed for the other one then.
     pub fn open_after(config: config::Shadow, before: &Doors) -> anyhow::Result<Self> {
-        raise_file_limit();
+        serve::raise_file_limit();
         let mut doors = Doors::open(&config, before)?;
         let capture = Capture::open(&config, doors.udp()?)?;
         let streams = doors.streams()?;
@@ -201,7 +200,6 @@ impl Agent {
             let interval = labels.interval;
             served.spawn(async move {
                 labels::follow(follower, interval, tell).await;
-                Ok(())
             });
         }
 
@@ -274,24 +272,16 @@ fn servers(config: &config::Shadow) -> Option<Watch<usize>> {
         .ok()
 }
 
-/// Lets the process open as many files as it may. Each connection of production's has one to the
-/// shadow, and of the 1,024 that most systems begin with there are soon none left.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        tracing::warn!("the number of open files stays limited: {error}");
-    }
-}
-
 fn serve_admin(
     listener: TcpListener,
     judge: &Arc<Judge>,
     figures: Arc<Figures>,
     intake: &Intake,
-) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
+) -> impl Future<Output = ()> + Send + use<> {
     let alive = intake.alive();
     let registry = judge.metrics().registry().clone();
+    // One for the whole program: a second agent of it finds it there.
+    let _ = registry.register(Box::new(metrics::panics().clone()));
     // A scraper's open connection does not keep the judge, and its records, from their end.
     let judge = Arc::downgrade(judge);
     let gather = move || {
@@ -312,11 +302,11 @@ fn serve_control(
     listener: UnixListener,
     judge: &Arc<Judge>,
     figures: Arc<Figures>,
-) -> impl Future<Output = std::io::Result<()>> + Send + use<> {
+) -> impl Future<Output = ()> + Send + use<> {
     // As with `api`.
     let judge = Arc::downgrade(judge);
     let router = control::shadow::router(move || Some(judge.upgrade()?.status(&figures)));
-    async { axum::serve(listener, router).await }
+    serve::serve(listener, router)
 }
 
 /// What is in force from now on: at the start, and after each reload.

@@ -23,6 +23,7 @@ use super::message::{Segment, TapId};
 use super::resume::TapResume;
 use crate::config;
 use crate::control::shadow::TapStatus;
+use crate::plain;
 use crate::tap_report::{ServiceReport, TapReport};
 use crate::transport::frame::Transport;
 
@@ -472,8 +473,8 @@ impl Table {
                 let streamed = hello.transport == Transport::Stream;
                 tap.connected = Some(jiff::Timestamp::now());
                 // What it says goes to a terminal.
-                let program = hello.program.chars().filter(|c| !c.is_control()).take(64);
-                tap.hello = Some((hello.transport.label(), program.collect()));
+                let program = plain::line(&hello.program, 64);
+                tap.hello = Some((hello.transport.label(), program));
                 if streamed {
                     let left = match self.paused {
                         false => self.left.remove(name),

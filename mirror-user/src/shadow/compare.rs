@@ -138,12 +138,22 @@ impl From<&config::Compare> for Tolerance {
     }
 }
 
+/// Headers by which nobody can group requests: their values are secrets.
+const CREDENTIALS: [&str; 6] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-api-key",
+    "api-key",
+];
+
 impl Comparer {
     /// The rules of a service.
     pub fn new(compare: &config::Compare, record: &config::Record) -> Self {
         let hidden = |name: &str| {
-            let mut redacted = record.redact_headers.iter();
-            redacted.any(|redacted| redacted.eq_ignore_ascii_case(name))
+            let mut credentials = CREDENTIALS.iter();
+            credentials.any(|header| header.eq_ignore_ascii_case(name))
         };
         let slice = compare.slice.as_ref().map(|slice| match slice {
             config::Slice::Header(name) if hidden(name) => Slice::Redacted,

@@ -54,7 +54,7 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
         record: config::Record {
             payloads: config::Payloads::None,
             sample: 0.01,
-            redact_headers: Vec::new(),
+            headers: Vec::new(),
             redact_fields: Vec::new(),
         },
         labels: None,

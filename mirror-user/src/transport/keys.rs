@@ -17,6 +17,8 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::SigningKey;
 use serde::{Deserialize, Serialize};
 
+use crate::private_file;
+
 /// What stands before the 32 bytes of a public key in its SubjectPublicKeyInfo (RFC 8410, 4).
 const PUBLIC_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
@@ -165,17 +167,13 @@ impl PrivateKey {
     /// Reads a file: PKCS#8 in PEM, as `modelmirror keys new` and `openssl genpkey` write it.
     ///
     /// # Errors
-    /// When it cannot be read, holds no Ed25519 key, or everybody may read it. A group may, as in a
-    /// volume of Kubernetes' secrets; `modelmirror check` says so.
+    /// When it cannot be read, holds no Ed25519 key, or others may read it: see [`private_file`].
     pub fn read(file: &Path) -> Result<Self, KeyFileError> {
         let refuse = |error: io::Error| KeyFileError::of_io(file, &error);
-        let mode = std::fs::metadata(file)
-            .map_err(refuse)?
-            .permissions()
-            .mode();
-        if mode & 0o007 != 0 {
+        let about = std::fs::metadata(file).map_err(refuse)?;
+        if let Some(exposed) = private_file::exposed(&about) {
             let shown = file.display();
-            let what = format!("{shown} is open to everybody (mode {:04o})", mode & 0o7777);
+            let what = format!("{shown} {exposed}");
             let remedy = format!("run `chmod 600 {shown}`");
             return Err(KeyFileError::new(what, remedy));
         }
@@ -305,9 +303,6 @@ MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
             format!("{key:?}"),
             format!("PrivateKey {{ public: PublicKey({PUBLIC}), .. }}")
         );
-        // As in a volume of secrets.
-        put(&file, PEM, 0o440);
-        assert!(PrivateKey::read(&file).is_ok());
     }
 
     #[test]
@@ -354,6 +349,8 @@ MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
         check("no Ed25519 key", "keys new");
         put(&file, PEM, 0o644);
         check("mode 0644", "chmod 600");
+        put(&file, PEM, 0o640);
+        check("open to its group (mode 0640)", "chmod 600");
     }
 
     #[test]

@@ -178,6 +178,83 @@ fn off_leaves_what_was_there_before() {
     }
 }
 
+/// Who names no config has what is attached found, wherever it is pinned; the state is kept in a folder of
+/// the test's own.
+#[test]
+fn off_finds_what_is_attached() {
+    let Some(mut scene) = Scene::started() else {
+        return;
+    };
+    scene.count_copies();
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    scene.end_daemon(Signal::SIGKILL);
+    let program = tests::binary("modelmirror").unwrap();
+    let line = format!(
+        "mount -t tmpfs tmpfs /var/lib && exec {} off",
+        program.display()
+    );
+    let said = scene
+        .net
+        .node
+        .output("unshare", &["-m", "sh", "-c", &line])
+        .unwrap();
+    assert!(said.contains("removed links/eth0"), "{said}");
+    assert!(
+        said.trim_end().ends_with("(kept in /var/lib/modelmirror)"),
+        "{said}"
+    );
+    assert!(!scene.home.pins().exists(), "pins are left");
+    is_not_mirrored(&scene, &mut sent);
+    let again = scene
+        .net
+        .node
+        .output("unshare", &["-m", "sh", "-c", &line])
+        .unwrap();
+    assert!(again.contains("nothing was attached"), "{again}");
+}
+
+/// One that lives, and does not answer, keeps nothing attached, and attaches nothing when it goes on.
+#[test]
+fn off_does_not_need_the_daemon_s_consent() {
+    let Some(scene) = Scene::started() else {
+        return;
+    };
+    scene.count_copies();
+    let mut sent = Vec::new();
+    mirrors(&scene, &mut sent);
+    let daemon = &scene.daemon().process;
+    daemon.signal(Signal::SIGSTOP).unwrap();
+    let config = scene.home.path().join("node.toml");
+    let off = [
+        "off",
+        "--config",
+        &config.to_string_lossy(),
+        "--output",
+        "json",
+    ];
+    let said: serde_json::Value = serde_json::from_str(&scene.modelmirror(&off)).unwrap();
+    let warnings = said["warnings"].to_string();
+    assert!(
+        warnings.contains("could not do it") && warnings.contains("does not answer still has"),
+        "{said:#}"
+    );
+    assert!(
+        said["done"].to_string().contains("removed links/eth0"),
+        "{said:#}"
+    );
+    daemon.signal(Signal::SIGCONT).unwrap();
+    // It comes round, and finds its place taken.
+    eventually("the daemon to come round", || {
+        ensure!(
+            scene.modelmirror(&["status"]).contains("eth0"),
+            "it says nothing"
+        );
+        Ok(())
+    });
+    is_not_mirrored(&scene, &mut sent);
+}
+
 /// `modelmirror off`, where no daemon runs.
 #[track_caller]
 fn off(scene: &Scene) -> String {

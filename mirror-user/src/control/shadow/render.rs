@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use comfy_table::Table;
 
 use super::{AgentStatus, ServiceStatus, TapStatus};
+use crate::plain;
 
 impl fmt::Display for AgentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,7 +165,7 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus) -> fmt::Re
 
 /// What others say cannot move the cursor.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    plain::line(text, 200)
 }
 
 fn second(time: jiff::Timestamp) -> String {

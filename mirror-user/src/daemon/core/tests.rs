@@ -345,6 +345,23 @@ fn a_daemon_that_comes_back_finds_its_rows_and_rings() {
     assert_eq!(rings(&world), had);
 }
 
+/// Whoever asked for what cannot be done by a fault of ours hears nothing; everybody else is served.
+#[test]
+fn a_failure_inside_is_not_the_end() {
+    let mut world = World::new(FILE);
+    world.command(set("a", 5_000));
+    world.write_all();
+    world.kernel.state().panics = true;
+    let off = Input::Command(99, canary("a", CanaryChange::Off(Rest::Finish)));
+    let dealt_with = crate::guard::guarded(|| world.core.handle(off, world.now));
+    assert!(dealt_with.is_none());
+    assert_eq!(world.core.left_over().len(), 0);
+    let ticket = world.command(canary("a", CanaryChange::ForceOff(Rest::Finish)));
+    assert_eq!(world.share("a"), Share::NONE);
+    world.write_all();
+    assert!(world.answer(ticket).unwrap().is_ok());
+}
+
 #[test]
 fn an_idle_agent_is_told_nothing() {
     let mut world = World::new(FILE);

@@ -33,6 +33,8 @@ pub(in crate::daemon) struct State {
     pub(in crate::daemon) listeners: Vec<Listener>,
     /// How often something was attached anew, as the first in its chain.
     pub(in crate::daemon) reattached: u32,
+    /// Whether a look at who listens fails inside of us.
+    pub(in crate::daemon) panics: bool,
     /// Whether it refuses to write maps, ...
     pub(in crate::daemon) refuses_maps: bool,
     /// ... and to attach to this interface.
@@ -250,6 +252,8 @@ impl Kernel for Memory {
     }
 
     fn listeners(&self) -> io::Result<Vec<Listener>> {
+        let panics = self.state().panics;
+        assert!(!panics, "as a test wants");
         Ok(self.state().listeners.clone())
     }
 

@@ -1,10 +1,14 @@
 //! The file of headers that a hook is called with: tokens, most often.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+use crate::private_file;
+
+/// What a credential has at least: fewer characters can be guessed.
+const SHORTEST: usize = 16;
 
 /// Far more than headers are.
 const LARGEST: u64 = 64 << 10;
@@ -13,16 +17,14 @@ const LARGEST: u64 = 64 << 10;
 /// is in no error.
 ///
 /// # Errors
-/// When it cannot be read, everybody may read it (as with the key's file), or a line is no header.
+/// When it cannot be read, others may read it (as with the key's file), or a line is no header.
 pub(super) fn read(file: &Path) -> Result<HeaderMap, String> {
     let shown = file.display();
     let refuse = |error: std::io::Error| format!("headers_file {shown}: {error}");
     let about = fs::metadata(file).map_err(refuse)?;
-    let mode = about.permissions().mode();
-    if mode & 0o007 != 0 {
-        let mode = mode & 0o7777;
+    if let Some(exposed) = private_file::exposed(&about) {
         return Err(format!(
-            "headers_file {shown} is open to everybody (mode {mode:04o}): run `chmod 600 {shown}`"
+            "headers_file {shown} {exposed}: run `chmod 600 {shown}`"
         ));
     }
     if !about.is_file() || about.len() > LARGEST {
@@ -40,9 +42,21 @@ pub(super) fn read(file: &Path) -> Result<HeaderMap, String> {
         let (name, value) = header(line).ok_or_else(|| {
             format!("headers_file {shown}, line {number}: write `Name: value`, such as `Authorization: Bearer TOKEN`")
         })?;
+        if name == AUTHORIZATION && token(&value).len() < SHORTEST {
+            return Err(format!(
+                "headers_file {shown}, line {number}: the token has fewer than {SHORTEST} characters, and could be guessed"
+            ));
+        }
         headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// What stands behind the scheme: `Bearer TOKEN`.
+fn token(value: &HeaderValue) -> &[u8] {
+    let value = value.as_bytes();
+    let scheme = value.iter().position(|byte| *byte == b' ');
+    scheme.map_or(value, |end| value[end..].trim_ascii())
 }
 
 fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
@@ -56,6 +70,7 @@ fn header(line: &str) -> Option<(HeaderName, HeaderValue)> {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -82,10 +97,15 @@ mod tests {
 
     #[test]
     fn headers_are_for_their_user_alone() {
-        let text = "# of the pipeline\n\nAuthorization: Bearer hush\nx-key:hush:2\n";
-        let headers: &[_] = &[("authorization", "Bearer hush"), ("x-key", "hush:2")];
+        let text = "# of the pipeline\n\nAuthorization: Bearer hush-hush-hush-hush\nx-key:hush:2\n";
+        let headers: &[_] = &[
+            ("authorization", "Bearer hush-hush-hush-hush"),
+            ("x-key", "hush:2"),
+        ];
         check(0o600, text, Ok(headers));
-        check(0o640, text, Ok(headers));
+        check(0o640, text, Err("open to its group (mode 0640)"));
+        let short = "authorization: Bearer hush";
+        check(0o600, short, Err("fewer than 16 characters"));
         check(0o644, text, Err("open to everybody (mode 0644)"));
         check(0o600, "Bearer hush", Err("line 1: write `Name: value`"));
         check(0o600, "a: b\nx y: hush", Err("line 2"));

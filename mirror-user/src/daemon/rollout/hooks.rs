@@ -233,7 +233,7 @@ mod tests {
         };
         let said = r#"{"event":"stage","service":"sentiment","rollout":"r-1","stable_version":"v12","canary_version":"v13","stage":0.05,"reason":null,"time":"1970-01-01T00:00:00Z"}"#;
         // The file is read anew for each call.
-        for header in ["Bearer one", "Bearer two"] {
+        for header in ["Bearer one-one-one-one-one", "Bearer two-two-two-two-two"] {
             token(&format!("Authorization: {header}\n"));
             assert_eq!(call(&hook).await, Outcome::Approved);
             let told = told.lock().unwrap().clone();

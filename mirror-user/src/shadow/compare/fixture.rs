@@ -78,7 +78,7 @@ pub(crate) fn record_config() -> config::Record {
     config::Record {
         payloads: config::Payloads::None,
         sample: 0.0,
-        redact_headers: Vec::new(),
+        headers: Vec::new(),
         redact_fields: Vec::new(),
     }
 }

@@ -571,7 +571,6 @@ fn nothing_redacted_is_quoted() {
         ..compare_config()
     };
     let record = config::Record {
-        redact_headers: vec!["authorization".into()],
         redact_fields: vec!["/secret".into(), "/out/*/name".into(), "/row/1".into()],
         ..record_config()
     };

@@ -28,7 +28,7 @@ pub(super) struct Form {
     shadow_version: String,
     payloads: Payloads,
     sample: f64,
-    redact_headers: Vec<String>,
+    headers: Vec<String>,
     redact_fields: Pointers,
 }
 
@@ -40,7 +40,7 @@ impl Form {
             shadow_version: service.version.clone(),
             payloads: record.payloads,
             sample: record.sample,
-            redact_headers: record.redact_headers.clone(),
+            headers: record.headers.clone(),
             redact_fields: Pointers::new(&record.redact_fields),
         }
     }
@@ -74,10 +74,8 @@ impl Form {
         };
         Record {
             id: exchange.id,
-            trace_id: self
-                .visible(&request.headers, "traceparent")
-                .and_then(trace_id),
-            request_id: self.visible(&request.headers, "x-request-id").map(cut),
+            trace_id: text_of(&request.headers, "traceparent").and_then(trace_id),
+            request_id: text_of(&request.headers, "x-request-id").map(cut),
             time: exchange.time,
             service: Cow::Borrowed(&self.service),
             slice: comparison.slice.as_deref().map(Cow::Borrowed),
@@ -145,7 +143,7 @@ impl Form {
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for field in fields {
             let name = String::from_utf8_lossy(&field.name).to_ascii_lowercase();
-            let value = if self.hides(&name) {
+            let value = if !self.shows(&name) {
                 REDACTED.into()
             } else {
                 cut(String::from_utf8_lossy(&field.value))
@@ -161,23 +159,10 @@ impl Form {
         headers
     }
 
-    /// Whether a header's value is not written. What hides cookies and credentials hides them in
-    /// both directions.
-    fn hides(&self, name: &str) -> bool {
-        let named = match name {
-            "set-cookie" => "cookie",
-            "proxy-authorization" => "authorization",
-            other => other,
-        };
-        let mut redacted = self.redact_headers.iter();
-        redacted.any(|redacted| {
-            redacted.eq_ignore_ascii_case(name) || redacted.eq_ignore_ascii_case(named)
-        })
-    }
-
-    fn visible<'a>(&self, headers: &'a [Field], name: &str) -> Option<Cow<'a, str>> {
-        let value = header(headers, name).filter(|_| !self.hides(name))?;
-        Some(String::from_utf8_lossy(value))
+    /// Whether a header's value is written.
+    fn shows(&self, name: &str) -> bool {
+        let mut shown = self.headers.iter();
+        shown.any(|shown| shown.eq_ignore_ascii_case(name))
     }
 
     /// A body without its content codings, where they can be taken off.
@@ -266,8 +251,43 @@ fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
     format!("{}…", &text[..end]).into()
 }
 
-/// The path of a request target: without scheme and authority, and of the query only the names,
-/// since its values are often keys and never covered by `redact_fields`.
+/// A header that is no secret: what a request is called.
+fn text_of<'a>(headers: &'a [Field], name: &str) -> Option<Cow<'a, str>> {
+    Some(String::from_utf8_lossy(header(headers, name)?))
+}
+
+/// A path whose segments that look like tokens are `*`.
+fn without_tokens(path: &str) -> Cow<'_, str> {
+    if !path.split('/').any(is_token) {
+        return path.into();
+    }
+    let segments = path.split('/');
+    let shown = segments.map(|segment| if is_token(segment) { "*" } else { segment });
+    shown.collect::<Vec<_>>().join("/").into()
+}
+
+/// Whether a segment of a path is most likely a secret: it begins as keys of well-known services and JSON web
+/// tokens (RFC 7519) do, or has a long piece that no name of a model has, of hexadecimal digits or of letters of both
+/// cases with digits.
+fn is_token(segment: &str) -> bool {
+    const PREFIXES: [&str; 9] = [
+        "sk-", "pk-", "eyJ", "ghp_", "gho_", "glpat-", "hf_", "xoxb-", "AKIA",
+    ];
+    let is_key = PREFIXES.iter().any(|prefix| segment.starts_with(prefix));
+    if is_key && segment.len() >= 16 {
+        return true;
+    }
+    let mut pieces = segment.split(['-', '_', '.', ':', '@', '%']);
+    pieces.any(|piece| {
+        let has = |kind: fn(&u8) -> bool| piece.as_bytes().iter().any(kind);
+        let is_hex = piece.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_mixed = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+        has(u8::is_ascii_digit) && (is_hex && piece.len() >= 32 || is_mixed && piece.len() >= 20)
+    })
+}
+
+/// The path of a request target: without scheme and authority and what looks like a token, and of the query only
+/// the names, since its values are often keys and never covered by `redact_fields`.
 fn path(target: &str) -> Cow<'_, str> {
     let origin_form = match target.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
@@ -275,8 +295,13 @@ fn path(target: &str) -> Cow<'_, str> {
         }
         _ => target,
     };
-    let Some((path, query)) = origin_form.split_once('?') else {
-        return cut(origin_form.into());
+    let (path, query) = match origin_form.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (origin_form, None),
+    };
+    let path = without_tokens(path);
+    let Some(query) = query else {
+        return cut(path);
     };
     let mut written = format!("{path}?");
     for (index, parameter) in query.split('&').enumerate() {

@@ -173,19 +173,19 @@ fn the_payload_policy_is_kept() {
 fn what_is_redacted_never_reaches_the_disk() {
     let record = config::Record {
         payloads: Payloads::All,
-        redact_headers: vec!["authorization".into(), "cookie".into()],
+        headers: vec!["x-plain".into(), "content-type".into()],
         redact_fields: vec!["/user/*".into(), "/y".into()],
         ..record_config()
     };
     let mut first = json_exchange(r#"{"y":"hush1","z":1}"#, r#"{"y":"hush2","z":1}"#);
     first.request.headers = fields(&[
-        ("AUTHORIZATION", "Bearer hush"),
+        ("X-Other-Key", "Bearer hush"),
         ("Cookie", "a=hush"),
         ("X-Plain", "one"),
         ("x-plain", "two"),
     ]);
     first.request.body = bytes::Bytes::from_static(br#"{"user":{"name":"hush"},"text":"fine"}"#);
-    first.request.target = "/infer?token=hush".into();
+    first.request.target = "/sk-hush-hush-hush-hush/infer?token=hush".into();
     let text: &[(&str, &str)] = &[("content-type", "text/plain"), ("set-cookie", "hush")];
     let second = exchange(
         response(200, text, b"hush"),
@@ -200,6 +200,8 @@ fn what_is_redacted_never_reaches_the_disk() {
         r#"{"text":"fine","user":{"name":"[redacted]"}}"#
     );
     assert_eq!(record["request"]["headers"]["x-plain"], "one, two");
+    assert_eq!(record["request"]["headers"]["x-other-key"], "[redacted]");
+    assert_eq!(record["path"], "/*/infer?token=*");
     assert_eq!(record["difference"], "/y: differs (redacted)");
     assert_eq!(record["production"]["prediction"], "[redacted]");
     let record: Value = serde_json::from_str(disk.lines().nth(1).unwrap()).unwrap();

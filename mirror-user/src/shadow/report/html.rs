@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::Report;
 use super::sections::{Cell, Section, heading, labels_read, sections};
+use crate::plain;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
@@ -99,6 +100,8 @@ fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
+            '\n' => escaped.push('\n'),
+            odd if plain::is_odd(odd) => escaped.extend(odd.escape_default()),
             other => escaped.push(other),
         }
     }

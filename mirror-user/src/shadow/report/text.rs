@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use super::sections::{Cell, Section, heading, labels_read, sections};
 use super::{Report, Service};
+use crate::plain;
 
 const WIDTH: u16 = 96;
 
@@ -33,7 +34,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", printable(&heading(self)))?;
+        writeln!(f, "{}", plain::line(&heading(self), usize::MAX))?;
         sections(self)
             .iter()
             .try_for_each(|section| write!(f, "{section}"))
@@ -50,7 +51,7 @@ impl fmt::Display for Section {
             writeln!(f, " {}", line.trim_end())?;
         }
         for line in self.more.iter().flat_map(|more| more.lines()) {
-            writeln!(f, "  {}", printable(line))?;
+            writeln!(f, "  {}", plain::line(line, usize::MAX))?;
         }
         Ok(())
     }
@@ -68,7 +69,7 @@ impl Section {
         }
         for row in &self.rows {
             table.add_row(row.iter().map(|cell| match cell {
-                Cell::Text(text) => printable(text),
+                Cell::Text(text) => plain::line(text, usize::MAX),
                 Cell::Bar(part) => bar(*part),
             }));
         }
@@ -79,12 +80,6 @@ impl Section {
         }
         table
     }
-}
-
-/// What comes from traffic cannot move the cursor.
-fn printable(text: &str) -> String {
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(visible).collect()
 }
 
 fn bar(part: f64) -> String {

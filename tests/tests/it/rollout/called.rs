@@ -129,7 +129,7 @@ fn a_hook_that_hangs_or_is_gone_holds() {
 fn secrets_stay_here() {
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens");
-    fs::write(&tokens, "Authorization: Bearer hush-token\n").unwrap();
+    fs::write(&tokens, "Authorization: Bearer hush-token-of-24-chars\n").unwrap();
     fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).unwrap();
     let Some(mut pilot) = Pilot::new(|plan| {
         by_hand(plan);
@@ -161,7 +161,7 @@ fn secrets_stay_here() {
             let tokens: Vec<_> = of_path.map(|got| got.header("authorization")).collect();
             anyhow::ensure!(tokens.len() >= times, "{tokens:?}");
             assert!(
-                tokens.iter().all(|t| *t == "Bearer hush-token"),
+                tokens.iter().all(|t| *t == "Bearer hush-token-of-24-chars"),
                 "{tokens:?}"
             );
             Ok(())
