@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::MapError;
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mirror_common::ABI_VERSION;
 use mirror_common::flow::Endpoint;
@@ -232,22 +232,12 @@ impl DataPlane {
     ///
     /// `sizes` holds where the maps are made now.
     pub fn load(pin_dir: &Path, mechanism: Option<Mechanism>, sizes: Sizes) -> Result<Self, Error> {
-        let (maps, links) = pins::prepare(pin_dir)?;
-        // The rings' size is read from a map.
-        pins::check_maps(&maps, None)?;
-        let ring_size = rings::prepare(&maps, sizes.ring)?;
-        pins::check_maps(&maps, Some(ring_size))?;
-        let cpus = pins::possible_cpus();
-        let connections = sizes.connections;
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(&maps)
-            .override_global("RING_SIZE", &ring_size, true)
-            .override_global("INTERRUPTIBLE", &u32::from(is_realtime()), true)
-            .map_max_entries("SCRATCH", cpus)
-            .map_max_entries("CONNECTIONS", connections)
-            .map_max_entries("TRANSLATIONS", connections)
-            .load(OBJECT)
-            .map_err(Box::new)?;
+        let Opened {
+            mut ebpf,
+            maps,
+            links,
+            ring_size,
+        } = open(pin_dir, sizes)?;
         // The others when they are first attached: most hosts need these two, and the verifier takes its time.
         for name in ["ingress", "egress"] {
             classifier(&mut ebpf, name)?;
@@ -287,6 +277,59 @@ impl DataPlane {
             .map(Log)
             .map_err(|error| Error::Missing(format!("log: {error}")))
     }
+}
+
+/// The object over its maps; no program is loaded yet.
+struct Opened {
+    ebpf: Ebpf,
+    maps: PathBuf,
+    links: PathBuf,
+    /// Bytes of each CPU's deep ring.
+    ring_size: u32,
+}
+
+fn open(pin_dir: &Path, sizes: Sizes) -> Result<Opened, Error> {
+    let (maps, links) = pins::prepare(pin_dir)?;
+    // The rings' size is read from a map.
+    pins::check_maps(&maps, None)?;
+    let ring_size = rings::prepare(&maps, sizes.ring)?;
+    pins::check_maps(&maps, Some(ring_size))?;
+    let cpus = pins::possible_cpus();
+    let connections = sizes.connections;
+    let ebpf = EbpfLoader::new()
+        .default_map_pin_directory(&maps)
+        .override_global("RING_SIZE", &ring_size, true)
+        .override_global("INTERRUPTIBLE", &u32::from(is_realtime()), true)
+        .map_max_entries("SCRATCH", cpus)
+        .map_max_entries("CONNECTIONS", connections)
+        .map_max_entries("TRANSLATIONS", connections)
+        .load(OBJECT)
+        .map_err(Box::new)?;
+    Ok(Opened {
+        ebpf,
+        maps,
+        links,
+        ring_size,
+    })
+}
+
+/// Loads every program by itself: their names, and why this kernel refuses them, if it does.
+#[doc(hidden)]
+pub fn load_each(pin_dir: &Path, sizes: Sizes) -> Result<Vec<(String, Result<(), String>)>, Error> {
+    let mut opened = open(pin_dir, sizes)?;
+    let programs = opened.ebpf.programs_mut();
+    let mut loaded: Vec<_> = programs
+        .map(|(name, program)| {
+            let loaded = match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => return (name.to_owned(), Err("of no kind that is known".to_owned())),
+            };
+            (name.to_owned(), loaded.map_err(|error| chain(&error)))
+        })
+        .collect();
+    loaded.sort();
+    Ok(loaded)
 }
 
 /// What the programs have to say, through the `log` crate's logger.

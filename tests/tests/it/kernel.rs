@@ -18,6 +18,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use tests::{Home, Namespace, privileged, veth};
 
+mod programs;
 mod ring;
 
 const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 1], 40_000);
