@@ -1,6 +1,7 @@
 //! A program of somebody else's in a TC chain.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
@@ -15,6 +16,15 @@ pub enum Fate {
     Pass = 0,
     /// Drops it.
     Drop = 2,
+}
+
+/// How packets are handed over to another device, past the host's own stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handing {
+    /// To the neighbour that a route names (`bpf_redirect_neigh`).
+    Neighbour = 152,
+    /// Into the namespace at the other end of a cable (`bpf_redirect_peer`).
+    Peer = 155,
 }
 
 /// The first program in a device's TCX chain, gone when dropped.
@@ -68,9 +78,45 @@ impl ForeignProgram {
         Self::first(namespace, device, TCX_INGRESS, fate)
     }
 
+    /// One that hands IPv4 packets for `address` over to the device `to` as they come in, as a CNI's does;
+    /// others go on.
+    ///
+    /// # Errors
+    /// As [`first_at_egress`](Self::first_at_egress).
+    pub fn hands_over(
+        namespace: &Namespace,
+        device: &str,
+        address: Ipv4Addr,
+        to: &str,
+        handing: Handing,
+    ) -> Result<Self> {
+        let to = namespace.run(|| nix::net::if_::if_nametoindex(to))?;
+        let put = |register: u64, value: u32| 0xb7 | register << 8 | u64::from(value) << 32;
+        let code = [
+            0x16bf,                                           // r6 = r1
+            0x0010_6261,                                      // r2 = skb.protocol
+            0x0008_0255 | 0x0008 << 32,                       // not IPv4: on
+            0x20 | 30 << 32,                                  // r0 = its destination
+            0x0006_0056 | u64::from(address.to_bits()) << 32, // not `address`: on
+            put(1, to),
+            put(2, 0),
+            put(3, 0),
+            put(4, 0),
+            0x85 | (handing as u64) << 32, // call
+            0x95,                          // exit
+            put(0, u32::MAX),              // on: r0 = next
+            0x95,
+        ];
+        Self::put_first(namespace, device, TCX_INGRESS, &code)
+    }
+
     fn first(namespace: &Namespace, device: &str, kind: u32, fate: Fate) -> Result<Self> {
         // `r0 = fate; exit`
-        let code: [u64; 2] = [0xb7 | (fate as u64) << 32, 0x95];
+        let code = [0xb7 | (fate as u64) << 32, 0x95];
+        Self::put_first(namespace, device, kind, &code)
+    }
+
+    fn put_first(namespace: &Namespace, device: &str, kind: u32, code: &[u64]) -> Result<Self> {
         let load = Load {
             kind: SCHED_CLS,
             instructions: code.len() as u32,

@@ -46,7 +46,7 @@ mod watch;
 
 pub use answers::{Answer, Answers, pattern, sha256};
 pub use client::{Client, Connection, Exchange, Framing, Request, Response};
-pub use foreign::{Fate, ForeignProgram};
+pub use foreign::{Fate, ForeignProgram, Handing};
 pub use handmade::{Handmade, Segment, flood, forge};
 pub use inject::{inject, request_frames};
 pub use metrics::Metrics;

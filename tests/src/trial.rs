@@ -100,6 +100,18 @@ impl Trial {
     pub fn start_daemon(&mut self) {
         self.service().remove("mirror");
         self.scene.start_daemon(&[]);
+        self.note_troubles();
+    }
+
+    /// Starts the daemon with its mirror, and what there is to copy to.
+    #[track_caller]
+    pub fn start_mirrored(&mut self) {
+        self.scene.start();
+        self.note_troubles();
+    }
+
+    #[track_caller]
+    fn note_troubles(&mut self) {
         let troubles = self.troubles().into_iter();
         self.before = troubles.map(|(_, count)| count).collect();
     }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::namespace::Namespace;
 
 /// Counts every frame that comes in at a host's `eth0` and is neither a TCP segment of a service in
-/// production, on the node or in its pod, nor address resolution: whatever the shadow, its agent or
+/// production, on the node, in its pod or behind a virtual address, nor address resolution: whatever the shadow, its agent or
 /// the tunnel would send.
 #[derive(Debug)]
 pub struct Watch {
@@ -42,7 +42,7 @@ table netdev watch {
         type filter hook ingress device eth0 priority 0
         ether type arp accept
         meta l4proto ipv6-icmp accept
-        ip saddr { 10.0.0.5, 10.0.0.6, 10.2.0.8 } tcp sport 8000-8003 accept
+        ip saddr { 10.0.0.5, 10.0.0.6, 10.2.0.8, 10.96.0.10 } tcp sport 8000-8003 accept
         ip6 saddr { fd00:0::5, fd00:2::8 } tcp sport 8000-8003 accept
         counter name foreign
     }

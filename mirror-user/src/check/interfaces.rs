@@ -21,6 +21,7 @@ pub(super) async fn findings(
         return Ok(vec![missing(name)]);
     };
     let mut findings = vec![state(&link)];
+    findings.extend(vrf(&link));
     // Ours is told of with the canary that it is for.
     let ours = node.services.iter().any(|service| service.xdp().is_some());
     findings.extend(xdp(&link).filter(|_| !ours));
@@ -82,6 +83,19 @@ fn state(link: &Link) -> Finding {
         format!("{kind}, down: nothing arrives there"),
         cure,
     )
+}
+
+/// What a VRF's ports receive is never received by its own device, and what leaves passes it by.
+fn vrf(link: &Link) -> Option<Finding> {
+    if link.kind.as_deref() != Some("vrf") {
+        return None;
+    }
+    let Link { name, .. } = link;
+    Some(Finding::refuse(
+        about(link),
+        format!("{name} is a VRF: packets pass its ports, and not the device itself"),
+        format!("name its ports in `interfaces` (`ip link show master {name}`)"),
+    ))
 }
 
 fn xdp(link: &Link) -> Option<Finding> {

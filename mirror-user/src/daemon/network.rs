@@ -75,6 +75,8 @@ pub(super) struct View {
     pub(super) pairs: Vec<Pair>,
     /// The bridges, bonds and VRFs that have the interfaces as ports, by the port's name.
     pub(super) masters: BTreeMap<String, Master>,
+    /// Interfaces whose frames have VLAN tags, with a VLAN on each, where a canary is on another host.
+    pub(super) tagged: BTreeMap<String, String>,
     /// What netfilter does to connections that come in, where a canary is on this host.
     pub(super) netfilter: Netfilter,
     /// Where packets leave for what clients dial, by the interface's number, if that is another host's.
@@ -103,7 +105,7 @@ impl View {
     ) -> Result<Self, netlink::Error> {
         let mut view = Self::default();
         let addresses = netlink.addresses().await?;
-        view.addresses = addresses.into_iter().map(|address| address.ip).collect();
+        view.addresses = addresses.iter().map(|address| address.ip).collect();
         for name in &interest.interfaces {
             let link = netlink.link(name).await?;
             view.links.insert(name.clone(), link);
@@ -112,11 +114,15 @@ impl View {
             view.ways.insert(host, way::find(netlink, host).await?);
         }
         let is_stacked = |link: &&Link| link.master != 0;
+        let is_here = |host: &SocketAddr| place::is_here(host.ip(), &view.addresses);
+        let is_steered_away = !interest.canaries.iter().all(is_here);
         if interest.interfaces.len() > 1
+            || is_steered_away
             || view.links.values().flatten().any(|link| is_stacked(&link))
         {
             let links = netlink.links().await?;
             view.pairs = stack::pairs(&interest.interfaces, &links);
+            view.tagged = stack::tagged(&interest.interfaces, &links, &addresses);
             for port in view.links.values().flatten().filter(is_stacked) {
                 let master = links.iter().find(|link| link.index == port.master);
                 view.masters

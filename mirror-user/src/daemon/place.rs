@@ -68,7 +68,10 @@ pub(super) fn find<'a>(
     }
     match view.ways.get(&canary.address) {
         Some(Ok(way)) if way.link.loopback => lasting(format!("the route to {ip} leads back here")),
-        Some(Ok(way)) => match only_leaves(service, view) {
+        Some(Ok(way)) => match only_leaves(service, view)
+            .or_else(|| has_tags(view))
+            .or_else(|| is_port(view))
+        {
             Some(obstacle) => Err(obstacle),
             None => Ok(Place::Away(way)),
         },
@@ -149,6 +152,38 @@ fn only_leaves(service: &[ServiceAddress], view: &View) -> Option<Obstacle> {
     (!names.is_empty()).then(|| Obstacle::Topology {
         why: format!("connections are seen on {} only as they leave for the servers, too late to be given to a canary of another host", names.join(", ")),
         cure: "name the interface where clients come in, such as the NIC, in `interfaces` in place of it".to_owned(),
+    })
+}
+
+/// Why clients' frames cannot be taken away: each has a VLAN tag, and would lose it.
+fn has_tags(view: &View) -> Option<Obstacle> {
+    let links = || view.links.values().flatten();
+    if !links().all(|link| view.tagged.contains_key(&link.name)) {
+        return None;
+    }
+    let (link, vlan) = links().find_map(|link| Some((link, view.tagged.get(&link.name)?)))?;
+    Some(Obstacle::Topology {
+        why: format!(
+            "frames on {} have VLAN tags, and none is taken to a canary of another host",
+            link.name
+        ),
+        cure: format!(
+            "name {vlan} itself in `interfaces` in place of {}",
+            link.name
+        ),
+    })
+}
+
+/// Why answers would not get back to clients: who they are is known to a bridge or bond, and its ports learn
+/// nobody's hardware address.
+fn is_port(view: &View) -> Option<Obstacle> {
+    let mut masters = view.masters.iter();
+    let (port, Master { name, kind, .. }) = masters.find(|(_, master)| master.kind != "vrf")?;
+    Some(Obstacle::Topology {
+        why: format!(
+            "{port} is a port of the {kind} {name}, by which answers of a canary of another host find no way back to clients"
+        ),
+        cure: format!("name {name} itself in `interfaces` in place of {port}"),
     })
 }
 
@@ -282,6 +317,39 @@ mod tests {
             Some("seen on veth1 only as they leave"),
         );
         check_tapped(own, away, bridge(), None, None);
+        let vrf = || master("vrf", false);
+        check_tapped(own, away, port(7), vrf(), None);
+        let in_bond = || master("bond", false);
+        let lost = Some("eth0 is a port of the bond m0");
+        let eth0 = || Link {
+            master: 7,
+            ..link("eth0", 2)
+        };
+        check_tapped(own, away, eth0(), in_bond(), lost);
+        check_tapped(own, here, eth0(), in_bond(), None);
+    }
+
+    #[test]
+    fn frames_with_tags_are_not_taken_away() {
+        let mut view = view();
+        view.links.insert("eth0".to_owned(), Some(link("eth0", 2)));
+        let found = |view: &View| {
+            let canary = Canary {
+                address: ([10, 1, 0, 7], 8001).into(),
+                ..canary()
+            };
+            let service = [ServiceAddress {
+                ip: None,
+                port: 8000,
+            }];
+            find(&canary, &service, view).err()
+        };
+        assert_eq!(found(&view), None);
+        view.tagged.insert("eth0".to_owned(), "eth0.5".to_owned());
+        let said = found(&view).unwrap().to_string();
+        assert!(said.contains("name eth0.5 itself"), "{said}");
+        view.links.insert("eth1".to_owned(), Some(link("eth1", 3)));
+        assert_eq!(found(&view), None);
     }
 
     #[test]

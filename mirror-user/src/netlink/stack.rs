@@ -1,7 +1,10 @@
 //! Which interfaces show the same packets: a packet passes a NIC, and then the bridge, bond or VLAN that
 //! stands on it. Pure.
 
-use super::Link;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{HostAddress, Link};
 
 /// Two interfaces of which a packet passes both, and would be counted and copied twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,31 @@ pub(crate) fn pairs(tapped: &[String], links: &[Link]) -> Vec<Pair> {
         }
     }
     pairs
+}
+
+/// Those of the interfaces of these names whose frames for this host all have VLAN tags, each with a VLAN that
+/// stands on it: they have no address of their own.
+pub(crate) fn tagged(
+    tapped: &[String],
+    links: &[Link],
+    addresses: &[HostAddress],
+) -> BTreeMap<String, String> {
+    let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let has_address = |link: &Link| {
+        let mut own = addresses.iter().filter(|own| own.interface == link.index);
+        own.any(|own| !is_link_local(own.ip))
+    };
+    let plain = links
+        .iter()
+        .filter(|link| tapped.contains(&link.name) && link.master == 0 && !has_address(link));
+    plain
+        .filter_map(|link| {
+            let is_above =
+                |above: &&Link| above.lower == link.index && above.kind.as_deref() == Some("vlan");
+            let vlan = links.iter().find(is_above)?;
+            Some((link.name.clone(), vlan.name.clone()))
+        })
+        .collect()
 }
 
 fn double(first: &Link, second: &Link, links: &[Link]) -> Option<(String, String)> {
@@ -178,6 +206,28 @@ mod tests {
         check("one", "other", Some("two ends of one cable"));
         check("eth0", "vx0", None);
         check("eth0.5", "mv0", None);
+    }
+
+    #[test]
+    fn a_nic_without_an_address_has_tagged_frames() {
+        let on = |interface, ip: &str| HostAddress {
+            interface,
+            ip: ip.parse().unwrap(),
+        };
+        let vlan = || vec![on(3, "10.0.0.5"), on(2, "fe80::5")];
+        let both = || vec![on(3, "10.0.0.5"), on(2, "10.7.0.5")];
+        for (name, addresses, vlan) in [
+            ("eth0", vlan(), Some("eth0.5")),
+            ("eth0", both(), None),
+            ("eth0.5", vlan(), None),
+            ("cali1", vlan(), None),
+            // A port: what comes in is its bond's.
+            ("eth1", vlan(), None),
+            ("bond0", vlan(), Some("bond0.7")),
+        ] {
+            let found = tagged(&[name.to_owned()], &links(), &addresses);
+            assert_eq!(found.get(name).map(String::as_str), vlan, "{name}");
+        }
     }
 
     #[test]

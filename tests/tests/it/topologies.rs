@@ -1,14 +1,19 @@
 //! The node's network as it may be, a row of docs/interfaces.md each: what is tapped, and whether the
 //! mirror, a canary on this host and one on another get what clients send.
 
-use tests::{Exchange, Namespace, Scene, Server, Trial, binary, veth};
+use anyhow::ensure;
+use tests::{Exchange, Namespace, Scene, Server, Trial, binary, eventually, large, veth};
 
 use crate::traffic::{copied_once, send_mixed};
 
 mod bridges;
+mod kube_proxy;
+mod modules;
 mod netfilter;
 mod nics;
+mod peers;
 mod pods;
+mod routes;
 mod unseen;
 
 /// The node's addresses are on a bridge that has the clients' NIC as a port.
@@ -83,6 +88,48 @@ fn mirrors_once(scene: &Scene, server: &str) -> Vec<Exchange> {
     scene.prove(&sent);
     copied_once(scene, &sent);
     sent
+}
+
+/// The same where the host itself talks to the client's now and then, as bridges and bonds do.
+#[track_caller]
+fn mirrors_all(scene: &Scene, server: &str) {
+    let sent = send_mixed(scene, &[server]);
+    scene.complete(&sent, &[]);
+    copied_once(scene, &sent);
+}
+
+/// The canary is on the shadow host, by a way of its own.
+#[track_caller]
+fn canary_elsewhere(trial: &mut Trial) {
+    let far = trial.scene.net.shadow.clone();
+    trial.place_canary(&far, "0.0.0.0:8001", "10.1.0.9:8001");
+}
+
+/// Half of the connections go to the canary, as both servers and the daemon count them, and all are answered.
+#[track_caller]
+fn steers_half(trial: &Trial, dialled: &str) {
+    let before = trial.connections();
+    trial.set("0.5");
+    let sent = trial.scene.client_of(dialled).load(60, 3, large).unwrap();
+    let split = trial.split(&sent);
+    split.assert_share(0.5);
+    eventually("all are counted", || {
+        let now = trial.connections();
+        let counted = [now[0] - before[0], now[1] - before[1]];
+        ensure!(counted == split.connections, "{counted:?}, not {split:?}");
+        Ok(())
+    });
+    trial.assert_calm();
+}
+
+/// The mirror first, and then a canary on another host.
+#[track_caller]
+fn mirrors_and_steers_away(trial: &mut Trial, dialled: &str) {
+    canary_elsewhere(trial);
+    trial.start_mirrored();
+    mirrors_all(&trial.scene, dialled);
+    trial.wait_for_canary(1.0);
+    steers_half(trial, dialled);
 }
 
 /// `canary set` says at once that nothing can be steered.

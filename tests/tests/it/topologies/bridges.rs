@@ -6,8 +6,8 @@ use tests::{Request, Server, Trial, eventually, large};
 use crate::traffic::{copied_once, send_mixed};
 
 use super::{
-    POD, bridge_the_nic, bridged_pod, call_netfilter, check_refuses, mirrors_once,
-    pod_behind_a_bridge, set_is_refused,
+    POD, bridge_the_nic, bridged_pod, call_netfilter, canary_elsewhere, check_refuses,
+    mirrors_and_steers_away, mirrors_once, pod_behind_a_bridge, set_is_refused,
 };
 
 #[test]
@@ -55,6 +55,38 @@ fn a_bridge_with_the_nic_is_mirrored() {
         let sent = trial.scene.client.load(60, 3, large).unwrap();
         trial.split(&sent).assert_share(0.5);
         trial.assert_calm();
+    }
+}
+
+#[test]
+fn a_bridge_with_the_nic_steers_to_another_host() {
+    for calls in [false, true] {
+        let Some(mut trial) = Trial::quiet(|_| {}) else {
+            return;
+        };
+        bridge_the_nic(&trial.scene);
+        call_netfilter(&trial.scene, calls);
+        trial.scene.set_interfaces(&["br0"]);
+        mirrors_and_steers_away(&mut trial, "10.0.0.5:8000");
+    }
+}
+
+/// Answers to clients would leave by the port, where no neighbour ever answers.
+#[test]
+fn a_bridge_s_port_steers_nobody_away() {
+    for interfaces in [&["eth0"][..], &["eth0", "br0"]] {
+        let Some(mut trial) = Trial::quiet(|_| {}) else {
+            return;
+        };
+        bridge_the_nic(&trial.scene);
+        trial.scene.set_interfaces(interfaces);
+        canary_elsewhere(&mut trial);
+        trial.start_daemon();
+        trial.wait_for_canary(1.0);
+        set_is_refused(&trial, "name br0 itself");
+        check_refuses(&trial.scene, "eth0 is a port of the bridge br0");
+        let sent = trial.scene.client.load(20, 1, large).unwrap();
+        assert_eq!(trial.scene.production.received().len(), sent.len());
     }
 }
 

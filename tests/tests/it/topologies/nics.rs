@@ -2,7 +2,7 @@
 
 use tests::{Namespace, Scene, Trial, large};
 
-use super::{check_refuses, mirrors_once};
+use super::{check_refuses, mirrors_and_steers_away, mirrors_once};
 
 /// The node's addresses are on a macvlan of the clients' NIC.
 pub(super) fn macvlan(scene: &Scene) {
@@ -42,5 +42,17 @@ fn a_macvlan_or_its_nic_is_tapped_and_not_both() {
         let sent = trial.scene.client.load(60, 3, large).unwrap();
         trial.split(&sent).assert_share(0.5);
         trial.assert_calm();
+    }
+}
+
+#[test]
+fn a_macvlan_or_its_nic_steers_to_another_host() {
+    for interface in ["eth0", "mv0"] {
+        let Some(mut trial) = Trial::quiet(|_| {}) else {
+            return;
+        };
+        macvlan(&trial.scene);
+        trial.scene.set_interfaces(&[interface]);
+        mirrors_and_steers_away(&mut trial, "10.0.0.5:8000");
     }
 }

@@ -1,8 +1,8 @@
 //! Pods and containers that are routed to, or dialled at an address of the node; tunnels; the loopback.
 
-use tests::{Answers, Client, Server, Trial, large};
+use tests::{Answers, Client, Scene, Server, Trial, eventually, large};
 
-use super::mirrors_once;
+use super::{canary_elsewhere, mirrors_all, mirrors_and_steers_away, mirrors_once, steers_half};
 
 /// As kube-proxy and `docker -p` do it for clients of other hosts.
 const PUBLISHED: &str = "
@@ -15,7 +15,7 @@ table ip published {
 ";
 
 /// A quiet trial whose stable is in a pod that the node routes to, at 10.2.0.8:8000.
-fn routed_pod() -> Option<Trial> {
+pub(super) fn routed_pod() -> Option<Trial> {
     let mut trial = Trial::quiet(|_| {})?;
     let pod = trial.scene.net.pod().unwrap();
     let listen = "0.0.0.0:8000".parse().unwrap();
@@ -26,13 +26,10 @@ fn routed_pod() -> Option<Trial> {
 /// Half of the connections to `dialled` go to a canary on another host.
 #[track_caller]
 fn steers_away(trial: &mut Trial, dialled: &str) {
-    let far = trial.scene.net.shadow.clone();
-    trial.place_canary(&far, "0.0.0.0:8001", "10.1.0.9:8001");
+    canary_elsewhere(trial);
     trial.start_daemon();
     trial.wait_for_canary(1.0);
-    trial.set("0.5");
-    let sent = trial.scene.client_of(dialled).load(60, 3, large).unwrap();
-    trial.split(&sent).assert_share(0.5);
+    steers_half(trial, dialled);
 }
 
 #[test]
@@ -75,6 +72,30 @@ fn a_published_pod_steers_to_another_host() {
     steers_away(&mut trial, "10.0.0.5:8000");
 }
 
+/// A vxlan between the client's host and the node, which is 10.6.0.5 in it.
+fn tunnel(scene: &Scene) {
+    let net = &scene.net;
+    for (host, own, other) in [(&net.node, 5, 2), (&net.client, 2, 5)] {
+        let ends = format!("local 10.0.0.{own} remote 10.0.0.{other} dev eth0");
+        let kind = format!("type vxlan id 42 dstport 4789 {ends}");
+        host.ip(&format!("link add vx0 mtu 1400 {kind}")).unwrap();
+        host.ip("link set vx0 up").unwrap();
+        host.address("vx0", &format!("10.6.0.{own}/24")).unwrap();
+    }
+}
+
+#[test]
+fn a_tunnel_steers_to_another_host() {
+    for interfaces in [&["vx0"][..], &["eth0", "vx0"]] {
+        let Some(mut trial) = Trial::quiet(|_| {}) else {
+            return;
+        };
+        tunnel(&trial.scene);
+        trial.scene.set_interfaces(interfaces);
+        mirrors_and_steers_away(&mut trial, "10.6.0.5:8000");
+    }
+}
+
 /// What comes in by a tunnel is seen on the tunnel's own interface.
 #[test]
 fn a_tunnel_is_tapped_where_it_ends() {
@@ -82,14 +103,7 @@ fn a_tunnel_is_tapped_where_it_ends() {
         let Some(mut trial) = Trial::quiet(|_| {}) else {
             return;
         };
-        let net = &trial.scene.net;
-        for (host, own, other) in [(&net.node, 5, 2), (&net.client, 2, 5)] {
-            let ends = format!("local 10.0.0.{own} remote 10.0.0.{other} dev eth0");
-            let kind = format!("type vxlan id 42 dstport 4789 {ends}");
-            host.ip(&format!("link add vx0 mtu 1400 {kind}")).unwrap();
-            host.ip("link set vx0 up").unwrap();
-            host.address("vx0", &format!("10.6.0.{own}/24")).unwrap();
-        }
+        tunnel(&trial.scene);
         trial.scene.set_interfaces(interfaces);
         trial.start_daemon();
         trial.set("0.5");
@@ -98,6 +112,35 @@ fn a_tunnel_is_tapped_where_it_ends() {
         let split = trial.split(&sent);
         split.assert_share(0.5);
         assert_eq!(trial.connections(), split.connections);
+    }
+}
+
+/// docker-proxy without rules of netfilter (`"iptables": false`) is who listens, and the container has
+/// connections of its own with it.
+#[test]
+#[ignore = "needs docker-proxy: cargo xtask test --kernel 6.12"]
+fn docker_proxy_alone_is_a_server_on_the_node() {
+    for away in [false, true] {
+        let Some(mut trial) = routed_pod() else {
+            return;
+        };
+        let node = trial.scene.net.node.clone();
+        let mut command = node.command("sh");
+        // It says that it is ready to whoever is at the other end of descriptor 3.
+        let ends = "-host-ip 10.0.0.5 -host-port 8000 -container-ip 10.2.0.8 -container-port 8000";
+        let line = format!("exec 3>/dev/null; exec docker-proxy -proto tcp {ends}");
+        command.args(["-c", &line]);
+        let _proxy = node.spawn("docker-proxy", command).unwrap();
+        eventually("docker-proxy listens", || {
+            node.run(|| std::net::TcpStream::connect("10.0.0.5:8000"))
+        });
+        if away {
+            mirrors_and_steers_away(&mut trial, "10.0.0.5:8000");
+        } else {
+            trial.start_mirrored();
+            mirrors_all(&trial.scene, "10.0.0.5:8000");
+            steers_half(&trial, "10.0.0.5:8000");
+        }
     }
 }
 

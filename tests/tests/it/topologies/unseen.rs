@@ -8,7 +8,7 @@ use crate::traffic::small;
 
 /// Sends until the daemon says that it sees this direction alone, or both.
 #[track_caller]
-fn is_told(scene: &Scene, missing: Option<&str>) {
+pub(super) fn is_told(scene: &Scene, missing: Option<&str>) {
     eventually("it is told what is missing", || {
         scene.client.load(2, 10, small)?;
         let metrics = scene.daemon().metrics()?;
