@@ -12,6 +12,7 @@ use clap::Parser;
 
 mod check;
 mod fuzz;
+mod kernels;
 mod licences;
 mod process;
 mod program;
@@ -29,7 +30,7 @@ enum Command {
     /// Formatting, lints, documentation, dependency licences and advisories.
     Check,
     /// All tests; those of the kernel and of network namespaces need root.
-    Test(Arguments),
+    Test(test::Options),
     /// Every fuzz target for a minute.
     Fuzz(fuzz::Options),
     /// Two versions of a small model, mirrored and compared, in about a minute.
@@ -60,7 +61,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Setup => setup::run(),
         Command::Check => check::run(),
-        Command::Test(Arguments { arguments }) => test::run(&arguments),
+        Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Demo(Arguments { arguments }) => program::run(&program::DEMO, &arguments),
         Command::Bench(Arguments { arguments }) => program::run(&program::BENCH, &arguments),

@@ -34,6 +34,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs to the end without a word; what it wrote becomes part of the error.
 pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// The same, and what it wrote to stdout.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -47,7 +52,7 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
             stderr.trim_end()
         );
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Gives this process over to a program, so that signals and the exit code are its own.

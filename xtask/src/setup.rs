@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Compiler,
     /// Network namespaces, and a bpffs to pin in.
     Network,
+    /// A virtual machine, and what boots in it.
+    Machine,
     /// clippy for the eBPF crate.
     Lints,
     /// What modelmirror is measured against.
@@ -57,6 +59,26 @@ const NETWORK: &[Package] = &[
         program: "nft",
     },
 ];
+const MACHINE: &[Package] = &[
+    Package::Program {
+        package: "qemu-system-x86",
+        program: "qemu-system-x86_64",
+    },
+    // Without libraries: it is all that the initrd has.
+    Package::Itself("busybox-static"),
+    Package::Program {
+        package: "kmod",
+        program: "depmod",
+    },
+    Package::Program {
+        package: "cpio",
+        program: "cpio",
+    },
+    Package::Program {
+        package: "xz-utils",
+        program: "xz",
+    },
+];
 const PROMTOOL: &[Package] = &[Package::Program {
     package: "prometheus",
     program: "promtool",
@@ -94,6 +116,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<usize> {
         installed += match need {
             Need::Compiler => compiler()?,
             Need::Network => network()?,
+            Need::Machine => packages(MACHINE)?,
             Need::Lints => lints()?,
             Need::Bench => packages(BENCH)?,
             Need::Promtool => packages(PROMTOOL)?,

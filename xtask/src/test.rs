@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::kernels::{self, Kernel};
 use crate::process;
 use crate::setup::{self, Need};
 
@@ -28,8 +29,27 @@ const BOTH_TRANSPORTS: [&str; 14] = [
 /// Tells the integration tests how copies travel.
 const TRANSPORT: &str = "MODELMIRROR_TRANSPORT";
 
+/// Which tests, and where.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run what depends on the kernel alone, on this one of Debian's in a virtual machine (10 to 20 minutes).
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
+    /// Passed on to the runner, such as a part of a test's name.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the tests, here or in a virtual machine.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    match options.kernel {
+        Some(kernel) => kernels::run(kernel, &options.arguments),
+        None => run_all(&options.arguments),
+    }
+}
+
 /// Sets up, builds and runs every test of the workspace; those of the mirror once more.
-pub(crate) fn run(arguments: &[String]) -> Result<()> {
+fn run_all(arguments: &[String]) -> Result<()> {
     setup::ensure(&[Need::Compiler, Need::Network])?;
     if std::env::var_os("CI").is_some() {
         setup::ensure(&[Need::Promtool])?;
