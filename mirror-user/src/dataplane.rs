@@ -313,12 +313,16 @@ fn open(pin_dir: &Path, sizes: Sizes) -> Result<Opened, Error> {
     })
 }
 
-/// Loads every program by itself: their names, and why this kernel refuses them, if it does.
+/// A program, and why this kernel refuses it, if it does.
 #[doc(hidden)]
-pub fn load_each(pin_dir: &Path, sizes: Sizes) -> Result<Vec<(String, Result<(), String>)>, Error> {
+pub type Tried = (String, Result<(), String>);
+
+/// Loads every program by itself.
+#[doc(hidden)]
+pub fn load_each(pin_dir: &Path, sizes: Sizes) -> Result<Vec<Tried>, Error> {
     let mut opened = open(pin_dir, sizes)?;
     let programs = opened.ebpf.programs_mut();
-    let mut loaded: Vec<_> = programs
+    let mut loaded: Vec<Tried> = programs
         .map(|(name, program)| {
             let loaded = match program {
                 Program::Xdp(program) => program.load(),
