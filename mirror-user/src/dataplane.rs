@@ -34,7 +34,7 @@ pub use counts::Counts;
 pub use maps::Pulse;
 pub use pins::{attached, detach_all, find as find_pins};
 pub use ring::Ring;
-pub use rings::Bell;
+pub use rings::{Bell, try_to_pin};
 pub use xdp::has_xdp;
 
 /// The programs, built from `mirror-ebpf` by the build script.

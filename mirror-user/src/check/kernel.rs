@@ -25,6 +25,8 @@ pub(super) struct Kernel {
     pin_dir: PathBuf,
     /// Whether `pin_dir`, or what there is of the way to it, lies on a bpffs.
     bpffs: bool,
+    /// Whether a map could be pinned there, or why not.
+    pins: Result<(), String>,
 }
 
 impl Kernel {
@@ -41,6 +43,7 @@ impl Kernel {
             capabilities: status.map_or(0, |status| status.capeff),
             pin_dir: pin_dir.to_owned(),
             bpffs: on.is_some_and(|on| on.filesystem_type() == BPF_FS_MAGIC),
+            pins: dataplane::try_to_pin(pin_dir),
         }
     }
 
@@ -89,8 +92,17 @@ fn jit(kernel: &Kernel) -> Finding {
 
 fn bpffs(kernel: &Kernel) -> Finding {
     let dir = kernel.pin_dir.display();
-    if kernel.bpffs {
-        return Finding::ok("pin_dir", format!("{dir} is on a bpffs"));
+    match &kernel.pins {
+        _ if !kernel.bpffs => {}
+        Ok(()) => return Finding::ok("pin_dir", format!("{dir} is on a bpffs, and takes pins")),
+        Err(why) => {
+            let cure = "run as root, or as who owns that folder (systemd mounts /sys/fs/bpf for root alone)";
+            return Finding::refuse(
+                "pin_dir",
+                format!("nothing can be pinned in {dir}: {why}"),
+                cure,
+            );
+        }
     }
     Finding::refuse(
         "pin_dir",
@@ -133,6 +145,7 @@ mod tests {
             capabilities: 1 << 12 | 1 << 38 | 1 << 39,
             pin_dir: "/sys/fs/bpf/modelmirror".into(),
             bpffs: true,
+            pins: Ok(()),
         }
     }
 
@@ -190,6 +203,13 @@ mod tests {
                 ..ready()
             },
             refuse("not on a bpffs"),
+        );
+        check(
+            Kernel {
+                pins: Err("permission denied".to_owned()),
+                ..ready()
+            },
+            refuse("nothing can be pinned in /sys/fs/bpf/modelmirror: permission denied"),
         );
         let only_net = Kernel {
             capabilities: 1 << 12,

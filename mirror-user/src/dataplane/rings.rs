@@ -90,6 +90,24 @@ fn make_ring(size: u32) -> io::Result<OwnedFd> {
     )
 }
 
+/// Pins a small map where `pin_dir` is, or would be made, and takes it away again.
+///
+/// # Errors
+/// Why that cannot be done.
+pub fn try_to_pin(pin_dir: &Path) -> Result<(), String> {
+    let existing = pin_dir.ancestors().find(|path| path.exists());
+    let existing = existing.ok_or("it has no root")?;
+    let folder = existing.join(format!("modelmirror-check-{}", std::process::id()));
+    let pin = folder.join("map");
+    let array = bpf_map_type::BPF_MAP_TYPE_ARRAY;
+    let map = make_map("CHECK", array, 4, 1, 0, None).map_err(|error| format!("a map: {error}"))?;
+    std::fs::create_dir(&folder).map_err(|error| format!("{}: {error}", existing.display()))?;
+    let pinned = pin_map(map, &pin).map_err(|error| error.to_string());
+    let _ = std::fs::remove_file(&pin);
+    let _ = std::fs::remove_dir(&folder);
+    pinned
+}
+
 fn pin_map(map: OwnedFd, pin: &Path) -> io::Result<()> {
     let map = MapData::from_fd(map).map_err(io::Error::other)?;
     map.pin(pin).map_err(io::Error::other)

@@ -125,7 +125,7 @@ impl Shared {
 /// # Errors
 /// When a folder cannot be made, made private, or written to.
 pub fn prepare(config: &config::Shadow) -> anyhow::Result<Vec<PathBuf>> {
-    let record_dir = &config.record_dir;
+    let record_dir = &folder::behind_link(&config.record_dir);
     let names: Vec<&str> = config.services.iter().map(|s| s.name.as_str()).collect();
     folder::private(record_dir, |name| {
         name == resume::FILE || names.iter().any(|service| name == *service)

@@ -3,13 +3,23 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use nix::unistd::{AccessFlags, access};
 
 const MODE: u32 = 0o700;
 const STICKY: u32 = 0o1000;
+
+/// Where `path` leads, if it is a link of ours or of root's: systemd's LogsDirectory is one where users are dynamic.
+/// Another's may lead elsewhere in a moment, and stays what it is, which [`private`] refuses.
+pub(super) fn behind_link(path: &Path) -> PathBuf {
+    let own = nix::unistd::geteuid().as_raw();
+    let is_trusted = |link: fs::Metadata| link.is_symlink() && [0, own].contains(&link.uid());
+    let leads_on = fs::symlink_metadata(path).is_ok_and(is_trusted);
+    let target = leads_on.then(|| fs::canonicalize(path).ok()).flatten();
+    target.unwrap_or_else(|| path.to_owned())
+}
 
 /// Makes `path` a folder of mode 0700, whatever the umask.
 ///

@@ -273,6 +273,25 @@ fn a_folder_that_others_use_is_refused_and_left_alone() {
     assert_eq!(mode(folder.path()), 0o755);
 }
 
+/// As systemd makes it where users are dynamic. A service's own folder may be none.
+#[test]
+fn the_folder_may_be_a_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("real"), folder.path().join("records"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink("real", &link).unwrap();
+    let recorder = Recorder::open(&config(&link, record_config())).unwrap();
+    let exchange = json_exchange("1", "1");
+    let comparison = Comparer::new(&compare_config(), &record_config()).compare(&exchange);
+    recorder.write(0, &exchange, &comparison);
+    drop(recorder);
+    assert_eq!((mode(&real), files(&real).len()), (0o700, 1));
+    fs::remove_dir_all(real.join("sentiment")).unwrap();
+    std::os::unix::fs::symlink("/tmp", real.join("sentiment")).unwrap();
+    let error = Recorder::open(&config(&link, record_config())).unwrap_err();
+    assert!(error.to_string().contains("not a folder"), "{error}");
+}
+
 #[test]
 fn a_service_cannot_leave_the_folder() {
     let folder = tempfile::tempdir().unwrap();
