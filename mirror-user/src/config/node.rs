@@ -1,6 +1,6 @@
 //! The inference node's file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -165,12 +165,12 @@ impl Typed {
     }
 
     fn check_addresses(&self, problems: &Problems) {
-        let mut seen: Vec<(ServiceAddress, &str)> = Vec::new();
+        let mut seen = Taken::default();
         for service in &self.services {
             let owner = service.label();
             for address in &service.addresses {
                 let own = *address.get_ref();
-                if let Some((other, of)) = seen.iter().find(|(other, _)| other.overlaps(own)) {
+                if let Some((other, of)) = seen.by(own) {
                     let what = format!("{own} is taken: {other} belongs to service {of}");
                     let cure = "a packet must belong to one service: give every address and port to one service, once";
                     problems.add(address.span(), Fault::new(what, cure));
@@ -180,20 +180,21 @@ impl Typed {
                     let cure = "move `admin` to a port of its own";
                     problems.add(address.span(), Fault::new(what, cure));
                 }
-                seen.push((own, owner));
+                seen.add(own, owner);
             }
         }
     }
 
     fn check_agents(&self, problems: &Problems) {
-        let addresses = || self.services.iter().flat_map(|service| &service.addresses);
+        let addresses = self.services.iter().flat_map(|service| &service.addresses);
+        let addresses: HashSet<_> = addresses.map(|address| *address.get_ref()).collect();
         let mirrors = self.services.iter().filter_map(|s| s.mirror.as_ref());
         let mut agents: HashMap<&AgentAddress, &TypedMirror> = HashMap::new();
         for mirror in mirrors {
             let Some(agent) = &mirror.agent else { continue };
             let own = agent.get_ref().socket().map(ServiceAddress::of_listener);
             if let Some(own) = own
-                && addresses().any(|address| *address.get_ref() == own)
+                && addresses.contains(&own)
             {
                 let what = format!("{own} is a service's own address");
                 let cure =
@@ -243,6 +244,31 @@ impl Typed {
                 .map(TypedService::build)
                 .collect::<Option<_>>()?,
         })
+    }
+}
+
+/// Addresses that belong to a service, found without a look at each.
+#[derive(Default)]
+struct Taken<'a> {
+    exactly: HashMap<ServiceAddress, &'a str>,
+    /// The first at each port, whatever its address.
+    at_port: HashMap<u16, (ServiceAddress, &'a str)>,
+}
+
+impl<'a> Taken<'a> {
+    fn add(&mut self, address: ServiceAddress, owner: &'a str) {
+        self.exactly.entry(address).or_insert(owner);
+        self.at_port.entry(address.port).or_insert((address, owner));
+    }
+
+    /// What overlaps with `own`, and whose it is.
+    fn by(&self, own: ServiceAddress) -> Option<(ServiceAddress, &'a str)> {
+        let any = ServiceAddress { ip: None, ..own };
+        let exactly = |address| Some((address, *self.exactly.get(&address)?));
+        match own.ip {
+            None => self.at_port.get(&own.port).copied(),
+            Some(_) => exactly(own).or_else(|| exactly(any)),
+        }
     }
 }
 
@@ -423,5 +449,30 @@ impl TypedMirror {
             arms: self.arms.into_iter().map(Spanned::into_inner).collect(),
             max_bytes_per_second: self.max_bytes_per_second,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address() -> impl Strategy<Value = ServiceAddress> {
+        (prop::option::of(0_u8..3), 80_u16..83).prop_map(|(ip, port)| ServiceAddress {
+            ip: ip.map(|last| [10, 0, 0, last].into()),
+            port,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_found(taken in prop::collection::vec(address(), 0..6), own in address()) {
+            let mut known = Taken::default();
+            taken.iter().for_each(|address| known.add(*address, "a"));
+            let found = known.by(own);
+            prop_assert_eq!(found.is_some(), taken.iter().any(|other| other.overlaps(own)));
+            prop_assert!(found.is_none_or(|(other, _)| other.overlaps(own)));
+        }
     }
 }
