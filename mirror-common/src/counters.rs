@@ -16,6 +16,8 @@ pub struct Counters {
     pub connections: u64,
     /// Connections that hit the mirror budget.
     pub over_budget_connections: u64,
+    /// Resets of connections that nobody remembers: they tell nothing of a version.
+    pub stray_resets: u64,
 }
 
 impl Default for Counters {
@@ -25,6 +27,7 @@ impl Default for Counters {
             mirrored_bytes: 0,
             connections: 0,
             over_budget_connections: 0,
+            stray_resets: 0,
         }
     }
 }
@@ -37,6 +40,7 @@ impl AddAssign<&Self> for Counters {
         self.mirrored_bytes += other.mirrored_bytes;
         self.connections += other.connections;
         self.over_budget_connections += other.over_budget_connections;
+        self.stray_resets += other.stray_resets;
     }
 }
 
@@ -64,7 +68,7 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::measure::ArmCounters {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::measure::Connection {}
+    unsafe impl aya::Pod for crate::connection::Connection {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::steer::Steering {}
     // SAFETY: as above.
@@ -77,9 +81,10 @@ mod pod {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::connection::Connection;
     use crate::flow::{Endpoint, Flow};
     use crate::histogram::{Latency, RunTime};
-    use crate::measure::{ArmCounters, Connection};
+    use crate::measure::ArmCounters;
     use crate::policy::{Agent, Budget, Service, Tap};
     use crate::steer::{Arrivals, Choice, Health, Steering};
     use crate::translate::{Ports, Translation};
@@ -109,27 +114,27 @@ mod tests {
             ("choices", Choice::COUNT),
             ("Arrivals", size_of::<Arrivals>()),
         ];
-        let version_5 = [
+        let version_6 = [
             ("Endpoint", 24),
             ("Service", 80),
             ("Agent", 104),
             ("Budget", 16),
             ("Tap", 40),
-            ("Counters", 256),
+            ("Counters", 264),
             ("Sent", 24),
             ("RunTime", 520),
             ("Latency", 3464),
             ("Flow", 48),
-            ("Connection", 80),
-            ("ArmCounters", 232),
-            ("Steering", 152),
+            ("Connection", 128),
+            ("ArmCounters", 240),
+            ("Steering", 272),
             ("reasons", 29),
             ("Health", 16),
             ("Ports", 8),
-            ("Translation", 80),
-            ("choices", 11),
+            ("Translation", 96),
+            ("choices", 12),
             ("Arrivals", 16),
         ];
-        assert_eq!((crate::ABI_VERSION, layouts), (5, version_5));
+        assert_eq!((crate::ABI_VERSION, layouts), (6, version_6));
     }
 }

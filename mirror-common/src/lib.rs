@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod checksum;
+pub mod connection;
 pub mod counters;
 pub mod flow;
 pub mod histogram;
@@ -23,4 +24,4 @@ pub mod verdict;
 ///
 /// Pins live in a directory of this number, so two layouts never meet.
 /// `counters::tests::layouts_are_versioned` fails when a layout changes and this number does not.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

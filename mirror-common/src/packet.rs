@@ -71,6 +71,8 @@ pub struct Packet {
     pub sequence: u32,
     /// TCP's acknowledgement number; 0 for UDP.
     pub acknowledgement: u32,
+    /// TCP's window, as it stands there; 0 for UDP.
+    pub window: u16,
     /// Where the IP header starts.
     pub network_offset: u32,
     /// Where the TCP or UDP header starts.
@@ -272,6 +274,7 @@ fn tcp<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
         flags: header[13],
         sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
         acknowledgement: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
+        window: u16::from_be_bytes([header[14], header[15]]),
         network_offset: network.offset,
         transport_offset: network.transport_offset,
         payload_offset,
@@ -300,6 +303,7 @@ fn udp<F: Frame>(frame: &F, network: &Network) -> Result<Packet, Reason> {
         flags: 0,
         sequence: 0,
         acknowledgement: 0,
+        window: 0,
         network_offset: network.offset,
         transport_offset: network.transport_offset,
         payload_offset,

@@ -24,6 +24,8 @@ pub mod flag {
     /// The canary has less than the disk may say: a rollout took it back, or the command line lowered its
     /// share, and that may not be written yet. For the next daemon, the programs do not look at it.
     pub const TAKEN_BACK: u32 = 64;
+    /// Connections of the service may be translated, now or from before its canary moved here.
+    pub const TRANSLATED: u32 = 128;
 }
 
 /// A canary that has left a SYN unanswered for this long is not chosen, in nanoseconds.
@@ -193,6 +195,8 @@ choices! {
     NoAnswer = "no_answer" => Stable,
     /// The hash says canary, but no port is free to reach it from.
     NoPort = "no_port" => Stable,
+    /// The hash says canary, but the tables of translations have no room for it.
+    NoRoom = "no_room" => Stable,
     /// The hash says canary, but this packet cannot be taken there: it was only seen as it left, it
     /// comes from this host itself, it was dialled where the canary is not, or none of those that the canary
     /// was given has arrived so far.

@@ -1,28 +1,48 @@
 //! Canaries on other hosts: the addresses of their connections are translated at both ends, so that
 //! the canary answers to us, and clients go on seeing the service (NAPT, RFC 3022, twice).
 
+use crate::connection::Said;
 use crate::flow::{Address, Flow};
 use crate::packet::{Frame, Packet};
 
 /// How many ports are tried for a new connection before stable gets it.
-pub const PORT_ATTEMPTS: u32 = 8;
+pub const PORT_ATTEMPTS: u32 = 24;
+
+/// After so many, ports that somebody may still wait for are taken as well, see [`Translation::yields_to`].
+const CALM_ATTEMPTS: u32 = 8;
+
+/// See [`Ports::candidate`].
+const SLICES: u32 = 8;
 
 /// How long the end of a connection may still be busy with it: twice a segment's life on the way
 /// (RFC 9293, 3.6.1), as Linux counts it.
 const TIME_WAIT_NS: u64 = 60_000_000_000;
 
-/// How long a SYN may wait for its answer: Linux' own patience is just over two minutes.
-const SYN_NS: u64 = 130_000_000_000;
+/// How long a handshake may take, from the client's last SYN on.
+pub const HANDSHAKE_NS: u64 = 5_000_000_000;
+
+/// The same where ports are scarce.
+const SHORT_HANDSHAKE_NS: u64 = 1_000_000_000;
 
 /// How long a connection may be silent: RFC 5382, requirement 5, asks for two hours and four minutes.
-const IDLE_NS: u64 = 7_440_000_000_000;
+pub const IDLE_NS: u64 = 7_440_000_000_000;
+
+/// How long late packets still find the way of a connection that is over, before the daemon forgets it.
+const LINGER_NS: u64 = 5_000_000_000;
+
+/// How many addresses of ours there may be on a way.
+pub const MAX_LOCAL: usize = 8;
 
 /// The way to a canary on another host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Way {
-    /// Our address on the way: whom the canary sees.
-    pub local: Address,
+    /// Our addresses on the way: whom the canary sees.
+    pub local: [Address; MAX_LOCAL],
+    /// How many of them there are.
+    pub locals: u32,
+    /// Keeps the size a multiple of 8.
+    pub pad: u32,
     /// Who takes the packets on: a router, or the canary itself.
     pub next_hop: Address,
     /// The interface that they leave by.
@@ -34,6 +54,20 @@ pub struct Way {
     /// 1 = the interface is a veth: what XDP sends back by it (XDP_TX) stays there until something
     /// else passes, unless its other end runs XDP as well. Redirected frames go at once.
     pub veth: u32,
+}
+
+impl Way {
+    /// Our address to try for a connection with this hash.
+    #[inline(always)]
+    pub const fn candidate(&self, hash: u64, attempt: u32) -> Address {
+        let place = ((hash >> 32) as u32).wrapping_add(attempt);
+        let place = if self.locals > 1 {
+            place % self.locals
+        } else {
+            0
+        };
+        self.local[place as usize & (MAX_LOCAL - 1)]
+    }
 }
 
 /// Ports of ours that the canaries see.
@@ -53,25 +87,35 @@ impl Ports {
         (port as u32).wrapping_sub(self.first) < self.count
     }
 
-    /// The port to try for a connection with this hash, if there are any.
+    /// The port to try for a connection with this hash, if there are any. The later attempts stay in one of
+    /// [`SLICES`], another for each client: whose timestamps are behind another client's would find no port
+    /// that may be used again, once that one has been at all of them.
     #[inline(always)]
-    pub const fn candidate(self, hash: u64, attempt: u32) -> Option<u16> {
+    pub const fn candidate(self, hash: u64, client: u32, attempt: u32) -> Option<u16> {
         if self.count == 0 {
             return None;
         }
         let place = (hash as u32).wrapping_add(attempt.wrapping_mul(0x9e37_79b1));
-        Some((self.first + place % self.count) as u16)
+        let slice = self.count / SLICES;
+        let port = if attempt < CALM_ATTEMPTS || slice == 0 {
+            place % self.count
+        } else {
+            client % SLICES * slice + place % slice
+        };
+        Some((self.first + port) as u16)
     }
 }
 
-/// Bits of [`Translation::state`].
-pub mod state {
-    /// The canary has acknowledged the SYN.
-    pub const ANSWERED: u32 = 1;
-    /// Ended by both sides.
-    pub const CLOSED: u32 = 1 << 1;
-    /// Ended by a reset: nobody waits out its end.
-    pub const RESET: u32 = 1 << 2;
+/// Values of [`Translation::phase`].
+pub mod phase {
+    /// The handshake is not complete.
+    pub const WAITING: u32 = 0;
+    /// It lives.
+    pub const OPEN: u32 = 1;
+    /// Ended by both sides; the canary's host may wait out the end.
+    pub const CLOSED: u32 = 2;
+    /// Nobody waits for anything.
+    pub const FREE: u32 = 3;
 }
 
 /// Whose the answers of a canary are. Key: the connection as the canary sees it.
@@ -80,28 +124,93 @@ pub mod state {
 pub struct Translation {
     /// The connection as the client sees it.
     pub origin: Flow,
-    /// When its last packet was seen.
-    pub seen_ns: u64,
+    /// Since when it has been in its phase.
+    pub since_ns: u64,
     /// The interface that the client's packets come in by.
     pub ifindex: u32,
-    /// Bits of [`state`].
-    pub state: u32,
+    /// One of [`phase`].
+    pub phase: u32,
     /// The MAC address that the client's packets come from, then ours; 0 = there are none.
     pub macs: [u32; 3],
-    /// Keeps the size a multiple of 8.
+    /// Keeps what follows on a multiple of 8.
+    pub pad: u32,
+    /// What the canary's host remembers of the client's side, once it is closed.
+    pub last: Last,
+}
+
+/// The last that a client said in a connection, or the first: by this the end of a connection is told from
+/// the beginning of another (RFC 6191).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Last {
+    /// The sequence number.
+    pub sequence: u32,
+    /// The timestamp (RFC 7323), where it said one.
+    pub timestamp: u32,
+    /// Whether it did: 1, or 0. [`Last::UNKNOWN`] has another.
+    pub timed: u32,
+    /// Keeps the size a multiple of 8: the verifier wants what is copied aligned.
     pub pad: u32,
 }
 
-impl Translation {
-    /// Whether its port may serve another connection.
+impl Last {
+    /// Nobody has seen it: nothing supersedes it.
+    pub const UNKNOWN: Self = Self {
+        sequence: 0,
+        timestamp: 0,
+        timed: 2,
+        pad: 0,
+    };
+
+    /// What a packet says that ends, or begins, with this number.
     #[inline(always)]
-    pub const fn is_free(&self, now_ns: u64) -> bool {
-        let idle = now_ns.saturating_sub(self.seen_ns);
-        match self.state {
-            bits if bits & state::RESET != 0 => true,
-            bits if bits & state::CLOSED != 0 => idle > TIME_WAIT_NS,
-            bits if bits & state::ANSWERED == 0 => idle > SYN_NS,
-            _ => idle > IDLE_NS,
+    pub const fn of(sequence: u32, said: &Said) -> Self {
+        Self {
+            sequence,
+            timestamp: said.timestamp,
+            timed: said.timed,
+            pad: 0,
+        }
+    }
+
+    /// Whether whoever waits out `before` takes a SYN of these numbers for a new connection's.
+    #[inline(always)]
+    pub const fn supersedes(&self, before: &Self) -> bool {
+        if before.timed > 1 {
+            return false;
+        }
+        if self.timed & before.timed != 0 {
+            return (self.timestamp.wrapping_sub(before.timestamp) as i32) > 0;
+        }
+        (self.sequence.wrapping_sub(before.sequence) as i32) > 0
+    }
+}
+
+impl Translation {
+    /// Whether its port may serve a connection that a SYN of these numbers opens. After a few attempts also
+    /// a handshake gives way that has taken longer than most, and an end that the canary's host waits out and
+    /// will not confuse with it. One that lives never does.
+    #[inline(always)]
+    pub const fn yields_to(&self, syn: &Last, attempt: u32, now_ns: u64) -> bool {
+        let calm = attempt < CALM_ATTEMPTS;
+        let passed = now_ns.saturating_sub(self.since_ns);
+        match self.phase {
+            phase::WAITING if calm => passed > HANDSHAKE_NS,
+            phase::WAITING => passed > SHORT_HANDSHAKE_NS,
+            phase::CLOSED => passed > TIME_WAIT_NS || !calm && syn.supersedes(&self.last),
+            phase::FREE => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it can be forgotten, since nobody needs it any more.
+    pub const fn is_over(&self, now_ns: u64) -> bool {
+        let passed = now_ns.saturating_sub(self.since_ns);
+        match self.phase {
+            phase::WAITING => passed > HANDSHAKE_NS + LINGER_NS,
+            phase::CLOSED => passed > TIME_WAIT_NS + LINGER_NS,
+            phase::FREE => passed > LINGER_NS,
+            _ => false,
         }
     }
 }
@@ -192,9 +301,21 @@ mod tests {
         fn ports_stay_in_their_range(first in 1024_u32..60_000, count in 1_u32..5_000, hash in any::<u64>()) {
             let ports = Ports { first, count };
             for attempt in 0..PORT_ATTEMPTS {
-                let port = ports.candidate(hash, attempt).unwrap();
+                let port = ports.candidate(hash, hash as u32 ^ 0x55, attempt).unwrap();
                 prop_assert!(ports.contains(port), "{port} of {ports:?}");
             }
+        }
+    }
+
+    #[test]
+    fn clients_keep_to_a_part_of_the_ports_where_they_are_scarce() {
+        let ports = Ports {
+            first: 1_000,
+            count: 807,
+        };
+        for hash in 0..1_000_u64 {
+            let port = ports.candidate(hash * 7_919, 11, CALM_ATTEMPTS).unwrap();
+            assert!((1_300..1_400).contains(&port), "{port}");
         }
     }
 
@@ -205,39 +326,95 @@ mod tests {
             count: 4_536,
         };
         assert!(ports.contains(61_000) && ports.contains(65_535) && !ports.contains(60_999));
-        assert!(!Ports::default().contains(0) && Ports::default().candidate(7, 0).is_none());
+        assert!(!Ports::default().contains(0) && Ports::default().candidate(7, 0, 0).is_none());
+    }
+
+    fn translation(phase: u32) -> Translation {
+        let end = Endpoint::default();
+        Translation {
+            origin: Flow {
+                client: end,
+                server: end,
+            },
+            since_ns: 1_000,
+            ifindex: 2,
+            phase,
+            macs: [0; 3],
+            pad: 0,
+            last: Last {
+                sequence: 5_000,
+                timestamp: 700,
+                timed: 1,
+                pad: 0,
+            },
+        }
     }
 
     #[test]
     fn a_port_is_free_once_nobody_waits_for_it() {
+        /// After so many milliseconds: whether it is given at the first attempt, at a later one, and whether
+        /// it is forgotten.
         #[track_caller]
-        fn check(state: u32, idle_s: u64, expected: bool) {
-            let end = Endpoint::default();
-            let translation = Translation {
-                origin: Flow {
-                    client: end,
-                    server: end,
-                },
-                seen_ns: 1_000,
-                ifindex: 2,
-                state,
-                macs: [0; 3],
-                pad: 0,
-            };
-            let now = 1_000 + idle_s * 1_000_000_000;
+        fn check(phase: u32, passed_ms: u64, expected: [bool; 3]) {
+            let translation = translation(phase);
+            let now = 1_000 + passed_ms * 1_000_000;
+            let syn = Last::default();
+            let given = [0, CALM_ATTEMPTS].map(|at| translation.yields_to(&syn, at, now));
+            let is_over = translation.is_over(now);
             assert_eq!(
-                translation.is_free(now),
+                [given[0], given[1], is_over],
                 expected,
-                "{state} after {idle_s} s"
+                "{phase}: {passed_ms} ms"
             );
         }
-        check(0, 120, false);
-        check(0, 140, true);
-        check(state::ANSWERED, 7_200, false);
-        check(state::ANSWERED, 7_500, true);
-        check(state::ANSWERED | state::CLOSED, 59, false);
-        check(state::ANSWERED | state::CLOSED, 61, true);
-        check(state::ANSWERED | state::RESET, 0, true);
+        check(phase::WAITING, 900, [false, false, false]);
+        check(phase::WAITING, 1_100, [false, true, false]);
+        check(phase::WAITING, 5_100, [true, true, false]);
+        check(phase::WAITING, 10_100, [true, true, true]);
+        check(phase::OPEN, 100_000_000, [false, false, false]);
+        check(phase::CLOSED, 59_000, [false, false, false]);
+        check(phase::CLOSED, 61_000, [true, true, false]);
+        check(phase::CLOSED, 66_000, [true, true, true]);
+        check(phase::FREE, 0, [true, true, false]);
+        check(phase::FREE, 6_000, [true, true, true]);
+    }
+
+    #[test]
+    fn a_connection_that_is_waited_out_is_superseded_as_rfc_6191_says() {
+        #[track_caller]
+        fn check(sequence: u32, timestamp: Option<u32>, expected: bool) {
+            let syn = Last {
+                sequence,
+                timestamp: timestamp.unwrap_or(0),
+                timed: timestamp.is_some().into(),
+                pad: 0,
+            };
+            let ended = translation(phase::CLOSED);
+            assert_eq!(
+                ended.yields_to(&syn, CALM_ATTEMPTS, 2_000),
+                expected,
+                "{syn:?}"
+            );
+            assert!(!ended.yields_to(&syn, 0, 2_000), "while there are others");
+        }
+        check(4_000, Some(701), true);
+        check(6_000, Some(700), false);
+        check(6_000, Some(699), false);
+        check(6_000, None, true);
+        check(4_000, None, false);
+        let syn = translation(0).last;
+        assert!(!syn.supersedes(&Last::UNKNOWN));
+    }
+
+    #[test]
+    fn addresses_take_turns() {
+        let address = |last| Address::from_v4([10, 0, 0, last]);
+        let mut way = Way::default();
+        (way.local[0], way.local[1], way.locals) = (address(1), address(2), 2);
+        let tried = [0, 1, 2].map(|attempt| way.candidate(1 << 32, attempt));
+        assert_eq!(tried, [address(2), address(1), address(2)]);
+        way.locals = 1;
+        assert_eq!(way.candidate(1 << 32, 0), address(1));
     }
 
     #[test]
@@ -255,6 +432,7 @@ mod tests {
                 flags: SYN,
                 sequence: 0,
                 acknowledgement: 0,
+                window: 0,
                 network_offset: 0,
                 transport_offset: 0,
                 payload_offset: frame.len() as u32,

@@ -2,12 +2,11 @@
 
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use mirror_common::flow::Flow;
-use mirror_common::packet::{Packet, RST, SYN};
+use mirror_common::packet::{Packet, SYN};
 use mirror_common::policy::Service;
-use mirror_common::translate::state;
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::frame::{Skb, coarse_now_ns};
+use crate::frame::Skb;
 use crate::slot::Slot;
 use crate::{NEXT, maps, tally, translate};
 
@@ -26,19 +25,13 @@ pub struct Answer {
 #[inline(always)]
 pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
     let packet = slot.packet();
-    let Some(translation) = translate::answered_by(packet) else {
+    let Some(translation) = translate::answered_by(packet, &mut slot.via) else {
         return false;
     };
-    // SAFETY: a value that all CPUs share; each writes what is true.
-    let translation = unsafe { &mut *translation };
-    translation.seen_ns = coarse_now_ns();
-    if packet.flags & RST == 0 {
-        translation.state |= state::ANSWERED;
-    }
-    let Flow { client, server } = translation.origin;
+    let Flow { client, server } = &translation.origin;
     slot.answer.ifindex = translation.ifindex;
-    slot.answer.turned = translate::rewrite(skb, packet, &server, &client).into();
-    (slot.packet.source, slot.packet.destination) = (server, client);
+    slot.answer.turned = translate::rewrite(skb, packet, server, client).into();
+    (slot.packet.source, slot.packet.destination) = (*server, *client);
     true
 }
 

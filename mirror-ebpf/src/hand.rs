@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 
+use mirror_common::connection::HEADER;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{Frame, Packet};
 
@@ -36,6 +37,19 @@ pub trait Hand: Frame {
         }
     }
 
+    /// Copies `length` bytes at `offset` to `to`.
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool;
+
+    /// Copies a packet's TCP header to `header`, and fills that up with zeros.
+    #[inline(always)]
+    fn load_header(&self, packet: &Packet, header: &mut [u8; HEADER]) -> bool {
+        *header = [0; HEADER];
+        let length = packet.payload_offset - packet.transport_offset;
+        let length = core::hint::black_box(length);
+        (20..=60).contains(&length)
+            && self.load(packet.transport_offset, header.as_mut_ptr(), length)
+    }
+
     /// Has the kernel deliver it to the listener at `listener`, if there is one.
     fn give(&self, packet: &Packet, listener: &Endpoint) -> bool;
 }
@@ -56,6 +70,11 @@ impl Hand for Skb {
     #[inline(always)]
     fn is_tagged(&self) -> bool {
         self.vlan_present() != 0
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        Self::load(self, offset, to, length)
     }
 
     #[inline(always)]

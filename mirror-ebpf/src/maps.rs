@@ -4,10 +4,11 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use mirror_common::connection::Connection;
 use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::histogram::{Latency, RunTime};
-use mirror_common::measure::{ArmCounters, Connection};
+use mirror_common::measure::ArmCounters;
 use mirror_common::policy::{
     Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_RINGS, MAX_SERVICES, Service, Tap,
 };
@@ -80,15 +81,20 @@ pub static OVER_BUDGET: LruHashMap<u64, u32> = LruHashMap::pinned(65536, 0);
 #[map]
 pub static STEERING: Array<Steering> = Array::pinned(MAX_SERVICES, 0);
 
-/// Connection -> who serves it, and how far it has come; of services with a canary only. Written
-/// by the tap; old ones fall out.
+/// Connection -> who serves it, and how far it has come; of services with a canary only, and of those alone
+/// that are not translated. Written by the tap; old ones fall out.
 #[map]
 pub static CONNECTIONS: LruHashMap<Flow, Connection> = LruHashMap::pinned(65536, 0);
 
-/// Connection as a canary on another host sees it -> whose its answers are. Written by the tap; old
-/// ones fall out.
+/// Connection of a canary on another host -> how far it has come. Nothing falls out: it is deleted once it is
+/// over, by the tap that needs its port or by the daemon, with its entry in [`TRANSLATIONS`]. As large as
+/// [`CONNECTIONS`]; takes memory as it is filled.
 #[map]
-pub static TRANSLATIONS: LruHashMap<Flow, Translation> = LruHashMap::pinned(65536, 0);
+pub static TRANSLATED: HashMap<Flow, Connection> = HashMap::pinned(65536, BPF_F_NO_PREALLOC);
+
+/// The same connection as the canary sees it -> whose its answers are.
+#[map]
+pub static TRANSLATIONS: HashMap<Flow, Translation> = HashMap::pinned(65536, BPF_F_NO_PREALLOC);
 
 /// The ports that such connections come from. Written by the daemon.
 #[map]

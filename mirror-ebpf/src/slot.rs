@@ -1,8 +1,8 @@
 //! How the tap and the uplink's program talk about a clone. `bpf_clone_redirect` sends at once
 //! and on the same CPU, so one slot per CPU is enough, and skb.mark is never touched.
 
+use mirror_common::connection::{Connection, HEADER, Said, Seen};
 use mirror_common::flow::Flow;
-use mirror_common::measure::Connection;
 use mirror_common::packet::Packet;
 use mirror_common::policy::Agent;
 use mirror_common::translate::Translation;
@@ -29,8 +29,8 @@ pub mod state {
 /// Outcome of a clone that the uplink's program has not seen.
 pub const UNSEEN: u32 = u32::MAX;
 
-/// The longest header that is read at once: IPv6's.
-pub const HEADER_BUFFER: usize = 40;
+/// The longest header that is read at once: TCP's has 60 bytes, and some to end on a word.
+pub const HEADER_BUFFER: usize = HEADER;
 
 /// The longest outer headers, Ethernet and IPv6 with ours: 98 bytes, and some to end on a word.
 pub const OUT_LENGTH: usize = 104;
@@ -87,6 +87,14 @@ pub struct Slot {
     pub away: Flow,
     /// Whose its answers are, while that is formed.
     pub translation: Translation,
+    /// Who had a port before.
+    pub former: Flow,
+    /// By which connection of a canary's an answer came.
+    pub via: Flow,
+    /// What else stands in the packet.
+    pub said: Said,
+    /// What it told of its connection. Here it is the same to the verifier whatever that is.
+    pub seen: Seen,
     /// `struct bpf_sock_tuple` of a look-up: both addresses, then both ports.
     pub tuple: [u32; 9],
     /// Keeps what follows on a multiple of 8.

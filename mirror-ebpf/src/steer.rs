@@ -4,18 +4,23 @@
 //! the kernel's own means: no address is translated, and an established connection needs nothing. For
 //! one on another host see [`crate::translate`].
 
+use core::ops::ControlFlow;
+
+use mirror_common::checksum;
+use mirror_common::connection::{Connection, Said, Seen, side, state};
 use mirror_common::flow::{Endpoint, Flow};
-use mirror_common::measure::{Connection, may_end_handshake, state};
-use mirror_common::packet::{Packet, RST};
+use mirror_common::measure::may_end_handshake;
+use mirror_common::packet::{FIN, Packet, RST, SYN};
 use mirror_common::policy::{self, Service, WHOLE, here, opens};
 use mirror_common::steer::{Choice, Readiness, Socket, Steering, flag};
-use mirror_common::translate::Translation;
+use mirror_common::translate::{HANDSHAKE_NS, Last, Translation, phase};
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::frame::{now_ns, spend};
+use crate::frame::{coarse_now_ns, now_ns, spend};
 use crate::hand::Hand;
 use crate::mirror::Hook;
 use crate::slot::Slot;
+use crate::translate::Opening;
 use crate::{arrivals, health, maps, sockets, tally, translate};
 
 /// The loopback's number, in every network namespace.
@@ -71,11 +76,17 @@ pub fn follow<H: Hand>(
     if steering.flags & flag::PRESENT == 0 {
         return Case::<H>::PASSED_OVER;
     }
+    heed(hand, hook, packet, slot);
     let Slot {
         flow,
         connection,
         away,
         translation,
+        former,
+        via,
+        said,
+        seen,
+        answer,
         ..
     } = slot;
     let case = Case {
@@ -84,67 +95,84 @@ pub fn follow<H: Hand>(
         packet,
         direction,
         flow,
+        via,
+        said,
         service,
         steering,
     };
     let own = case.own();
     // A SYN for a connection that there is begins no other: the kernel answers it by itself.
     let begins = case.is_syn() && !matches!(own, Socket::Connected | Socket::Requested);
-    let mut known = false;
-    if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(case.flow) {
-        // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write
-        // different fields, but for the state's bits, of which one may get lost: a sample less.
+    let mut known = core::ptr::null_mut();
+    if steering.flags & flag::TRANSLATED != 0
+        && let Some(connection) = maps::TRANSLATED.get_ptr_mut(case.flow)
+    {
+        // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write different
+        // fields.
         let connection = unsafe { &mut *connection };
-        if !begins
-            || connection.is_repeated_by(packet) && !gives_up(connection)
-            || holds(connection)
-        {
-            return case.go_on(connection, away, now_ns);
+        if hook == Hook::Egress {
+            return Some(Followed {
+                arm: connection.arm(),
+                onward: Onward::Counted,
+            });
         }
-        known = true;
+        if !begins || case.is_of(connection) {
+            return case.go_away(connection, away, seen);
+        }
+        let _ = maps::TRANSLATED.remove(case.flow);
+    } else if answer.ifindex != 0 {
+        // A canary's, of a connection that is over: it tells of nobody else's.
+        return Some(Followed::STABLE);
+    } else if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(case.flow) {
+        known = connection;
     }
-    let now = now_ns();
-    if begins {
-        let within = case.is_within(now);
-        let choice = case.choose(own, within, now);
-        let choice = case.translated(choice, away, translation, now);
-        if !H::LOCAL && away.server.port() == 0 {
-            return None;
+    // SAFETY: as above.
+    if known.is_null() || begins && !case.is_theirs(unsafe { &*known }) {
+        let formed = Formed {
+            connection,
+            away,
+            translation,
+            former,
+        };
+        if let ControlFlow::Break(followed) = case.meet(begins, own, formed, !known.is_null()) {
+            return followed;
         }
-        tally::choice(service, choice);
-        if !within {
-            // Nor are the ports' last connection's packets to be taken for this one's.
-            if known {
-                let _ = maps::CONNECTIONS.remove(case.flow);
-            }
+        let Some(connection) = maps::CONNECTIONS.get_ptr_mut(case.flow) else {
             return Some(Followed::STABLE);
-        }
-        case.pay(now);
-        *connection = Connection::opened(packet, service.index, choice.arm(), now);
-        connection.away = *away;
-        if choice == Choice::NoStable {
-            connection.state |= state::SOLE;
-        }
-        if connection.is_away() {
-            health::note_asked(service.index, now);
-        } else if choice.arm() == Arm::Canary {
-            arrivals::note_given(service.index);
-        }
-    } else if case.is_syn() || !H::LOCAL {
-        return Case::<H>::PASSED_OVER;
-    } else {
-        match case.join(now) {
-            Some(joined) => *connection = joined,
-            None => {
-                tally::stray_reset(packet, direction, service);
-                return Some(Followed::STABLE);
-            }
-        }
+        };
+        known = connection;
     }
-    let followed = case.go_on(connection, away, || now);
-    let connection: &Connection = connection;
-    let _ = maps::CONNECTIONS.insert(case.flow, connection, 0);
-    followed
+    // SAFETY: as above.
+    case.stay(unsafe { &mut *known }, seen)
+}
+
+/// Reads what else stands in a packet, of those whose options or whose checksum matter.
+#[inline(always)]
+fn heed<H: Hand>(hand: &H, hook: Hook, packet: &Packet, slot: &mut Slot) {
+    if packet.flags & (SYN | FIN | RST) == 0 {
+        return;
+    }
+    if hook == Hook::Egress {
+        slot.said = Said::OWN;
+        return;
+    }
+    slot.said = Said::default();
+    if !hand.load_header(packet, &mut slot.header) {
+        return;
+    }
+    if packet.flags & RST == 0 {
+        slot.said.read(&slot.header);
+    } else {
+        slot.said.sound = checksum::is_of_segment(&slot.header, packet).into();
+    }
+}
+
+/// Where what is new is formed.
+struct Formed<'a> {
+    connection: &'a mut Connection,
+    away: &'a mut Flow,
+    translation: &'a mut Translation,
+    former: &'a mut Flow,
 }
 
 /// A packet of a service with a canary, and what it belongs to.
@@ -154,6 +182,9 @@ struct Case<'a, H> {
     packet: &'a Packet,
     direction: Direction,
     flow: &'a Flow,
+    /// By which connection of a canary's an answer came.
+    via: &'a Flow,
+    said: &'a Said,
     service: &'a Service,
     steering: &'a Steering,
 }
@@ -202,46 +233,159 @@ impl<H: Hand> Case<'_, H> {
         }
     }
 
-    /// A packet of a connection that is known.
+    /// Meets a connection that nobody remembers, or a SYN that opens one, and writes it down. What it breaks
+    /// with is the result: there is nothing to be measured.
     #[inline(always)]
-    fn go_on(
+    fn meet(
+        &self,
+        begins: bool,
+        own: Socket,
+        formed: Formed<'_>,
+        is_known: bool,
+    ) -> ControlFlow<Option<Followed>> {
+        use ControlFlow::{Break, Continue};
+        let now = now_ns();
+        if begins {
+            let within = self.is_within(now);
+            let choice = self.choose(own, within, now);
+            formed.connection.begin(
+                self.packet,
+                self.service.index,
+                choice.arm(),
+                now,
+                self.said,
+            );
+            if choice == Choice::NoStable {
+                formed.connection.state |= state::SOLE;
+            }
+            let choice = self.translated(
+                choice,
+                &mut *formed.connection,
+                formed.away,
+                formed.translation,
+                formed.former,
+                now,
+            );
+            let connection: &Connection = formed.connection;
+            if !H::LOCAL && !connection.is_away() {
+                return Break(None);
+            }
+            tally::choice(self.service, choice);
+            if is_known && (!within || connection.is_away()) {
+                // Nor are the ports' last connection's packets to be taken for this one's.
+                let _ = maps::CONNECTIONS.remove(self.flow);
+            }
+            if !within {
+                return Break(Some(Followed::STABLE));
+            }
+            self.pay(now);
+            if connection.is_away() {
+                health::note_asked(self.service.index, now);
+                return Break(Some(self.count(connection, &Seen::default(), Onward::Away)));
+            }
+            if choice.arm() == Arm::Canary {
+                arrivals::note_given(self.service.index);
+            }
+        } else if self.is_syn() || !H::LOCAL {
+            return Break(Case::<H>::PASSED_OVER);
+        } else {
+            match self.join(now) {
+                Some(arm) => formed.connection.join(self.service.index, arm),
+                None => {
+                    tally::stray_reset(self.packet, self.direction, self.service);
+                    return Break(Some(Followed::STABLE));
+                }
+            }
+        }
+        let connection: &Connection = formed.connection;
+        let _ = maps::CONNECTIONS.insert(self.flow, connection, 0);
+        Continue(())
+    }
+
+    /// Whether a SYN belongs to a connection that somebody on this host, or behind it, has. Of another host's
+    /// sockets nothing else is known.
+    #[inline(always)]
+    fn is_theirs(&self, connection: &Connection) -> bool {
+        connection.is_repeated_by(self.packet)
+            || self.service.here == here::ELSEWHERE && connection.is_open()
+    }
+
+    /// Whether a SYN belongs to a connection of a canary's on another host. With its own number, unless that
+    /// does not answer; with another one it is for the canary's host to judge, since that has the connection
+    /// (RFC 5961, section 4): its end asks the client, who resets what it has begun anew. Until then the way
+    /// stays, or anybody could end the connection by one packet. A canary that has long been silent is not
+    /// asked any more.
+    #[inline(always)]
+    fn is_of(&self, connection: &Connection) -> bool {
+        let now = now_ns();
+        let silent_ns = now.saturating_sub(connection.seen_ns);
+        let answers = health::answers(connection.service, now);
+        if connection.is_closed() {
+            false
+        } else if connection.is_open() {
+            answers || silent_ns < SILENCE_NS
+        } else if connection.is_repeated_by(self.packet) {
+            answers || !connection.is_waiting() || connection.state & state::SOLE != 0
+        } else {
+            answers && silent_ns < HANDSHAKE_NS
+        }
+    }
+
+    /// A packet of a connection of a canary's on another host, where it comes in.
+    #[inline(always)]
+    fn go_away(
         &self,
         connection: &mut Connection,
         away: &mut Flow,
-        now: impl Fn() -> u64,
+        seen: &mut Seen,
     ) -> Option<Followed> {
-        let mut onward = Onward::Host;
-        if connection.is_away() {
-            match (self.hook, self.direction) {
-                (Hook::Ingress, Direction::Request) => {
-                    *away = connection.away;
-                    onward = Onward::Away;
-                }
-                (Hook::Ingress, Direction::Response) if is_refusal(self.packet, connection) => {
-                    health::note_refused(connection.service, now());
-                    onward = Onward::Nowhere;
-                }
-                (Hook::Ingress, Direction::Response) => {
-                    connection.renew(self.packet);
-                    onward = Onward::Back;
-                }
-                (Hook::Egress, _) => {
-                    return Some(Followed {
-                        arm: connection.arm(),
-                        onward: Onward::Counted,
-                    });
-                }
-            }
-        } else if !H::LOCAL {
+        let mut onward = Onward::Back;
+        if self.direction == Direction::Request {
+            *away = connection.away;
+            onward = Onward::Away;
+        } else if connection.away != *self.via {
+            // Late, from where an earlier connection of the same client's went.
+            return Case::<H>::PASSED_OVER;
+        } else if is_refusal(self.packet, connection) && self.said.sound != 0 {
+            health::note_refused(connection.service, now_ns());
+            onward = Onward::Nowhere;
+        }
+        *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
+        let seen: &Seen = core::hint::black_box(seen);
+        self.keep(connection, seen);
+        Some(self.count(connection, seen, onward))
+    }
+
+    /// A packet of a connection that stays on this host.
+    #[inline(always)]
+    fn stay(&self, connection: &mut Connection, seen: &mut Seen) -> Option<Followed> {
+        if !H::LOCAL {
             return None;
-        } else if self.is_arriving() {
+        }
+        if self.is_arriving() {
             match connection.arm() {
                 Arm::Canary => self.give(connection),
                 Arm::Stable => self.note_delivery(connection),
             }
         }
-        let arm = self.measure(connection, now);
-        Some(Followed { arm, onward })
+        *seen = Seen::default();
+        if !self.is_pretended() {
+            *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
+        }
+        let seen: &Seen = core::hint::black_box(seen);
+        Some(self.count(connection, seen, Onward::Host))
+    }
+
+    /// Counts what a packet told of its connection's version.
+    #[inline(always)]
+    fn count(&self, connection: &Connection, seen: &Seen, onward: Onward) -> Followed {
+        let arm = connection.arm();
+        if let Some(counters) = tally::of(connection.service, arm) {
+            let is_on_trial = connection.is_since(self.steering.trial_ns);
+            counters.count(self.packet, self.direction, seen, is_on_trial);
+        }
+        tally::sample(connection.service, arm, seen);
+        Followed { arm, onward }
     }
 
     /// Chooses for a SYN.
@@ -327,46 +471,65 @@ impl<H: Hand> Case<'_, H> {
         Endpoint::new(dialled.address, canary.port())
     }
 
-    /// Opens the way for a connection of a canary on another host. `away` is none for all others.
+    /// Opens the way for a connection of a canary on another host.
     #[inline(always)]
     fn translated(
         &self,
         choice: Choice,
+        connection: &mut Connection,
         away: &mut Flow,
         translation: &mut Translation,
+        former: &mut Flow,
         now: u64,
     ) -> Choice {
-        *away = Flow::NONE;
         if choice.arm() == Arm::Stable || !self.steering.is_away() {
             return choice;
         }
         *translation = Translation {
             origin: *self.flow,
-            seen_ns: now,
+            since_ns: now,
             ifindex: self.hand.interface(),
-            state: 0,
+            phase: phase::WAITING,
             macs: self.hand.sender(self.packet),
             pad: 0,
+            last: Last::of(self.packet.sequence, self.said),
         };
         let Steering {
             way, canary, salt, ..
         } = self.steering;
-        // Not the bits that the share is compared with: the ports would be the same few.
-        if translate::open(away, translation, way, *canary, self.flow.hash(*salt)) {
-            choice
-        } else {
-            Choice::NoPort
+        let opening = Opening {
+            translation,
+            connection: &mut *connection,
+            way,
+            canary,
+            // Not the bits that the share is compared with: the ports would be the same few.
+            hash: self.flow.hash(*salt),
+            client: self.client_hash(salt[0]),
+        };
+        let opened = opening.write(away, former);
+        if opened == Choice::Canary {
+            return choice;
         }
+        connection.away = Flow::NONE;
+        connection.state = 0;
+        opened
     }
 
-    /// Meets a connection that nobody remembers: the last acknowledgement of a handshake by SYN
+    /// A number for the client's address; that others share it does no harm.
+    #[inline(always)]
+    fn client_hash(&self, salt: u64) -> u32 {
+        let [a, b] = self.flow.client.address.lanes();
+        ((a ^ b ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    }
+
+    /// Whose a connection is that nobody remembers: the last acknowledgement of a handshake by SYN
     /// cookie, or one that is older than the canary, or than the table's memory.
     #[inline(always)]
-    fn join(&self, now: u64) -> Option<Connection> {
+    fn join(&self, now: u64) -> Option<Arm> {
         let service = self.service;
         if self.is_arriving() && self.ends_handshake_of_canary(now) {
             tally::choice(service, Choice::Cookie);
-            return Some(Connection::joined(service.index, Arm::Canary));
+            return Some(Arm::Canary);
         }
         // Whatever carries no bytes tells nothing of a connection that is met midway.
         if self.packet.payload_length == 0 {
@@ -375,7 +538,7 @@ impl<H: Hand> Case<'_, H> {
         if let Some(counters) = tally::of(service.index, Arm::Stable) {
             counters.joined += 1;
         }
-        Some(Connection::joined(service.index, Arm::Stable))
+        Some(Arm::Stable)
     }
 
     #[inline(always)]
@@ -477,49 +640,65 @@ impl<H: Hand> Case<'_, H> {
         !policy::within(due.unwrap_or_default(), now, self.steering.burst_ns / 2)
     }
 
-    /// Takes the packet into its connection, and counts what it told.
+    /// Keeps the translation of a connection as far as that is.
     #[inline(always)]
-    fn measure(&self, connection: &mut Connection, now: impl Fn() -> u64) -> Arm {
-        let (packet, direction) = (self.packet, self.direction);
-        let arm = connection.arm();
-        let seen = connection.observe(packet, direction, &now);
-        if let Some(counters) = tally::of(connection.service, arm) {
-            let is_on_trial = connection.is_since(self.steering.trial_ns);
-            counters.count(packet, direction, &seen, is_on_trial);
+    fn keep(&self, connection: &mut Connection, seen: &Seen) {
+        let packet = self.packet;
+        let of_client = self.direction == Direction::Request;
+        let asked_again = packet.flags & SYN != 0
+            && of_client
+            && connection.is_repeated_by(packet)
+            && connection.sides[0] & side::ESTABLISHED == 0;
+        if seen.taken || asked_again {
+            connection.seen_ns = coarse_now_ns();
         }
-        if connection.is_away() {
-            if seen.answered {
-                health::note_answered(connection.service);
-                tally::delivered(connection.service, Arm::Canary);
-            }
-            if seen.closed {
-                translate::close(&connection.away, packet.flags & RST != 0, now());
-            }
+        if seen.answered {
+            health::note_answered(connection.service);
+            tally::delivered(connection.service, Arm::Canary);
         }
-        tally::sample(connection.service, arm, &seen);
-        arm
+        // A client's last FIN says more than the one before.
+        let ends_again = packet.flags & FIN != 0
+            && seen.taken
+            && of_client
+            && connection.sides[0] & side::RELEASED == 0;
+        let phase = if seen.released || seen.closed && packet.flags & RST != 0 {
+            phase::FREE
+        } else if connection.has_finished() && (seen.closed || ends_again) {
+            phase::CLOSED
+        } else if seen.established {
+            phase::OPEN
+        } else if asked_again {
+            phase::WAITING
+        } else {
+            return;
+        };
+        // What the client said last is known by its own packet.
+        let last = match of_client {
+            true => Last::of(connection.next[0], self.said),
+            false => Last::UNKNOWN,
+        };
+        translate::enter((self.flow, &connection.away), phase, &last, now_ns());
+    }
+
+    /// Whether a packet is only said to be the server's: who has it listen does not get its packets by the
+    /// wire.
+    #[inline(always)]
+    fn is_pretended(&self) -> bool {
+        self.hook == Hook::Ingress
+            && self.direction == Direction::Response
+            && self.service.here == here::LISTENS
+            && self.hand.interface() != LOOPBACK
     }
 }
+
+/// So long after its last packet a connection is not held for a canary that does not answer.
+const SILENCE_NS: u64 = 60_000_000_000;
 
 /// Whether the canary refuses a connection that stable can have when the client asks again.
 #[inline(always)]
 fn is_refusal(packet: &Packet, connection: &Connection) -> bool {
-    packet.flags & RST != 0 && connection.is_waiting() && connection.state & state::SOLE == 0
-}
-
-/// Whether a SYN with another number is for the canary to judge, since its host has the connection (RFC
-/// 5961, section 4): its own end is asked, and a client that has begun anew resets it. Until then the way
-/// stays, or anybody could end the connection by one packet.
-#[inline(always)]
-fn holds(connection: &Connection) -> bool {
-    connection.is_away() && connection.is_open() && health::answers(connection.service, now_ns())
-}
-
-/// Whether a SYN that comes again should be chosen for anew.
-#[inline(always)]
-fn gives_up(connection: &Connection) -> bool {
-    connection.is_away()
+    packet.flags & RST != 0
         && connection.is_waiting()
         && connection.state & state::SOLE == 0
-        && !health::answers(connection.service, now_ns())
+        && connection.would_end(packet, Direction::Response)
 }

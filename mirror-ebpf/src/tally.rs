@@ -1,6 +1,7 @@
 //! What is counted of each version.
 
-use mirror_common::measure::{ArmCounters, Seen, handshake_key};
+use mirror_common::connection::Seen;
+use mirror_common::measure::{ArmCounters, handshake_key};
 use mirror_common::packet::{Packet, RST};
 use mirror_common::policy::Service;
 use mirror_common::steer::Choice;
@@ -56,13 +57,14 @@ pub fn of(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
     Some(unsafe { &mut *counters })
 }
 
-/// Counts a reset of a connection that nobody remembers: a handshake by cookie came to the version
-/// that had not begun it.
+/// Counts a reset of a connection that nobody remembers, such as a handshake by cookie that came to the
+/// version which had not begun it. Anybody can bring one about, so it is no version's.
 #[inline(always)]
 pub fn stray_reset(packet: &Packet, direction: Direction, service: &Service) {
     if packet.flags & RST != 0
-        && let Some(counters) = of(service.index, Arm::Stable)
+        && let Some(counters) = maps::COUNTERS.get_ptr_mut(service.index * 2 + direction as u32)
     {
-        counters.resets[direction as usize & 1] += 1;
+        // SAFETY: a per-CPU value, as in `sample`.
+        unsafe { (*counters).stray_resets += 1 };
     }
 }

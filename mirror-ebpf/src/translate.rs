@@ -3,11 +3,13 @@
 use aya_ebpf::bindings::{BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated as helpers;
 use mirror_common::checksum;
+use mirror_common::connection::Connection;
 use mirror_common::flow::{Address, Endpoint, Flow};
 use mirror_common::packet::{Packet, Transport};
-use mirror_common::translate::{Clamp, PORT_ATTEMPTS, Ports, Translation, Way, state};
+use mirror_common::steer::Choice;
+use mirror_common::translate::{Clamp, Last, PORT_ATTEMPTS, Ports, Translation, Way, phase};
 
-use crate::frame::Skb;
+use crate::frame::{Skb, exchange};
 use crate::maps;
 
 const AF_INET: u32 = 2;
@@ -20,61 +22,127 @@ const BPF_F_IPV6: u64 = 1 << 7;
 /// Fails when there is such an entry already (include/uapi/linux/bpf.h).
 const BPF_NOEXIST: u64 = 1;
 
-/// What an answer of a canary on another host belongs to, if `packet` is one.
+/// Fails when there is none.
+const BPF_EXIST: u64 = 2;
+
+/// What an answer of a canary on another host belongs to, if `packet` is one; `via` is the connection as that
+/// sees it.
 #[inline(always)]
-pub fn answered_by(packet: &Packet) -> Option<*mut Translation> {
+pub fn answered_by(packet: &Packet, via: &mut Flow) -> Option<&'static Translation> {
     let ports = maps::TRANSLATED_PORTS.get(0)?;
     if packet.transport != Transport::Tcp || !ports.contains(packet.destination.port()) {
         return None;
     }
-    let seen = Flow {
+    *via = Flow {
         client: packet.destination,
         server: packet.source,
     };
-    maps::TRANSLATIONS.get_ptr_mut(seen)
+    let via: &Flow = via;
+    // SAFETY: values stay readable while this runs, whoever replaces them.
+    unsafe { maps::TRANSLATIONS.get(via) }
 }
 
-/// Finds a port of ours for a new connection and writes down whose it is. `away` is the result.
-#[inline(always)]
-pub fn open(
-    away: &mut Flow,
-    translation: &Translation,
-    way: &Way,
-    canary: Endpoint,
-    hash: u64,
-) -> bool {
-    let ports = maps::TRANSLATED_PORTS.get(0).copied().unwrap_or_default();
-    for attempt in 0..PORT_ATTEMPTS {
-        let Some(port) = Ports::candidate(ports, hash, attempt) else {
-            return false;
-        };
-        *away = Flow {
-            client: Endpoint::new(way.local, port),
-            server: canary,
-        };
+/// A new connection to a canary on another host.
+pub struct Opening<'a> {
+    pub translation: &'a Translation,
+    pub connection: &'a mut Connection,
+    pub way: &'a Way,
+    pub canary: &'a Endpoint,
+    pub hash: u64,
+    /// Of the client's address.
+    pub client: u32,
+}
+
+impl Opening<'_> {
+    /// Finds a port of ours and writes down whose it is, in both tables or in neither. `away` is the result,
+    /// and `former` holds who had the port before.
+    #[inline(always)]
+    pub fn write(self, away: &mut Flow, former: &mut Flow) -> Choice {
+        if !self.find(away, former) {
+            return Choice::NoPort;
+        }
+        self.connection.away = *away;
+        let (origin, connection): (&Flow, &Connection) =
+            (&self.translation.origin, self.connection);
+        if maps::TRANSLATED.insert(origin, connection, 0).is_ok() {
+            return Choice::Canary;
+        }
         let key: &Flow = away;
-        let flags = match maps::TRANSLATIONS.get_ptr_mut(key) {
-            None => BPF_NOEXIST,
+        let _ = maps::TRANSLATIONS.remove(key);
+        Choice::NoRoom
+    }
+
+    #[inline(always)]
+    fn find(&self, away: &mut Flow, former: &mut Flow) -> bool {
+        let ports = maps::TRANSLATED_PORTS.get(0).copied().unwrap_or_default();
+        let now = self.translation.since_ns;
+        for attempt in 0..PORT_ATTEMPTS {
+            let Some(port) = Ports::candidate(ports, self.hash, self.client, attempt) else {
+                return false;
+            };
+            *away = Flow {
+                client: Endpoint::new(self.way.candidate(self.hash, attempt), port),
+                server: *self.canary,
+            };
+            let key: &Flow = away;
+            let Some(taken) = maps::TRANSLATIONS.get_ptr_mut(key) else {
+                if maps::TRANSLATIONS
+                    .insert(key, self.translation, BPF_NOEXIST)
+                    .is_ok()
+                {
+                    return true;
+                }
+                continue;
+            };
             // SAFETY: values stay readable while this runs, whoever replaces them.
-            Some(taken) if unsafe { (*taken).is_free(translation.seen_ns) } => 0,
-            Some(_) => continue,
-        };
-        if maps::TRANSLATIONS.insert(key, translation, flags).is_ok() {
-            return true;
+            let before = unsafe { &*taken };
+            if !before.yields_to(&self.translation.last, attempt, now) {
+                continue;
+            }
+            let since = before.since_ns;
+            *former = before.origin;
+            // Of those who want it at the same time one gets it.
+            // SAFETY: the pointer is to a map value.
+            if exchange(unsafe { &raw mut (*taken).since_ns }, now) != since || since == now {
+                continue;
+            }
+            if maps::TRANSLATIONS
+                .insert(key, self.translation, BPF_EXIST)
+                .is_ok()
+            {
+                forget(former, away);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Forgets a connection whose port another one has got.
+#[inline(always)]
+fn forget(origin: &Flow, away: &Flow) {
+    if let Some(connection) = maps::TRANSLATED.get_ptr_mut(origin) {
+        // SAFETY: as above.
+        if unsafe { (*connection).away } == *away {
+            let _ = maps::TRANSLATED.remove(origin);
         }
     }
-    *away = Flow::NONE;
-    false
 }
 
-/// Notes that a connection has ended: its port becomes free in time.
+/// Notes how far a connection has come, as long as its port is its own.
 #[inline(always)]
-pub fn close(away: &Flow, reset: bool, now_ns: u64) {
+pub fn enter((origin, away): (&Flow, &Flow), phase: u32, last: &Last, now_ns: u64) {
     if let Some(translation) = maps::TRANSLATIONS.get_ptr_mut(away) {
         // SAFETY: a value that all CPUs share; each writes what is true.
         let translation = unsafe { &mut *translation };
-        translation.state |= if reset { state::RESET } else { state::CLOSED };
-        translation.seen_ns = now_ns;
+        if translation.origin != *origin {
+            return;
+        }
+        if phase == phase::CLOSED {
+            translation.last = *last;
+        }
+        translation.since_ns = now_ns;
+        translation.phase = phase;
     }
 }
 

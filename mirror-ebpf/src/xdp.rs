@@ -11,11 +11,11 @@ use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::packet::{self, Frame, Link, Packet, RST, SYN, Transport};
 use mirror_common::policy::{self, Service, mirror};
 use mirror_common::steer::{Steering, flag};
-use mirror_common::translate::{Clamp, Translation, state};
+use mirror_common::translate::{Clamp, Translation};
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Verdict;
 
-use crate::frame::{coarse_now_ns, opaque};
+use crate::frame::opaque;
 use crate::hand::Hand;
 use crate::mirror::{Hook, count, counters, look_up};
 use crate::slot::{HEADER_BUFFER, Slot};
@@ -66,9 +66,7 @@ impl Xdp {
         // buffer has room for N bytes.
         unsafe {
             let buffer = (&raw mut (*buffer).header).cast::<u8>();
-            if N <= HEADER_BUFFER
-                && helpers::bpf_xdp_load_bytes(self.raw, offset, buffer.cast(), N as u32) == 0
-            {
+            if N <= HEADER_BUFFER && self.load(offset, buffer, N as u32) {
                 Some(*buffer.cast::<[u8; N]>())
             } else {
                 None
@@ -132,6 +130,12 @@ impl Hand for Xdp {
     }
 
     #[inline(always)]
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        // SAFETY: the verifier checks that `to` has room for `length` bytes.
+        unsafe { helpers::bpf_xdp_load_bytes(self.raw, offset, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
     fn give(&self, _packet: &Packet, _listener: &Endpoint) -> bool {
         false
     }
@@ -148,7 +152,8 @@ pub fn steer(frame: &mut Xdp) -> u32 {
     let Ok(packet) = packet::parse(frame, frame.length(), Link::Ethernet) else {
         return XDP_PASS;
     };
-    if packet.transport != Transport::Tcp || !is_plain(&packet) {
+    // Of a reset the checksum counts, which is looked at in one place.
+    if packet.transport != Transport::Tcp || !is_plain(&packet) || packet.flags & RST != 0 {
         return XDP_PASS;
     }
     slot.hold(packet);
@@ -185,15 +190,14 @@ impl Rewrite {
     /// Decides. Nothing: TC shall.
     #[inline(always)]
     fn of(frame: &Xdp, slot: &mut Slot) -> Option<Self> {
-        match answered_by(slot.packet()) {
-            // SAFETY: a value that all CPUs share; each writes what is true.
-            Some(translation) => Self::back(frame, slot, unsafe { &mut *translation }),
+        match answered_by(slot.packet(), &mut slot.via) {
+            Some(translation) => Self::back(frame, slot, translation),
             None => Self::away(frame, slot),
         }
     }
 
     #[inline(always)]
-    fn back(frame: &Xdp, slot: &mut Slot, translation: &mut Translation) -> Option<Self> {
+    fn back(frame: &Xdp, slot: &mut Slot, translation: &Translation) -> Option<Self> {
         if translation.macs == [0; 3] {
             return None;
         }
@@ -204,10 +208,6 @@ impl Rewrite {
         let differences = differ(packet, &server, &client);
         (slot.packet.source, slot.packet.destination) = (server, client);
         let onward = follow(frame, slot, service, Direction::Response)?;
-        translation.seen_ns = coarse_now_ns();
-        if packet.flags & RST == 0 {
-            translation.state |= state::ANSWERED;
-        }
         Some(Self {
             source: server,
             destination: client,

@@ -217,6 +217,8 @@ pub struct Node {
     pub connections: u32,
     /// The ports of ours that canaries on other hosts see.
     pub translation_ports: PortRange,
+    /// The addresses of ours that they see; none = the one that the route to them has.
+    pub translation_addresses: Vec<IpAddr>,
     /// What is mirrored.
     pub services: Vec<Service>,
 }

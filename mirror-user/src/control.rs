@@ -27,7 +27,7 @@ pub use crate::rollout::record::{By, Line};
 pub use crate::state::{Change, Source};
 pub use canary::{
     Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Concentration, Quantiles, Rest,
-    ServerUse, ShareState,
+    ServerUse, ShareState, Translations,
 };
 pub use client::{Client, ClientError};
 pub use rollout::{

@@ -11,7 +11,9 @@ mod qdiscs;
 mod ring;
 mod rings;
 mod steering;
+mod table;
 mod test_run;
+mod translations;
 mod xdp;
 
 use std::collections::HashMap;
@@ -35,6 +37,7 @@ pub use maps::Pulse;
 pub use pins::{attached, detach_all, find as find_pins};
 pub use ring::Ring;
 pub use rings::{Bell, try_to_pin};
+pub use translations::Translations;
 pub use xdp::has_xdp;
 
 /// The programs, built from `mirror-ebpf` by the build script.
@@ -302,6 +305,7 @@ fn open(pin_dir: &Path, sizes: Sizes) -> Result<Opened, Error> {
         .override_global("INTERRUPTIBLE", &u32::from(is_realtime()), true)
         .map_max_entries("SCRATCH", cpus)
         .map_max_entries("CONNECTIONS", connections)
+        .map_max_entries("TRANSLATED", connections)
         .map_max_entries("TRANSLATIONS", connections)
         .load(OBJECT)
         .map_err(Box::new)?;

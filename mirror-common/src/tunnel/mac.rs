@@ -68,6 +68,7 @@ mod tests {
             flags: ACK,
             sequence: 1,
             acknowledgement: 1,
+            window: 1,
             network_offset: 0,
             transport_offset: 20,
             payload_offset: 40,

@@ -42,6 +42,8 @@ pub(super) async fn findings(
         .peekable();
     if away.peek().is_some() {
         findings.push(ports(node.translation_ports, &Ports::read()));
+        let strange = node.translation_addresses.iter();
+        findings.extend(strange.filter(|ip| !here(**ip)).map(not_ours));
     }
     for (service, canary) in away {
         let route = netlink.route(canary.address.ip()).await?;
@@ -168,6 +170,12 @@ fn ports(range: PortRange, host: &Ports) -> Finding {
     Finding::ok(about, what)
 }
 
+fn not_ours(ip: &IpAddr) -> Finding {
+    let what = format!("{ip} is no address of this host: nobody would get what is sent there");
+    let cure = "give it to an interface, or take it out";
+    Finding::refuse("translation_addresses", what, cure)
+}
+
 fn no_route(service: &Service, canary: &Canary) -> Finding {
     let ip = canary.address.ip();
     let what =
@@ -220,20 +228,38 @@ fn xdp(service: &Service, links: &[(Link, bool)]) -> Vec<Finding> {
         )];
     }
     let links = links.iter().filter(|(link, _)| !link.loopback);
+    // A frame that is taken on one interface may find no way out by another: TC does all of it then.
+    let without = |(link, _): &&(Link, bool)| {
+        let kind = link.kind.as_deref().unwrap_or_default();
+        !link.ethernet || hook == XdpHook::Native && NO_NATIVE.contains(&kind)
+    };
+    if let Some((link, _)) = links.clone().find(without) {
+        let kind = link
+            .kind
+            .as_deref()
+            .unwrap_or("interface without Ethernet headers");
+        let what = format!(
+            "xdp = {:?}, and {} is a {kind}, which takes none: packets of this canary would be taken at TC, on all interfaces",
+            hook.label(),
+            link.name
+        );
+        let cure = "take `xdp` out of [service.canary], or name interfaces that take XDP (the bridge's ports, the VLAN's device)";
+        return vec![Finding::refuse(about(service), what, cure)];
+    }
     links
         .map(|(link, ours)| at(service, hook, link, *ours))
         .collect()
 }
 
+/// Kinds of interfaces that have no native XDP.
+const NO_NATIVE: [&str; 8] = [
+    "bridge", "dummy", "ipvlan", "macvlan", "macvtap", "team", "vlan", "vxlan",
+];
+
 fn at(service: &Service, hook: XdpHook, link: &Link, ours: bool) -> Finding {
     let Link { name, kind, .. } = link;
     let about = about(service);
     match (hook, link.xdp) {
-        _ if !link.ethernet => Finding::warn(
-            about,
-            format!("{name} has no Ethernet headers: its packets are taken at TC"),
-            "nothing",
-        ),
         (_, Some(active)) if ours => {
             Finding::ok(about, format!("XDP is attached to {name}, {active}"))
         }
@@ -352,6 +378,14 @@ mod tests {
             ..eth0
         };
         check(&found(&native, &veth, false)[0], Level::Warn, "a veth");
+        let bridge = Link {
+            kind: Some("bridge".to_owned()),
+            ..link("br0", 3)
+        };
+        let both = xdp(&native, &[(veth, false), (bridge.clone(), false)]);
+        assert_eq!(both.len(), 1);
+        check(&both[0], Level::Refuse, "br0 is a bridge");
+        check(&found(&generic, &bridge, false)[0], Level::Ok, "generic");
     }
 
     #[test]

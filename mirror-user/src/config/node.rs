@@ -1,7 +1,7 @@
 //! The inference node's file.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ struct Typed {
     sender_cpus: f64,
     connections: u32,
     translation_ports: Spanned<PortRange>,
+    translation_addresses: Vec<Spanned<IpAddr>>,
     services: Vec<TypedService>,
 }
 
@@ -122,6 +123,9 @@ impl Typed {
                 .or("connections", 65_536, values::integer(1_024, 16_777_216))
                 .into_inner() as u32,
             translation_ports: root.or("translation_ports", PortRange::DEFAULT, values::port_range),
+            translation_addresses: root
+                .list("translation_addresses", values::own_address)
+                .unwrap_or_default(),
             services: root
                 .sections("service")
                 .into_iter()
@@ -238,6 +242,11 @@ impl Typed {
             sender_cpus: self.sender_cpus,
             connections: self.connections,
             translation_ports: self.translation_ports.into_inner(),
+            translation_addresses: self
+                .translation_addresses
+                .into_iter()
+                .map(Spanned::into_inner)
+                .collect(),
             services: self
                 .services
                 .into_iter()

@@ -194,6 +194,15 @@ pub(super) fn port_range(value: &DeValue<'_>) -> Result<PortRange, Fault> {
     })
 }
 
+/// An address of this host.
+pub(super) fn own_address(value: &DeValue<'_>) -> Result<IpAddr, Fault> {
+    let cure = "write an address of this host, such as \"10.0.0.5\"";
+    let typed = text(value, cure)?;
+    let address = typed.parse::<IpAddr>().ok();
+    let own = address.filter(|ip| !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast());
+    own.ok_or_else(|| Fault::new(format!("{typed:?} is no address of one host"), cure))
+}
+
 /// A network, or one address.
 pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, Fault> {
     let cure = "write an address or a network, such as \"10.0.0.5/32\" or \"2001:db8::/64\"";

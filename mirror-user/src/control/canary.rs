@@ -59,6 +59,49 @@ pub struct CanaryState {
     pub concentration: Option<Concentration>,
     /// What keeps it from being steered to.
     pub error: Option<String>,
+    /// Connections that are translated, of a canary on another host.
+    #[serde(default)]
+    pub translations: Option<Translations>,
+}
+
+/// Connections that are translated, and how many there can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Translations {
+    /// Those that live.
+    pub open: u64,
+    /// Handshakes that are not complete.
+    pub handshakes: u64,
+    /// Those that have ended, and whose ports the canary's host waits out.
+    pub closing: u64,
+    /// How many there can be.
+    pub limit: u64,
+    /// How much of the ports, or of the table, is taken: 0 to 1.
+    pub used: f64,
+    /// Connections that were forgotten although nobody had ended them, since they had been silent for hours
+    /// and their room was needed.
+    pub evicted: u64,
+}
+
+impl Translations {
+    /// From here on somebody should know.
+    const MUCH: f64 = 0.7;
+
+    /// How many have a port.
+    pub fn held(&self) -> u64 {
+        self.open + self.handshakes + self.closing
+    }
+
+    /// What somebody should know, if it is much.
+    pub fn warning(&self, service: &str) -> Option<String> {
+        (self.used >= Self::MUCH).then(|| {
+            format!(
+                "{service}: {:.0} % of the room for translated connections is taken ({} of {}); what finds none is stable's (no_port, no_room): add `translation_addresses`, or widen `translation_ports` and `connections`",
+                self.used * 100.0,
+                self.held(),
+                self.limit
+            )
+        })
+    }
 }
 
 /// A share of new connections, 0 to 1.

@@ -229,6 +229,7 @@ fn both_versions_stand_side_by_side() {
         }),
         xdp: None,
         xdp_error: None,
+        translations: None,
         by: None,
         up: None,
         silent: None,

@@ -53,6 +53,7 @@ pub(super) fn describe(
         },
         silent: answers.and_then(Result::err).map(ToString::to_string),
         error: place.and_then(Result::err).map(|why| why.to_string()),
+        translations: None,
     })
 }
 

@@ -41,6 +41,9 @@ pub(super) struct Away<'a> {
     pub(super) xdp: Option<XdpHook>,
 }
 
+/// The loopback's number, in every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// `tapped` are the names of the config, `links` what is known of them. What is not known yet is
 /// left alone.
 pub(super) fn wanted<'a>(
@@ -105,6 +108,22 @@ impl Attachments {
     /// What is attached to an interface.
     pub(super) fn get(&self, name: &str) -> Option<&Attachment> {
         self.made.get(name)
+    }
+
+    /// Why packets of canaries on other hosts are not taken at XDP: a frame that was taken there on one
+    /// interface may find no way out by another, so it is all of those that clients and answers come in by,
+    /// or none.
+    pub(super) fn why_not_early(&self) -> Option<String> {
+        self.made.iter().find_map(|(name, attachment)| {
+            let (interface, role) = attachment.to.as_ref()?;
+            let is_on_the_way = (role.tapped || role.answers) && interface.index != LOOPBACK;
+            if !is_on_the_way {
+                return None;
+            }
+            let none = || format!("{name} has no Ethernet headers");
+            let is_early = role.xdp.is_some() && attachment.xdp_error.is_none();
+            (!is_early).then(|| attachment.xdp_error.clone().unwrap_or_else(none))
+        })
     }
 
     /// Why an interface of the config is not tapped, though it is there.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mirror_common::steer::{Health, Steering, flag};
-use mirror_common::translate::Ports;
+use mirror_common::translate::{MAX_LOCAL, Ports};
 
 use super::attachments::Away;
 use super::core::{Core, Effect};
@@ -17,6 +17,7 @@ use super::place::Place;
 use super::services::Service;
 use super::settings::Update;
 use super::steering::{Wanted, share, steering};
+use super::translating::Room;
 use crate::config::{Canary, Node, Share};
 use crate::control::{CanaryChange, Refusal};
 use crate::dataplane;
@@ -181,6 +182,10 @@ impl Core {
             return Ok(());
         };
         let mut failed = Ok(());
+        // What is not, or no longer, this host's, nobody would answer to.
+        let mut addresses = self.config.translation_addresses.clone();
+        addresses.retain(|address| view.addresses.contains(address));
+        self.janitor.has_room(room(&self.config));
         self.kernel.set_translated_ports(ports(&self.config))?;
         for service in &self.services {
             let before = self.kernel.steering(service.row)?;
@@ -188,7 +193,8 @@ impl Core {
             let wanted = match &config.canary {
                 Some(canary) => {
                     let place = place::find(canary, &config.addresses, view).ok();
-                    steering(config, canary, self.wanted(service, canary), place, &before)
+                    let wanted = self.wanted(service, canary);
+                    steering(config, canary, wanted, place, &before, &addresses)
                 }
                 None => Steering::default(),
             };
@@ -219,6 +225,7 @@ impl Core {
             salt: salt.unwrap_or_default(),
             for_good: self.rollouts.is_for_good(name).unwrap_or(by_share),
             taken_back: self.rollouts.is_remembered(name) || self.settings.owes_share(name),
+            early: self.attachments.why_not_early().is_none(),
             trial_ns: self.local_reader.trial_ns(service.config.id),
         }
     }
@@ -327,6 +334,15 @@ pub(super) fn fresh_key() -> [u64; 2] {
     let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
     let (c, d) = uuid::Uuid::new_v4().as_u64_pair();
     [a ^ d.rotate_left(32), b ^ c.rotate_left(32)]
+}
+
+/// How many connections there can be.
+pub(super) fn room(config: &Node) -> Room {
+    let addresses = config.translation_addresses.len().clamp(1, MAX_LOCAL) as u64;
+    Room {
+        ports: u64::from(config.translation_ports.count()) * addresses,
+        table: config.connections.into(),
+    }
 }
 
 /// The ports that canaries on other hosts see.

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use mirror_common::connection::Connection;
 use mirror_common::flow::{Address, Flow};
-use mirror_common::measure::{Connection, state};
+use mirror_common::tunnel::Direction;
 
 use crate::config::{Affinity, Share};
 use crate::control::Concentration;
@@ -104,7 +105,9 @@ impl Tracker {
 
 /// A connection's bytes by now.
 fn track(connection: &Connection, known: Option<Track>, fade: f64, now: Duration) -> Track {
-    let next = (connection.state & state::KNOWN != 0).then_some(connection.next[0]);
+    let next = connection
+        .knows(Direction::Request)
+        .then_some(connection.next[0]);
     let opened = Duration::from_nanos(connection.opened_ns);
     let recent = connection.opened_ns != 0 && now.saturating_sub(opened) <= RECENT;
     let from = match known {

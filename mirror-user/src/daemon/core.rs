@@ -42,6 +42,7 @@ use super::services::Service;
 use super::settings::{Settings, Ticket, Update};
 use super::snapshot::Snapshot;
 use super::status;
+use super::translating::Janitor;
 use super::way::Way;
 use crate::config::{AgentAddress, Node};
 use crate::control::{Command, Refusal, Reply};
@@ -143,6 +144,8 @@ pub(super) struct Beside {
     pub(super) servers: Arc<Watch<Versioned>>,
     /// Who sends the traffic of services with a canary.
     pub(super) census: Census,
+    /// Keeps the tables of translations clean.
+    pub(super) janitor: Janitor,
     /// Reads a sample of the services' connections itself.
     pub(super) local_reader: LocalReader,
     /// What the sender has done.
@@ -195,6 +198,7 @@ pub(super) struct Core {
     /// Canaries whose connections are to end.
     pub(super) drains: Vec<Drain>,
     pub(super) census: Census,
+    pub(super) janitor: Janitor,
     pub(super) reports: u64,
     /// When the services were measured last, ...
     measured: Option<Instant>,
@@ -233,6 +237,7 @@ impl Core {
         let Beside {
             servers,
             census,
+            janitor,
             local_reader,
             sender,
         } = beside;
@@ -279,6 +284,7 @@ impl Core {
             attachments: Attachments::default(),
             drains: Vec::new(),
             census,
+            janitor,
             reports: 0,
             measured: None,
             counted: None,

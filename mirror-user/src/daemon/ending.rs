@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use mirror_common::connection::{Connection, state};
 use mirror_common::flow::Flow;
-use mirror_common::measure::{Connection, state};
 use tokio::sync::mpsc;
 
 use super::settings::Ticket;
@@ -59,13 +59,9 @@ impl Ender {
     }
 }
 
-fn end_all(
-    mut connections: Connections,
-    jobs: &Receiver<Job>,
-    said: &mpsc::UnboundedSender<Ended>,
-) {
+fn end_all(connections: Connections, jobs: &Receiver<Job>, said: &mpsc::UnboundedSender<Ended>) {
     while let Ok(job) = jobs.recv() {
-        let outcome = end(&mut connections, job.row);
+        let outcome = end(&connections, job.row);
         if said.send(Ended { job, outcome }).is_err() {
             return;
         }
@@ -73,7 +69,7 @@ fn end_all(
 }
 
 /// Resets the canary's connections of a service, and says how many there were.
-fn end(connections: &mut Connections, row: u32) -> Result<u64, String> {
+fn end(connections: &Connections, row: u32) -> Result<u64, String> {
     let (mut place, mut ended) = (Place::default(), 0);
     loop {
         let batch = connections.next(&mut place);
@@ -86,7 +82,7 @@ fn end(connections: &mut Connections, row: u32) -> Result<u64, String> {
             .filter(|(_, connection)| {
                 connection.service == row
                     && connection.state & state::CANARY != 0
-                    && connection.state & state::CLOSED == 0
+                    && !connection.is_closed()
             })
             .partition(|(_, connection)| connection.is_away());
         for (flow, connection) in &away {

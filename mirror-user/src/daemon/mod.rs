@@ -51,6 +51,7 @@ mod snapshot;
 mod status;
 mod steering;
 mod takeover;
+mod translating;
 mod way;
 
 use std::fs::File;

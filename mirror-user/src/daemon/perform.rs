@@ -21,7 +21,8 @@ use super::now::{self, Now};
 use super::rollout::{Asker, Found, Heard, Journal, LookedBack, Query, Records, Rollouts, Written};
 use super::sender::{Event, Pace, Sender};
 use super::settings::{Settings, Ticket};
-use super::{Options, servers};
+use super::translating::{self, Janitor};
+use super::{Options, canary, servers};
 use crate::config::{self, Node};
 use crate::control::{Refusal, Reply, Request};
 use crate::dataplane::DataPlane;
@@ -104,6 +105,8 @@ pub(super) fn start(
     let ender = Ender::start(plane.connection_reader()?, say)?;
     let (census, asked) = Census::new();
     census::start(asked, plane.connection_reader()?)?;
+    let (janitor, room) = Janitor::new(canary::room(&config));
+    translating::start(room, plane.translations()?)?;
     let keys = Keys::read(&config)?;
     let (sender, agents) = Sender::start(plane.sender_bell()?, Pace::of(&config))?;
     let (local_reader, orders) = LocalReader::new(tap.key)?;
@@ -128,6 +131,7 @@ pub(super) fn start(
     let beside = Beside {
         servers: Arc::new(servers),
         census,
+        janitor,
         local_reader,
         sender: sender.figures(),
     };

@@ -97,6 +97,7 @@ impl Core {
             .map(|agent| describe(agent, now))
             .collect();
         let spreads = self.census.found();
+        let translations = self.janitor.figures();
         let (mut rows, mut looks) = (Vec::new(), Vec::new());
         for service in &self.services {
             match self.describe_service(service) {
@@ -116,6 +117,18 @@ impl Core {
                         let share = canary.share.effective;
                         let said = concentration::warning(spread, canary.affinity, share);
                         let said = said.map(|said| format!("{}: {said}", described.name));
+                        status.warnings.extend(said);
+                    }
+                    if let Some(canary) = &mut described.canary
+                        && canary.by.is_some()
+                    {
+                        let found = translations.by_canary.get(&canary.address);
+                        let found = found.copied().unwrap_or_else(|| control::Translations {
+                            limit: super::canary::room(&self.config).limit(),
+                            ..control::Translations::default()
+                        });
+                        let said = found.warning(&described.name);
+                        canary.translations = Some(found);
                         status.warnings.extend(said);
                     }
                     let missing = service.directions.warning(&described.name);
@@ -187,11 +200,12 @@ impl Core {
             let why = "its connections are copied, and copies are made at tc";
             return (None, Some(why.to_owned()));
         }
-        let hooks = self.config.interfaces.iter().chain([by]);
-        let mut attachments = hooks.filter_map(|name| self.attachments.get(name));
-        let why = attachments.find_map(|attachment| attachment.xdp_error.clone());
+        if wanted.xdp.is_none() {
+            return (None, None);
+        }
+        let why = self.attachments.why_not_early();
         let there = self.attachments.get(by).and_then(Attachment::xdp);
-        (there.filter(|_| wanted.xdp.is_some()), why)
+        (there.filter(|_| why.is_none()), why)
     }
 
     fn describe_service(

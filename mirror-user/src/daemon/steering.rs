@@ -1,10 +1,11 @@
 //! From config and command line to how a service's new connections are shared out. Pure.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use mirror_common::flow::Endpoint;
+use mirror_common::flow::{Address, Endpoint};
 use mirror_common::steer::{Steering, flag, share_threshold};
-use mirror_common::translate::Way;
+use mirror_common::translate::{MAX_LOCAL, Way};
 
 use super::place::Place;
 use super::services::Service;
@@ -36,6 +37,8 @@ pub(super) struct Wanted {
     pub(super) for_good: bool,
     /// Whether a rollout has taken the canary back, and no record has that yet.
     pub(super) taken_back: bool,
+    /// Whether XDP was taken by every interface on the way.
+    pub(super) early: bool,
     /// Since when the canary has been on trial, on the monotonic clock, in nanoseconds; 0 = always.
     pub(super) trial_ns: u64,
 }
@@ -50,6 +53,7 @@ pub(super) fn steering(
     wanted: Wanted,
     place: Option<Place<'_>>,
     before: &Steering,
+    addresses: &[IpAddr],
 ) -> Steering {
     let canary_end = Endpoint::from(canary.address);
     let known = before.is_away() && before.canary == canary_end;
@@ -71,12 +75,14 @@ pub(super) fn steering(
     }
     let way = match place {
         Some(Place::Here) => Way::default(),
-        Some(Place::Away(way)) => translated(way),
+        Some(Place::Away(way)) => translated(way, addresses),
         None => before.way,
     };
+    // Connections of a canary that has moved here go on.
+    flags |= before.flags & flag::TRANSLATED;
     if way != Way::default() {
-        flags |= flag::AWAY;
-        if config.xdp().is_some() {
+        flags |= flag::AWAY | flag::TRANSLATED;
+        if config.xdp().is_some() && wanted.early {
             flags |= flag::XDP;
         }
     }
@@ -100,10 +106,26 @@ pub(super) fn steering(
     }
 }
 
-/// A way as the programs take packets along it.
-fn translated(way: &super::way::Way) -> Way {
+/// A way as the programs take packets along it. `addresses` are those of this host that the canary may see;
+/// where none is of its family, it sees the one that the route has.
+fn translated(way: &super::way::Way, addresses: &[IpAddr]) -> Way {
+    let mut local = [Address::default(); MAX_LOCAL];
+    let of_family = addresses
+        .iter()
+        .filter(|ip| ip.is_ipv4() == way.local.is_ipv4())
+        .take(MAX_LOCAL);
+    let mut locals = 0;
+    for (place, &ip) in local.iter_mut().zip(of_family) {
+        *place = ip.into();
+        locals += 1;
+    }
+    if locals == 0 {
+        (local[0], locals) = (way.local.into(), 1);
+    }
     Way {
-        local: way.local.into(),
+        local,
+        locals,
+        pad: 0,
         next_hop: way.next_hop.into(),
         ifindex: way.link.index,
         mtu: way.mtu,
@@ -127,13 +149,21 @@ mod tests {
             salt: [salt, 0],
             for_good: true,
             taken_back: false,
+            early: true,
             trial_ns: 0,
         }
     }
 
     fn at(share: f64, salt: u64, before: &Steering) -> Steering {
         let wanted = wanted(Share::try_from(share).unwrap(), salt);
-        steering(&service(), &canary(), wanted, Some(Place::Here), before)
+        steering(
+            &service(),
+            &canary(),
+            wanted,
+            Some(Place::Here),
+            before,
+            &[],
+        )
     }
 
     #[test]
@@ -159,7 +189,14 @@ mod tests {
             ..canary()
         };
         let place = Some(Place::Here);
-        let all = steering(&service(), &by_client, wanted(Share::ALL, 0), place, &begun);
+        let all = steering(
+            &service(),
+            &by_client,
+            wanted(Share::ALL, 0),
+            place,
+            &begun,
+            &[],
+        );
         let flags = flag::PRESENT | flag::BY_CLIENT | flag::FOR_GOOD;
         assert_eq!(all.flags, flags);
     }
@@ -168,8 +205,17 @@ mod tests {
     fn a_canary_elsewhere_is_steered_to_once_the_way_is_known() {
         let share = Share::try_from(0.5).unwrap();
         let (service, canary, way) = (service(), canary(), way());
-        let at =
-            |place, before: &Steering| steering(&service, &canary, wanted(share, 1), place, before);
+        let addresses = ["fd00::5", "10.1.0.6", "10.1.0.7"].map(|ip| ip.parse().unwrap());
+        let at = |place, before: &Steering| {
+            steering(
+                &service,
+                &canary,
+                wanted(share, 1),
+                place,
+                before,
+                &addresses,
+            )
+        };
         let unknown = at(None, &Steering::default());
         assert_eq!((unknown.threshold, unknown.is_away()), (0, false));
         let known = at(Some(Place::Away(&way)), &unknown);
@@ -184,6 +230,12 @@ mod tests {
             "the neighbour is silent for a moment"
         );
         assert!(at(None, &known).is_on());
-        assert!(!at(Some(Place::Here), &known).is_away());
+        let Way { local, locals, .. } = known.way;
+        assert_eq!(
+            local[..locals as usize],
+            [addresses[1], addresses[2]].map(Address::from)
+        );
+        let moved = at(Some(Place::Here), &known);
+        assert!(!moved.is_away() && moved.flags & flag::TRANSLATED != 0);
     }
 }

@@ -189,7 +189,7 @@ pub(super) fn check_maps(maps: &Path, ring_size: Option<u32>) -> Result<(), Erro
                 let entries = match name {
                     "SCRATCH" => possible_cpus(),
                     // As large as the config said when they were made.
-                    "CONNECTIONS" | "TRANSLATIONS" => info.max_entries(),
+                    "CONNECTIONS" | "TRANSLATED" | "TRANSLATIONS" => info.max_entries(),
                     _ => wanted.max_entries(),
                 };
                 let (map_type, key, value) =

@@ -81,6 +81,16 @@ families! {
     UNTRANSLATED = COUNTER "modelmirror_untranslated_packets_total",
     /// Packets to or from a canary on another host that were taken at XDP.
     XDP_PACKETS = COUNTER "modelmirror_xdp_packets_total",
+    /// Connections that are translated, by how far they have come.
+    TRANSLATIONS = GAUGE "modelmirror_translations",
+    /// How many connections of a canary on another host there can be.
+    TRANSLATIONS_LIMIT = GAUGE "modelmirror_translations_limit",
+    /// How much of the room for them is taken.
+    TRANSLATIONS_USED = GAUGE "modelmirror_translations_used_ratio",
+    /// Translated connections that nobody had ended, and that were forgotten after hours of silence.
+    TRANSLATIONS_EVICTED = COUNTER "modelmirror_translations_evicted_total",
+    /// Resets of connections that nobody remembers, of no version, by the side that sent them.
+    STRAY_RESETS = COUNTER "modelmirror_stray_resets_total",
     /// The canary's part of what both versions did since the share last changed or the daemon began.
     ACHIEVED = GAUGE "modelmirror_canary_achieved_ratio",
     /// The busiest client address's part of the bytes of requests, of late.
@@ -299,6 +309,11 @@ impl Scrape {
                 self.counter(&MIRRORED_BYTES, &labels, counters.mirrored_bytes);
                 connections += counters.connections;
                 over_budget += counters.over_budget_connections;
+                if service.canary.is_some() {
+                    let by = ["client", "server"][direction as usize];
+                    let labels = [("service", name), ("by", by)];
+                    self.counter(&STRAY_RESETS, &labels, counters.stray_resets);
+                }
             }
             if let Some(canary) = &service.canary {
                 let of = (row, tally.as_deref());

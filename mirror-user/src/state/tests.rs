@@ -138,6 +138,7 @@ fn overrides_of_unknown_services_are_named() {
     let node = config::Node {
         connections: 1024,
         translation_ports: config::PortRange::DEFAULT,
+        translation_addresses: Vec::new(),
         interfaces: Vec::new(),
         state_dir: PathBuf::new(),
         pin_dir: PathBuf::new(),

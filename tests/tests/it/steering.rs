@@ -7,6 +7,7 @@ mod control;
 mod flood;
 mod forgotten;
 mod handshakes;
+mod hostile;
 mod led_on;
 mod listeners;
 mod mirrored;

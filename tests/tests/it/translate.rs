@@ -8,16 +8,17 @@ use anyhow::{Context as _, Result, ensure};
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TcpOptionElement, TransportHeader};
 use mirror_common::policy::{Service, Tap, WHOLE};
 use mirror_common::steer::{Steering, flag};
-use mirror_common::translate::{Ports, Way};
+use mirror_common::translate::{MAX_LOCAL, Ports, Way};
 use mirror_user::config::XdpHook;
 use mirror_user::dataplane::{DataPlane, Interface, Sizes};
 use tests::{Home, Namespace, privileged, veth};
+
+mod forged;
 
 /// Verdicts by which a packet leaves for another host, or goes on.
 const TC_REDIRECT: i32 = 7;
 const TC_NEXT: i32 = -1;
 const TC_DROP: i32 = 2;
-const XDP_DROP: i32 = 1;
 const XDP_REDIRECT: i32 = 4;
 const XDP_TX: i32 = 3;
 const XDP_PASS: i32 = 2;
@@ -89,9 +90,11 @@ impl Node {
             canary: SocketAddr::new(hosts.canary, 8001).into(),
             threshold: WHOLE,
             burst_ns: 1_000_000_000,
-            flags: flag::PRESENT | flag::AWAY | flag::XDP,
+            flags: flag::PRESENT | flag::AWAY | flag::TRANSLATED | flag::XDP,
             way: Way {
-                local: hosts.local.into(),
+                local: [hosts.local.into(); MAX_LOCAL],
+                locals: 1,
+                pad: 0,
                 next_hop: hosts.canary.into(),
                 ifindex: ELSEWHERE,
                 mtu: MTU,
@@ -132,6 +135,19 @@ impl Node {
         ran.with_context(|| format!("{}: {frame:02x?}", self.program))
     }
 
+    /// The same, and what is left to TC is taken there.
+    fn take(&mut self, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
+        let (verdict, left) = self.run(frame)?;
+        if (self.program, verdict) != ("early", XDP_PASS) {
+            return Ok((verdict, left));
+        }
+        ensure!(left == frame, "{left:02x?} of {frame:02x?}");
+        self.program = "ingress";
+        let taken = self.run(frame);
+        self.program = "early";
+        taken
+    }
+
     /// The verdict for what leaves by another interface than it came in by, or by the same.
     fn sent(&self, same: bool) -> i32 {
         match (self.program, same) {
@@ -158,6 +174,8 @@ struct Segment {
     flags: &'static str,
     mss: Option<u16>,
     hop_limit: u8,
+    sequence: u32,
+    acknowledgement: u32,
     payload: Vec<u8>,
 }
 
@@ -169,13 +187,32 @@ impl Segment {
             flags,
             mss: None,
             hop_limit: 64,
+            // Both sides begin alike.
+            sequence: 1_000,
+            acknowledgement: 1_001,
             payload: Vec::new(),
         }
     }
 
+    fn at(self, sequence: u32, acknowledgement: u32) -> Self {
+        Self {
+            sequence,
+            acknowledgement,
+            ..self
+        }
+    }
+
+    fn with(self, payload: &[u8]) -> Self {
+        Self {
+            payload: payload.to_vec(),
+            ..self
+        }
+    }
+
     fn frame(&self) -> Vec<u8> {
-        let mut header = TcpHeader::new(self.source.port(), self.destination.port(), 1000, 512);
-        header.acknowledgment_number = 2000;
+        let (from, to) = (self.source.port(), self.destination.port());
+        let mut header = TcpHeader::new(from, to, self.sequence, 512);
+        header.acknowledgment_number = self.acknowledgement;
         header.syn = self.flags.contains('S');
         header.ack = self.flags.contains('A');
         header.fin = self.flags.contains('F');
@@ -233,6 +270,8 @@ impl Segment {
             flags,
             mss,
             hop_limit,
+            sequence: tcp.sequence_number,
+            acknowledgement: tcp.acknowledgment_number,
             payload: payload.to_vec(),
         })
     }
@@ -393,12 +432,12 @@ fn a_refusal_goes_nowhere() {
         let syn = Segment::new(client, service, "S").frame();
         let (_, left) = node.run(&syn)?;
         let near = Segment::read(&left, "S")?.source;
-        let (verdict, _) = node.run(&Segment::new(canary, near, "RA").frame())?;
-        let dropped = match node.program {
-            "early" => XDP_DROP,
-            _ => TC_DROP,
-        };
-        ensure!(verdict == dropped, "{verdict}");
+        let other = Segment::new(canary, near, "RA").at(0, 2_000).frame();
+        let (verdict, _) = node.take(&other)?;
+        ensure!(verdict == TC_REDIRECT, "{verdict} for what refuses another");
+        let refusal = Segment::new(canary, near, "RA").at(0, 1_001).frame();
+        let (verdict, _) = node.take(&refusal)?;
+        ensure!(verdict == TC_DROP, "{verdict}");
         let (verdict, left) = node.run(&syn)?;
         ensure!(
             verdict == node.passed() && left == syn,

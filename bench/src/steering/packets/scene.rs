@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use mirror_common::ABI_VERSION;
+use mirror_common::connection::{Connection, state};
 use mirror_common::flow::{Endpoint, Flow};
-use mirror_common::measure::{Connection, state};
 use mirror_common::policy::{Service, Tap};
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
 use mirror_common::translate::{self, Ports, Translation, Way};
@@ -88,6 +88,7 @@ pub(super) struct Scene {
     pub(super) connections: u32,
     pub(super) plane: DataPlane,
     table: HashMap<MapData, Flow, Connection>,
+    translated: HashMap<MapData, Flow, Connection>,
     translations: HashMap<MapData, Flow, Translation>,
     _home: Home,
 }
@@ -134,12 +135,14 @@ impl Scene {
         // A little room is left: what falls out of a full table would not be found.
         let room = MapInfo::from_pin(maps.join("CONNECTIONS"))?.max_entries() / 16 * 15;
         let map = |name| MapData::from_pin(maps.join(name)).map(Map::LruHashMap);
+        let plain = |name| MapData::from_pin(maps.join(name)).map(Map::HashMap);
         let mut scene = Self {
             size,
             connections: if size.full { room } else { 0 },
             plane,
             table: HashMap::try_from(map("CONNECTIONS")?)?,
-            translations: HashMap::try_from(map("TRANSLATIONS")?)?,
+            translated: HashMap::try_from(plain("TRANSLATED")?)?,
+            translations: HashMap::try_from(plain("TRANSLATIONS")?)?,
             _home: home,
         };
         for number in 0..scene.connections {
@@ -172,13 +175,14 @@ impl Scene {
         };
         let translation = Translation {
             origin,
-            seen_ns: 0,
+            since_ns: 0,
             ifindex: 1,
-            state: translate::state::ANSWERED,
+            phase: translate::phase::OPEN,
             macs: MACS,
             pad: 0,
+            last: translate::Last::default(),
         };
-        self.table.insert(origin, connection, 0)?;
+        self.translated.insert(origin, connection, 0)?;
         let put = self.translations.insert(away, translation, 0);
         put.context("cannot write the table of translations")
     }
@@ -204,9 +208,10 @@ fn steering_away() -> Steering {
     let base = steering();
     Steering {
         canary: endpoint(AWAY),
-        flags: base.flags | flag::AWAY | flag::XDP,
+        flags: base.flags | flag::AWAY | flag::TRANSLATED | flag::XDP,
         way: Way {
-            local: IpAddr::from(*node(0).ip()).into(),
+            local: [IpAddr::from(*node(0).ip()).into(); translate::MAX_LOCAL],
+            locals: 1,
             next_hop: IpAddr::from(*AWAY.ip()).into(),
             ifindex: 1,
             mtu: 1500,

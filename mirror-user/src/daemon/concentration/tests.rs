@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use mirror_common::connection::side;
 
 const ROW: u32 = 3;
 const START: Duration = Duration::from_secs(1_000);
@@ -20,7 +21,7 @@ fn connection(client: &str, initial: u32, age: u64, bytes: u32) -> (Flow, Connec
         opened_ns: (START - Duration::from_secs(age)).as_nanos() as u64,
         initial,
         next: [initial.wrapping_add(1).wrapping_add(bytes), 0],
-        state: state::KNOWN | state::ANSWERED,
+        sides: [side::KNOWN, side::ANSWERED],
         service: ROW,
         ..Connection::default()
     };
@@ -128,7 +129,7 @@ fn a_connection_met_when_it_was_open_counts_from_then_on() {
         &BTreeMap::from([(ROW, 50)]),
         vec![joined, other(100)],
     );
-    (joined.1.state, joined.1.next) = (state::KNOWN, [5_000, 0]);
+    (joined.1.sides, joined.1.next) = ([side::KNOWN, 0], [5_000, 0]);
     tracker.look(
         START,
         &BTreeMap::from([(ROW, 60)]),

@@ -336,6 +336,7 @@ fn start(
         beside: Beside {
             servers: Arc::new(Watch::idle()),
             census: Census::new().0,
+            janitor: Janitor::new(crate::daemon::canary::room(&file)).0,
             local_reader: LocalReader::new(tap.key).unwrap().0,
             sender: Arc::default(),
         },

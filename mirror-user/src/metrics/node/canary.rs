@@ -7,7 +7,8 @@ use super::{
     ACHIEVED, AFFINITY_KEYS, ARM_BYTES, ARM_PACKETS, CANARY_SHARE, CANARY_UP, COMPLETE,
     CONCENTRATION, CONNECTIONS, FIRST_BODY, FIRST_BYTE, Family, HANDSHAKE, OPEN, RESETS, RESPONSES,
     RETRANSMISSIONS, SERVER_CPU, SERVER_PROCESSES, SERVER_RESIDENT, STEERED, STRAYED, Scrape,
-    UNANSWERED, UNTRANSLATED, XDP_PACKETS,
+    TRANSLATIONS, TRANSLATIONS_EVICTED, TRANSLATIONS_LIMIT, TRANSLATIONS_USED, UNANSWERED,
+    UNTRANSLATED, XDP_PACKETS,
 };
 use crate::control::{self, CanaryState};
 use crate::daemon::local_reader::{Tally, Wait};
@@ -36,6 +37,21 @@ impl Scrape {
             let labels = [("service", service)];
             self.gauge(&CONCENTRATION, &labels, spread.busiest_client);
             self.gauge(&AFFINITY_KEYS, &labels, spread.keys(canary.affinity));
+        }
+        if let Some(found) = &canary.translations {
+            let states = [
+                ("open", found.open),
+                ("handshake", found.handshakes),
+                ("closing", found.closing),
+            ];
+            for (state, count) in states {
+                let labels = [("service", service), ("state", state)];
+                self.gauge(&TRANSLATIONS, &labels, count as f64);
+            }
+            let labels = [("service", service)];
+            self.gauge(&TRANSLATIONS_LIMIT, &labels, found.limit as f64);
+            self.gauge(&TRANSLATIONS_USED, &labels, found.used);
+            self.counter(&TRANSLATIONS_EVICTED, &labels, found.evicted);
         }
         let mut canary = canary.clone();
         if arms::fill(now, (row, tally), service, stable, &mut canary).is_err() {

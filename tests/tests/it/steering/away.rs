@@ -301,6 +301,35 @@ fn a_share_goes_to_another_host_at_xdp() {
     }
 }
 
+/// Clients come by a bridge, which has no native XDP, and answers by a cable, which has: all of it is done at
+/// TC, and `check` says so before.
+#[test]
+fn a_bridge_among_the_interfaces_leaves_all_to_tc() {
+    let Some(mut trial) = quiet(CANARY) else {
+        return;
+    };
+    early(&mut trial, "native");
+    let node = &trial.scene.net.node;
+    for line in [
+        "link add br0 type bridge",
+        "link set br0 up",
+        "addr del 10.0.0.5/24 dev eth0",
+        "link set eth0 master br0",
+        "addr add 10.0.0.5/24 dev br0",
+    ] {
+        node.ip(line).unwrap();
+    }
+    trial.scene.set_interfaces(&["br0"]);
+    trial.start_daemon();
+    trial.wait_for_canary(1.0);
+    trial.set("1");
+    let sent = trial.scene.client.load(16, 4, large).unwrap();
+    assert_eq!(trial.split(&sent).connections, [0, 16]);
+    assert_eq!((trial.resets(), xdp_packets(&trial)), (0, 0));
+    let status = trial.scene.modelmirror(&["status"]);
+    assert!(status.contains("NOT AT XDP"), "{status}");
+}
+
 /// Sets where packets are taken, and makes the cables fit for it: a sender's checksums are not left
 /// to a device that there is not, and a veth takes frames whose other end has NAPI.
 fn early(trial: &mut Trial, hook: &str) {
