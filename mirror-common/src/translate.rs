@@ -87,8 +87,8 @@ impl Ports {
         (port as u32).wrapping_sub(self.first) < self.count
     }
 
-    /// The port to try for a connection with this hash, if there are any. The later attempts stay in one of
-    /// [`SLICES`], another for each client: whose timestamps are behind another client's would find no port
+    /// The port to try for a connection with this hash, if there are any. After the first few, as many stay
+    /// in one of [`SLICES`], another for each client, before all are tried again: whose timestamps are behind another client's would find no port
     /// that may be used again, once that one has been at all of them.
     #[inline(always)]
     pub const fn candidate(self, hash: u64, client: u32, attempt: u32) -> Option<u16> {
@@ -97,7 +97,7 @@ impl Ports {
         }
         let place = (hash as u32).wrapping_add(attempt.wrapping_mul(0x9e37_79b1));
         let slice = self.count / SLICES;
-        let port = if attempt < CALM_ATTEMPTS || slice == 0 {
+        let port = if attempt < CALM_ATTEMPTS || attempt >= 2 * CALM_ATTEMPTS || slice == 0 {
             place % self.count
         } else {
             client % SLICES * slice + place % slice
