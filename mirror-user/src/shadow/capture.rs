@@ -46,8 +46,8 @@ const BATCHES: usize = 8;
 /// How long it waits for datagrams while streams wait for it.
 const OVERLOADED: Duration = Duration::from_millis(2);
 
-/// Services of one tap that are remembered.
-const MAX_SERVICES: usize = 1024;
+/// The longest name of a service or version that is remembered, in characters: no config has longer ones.
+const MAX_NAME: usize = 63;
 
 /// A datagram that is no copy of any tap. Label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,7 +121,7 @@ pub struct Tap {
     pub ledger: TapLedger,
     /// Its VXLAN frames, which have no numbers: what was lost of them is not known.
     pub unnumbered: [Volume; Outcome::ALL.len()],
-    /// What it last said of each service, by id.
+    /// What it last said of each service that this agent knows, by id.
     pub services: HashMap<u32, ServiceReport>,
     /// Since when it is connected.
     connected: Option<jiff::Timestamp>,
@@ -434,9 +434,12 @@ impl Table {
                 };
                 let copy = self.classifier.geneve(id, &header, payload);
                 let outcome = copy.outcome(overloaded);
-                tap.ledger
+                let is_new = tap
+                    .ledger
                     .datagram(&header.meta, copy.sequence, copy.length, outcome);
-                copy.hand_on(outcome, sink);
+                if is_new {
+                    copy.hand_on(outcome, sink);
+                }
             }
             Ok(Datagram::Vxlan { payload, .. }) => {
                 let address = received.source.ip().to_canonical();
@@ -494,10 +497,11 @@ impl Table {
                 self.streams.push(StreamNews::Ends(id));
             }
             Item::Report(report) => {
-                if tap.report(report) {
-                    self.changed = true;
-                    self.notices.services(name, tap.services.values());
-                }
+                let mut report = clipped(report);
+                self.notices.services(name, &report.services);
+                let notices = &self.notices;
+                report.services.retain(|service| notices.knows(service.id));
+                self.changed |= tap.report(report);
             }
             Item::Copies(copies) => {
                 for copied in &copies {
@@ -553,12 +557,26 @@ impl Tap {
                     || known.canary_version != service.canary_version
                     || known.requests_only != service.requests_only
             });
-            if known.is_some() || self.services.len() < MAX_SERVICES {
-                self.services.insert(service.id, service);
-            }
+            self.services.insert(service.id, service);
         }
         changed
     }
+}
+
+/// A report without what no config would say, whoever sends it.
+fn clipped(mut report: TapReport) -> TapReport {
+    let clip = |name: &mut String| {
+        if let Some((end, _)) = name.char_indices().nth(MAX_NAME) {
+            name.truncate(end);
+            name.shrink_to_fit();
+        }
+    };
+    for service in &mut report.services {
+        clip(&mut service.name);
+        clip(&mut service.stable_version);
+        service.canary_version.iter_mut().for_each(clip);
+    }
+    report
 }
 
 /// VXLAN says nothing of time: what the kernel noted on arrival stands in.

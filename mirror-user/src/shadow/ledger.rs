@@ -28,6 +28,15 @@ use parts::Parts;
 /// Copies of one lane that may overtake each other: what is older is settled at once.
 const WINDOW: u64 = 1 << 14;
 
+/// The same of all lanes of one tap together, where it has many.
+const WINDOWS: u64 = 1 << 17;
+
+/// Reports of one lane that wait for copies.
+const MAX_MARKS: usize = 64;
+
+/// Copies of one lane that came in parts and are not whole.
+const MAX_IN_PARTS: usize = 1 << 10;
+
 /// What became of a copy. Every copy that a tap sent has exactly one. Label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
@@ -176,18 +185,19 @@ pub struct TapLedger {
 impl TapLedger {
     /// A datagram arrived that carries `length` payload bytes of a copy, from TCP's `sequence` on,
     /// and `outcome` is what the agent makes of it ([`Outcome::Received`] when it is handed on).
-    pub fn datagram(&mut self, meta: &Meta, sequence: u32, length: u32, outcome: Outcome) {
-        // Copies of more are handed on, but not accounted.
+    /// Whether it brings anything new: what came before, or long ago, somebody may have recorded and sent again.
+    pub fn datagram(&mut self, meta: &Meta, sequence: u32, length: u32, outcome: Outcome) -> bool {
         let room = self.lanes.len() < MAX_LANES;
+        let window = WINDOW.min(WINDOWS / (self.lanes.len() as u64 + 1));
         let ledger = match self.lanes.get_mut(&meta.cpu) {
             Some(ledger) => ledger,
             None if room => self
                 .lanes
                 .entry(meta.cpu)
                 .or_insert_with(|| LaneLedger::starting_at(u64::from(meta.sequence))),
-            None => return,
+            None => return false,
         };
-        ledger.datagram(meta, sequence, length, outcome);
+        ledger.datagram(meta, sequence, length, outcome, window)
     }
 
     /// A copy with `length` payload bytes arrived in a stream: whole, and in its lane's order.
@@ -444,15 +454,22 @@ impl LaneLedger {
         next.checked_add_signed(i64::from(distance))
     }
 
-    fn datagram(&mut self, meta: &Meta, sequence: u32, length: u32, outcome: Outcome) {
+    fn datagram(
+        &mut self,
+        meta: &Meta,
+        sequence: u32,
+        length: u32,
+        outcome: Outcome,
+        window: u64,
+    ) -> bool {
         let Some(number) = self.unwrap(meta.sequence).filter(|&n| n >= self.floor) else {
             self.totals.late += 1;
-            return;
+            return false;
         };
-        self.make_room_for(number);
+        self.make_room_for(number, window);
         let index = (number - self.floor) as usize;
         let Some(slot) = self.window.get_mut(index) else {
-            return;
+            return false;
         };
         let new = if slot.outcome.is_none() && length >= meta.length {
             // The usual case: the whole copy in one datagram.
@@ -460,6 +477,9 @@ impl LaneLedger {
         } else if slot.outcome.is_some() && slot.arrived >= slot.length {
             0
         } else {
+            while self.parts.len() >= MAX_IN_PARTS && !self.parts.contains_key(&number) {
+                self.parts.pop_first();
+            }
             let parts = self.parts.entry(number).or_default();
             parts
                 .insert(sequence, length)
@@ -467,7 +487,7 @@ impl LaneLedger {
         };
         if slot.outcome.is_some() && new == 0 {
             self.totals.duplicates += 1;
-            return;
+            return false;
         }
         slot.length = meta.length;
         slot.arrived += new;
@@ -478,6 +498,7 @@ impl LaneLedger {
         if slot.arrived >= slot.length {
             self.parts.remove(&number);
         }
+        true
     }
 
     /// The next copy of a stream.
@@ -500,9 +521,9 @@ impl LaneLedger {
     }
 
     /// Moves the window on until `number` lies in it.
-    fn make_room_for(&mut self, number: u64) {
-        if number >= self.floor + WINDOW {
-            self.settle_to(number + 1 - WINDOW);
+    fn make_room_for(&mut self, number: u64, window: u64) {
+        if number >= self.floor + window {
+            self.settle_to(number + 1 - window);
         }
         let wanted = (number + 1 - self.floor) as usize;
         if wanted > self.window.len() {
@@ -527,6 +548,10 @@ impl LaneLedger {
             .or(self.base.as_ref().map(|(mark, _)| mark));
         let news = newest.is_none_or(|known| known.number < number);
         if number >= self.floor && news {
+            if self.marks.len() >= MAX_MARKS {
+                // It says all that the one before it says.
+                self.marks.pop_back();
+            }
             self.marks.push_back(mark);
             self.reach_marks();
         }

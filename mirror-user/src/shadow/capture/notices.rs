@@ -67,12 +67,16 @@ impl Notices {
         self.say(Notice::NotAllowed(peer));
     }
 
+    /// Whether the config has a service of this id.
+    pub(super) fn knows(&self, id: u32) -> bool {
+        self.services.contains_key(&id)
+    }
+
     /// A tap has named its services.
-    pub(super) fn services<'a>(
-        &mut self,
-        tap: &str,
-        reports: impl Iterator<Item = &'a ServiceReport>,
-    ) {
+    pub(super) fn services(&mut self, tap: &str, reports: &[ServiceReport]) {
+        if self.said.len() >= MAX_NOTICES {
+            return;
+        }
         for report in reports {
             if let Some(notice) = self.service(tap, report) {
                 self.say(notice);

@@ -393,3 +393,59 @@ fn only_the_key_s_owner_is_believed() {
     socket.send(&genuine).unwrap();
     assert!(receive(&mut capture, 1).is_empty(), "an old key");
 }
+
+/// Whoever sees datagrams on their way may send them again: at once, or when their connection is long over.
+#[test]
+fn what_was_recorded_is_not_taken_in_again() {
+    let (mut capture, socket) = loopback();
+    let mut tap = conversation::Tap::new(1);
+    let mut connection = Connection::new(101, 40_000);
+    let mut datagrams = connection.open(&mut tap);
+    datagrams.extend(connection.request(&mut tap, b"GET / HTTP/1.1\r\n\r\n"));
+    let send = |capture: &mut Capture| {
+        for datagram in &datagrams {
+            socket.send(datagram).unwrap();
+        }
+        receive(capture, 3).len()
+    };
+    assert_eq!(send(&mut capture), 3);
+    assert_eq!(send(&mut capture), 0);
+    for _ in 0..3 {
+        capture.tick();
+    }
+    assert_eq!(send(&mut capture), 0);
+    let (_, tap) = capture.taps().next().unwrap();
+    let totals = tap.totals();
+    assert_eq!(totals.of(Outcome::Received).copies, 3);
+    assert_eq!((totals.duplicates, totals.late), (3, 3));
+}
+
+/// A report may say anything: of services that nobody knows here, and names without end, nothing is kept.
+#[test]
+fn what_a_tap_says_of_itself_is_bounded() {
+    let (mut capture, _socket) = loopback();
+    for number in 0..64 {
+        let services = (0..1_024).map(|id| ServiceReport {
+            id,
+            name: format!("{number}-{}", "n".repeat(900)),
+            stable_version: format!("{number}-{}", "v".repeat(900)),
+            mirror: true,
+            ..ServiceReport::default()
+        });
+        let report = TapReport {
+            number,
+            services: services.collect(),
+            ..TapReport::default()
+        };
+        says(&mut capture, 1, Item::Report(report));
+    }
+    let (_, tap) = capture.taps().next().unwrap();
+    let mut known: Vec<_> = tap.services.keys().copied().collect();
+    known.sort_unstable();
+    assert_eq!(known, [7, 101]);
+    let longest = tap
+        .services
+        .values()
+        .map(|service| service.stable_version.capacity());
+    assert!(longest.max() <= Some(MAX_NAME));
+}

@@ -1,5 +1,8 @@
 //! Which bytes of one copy have arrived, where it came in several datagrams.
 
+/// The most ranges: what would be one more is not counted.
+const MAX_RANGES: usize = 64;
+
 /// Disjoint ranges of TCP sequence numbers, relative to the first one that arrived.
 ///
 /// Invariant: ranges are in order, not empty and do not touch. Super-packets have at most a few
@@ -25,6 +28,9 @@ impl Parts {
             start = start.min(range.0);
             end = end.max(range.1);
             last += 1;
+        }
+        if first == last && self.ranges.len() >= MAX_RANGES {
+            return 0;
         }
         if end > start {
             self.ranges.splice(first..last, [(start, end)]);

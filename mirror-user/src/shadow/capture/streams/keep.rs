@@ -176,7 +176,8 @@ impl Keep {
                 Said::Copies(copies) => self.copies(copies),
                 Said::Report(reported) => {
                     let echo = (reported.number, reported.sent_ns);
-                    self.push(Item::Report(reported.report), 0, Vec::new(), Some(echo));
+                    let report = Item::Report(reported.report);
+                    self.push(report, reported.cost, Vec::new(), Some(echo));
                 }
                 Said::Bye => {
                     tracing::info!(tap = self.name, "tap has left");

@@ -28,6 +28,8 @@ pub(crate) struct Reported {
     pub(crate) sent_ns: u64,
     /// What it says.
     pub(crate) report: TapReport,
+    /// What it takes in memory, in bytes, about.
+    pub(crate) cost: usize,
 }
 
 /// Takes in what was read together.
@@ -84,6 +86,8 @@ fn take_part(
                 number: header.position,
                 sent_ns: header.until_ns,
                 report,
+                // A service has at least a hundred bytes of JSON, and a lane thirty.
+                cost: 2 * body.len(),
             }));
         }
         Kind::Bye => {

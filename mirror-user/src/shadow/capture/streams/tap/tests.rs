@@ -202,6 +202,7 @@ fn reports_come_with_what_their_echo_says() {
         ..TapReport::default()
     };
     let wire = fixtures::report(&report, 77);
+    let cost = 2 * serde_json::to_vec(&report).unwrap().len();
     let mut order = Order::new(MOST);
     let (said, result) = take(&mut Frames::default(), &mut order, wire.into());
     result.unwrap();
@@ -209,6 +210,7 @@ fn reports_come_with_what_their_echo_says() {
         number: 3,
         sent_ns: 77,
         report,
+        cost,
     };
     assert_eq!(said, [Said::Report(expected)]);
 }
