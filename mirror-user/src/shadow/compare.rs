@@ -32,6 +32,7 @@ use self::walk::{Finding, Rules};
 use super::message::{Exchange, Field, Request, Response, ShadowError, header};
 use crate::config;
 
+pub(crate) use self::coding::{MAX_TIME, cpu_time};
 pub use self::places::{Places, Values};
 pub use self::prediction::Summary;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
@@ -91,6 +92,22 @@ pub struct Comparison {
 
 /// A status from which on a request was not served: refused or failed (RFC 9110, 15.5 and 15.6).
 pub(crate) const NOT_SERVED: u16 = 400;
+
+/// How long a body is without these codings, where it can be read.
+pub(crate) fn decoded_length(codings: &str, body: &[u8]) -> Option<usize> {
+    let headers = [Field::of("content-encoding", codings)];
+    let decoded = coding::decode(&headers, body, json::MAX_PARSED);
+    decoded.ok().map(|decoded| decoded.len())
+}
+
+/// How many leaves the values of a body of this type have, where it is JSON.
+pub(crate) fn leaves(kind: &str, body: &[u8]) -> Option<u64> {
+    let headers = [Field::of("content-type", kind)];
+    match Body::of(&headers, body).content() {
+        Content::Json(node) => Some(node.leaves()),
+        Content::Text(..) | Content::Bytes(_) => None,
+    }
+}
 
 /// See [`is_huge`].
 const HUGE: usize = 1 << 20;

@@ -95,6 +95,16 @@ pub struct Field {
     pub value: Bytes,
 }
 
+impl Field {
+    /// A field of this name and value.
+    pub fn of(name: &str, value: &str) -> Self {
+        Self {
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        }
+    }
+}
+
 /// A whole request, rebuilt.
 #[derive(Debug)]
 pub struct Request {
@@ -204,6 +214,8 @@ pub enum DropReason {
     Memory,
     /// The service's queue is full.
     QueueFull,
+    /// The agent's host had no descriptor, or no port, for a connection to the shadow.
+    AgentLimit,
     /// The service's file leaves it out.
     Excluded,
     /// A request that is itself shadow traffic.
@@ -237,6 +249,7 @@ impl DropReason {
         Self::Expect,
         Self::Memory,
         Self::QueueFull,
+        Self::AgentLimit,
         Self::Excluded,
         Self::Loop,
         Self::TooManyConnections,
@@ -264,6 +277,7 @@ impl DropReason {
             Self::Expect => "expect",
             Self::Memory => "memory",
             Self::QueueFull => "queue_full",
+            Self::AgentLimit => "agent_limit",
             Self::Excluded => "excluded",
             Self::Loop => "loop",
             Self::TooManyConnections => "too_many_connections",

@@ -29,6 +29,9 @@ pub(super) fn events(body: &[u8]) -> Result<Node<'_>, Unparsed> {
             "" => {
                 let members = std::mem::take(&mut event).members(&left)?;
                 if !members.is_empty() {
+                    // Events without data are values, too.
+                    let more = left.get().checked_sub(1).filter(|&more| more > 0);
+                    left.set(more.ok_or(Unparsed::TooManyValues)?);
                     events.push(Node::Object(members));
                 }
             }
@@ -123,6 +126,12 @@ mod tests {
             Some(r#"[{"data":1,"event":"stop","id":"7"}]"#),
         );
         check(events(b"\n\n"), Some("[]"));
+    }
+
+    #[test]
+    fn events_without_data_are_bounded() {
+        let many = b"id\n\n".repeat(3 << 20);
+        assert_eq!(events(&many), Err(Unparsed::TooManyValues));
     }
 
     #[test]
