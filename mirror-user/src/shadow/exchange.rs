@@ -15,6 +15,7 @@ mod half;
 mod handover;
 mod handshake;
 mod multipath;
+mod parking;
 mod recent;
 mod resync;
 mod waiting;
@@ -28,6 +29,7 @@ use mirror_common::packet::{FIN, RST, SYN};
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::http::{Fault, begins_request};
+use super::mark::Mark;
 use super::memory::Memory;
 use super::message::{
     DropReason, Ending, ExchangeId, Partial, Request, Response, Segment, TapId, Unreadable,
@@ -37,9 +39,15 @@ use clock::Clock;
 use connection::Connection;
 pub use handover::HandedOver;
 use handshake::Claim;
+pub(crate) use parking::COST;
+pub use parking::Forgotten;
+use parking::Parking;
 
 /// The most connections at once, of all services and taps together.
 pub const MAX_CONNECTIONS: usize = 65_536;
+
+/// Exchanges whose answers nobody needs, as long as they are not seen to be over.
+const MAX_UNNEEDED: usize = 1 << 14;
 
 /// How long a closed connection is remembered, so that late copies do not look like a new one.
 const LINGER: Duration = Duration::from_secs(1);
@@ -55,6 +63,10 @@ pub struct Limits {
     pub idle: Duration,
     /// A connection with an open exchange is given up after so much silence.
     pub incomplete: Duration,
+    /// An answer that comes without end is not waited for any longer.
+    pub endless: Option<Duration>,
+    /// Requests that carry this agent's own mark come from itself.
+    pub mark: Option<Mark>,
     /// Bodies of requests are framed, whatever their size, and not kept: they are empty.
     pub skips_requests: bool,
     /// The same of responses.
@@ -71,6 +83,8 @@ impl Limits {
             // cannot be told.
             idle: Duration::from_secs(3_600),
             incomplete: Duration::from_secs(30),
+            endless: None,
+            mark: None,
             skips_requests: false,
             skips_responses: false,
         }
@@ -85,11 +99,20 @@ impl Limits {
         }
     }
 
+    /// The same for an agent with this mark.
+    pub const fn with_mark(self, mark: Mark) -> Self {
+        Self {
+            mark: Some(mark),
+            ..self
+        }
+    }
+
     /// The same where answers may take so long, with nothing to be seen meanwhile.
     pub fn with_answers_within(self, timeout: Duration) -> Self {
         let incomplete = self.incomplete.saturating_add(timeout);
         Self {
             incomplete,
+            endless: Some(incomplete),
             idle: self.idle.max(incomplete),
             ..self
         }
@@ -189,6 +212,8 @@ struct Journal<'a> {
     why: Option<&'static str>,
     exchanges: &'a mut u64,
     events: &'a mut Vec<Event>,
+    /// Exchanges whose answers nobody needs.
+    unneeded: &'a mut HashSet<ExchangeId>,
 }
 
 impl<'a> Journal<'a> {
@@ -196,6 +221,7 @@ impl<'a> Journal<'a> {
         key: &Key,
         connection: &Connection,
         exchanges: &'a mut u64,
+        unneeded: &'a mut HashSet<ExchangeId>,
         events: &'a mut Vec<Event>,
     ) -> Self {
         Self {
@@ -207,6 +233,7 @@ impl<'a> Journal<'a> {
             why: None,
             exchanges,
             events,
+            unneeded,
         }
     }
 
@@ -268,8 +295,14 @@ pub struct Exchanges {
     /// First subflows of MPTCP connections, by token.
     multipaths: HashMap<u32, Key>,
     max_connections: usize,
+    /// Connections that are not in the table for want of room.
+    parking: Parking,
+    /// By service.
+    forgotten: Vec<[u64; Forgotten::ALL.len()]>,
     last_exchange: u64,
     last_connection: u64,
+    /// Exchanges that are open, or were when this was said, and whose answers nobody needs.
+    unneeded: HashSet<ExchangeId>,
     /// Another agent goes on with what streams bring.
     paused: bool,
 }
@@ -286,8 +319,11 @@ impl Exchanges {
             timers: BTreeMap::new(),
             multipaths: HashMap::new(),
             max_connections: MAX_CONNECTIONS,
+            parking: Parking::default(),
+            forgotten: Vec::new(),
             last_exchange: 0,
             last_connection: 0,
+            unneeded: HashSet::new(),
             paused: false,
         }
     }
@@ -333,9 +369,18 @@ impl Exchanges {
         }
     }
 
+    /// Nobody needs these exchanges' answers: of what still comes of them nothing is kept.
+    pub fn forgo(&mut self, exchanges: impl IntoIterator<Item = ExchangeId>) {
+        if self.unneeded.len() >= MAX_UNNEEDED {
+            // Most of them were over when it was said.
+            self.unneeded.clear();
+        }
+        self.unneeded.extend(exchanges);
+    }
+
     /// How many connections are remembered.
     pub fn connections(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.parking.len()
     }
 
     /// Takes a mirrored segment in. Segments of unknown services are ignored.
@@ -364,6 +409,13 @@ impl Exchanges {
             None => now,
         };
         self.note_multipath(&key, &segment, events);
+        let mut full = false;
+        if !is_left && !self.connections.contains_key(&key) {
+            full = !self.make_room(&key, now, events);
+            if !full {
+                self.unpark(key, &segment, limits, now);
+            }
+        }
         let mut journal = Journal {
             service: segment.service,
             arm: segment.arm,
@@ -373,8 +425,8 @@ impl Exchanges {
             why: None,
             exchanges: &mut self.last_exchange,
             events,
+            unneeded: &mut self.unneeded,
         };
-        let full = self.connections.len() >= self.max_connections;
         let mut before = Vec::new();
         let connection = match self.connections.entry(key) {
             hash_map::Entry::Occupied(entry) => {
@@ -441,6 +493,7 @@ impl Exchanges {
     /// Lets time pass: declares gaps, gives up what is silent. To be called 10 times a second.
     pub fn tick(&mut self, now: Duration, events: &mut Vec<Event>) {
         let taps: Vec<TapId> = self.timers.keys().copied().collect();
+        self.expire_parked(now);
         for tap in taps {
             let clock = self.clocks.get(&tap);
             self.tick_tap(tap, clock.map_or(now, |clock| clock.now(now)), events);
@@ -459,11 +512,20 @@ impl Exchanges {
             && due <= now
         {
             timers.pop_first();
+            if self.park_unasked(key, now) {
+                continue;
+            }
             let Some(connection) = self.connections.get_mut(&key) else {
                 continue;
             };
             connection.timer = None;
-            let mut journal = Journal::of(&key, connection, &mut self.last_exchange, events);
+            let mut journal = Journal::of(
+                &key,
+                connection,
+                &mut self.last_exchange,
+                &mut self.unneeded,
+                events,
+            );
             if connection.tick(now, &mut journal) {
                 self.connections.remove(&key);
             } else {
@@ -491,11 +553,19 @@ impl Exchanges {
         reason: DropReason,
         events: &mut Vec<Event>,
     ) {
+        self.parking
+            .retain(|key, arm| keep(key.service, arm, &key.flow));
         let dropped = self
             .connections
             .extract_if(|key, connection| !keep(key.service, connection.arm, &key.flow));
         for (key, mut connection) in dropped {
-            let mut journal = Journal::of(&key, &connection, &mut self.last_exchange, events);
+            let mut journal = Journal::of(
+                &key,
+                &connection,
+                &mut self.last_exchange,
+                &mut self.unneeded,
+                events,
+            );
             connection.close(Duration::MAX, Some(reason), &mut journal);
             if let Some(timer) = connection.timer
                 && let Some(timers) = self.timers.get_mut(&key.tap)

@@ -11,6 +11,7 @@ pub mod http;
 pub mod join;
 pub mod labels;
 pub mod ledger;
+pub mod mark;
 pub mod memory;
 pub mod message;
 pub mod record;
@@ -25,4 +26,4 @@ pub mod summary;
 #[cfg(test)]
 pub(crate) mod conversation;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;

@@ -229,7 +229,7 @@ impl Connection {
     }
 
     /// Where another agent goes on; `answered`: where answers begin is known, if it was.
-    fn anchor(&self, answered: bool) -> Anchor {
+    pub(super) fn anchor(&self, answered: bool) -> Anchor {
         let closing = matches!(self.pause, Pause::At(u64::MAX));
         let answered = !self.answered || answered;
         let state = match self.mode {
@@ -279,11 +279,7 @@ impl Connection {
         memory: &Memory,
         now: Duration,
     ) -> Self {
-        let arm = match anchor.canary {
-            true => Arm::Canary,
-            false => Arm::Stable,
-        };
-        let mut connection = Self::blank(id, key, arm, limits, memory);
+        let mut connection = Self::blank(id, key, anchor.arm(), limits, memory);
         connection.requests = anchor.requests.resume();
         connection.responses = anchor.responses.resume();
         connection.starts = (anchor.requests.start, anchor.responses.start);
@@ -312,6 +308,13 @@ impl Connection {
 }
 
 impl Anchor {
+    pub(super) fn arm(&self) -> Arm {
+        match self.canary {
+            true => Arm::Canary,
+            false => Arm::Stable,
+        }
+    }
+
     fn seek(&self, start: u64) -> Seek {
         let Some((response, got)) = self.turn else {
             return Seek::new(DropReason::MidStream, start);

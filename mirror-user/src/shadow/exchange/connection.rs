@@ -225,6 +225,7 @@ impl Connection {
             self.take_in(segment, now, journal);
         }
         self.pump(journal);
+        self.announce_first(journal);
         self.bound(now, journal);
         self.rest(journal);
         self.conclude(now, journal);
@@ -310,6 +311,7 @@ impl Connection {
     pub(super) fn join_midway(&mut self, journal: &mut Journal<'_>) {
         self.mode = Mode::Seek(Seek::new(DropReason::MidStream, 0));
         self.pump(journal);
+        self.announce_first(journal);
     }
 
     /// From here on the connection is left alone.

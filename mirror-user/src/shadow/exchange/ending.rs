@@ -8,6 +8,7 @@ use super::connection::{Connection, Mode};
 use super::framing::Open;
 use super::half::Patience;
 use super::handshake::FastOpen;
+use super::parking::UNASKED;
 use super::{Journal, LINGER};
 use crate::shadow::http::Decoder;
 use crate::shadow::message::DropReason;
@@ -204,6 +205,8 @@ impl Connection {
         self.last_segment
             .saturating_add(if is_over || self.is_incomplete() {
                 self.limits.incomplete
+            } else if self.is_unasked() {
+                UNASKED.min(self.limits.idle)
             } else {
                 self.limits.idle
             })

@@ -9,7 +9,7 @@ use super::half::Patience;
 use super::resync::Seek;
 use super::{Event, Journal};
 use crate::shadow::http::{Asked, Decoder, Fault, Start, Step, begins_request};
-use crate::shadow::message::{DropReason, ExchangeId, Partial, Request, Response, header};
+use crate::shadow::message::{DropReason, ExchangeId, Partial, Request, Response};
 use crate::shadow::stream::{Flaw, Piece};
 
 /// The most exchanges of one connection that are open at once.
@@ -35,6 +35,10 @@ pub(super) struct Open {
     pub(super) answer: Answer,
     /// What has come of the response.
     partial: Option<Partial>,
+    /// Since when nothing but the response is awaited.
+    since: Option<Duration>,
+    /// Whether anybody needs the response.
+    needed: bool,
     /// Neither dropped nor answered.
     live: bool,
 }
@@ -77,6 +81,22 @@ impl Open {
         }
         if matches!(self.answer, Answer::Whole(_)) {
             self.answer = Answer::Gone;
+        }
+    }
+
+    /// More of the answer has come. Nobody may need it, or wait for its end.
+    fn bear(&mut self, now: Duration, endless: Option<Duration>, journal: &mut Journal<'_>) {
+        if journal.unneeded.remove(&self.id) {
+            self.needed = false;
+        }
+        let waited = self.since.map(|since| now.saturating_sub(since));
+        if self.needed
+            && waited
+                .zip(endless)
+                .is_some_and(|(waited, most)| waited > most)
+        {
+            self.needed = false;
+            self.drop(DropReason::ResponseIncomplete, journal);
         }
     }
 
@@ -247,6 +267,8 @@ impl Connection {
                 Answer::Gone
             },
             partial: None,
+            since: None,
+            needed: true,
             live: true,
         });
     }
@@ -265,7 +287,8 @@ impl Connection {
         open.asked = Some(Asked::by(method));
         open.expects = head.expects_continue();
         open.leaves = head.asks_to_leave();
-        if header(&head.fields, "x-modelmirror-shadow").is_some() {
+        let mark = self.limits.mark;
+        if mark.is_some_and(|mark| mark.is_on(&head.fields)) {
             open.drop(DropReason::Loop, journal);
         } else if open.asked == Some(Asked::Connect) {
             open.drop(DropReason::Upgrade, journal);
@@ -285,6 +308,7 @@ impl Connection {
             return;
         };
         open.request = Reading::Done;
+        open.since = Some(self.last_segment);
         match decoder.into_request() {
             Err(unfit) => open.drop(unfit.reason(Direction::Request), journal),
             Ok(_) if !open.live => {}
@@ -337,6 +361,13 @@ impl Connection {
             return self.lose_responses(flaw.into(), journal);
         }
         let end = piece.end();
+        let (now, endless) = (self.last_segment, self.limits.endless);
+        if let Some(front) = self.open.front_mut() {
+            front.bear(now, endless, journal);
+            if !front.needed {
+                decoder.forget_body();
+            }
+        }
         let fed = decoder.feed(&mut piece.data, piece.time_ns);
         if let Some(front) = self.open.front_mut() {
             front.partial = decoder.partial();
@@ -348,6 +379,9 @@ impl Connection {
             }
             Ok(step) => {
                 self.responses.keep(piece, end);
+                if self.open.front().is_some_and(|open| !open.needed) {
+                    self.responses.recent.clear();
+                }
                 if let Some(word) = &mut self.responses.last {
                     word.is_final |= word.end == end && decoder.is_final();
                 }
@@ -445,6 +479,7 @@ impl Connection {
             let Some(open) = self.open.pop_front() else {
                 return;
             };
+            journal.unneeded.remove(&open.id);
             if self.open.is_empty() {
                 self.requests.recent.clear();
             }

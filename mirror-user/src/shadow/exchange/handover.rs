@@ -32,7 +32,13 @@ impl Exchanges {
             if !self.clocks.contains_key(&key.tap) {
                 continue;
             }
-            let mut journal = Journal::of(key, connection, &mut self.last_exchange, events);
+            let mut journal = Journal::of(
+                key,
+                connection,
+                &mut self.last_exchange,
+                &mut self.unneeded,
+                events,
+            );
             connection.pause(now, &mut journal);
         }
     }
@@ -50,9 +56,9 @@ impl Exchanges {
         let streamed = self
             .connections
             .extract_if(|key, _| self.clocks.contains_key(&key.tap));
-        let exchanges = &mut self.last_exchange;
+        let (exchanges, unneeded) = (&mut self.last_exchange, &mut self.unneeded);
         let handed_over = streamed.map(|(key, mut connection)| {
-            let mut journal = Journal::of(&key, &connection, exchanges, events);
+            let mut journal = Journal::of(&key, &connection, exchanges, unneeded, events);
             HandedOver {
                 service: key.service,
                 tap: key.tap,
@@ -60,7 +66,15 @@ impl Exchanges {
                 anchor: connection.hand_over(&mut journal),
             }
         });
-        let handed_over = handed_over.collect();
+        let mut handed_over: Vec<_> = handed_over.collect();
+        let parked = self.parking.drain();
+        let parked = parked.filter(|(key, _)| self.clocks.contains_key(&key.tap));
+        handed_over.extend(parked.map(|(key, anchor)| HandedOver {
+            service: key.service,
+            tap: key.tap,
+            flow: key.flow,
+            anchor,
+        }));
         self.finish(events);
         self.timers.clear();
         handed_over

@@ -32,7 +32,13 @@ impl Exchanges {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
-        let mut journal = Journal::of(&key, connection, &mut self.last_exchange, events);
+        let mut journal = Journal::of(
+            &key,
+            connection,
+            &mut self.last_exchange,
+            &mut self.unneeded,
+            events,
+        );
         connection.leave_to_subflows(&mut journal);
     }
 }

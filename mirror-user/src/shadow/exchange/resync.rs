@@ -43,6 +43,8 @@ pub(super) struct Seek {
     turns: Turns,
     /// Turns that the ledger has.
     counted: usize,
+    /// Where the request begins that the ledger had at once.
+    announced: Option<u64>,
 }
 
 impl Seek {
@@ -53,6 +55,7 @@ impl Seek {
             start,
             turns: Turns::default(),
             counted: 0,
+            announced: None,
         }
     }
 
@@ -73,6 +76,7 @@ impl Seek {
             start,
             turns,
             counted: 1,
+            announced: None,
         }
     }
 
@@ -185,10 +189,16 @@ impl Connection {
     pub(super) fn resync(&mut self, journal: &mut Journal<'_>) -> bool {
         let responses = &self.responses.stream;
         let (next, framed) = (responses.next(), responses.is_anchored());
+        let announced = match &self.mode {
+            Mode::Seek(seek) => seek.announced,
+            _ => None,
+        };
         let found = self.requests.stream.pieces().find_map(|piece| {
             let acknowledgement = piece.acknowledgement.filter(|_| piece.starts)?;
             let answer = self.turn(piece.position, acknowledgement, false)?;
-            let is_turn = (answer >= next || !framed) && begins_request(&piece.data);
+            let is_turn = (answer >= next || !framed)
+                && begins_request(&piece.data)
+                && announced.is_none_or(|announced| piece.position > announced);
             is_turn.then_some((piece.position, answer))
         });
         let Some((start, answer)) = found else {
@@ -235,6 +245,29 @@ impl Connection {
             self.mode = Mode::Framed;
         }
         true
+    }
+
+    /// The first request of a connection that was joined in its middle: nobody vouches for where it begins, so it is not
+    /// replayed, and nothing that comes later changes that. The ledger has it at once.
+    pub(super) fn announce_first(&mut self, journal: &mut Journal<'_>) {
+        let knows_more = !self.open.is_empty()
+            || self.responses.last.is_some()
+            || self.responses.buffered() > 0
+            || self.is_paused();
+        let first = self.requests.stream.pieces().next();
+        let first = first.filter(|piece| piece.starts && begins_request(&piece.data));
+        let (Mode::Seek(seek), Some(first)) = (&mut self.mode, first) else {
+            return;
+        };
+        let is_first = seek.turns.count == 0 && seek.counted == 0;
+        if knows_more || !is_first || seek.reason != DropReason::MidStream {
+            return;
+        }
+        seek.turns.count = 1;
+        seek.turns.last = Some((Direction::Request, first.acknowledgement));
+        seek.counted = 1;
+        seek.announced = Some(first.position);
+        journal.missed(DropReason::MidStream);
     }
 
     /// Keeps what is held while a turn is sought within its limits.

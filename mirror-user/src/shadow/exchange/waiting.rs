@@ -53,7 +53,7 @@ impl Connection {
     }
 
     /// Bytes that wait for a word from the other end.
-    fn aside(&self) -> usize {
+    pub(super) fn aside(&self) -> usize {
         let doubtful = self.requests.doubtful_bytes() + self.responses.doubtful_bytes();
         doubtful + self.shaking()
     }

@@ -54,6 +54,16 @@ impl Body {
         self.skipped = true;
     }
 
+    /// The same from now on, and what has come is given back.
+    pub(super) fn forget(&mut self) {
+        self.skipped = true;
+        let held = match std::mem::replace(&mut self.bytes, Held::One(Bytes::new())) {
+            Held::One(bytes) => bytes.len(),
+            Held::Many(bytes) => bytes.len(),
+        };
+        self.lease.shrink_to(self.lease.bytes() - held);
+    }
+
     /// Why it cannot be handed on, if so. The first reason stays.
     pub(super) fn unfit(&self) -> Option<Unfit> {
         self.unfit

@@ -82,6 +82,11 @@ impl Decoder {
         self
     }
 
+    /// Nobody needs the body any more: what has come of it is forgotten, the rest is framed.
+    pub fn forget_body(&mut self) {
+        self.body.forget();
+    }
+
     /// The head, once it is whole; of a response the final one.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()

@@ -203,3 +203,24 @@ fn idle_connections_are_forgotten() {
     assert_eq!(table.exchanges.connections(), 0);
     table.empty();
 }
+
+/// After a restart of the agent: what comes first on a connection that was open before is known at once, and once.
+#[test]
+fn the_first_request_of_a_connection_from_before_is_seen_at_once() {
+    for streams in [true, false] {
+        let mut talk = Talk::new();
+        talk.open();
+        let mut table = Table::new();
+        if streams {
+            table.exchanges.streams(TapId(9), true, Duration::ZERO);
+        }
+        table.feed([talk.client("POST /a HTTP/1.1\r\nContent-Length: 2\r\n\r\n")]);
+        table.wait(150).told(&["seen 1", "dropped 1 mid_stream"]);
+        table
+            .feed([talk.client("aa"), talk.server(ok("A"))])
+            .told(&[]);
+        table.feed([talk.client(post("/b", "b")), talk.server(ok("B"))]);
+        table.told(&["seen 2", "request 2 POST /b b", "response 2 200 B"]);
+        table.finish();
+    }
+}

@@ -175,23 +175,27 @@ fn expectations() {
 }
 
 #[test]
-fn shadow_traffic_is_not_replayed() {
+fn an_agent_s_own_requests_are_not_replayed() {
+    let mark = Mark::new();
     let mut talk = Talk::new();
     let mut segments = talk.open();
-    segments.push(talk.client("GET / HTTP/1.1\r\nX-ModelMirror-Shadow: 1\r\n\r\n"));
+    let own = mark.of(uuid::Uuid::now_v7());
+    segments.push(talk.client(format!(
+        "GET / HTTP/1.1\r\nX-ModelMirror-Shadow: 1\r\nX-ModelMirror-Mark: {own}\r\n\r\n"
+    )));
     segments.push(talk.server(ok("A")));
     segments.push(talk.client(post("/b", "b")));
     segments.push(talk.server(ok("B")));
-    check(
-        segments,
-        &[
-            "seen 1",
-            "dropped 1 loop",
-            "seen 2",
-            "request 2 POST /b b",
-            "response 2 200 B",
-        ],
-    );
+    let limits = Limits::new(MAX_BODY).with_mark(mark);
+    let mut table = Table::with(limits, Memory::new(MEMORY));
+    table.feed(segments).told(&[
+        "seen 1",
+        "dropped 1 loop",
+        "seen 2",
+        "request 2 POST /b b",
+        "response 2 200 B",
+    ]);
+    table.finish().empty();
 }
 
 #[test]
