@@ -113,6 +113,13 @@ pub fn read_either(file: &Path, kind: Option<Kind>) -> Result<File, Error> {
     })
 }
 
+/// What is said of a text as either host's config, where it is none.
+pub fn said_of(text: &str) -> Vec<String> {
+    let said = |problems| Report::new(Path::new("file.toml"), text, problems).to_string();
+    let refused = [node(text).err(), shadow(text).err()];
+    refused.into_iter().flatten().map(said).collect()
+}
+
 fn read<T>(file: &Path, parse: impl Fn(&str) -> Result<T, Vec<Problem>>) -> Result<T, Error> {
     let text = std::fs::read_to_string(file).map_err(|why| Error::Read {
         file: file.to_owned(),
@@ -543,6 +550,8 @@ pub struct Compare {
     pub prediction: Option<String>,
     /// What requests are sliced by.
     pub slice: Option<Slice>,
+    /// Slices that always have their place.
+    pub slices: Vec<String>,
     /// JSON pointers that are left out, `*` for one level.
     pub ignore: Vec<String>,
     /// Numbers that differ by no more than this are equal.

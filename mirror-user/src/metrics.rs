@@ -2,7 +2,7 @@
 
 mod node;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
@@ -17,6 +17,7 @@ pub use node::Node;
 use crate::servers::Usage;
 use crate::shadow::capture::{Refusals, Stray, Tap};
 use crate::shadow::compare::Verdict;
+use crate::shadow::exchange::Forgotten;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
 use crate::shadow::summary::{LabelSummary, Latency, SliceSummary};
@@ -159,6 +160,8 @@ metrics! {
         server_processes: IntGaugeVec = "modelmirror_shadow_server_processes" ["service", "version"],
         /// Requests sent a second time because the kept connection had been closed.
         retries: IntCounterVec = "modelmirror_shadow_retries_total" ["service"],
+        /// Connections of production's that are not followed any more for want of room, by what they were.
+        forgotten_connections: IntCounterVec = "modelmirror_shadow_forgotten_connections_total" ["service", "reason"],
         /// Connections that the agent refused or closed, by why.
         refused_connections: IntCounterVec = "modelmirror_shadow_refused_connections_total" ["reason"],
         /// Copies of a tap by what became of them, and other datagrams by what they were.
@@ -220,13 +223,28 @@ pub struct ServiceMetrics {
     verdicts: [Vec<IntCounter>; 2],
     in_flight: IntGauge,
     fidelity: Gauge,
-    production: Histogram,
-    shadow: Histogram,
+    latency: Arc<[LazyHistogram; 2]>,
     queue: IntGauge,
     active: IntGauge,
     retries: IntCounter,
     errors: IntCounterVec,
     name: String,
+}
+
+/// One of a set, which is there from its first value on: a thousand services that do nothing would fill pages.
+#[derive(Debug)]
+struct LazyHistogram {
+    set: HistogramVec,
+    labels: [String; 2],
+    made: OnceLock<Histogram>,
+}
+
+impl LazyHistogram {
+    fn observe(&self, seconds: f64) {
+        let labels = self.labels.each_ref().map(String::as_str);
+        let make = || self.set.with_label_values(&labels);
+        self.made.get_or_init(make).observe(seconds);
+    }
 }
 
 /// A moment's figures of one service.
@@ -245,7 +263,7 @@ pub struct ServiceFigures {
 }
 
 impl Agent {
-    /// The metrics of one service, every series there from the start.
+    /// The metrics of one service, every series there from the start but histograms.
     pub fn service(&self, name: &str) -> ServiceMetrics {
         let outcome = |label| self.requests.with_label_values(&[name, label]);
         let verdicts = |arm: Arm| {
@@ -255,7 +273,11 @@ impl Agent {
             };
             Verdict::ALL.iter().map(verdict).collect()
         };
-        let latency = |leg: Leg| self.latency.with_label_values(&[name, leg.label()]);
+        let latency = |leg: Leg| LazyHistogram {
+            set: self.latency.clone(),
+            labels: [name.to_owned(), leg.label().to_owned()],
+            made: OnceLock::new(),
+        };
         ServiceMetrics {
             compared: outcome(COMPARED),
             drops: DropReason::ALL
@@ -265,8 +287,7 @@ impl Agent {
             verdicts: [Arm::Stable, Arm::Canary].map(verdicts),
             in_flight: self.in_flight.with_label_values(&[name]),
             fidelity: self.fidelity.with_label_values(&[name]),
-            production: latency(Leg::Production),
-            shadow: latency(Leg::Shadow),
+            latency: Arc::new([Leg::Production, Leg::Shadow].map(latency)),
             queue: self.queue.with_label_values(&[name]),
             active: self.active.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
@@ -311,6 +332,15 @@ impl Agent {
         }
     }
 
+    /// Shows how many of a service's connections were given up for want of room.
+    pub fn forgotten(&self, service: &str, counts: &[u64; Forgotten::ALL.len()]) {
+        for why in Forgotten::ALL {
+            let counter = &self.forgotten_connections;
+            let counter = counter.with_label_values(&[service, why.label()]);
+            advance(&counter, counts[why as usize]);
+        }
+    }
+
     /// Shows why connections were refused.
     pub fn refusals(&self, refusals: &Refusals) {
         for (refusal, count) in refusals.counts() {
@@ -349,6 +379,15 @@ impl Agent {
         for (verdict, &count) in &slice.verdicts {
             let labels = [service, &slice.slice, verdict];
             advance(&self.slice_comparisons.with_label_values(&labels), count);
+        }
+    }
+
+    /// A slice is not told apart any more.
+    pub fn forget_slice(&self, service: &str, slice: &str) {
+        for verdict in Verdict::ALL {
+            // It may never have been shown.
+            let labels = [service, slice, verdict.label()];
+            let _ = self.slice_comparisons.remove_label_values(&labels);
         }
     }
 
@@ -398,11 +437,7 @@ impl ServiceMetrics {
 
     /// An answer took `first_byte`.
     pub fn latency(&self, leg: Leg, first_byte: Duration) {
-        match leg {
-            Leg::Production => &self.production,
-            Leg::Shadow => &self.shadow,
-        }
-        .observe(first_byte.as_secs_f64());
+        self.latency[leg as usize].observe(first_byte.as_secs_f64());
     }
 
     /// Comparisons of this arm's answers so far, by verdict.
@@ -413,11 +448,14 @@ impl ServiceMetrics {
 
     /// The distribution of the first bytes' latency.
     pub fn distribution(&self, leg: Leg) -> Latency {
-        let metric = match leg {
-            Leg::Production => &self.production,
-            Leg::Shadow => &self.shadow,
-        }
-        .metric();
+        let Some(histogram) = self.latency[leg as usize].made.get() else {
+            return Latency {
+                count: 0,
+                sum_seconds: 0.0,
+                buckets: LATENCY_BUCKETS.map(|bound| (bound, 0)).to_vec(),
+            };
+        };
+        let metric = histogram.metric();
         let histogram = metric.get_histogram();
         let buckets = histogram.get_bucket().iter();
         Latency {
@@ -444,6 +482,32 @@ impl ServiceMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn histograms_come_with_their_first_value() {
+        let agent = Agent::new();
+        let services: Vec<_> = (0..1_000)
+            .map(|number| agent.service(&format!("service-{number}")))
+            .collect();
+        let page = |agent: &Agent| {
+            let families = agent.registry().gather();
+            prometheus::TextEncoder::new()
+                .encode_to_string(&families)
+                .unwrap()
+        };
+        let idle = page(&agent);
+        assert!(!idle.contains("_bucket"));
+        assert!(idle.len() < 3_500_000, "{} bytes", idle.len());
+        let empty = services[7].distribution(Leg::Shadow);
+        services[7].latency(Leg::Shadow, Duration::from_millis(3));
+        let page = page(&agent);
+        let bucket = r#"modelmirror_shadow_latency_seconds_bucket{leg="shadow",service="service-7",le="0.005"} 1"#;
+        assert!(page.contains(bucket), "{page}");
+        let one = services[7].distribution(Leg::Shadow);
+        let bounds = |latency: &Latency| latency.buckets.iter().map(|b| b.0).collect::<Vec<_>>();
+        assert_eq!(bounds(&one), bounds(&empty));
+        assert_eq!((empty.count, one.count), (0, 1));
+    }
 
     #[test]
     fn indices_are_those_of_the_enums() {

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{Finding, files, listeners};
 use crate::config::{Shadow, ShadowService};
+use crate::shadow::agent::limits;
 
 /// Below this, bursts are lost: 8 MiB hold 30 ms at 2 Gbit/s.
 const SMALL_BUFFER: u64 = 8 << 20;
@@ -27,6 +28,9 @@ pub(super) async fn findings(shadow: &Shadow) -> Vec<Finding> {
         let available = found.mem_available.unwrap_or(found.mem_free);
         memory_fits(shadow.memory as u64, found.mem_total, available)
     }));
+    findings.push(descriptors(limits::files(), shadow));
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    findings.extend(range.ok().and_then(|range| ports(&range, shadow)));
     for service in &shadow.services {
         findings.push(target(service).await);
     }
@@ -115,6 +119,55 @@ fn memory_fits(wanted: u64, total: u64, available: u64) -> Finding {
     )
 }
 
+/// Whether all requests that may be asked at once find a descriptor.
+fn descriptors(files: usize, shadow: &Shadow) -> Finding {
+    let (most, wanted) = (limits::most(files, shadow), limits::wanted(shadow));
+    let about = "open files";
+    if most >= wanted {
+        let what = format!("{files} allowed, {wanted} requests at once");
+        return Finding::ok(about, what);
+    }
+    Finding::warn(
+        about,
+        format!(
+            "{files} allowed: {most} connections to shadows, and concurrency asks for {wanted} at once; \
+             requests will wait for each other"
+        ),
+        format!(
+            "LimitNOFILE={} in the unit, or a lower `concurrency`",
+            files + wanted - most
+        ),
+    )
+}
+
+/// Whether they find a port: each target has the whole range, of one address of this host.
+fn ports(range: &str, shadow: &Shadow) -> Option<Finding> {
+    let mut ends = range.split_whitespace().map(str::parse::<usize>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    let ports = (last + 1).saturating_sub(first);
+    let wanted = |service: &ShadowService| {
+        let same = |other: &&ShadowService| other.target == service.target;
+        let same = shadow.services.iter().filter(same);
+        same.map(|service| service.concurrency).sum::<usize>()
+    };
+    let (wanted, target) = shadow
+        .services
+        .iter()
+        .map(|service| (wanted(service), service.target))
+        .max()?;
+    if ports >= wanted {
+        return Some(Finding::ok("ports", format!("{ports} to each shadow")));
+    }
+    Some(Finding::warn(
+        "ports",
+        format!(
+            "{ports} local ports, and concurrency asks for {wanted} requests at once to {target}; \
+             requests will wait for each other"
+        ),
+        "widen net.ipv4.ip_local_port_range, or lower `concurrency`",
+    ))
+}
+
 async fn target(service: &ShadowService) -> Finding {
     let about = format!("service {}", service.name);
     let target = service.target;
@@ -135,6 +188,8 @@ async fn target(service: &ShadowService) -> Finding {
 mod tests {
     use super::*;
     use crate::check::Level;
+    use crate::check::fixture::check;
+    use crate::shadow::fixtures;
 
     #[test]
     fn memory_and_buffers_are_weighed() {
@@ -144,5 +199,21 @@ mod tests {
         assert_eq!(receive_buffer_of(212_992, false).level, Level::Warn);
         assert_eq!(receive_buffer_of(212_992, true).level, Level::Ok);
         assert_eq!(receive_buffer_of(SMALL_BUFFER, false).level, Level::Ok);
+    }
+
+    #[test]
+    fn descriptors_and_ports_are_held_against_concurrency() {
+        let target = "127.0.0.1:8000".parse().unwrap();
+        let mut shadow = fixtures::shadow();
+        shadow.services = vec![fixtures::service(1, target), fixtures::service(2, target)];
+        check(&descriptors(1024, &shadow), Level::Ok, "128 requests");
+        let few = descriptors(128, &shadow);
+        check(&few, Level::Warn, "64 connections to shadows");
+        let cure = few.cure.unwrap();
+        assert!(cure.contains("LimitNOFILE=192"), "{cure}");
+        check(&descriptors(192, &shadow), Level::Ok, "192 allowed");
+        let ports = |range| ports(range, &shadow).unwrap();
+        check(&ports("32768\t60999\n"), Level::Ok, "28232 to each");
+        check(&ports("40000 40126"), Level::Warn, "127 local ports");
     }
 }

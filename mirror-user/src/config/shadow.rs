@@ -409,6 +409,7 @@ fn compare(section: Option<Section<'_>>) -> Compare {
     compare.slice = section
         .optional("slice", values::slice)
         .map(Spanned::into_inner);
+    compare.slices = plain(section.list("slices", values::words)).unwrap_or_default();
     compare.ignore = plain(section.list("ignore", values::pointer)).unwrap_or_default();
     compare.absolute = section
         .or("absolute", compare.absolute, values::tolerance)
@@ -492,6 +493,7 @@ impl Default for Compare {
         Self {
             prediction: None,
             slice: None,
+            slices: Vec::new(),
             ignore: Vec::new(),
             absolute: 1e-6,
             relative: 1e-4,

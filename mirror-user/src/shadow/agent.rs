@@ -27,8 +27,9 @@ use self::judge::Judge;
 use self::labels::Follower;
 use super::capture::Capture;
 use super::capture::streams::{Accept, Api, Got, KeyedDoor, OpenDoor};
+use super::mark::Mark;
 use super::memory::Memory;
-use super::replay::{Load, Replay};
+use super::replay::{Load, Replay, Sockets};
 use super::resume::{Resume, TapResume};
 use super::{record, summary};
 use crate::admin::{self, Readiness};
@@ -42,6 +43,7 @@ mod doors;
 mod intake;
 mod judge;
 mod labels;
+pub(crate) mod limits;
 mod workers;
 
 /// How long the agent goes on with what it has begun when it is asked to stop.
@@ -153,10 +155,15 @@ impl Agent {
         say_rules(&config);
         let judge = Arc::new(Judge::new(&config, metrics)?);
         let clock = Instant::now();
+        let mark = Mark::new();
+        let sockets = Sockets::new(limits::sockets(&config));
         let replays: Vec<_> = config
             .services
             .iter()
-            .map(|service| Replay::new(service, memory.clone(), clock, Arc::clone(&judge)))
+            .map(|service| {
+                let judge = Arc::clone(&judge);
+                Replay::new(service, mark, &sockets, memory.clone(), clock, judge)
+            })
             .collect();
         let figures = Arc::new(Figures {
             memory: memory.clone(),
@@ -172,7 +179,7 @@ impl Agent {
                 Some(api(&judge, Arc::clone(&figures))),
             )
             .context("cannot start the streams thread")?;
-        let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge)?;
+        let (mut intake, events) = Intake::start(capture, &config, memory.clone(), &judge, mark)?;
         let dispatcher = Dispatcher::new(
             &config.services,
             replays,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mirror_common::histogram;
 use mirror_common::tunnel::Arm;
 
-use super::compare::{Comparison, Verdict};
+use super::compare::{Comparison, OTHER, Verdict};
 use super::message::{Exchange, Response, ShadowError};
 use super::summary::{ErrorPairs, SliceSummary};
 
@@ -64,6 +64,22 @@ impl Evidence {
                 slice.pairs.add(failed);
             }
         }
+    }
+
+    /// A slice is not told apart any more: what is known of it is [`OTHER`]'s.
+    pub fn fold(&mut self, slice: &str) {
+        let Some(gone) = self.slices.remove(slice) else {
+            return;
+        };
+        let other = self.slices.entry(OTHER.to_owned()).or_default();
+        for (sum, count) in other.verdicts.iter_mut().zip(gone.verdicts) {
+            *sum += count;
+        }
+        let (sum, more) = (&mut other.pairs, gone.pairs);
+        sum.both += more.both;
+        sum.production_only += more.production_only;
+        sum.shadow_only += more.shadow_only;
+        sum.neither += more.neither;
     }
 
     /// Who failed.
@@ -245,5 +261,12 @@ mod tests {
         ];
         assert_eq!(evidence.slices(), expected);
         assert_eq!(evidence.pairs(), pairs(0, 0, 1, 3));
+        evidence.fold("b");
+        evidence.fold("never seen");
+        let expected = [
+            slice("a", [1, 0, 0], pairs(0, 0, 0, 1)),
+            slice(OTHER, [1, 1, 0], pairs(0, 0, 1, 1)),
+        ];
+        assert_eq!(evidence.slices(), expected);
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
         compare: config::Compare {
             prediction: None,
             slice: None,
+            slices: Vec::new(),
             ignore: Vec::new(),
             absolute: 1e-6,
             relative: 1e-4,

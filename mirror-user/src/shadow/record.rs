@@ -42,8 +42,8 @@ const LINE: usize = 1024;
 /// How long a record waits for others before it is written.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// How long the writing thread rests when nothing waits. To wake it for each record would cost the
-/// sender more than to form one.
+/// How long the writing thread rests when it has written what waited. To wake it for each record would cost
+/// the sender more than to form one; where none comes, it sleeps.
 const REST: Duration = Duration::from_millis(10);
 
 /// What became of a record.
@@ -248,9 +248,17 @@ fn service_folder(record_dir: &Path, name: &str) -> anyhow::Result<PathBuf> {
 
 fn write_all(mut store: Store, queue: &Receiver<Message>, shared: &Shared) {
     let mut flushed = Instant::now();
+    let mut dirty = false;
     loop {
+        let received = match queue.try_recv() {
+            Err(TryRecvError::Empty) if !dirty => {
+                queue.recv().map_err(|_| TryRecvError::Disconnected)
+            }
+            received => received,
+        };
         let now = Instant::now();
-        match queue.try_recv() {
+        dirty |= received.is_ok();
+        match received {
             Ok(Message::Line {
                 service,
                 line,
@@ -268,6 +276,7 @@ fn write_all(mut store: Store, queue: &Receiver<Message>, shared: &Shared) {
         if now.duration_since(flushed) >= FLUSH {
             store.flush_all(now);
             flushed = now;
+            dirty = false;
         }
     }
     store.flush_all(Instant::now());

@@ -1,29 +1,34 @@
-//! Sends production's requests to the shadow: one ordered queue and one real connection for each
-//! connection of production's.
+//! Sends production's requests to the shadow: those of one connection of production's one after another,
+//! at most `concurrency` at once, over connections that are kept for the next ones.
 //!
 //! Whatever the shadow does, slow, dead, refusing or resetting, it costs only counted drops and
 //! errors: requests wait within `queue` and the agent's memory, answers come within `timeout`.
 
-use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::connection::{Answer, Connection, Failure};
+use self::order::Order;
+use self::sockets::Refused;
+use self::wire::Stamp;
 use super::exchange::ConnectionId;
+use super::mark::Mark;
 use super::memory::Memory;
 use super::message::{ExchangeId, Request, Response, ShadowError};
 use crate::config;
 
 mod connection;
+mod order;
+mod sockets;
 mod wire;
 
+pub use self::sockets::Sockets;
 pub use self::wire::{ID_HEADER, SHADOW_HEADER};
 
 /// A request to be replayed.
@@ -59,6 +64,9 @@ pub trait Sink: Send + Sync + 'static {
 
     /// The shadow has answered, or failed to. Called for every job that was wanted.
     fn answered(self: &Arc<Self>, answered: Answered);
+
+    /// The shadow was not asked: this host has no socket left for it.
+    fn limited(self: &Arc<Self>, exchange: ExchangeId, error: &io::Error);
 }
 
 /// What the replay of one service is doing.
@@ -92,12 +100,15 @@ impl Load {
     }
 }
 
+/// The longest that a request on a new connection waits for a byte before the server is taken to have no
+/// worker for it: others are waiting for what rests.
+const STARVED: Duration = Duration::from_secs(1);
+
 /// The replay of one service.
 pub struct Replay<S> {
     target: Arc<Target>,
     sink: Arc<S>,
     queue: usize,
-    queues: HashMap<ConnectionId, UnboundedSender<Job>>,
     tasks: JoinSet<()>,
 }
 
@@ -111,7 +122,11 @@ struct Target {
     max_body: usize,
     memory: Memory,
     clock: Instant,
-    permits: Semaphore,
+    order: Mutex<Order>,
+    mark: Mark,
+    sockets: Sockets,
+    /// Requests on new connections that were not answered with a byte for long.
+    starving: AtomicUsize,
     load: Arc<Load>,
 }
 
@@ -120,6 +135,8 @@ impl<S: Sink> Replay<S> {
     /// timed in nanoseconds since `clock`.
     pub fn new(
         service: &config::ShadowService,
+        mark: Mark,
+        sockets: &Sockets,
         memory: Memory,
         clock: Instant,
         sink: Arc<S>,
@@ -137,12 +154,14 @@ impl<S: Sink> Replay<S> {
                 max_body: service.max_body,
                 memory,
                 clock,
-                permits: Semaphore::new(service.concurrency),
+                order: Mutex::new(Order::new(service.concurrency)),
+                mark,
+                sockets: sockets.clone(),
+                starving: AtomicUsize::new(0),
                 load: Arc::default(),
             }),
             sink,
             queue: service.queue,
-            queues: HashMap::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -161,54 +180,70 @@ impl<S: Sink> Replay<S> {
         if load.waiting() >= self.queue {
             return Err(QueueFull);
         }
-        let queue = self.queues.entry(connection).or_insert_with(|| {
+        load.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.target.order().push(connection, job) {
             // Those that ended meanwhile give their place back.
             while self.tasks.try_join_next().is_some() {}
-            let (queue, jobs) = unbounded_channel();
-            let (target, sink) = (Arc::clone(&self.target), Arc::clone(&self.sink));
-            self.tasks.spawn(serve(target, sink, jobs));
-            queue
-        });
-        load.waiting.fetch_add(1, Ordering::Relaxed);
-        // The task ends when the queue is dropped, not before.
-        let _ = queue.send(job);
+            let worker = Worker {
+                target: Arc::clone(&self.target),
+                done: None,
+                is_over: false,
+            };
+            self.tasks.spawn(worker.run(Arc::clone(&self.sink)));
+        }
         Ok(())
-    }
-
-    /// No more requests will come on this connection: what is queued is still sent, then the
-    /// shadow's connection is closed.
-    pub fn close(&mut self, connection: ConnectionId) {
-        self.queues.remove(&connection);
     }
 
     /// Sends what is queued and stops; what is not answered within `limit` is given up.
     pub async fn drain(mut self, limit: Duration) {
-        self.queues.clear();
         let rest = async { while self.tasks.join_next().await.is_some() {} };
         // Dropping the tasks aborts them.
         let _ = tokio::time::timeout(limit, rest).await;
     }
 }
 
-/// Replays one connection's requests in their order.
-async fn serve<S: Sink>(target: Arc<Target>, sink: Arc<S>, mut jobs: UnboundedReceiver<Job>) {
-    let mut connection = None;
-    while let Some(mut job) = jobs.recv().await {
-        job.request.saturated = target.permits.available_permits() == 0;
-        let turn = target.turn().await;
-        target.load.waiting.fetch_sub(1, Ordering::Relaxed);
-        let Some(turn) = turn.filter(|_| sink.wanted(job.exchange)) else {
-            continue;
+/// Replays requests, one at a time, as long as some wait.
+struct Worker {
+    target: Arc<Target>,
+    /// The connection whose request it has last begun.
+    done: Option<ConnectionId>,
+    is_over: bool,
+}
+
+impl Worker {
+    async fn run<S: Sink>(mut self, sink: Arc<S>) {
+        while let Some(job) = self.next() {
+            if sink.wanted(job.exchange) {
+                self.replay(job, &sink).await;
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        let next = self.target.order().next(self.done.take());
+        let Some((connection, job)) = next else {
+            self.is_over = true;
+            return None;
         };
-        let result = target.exchange(&mut connection, &job).await;
+        self.done = Some(connection);
+        self.target.load.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(job)
+    }
+
+    async fn replay<S: Sink>(&self, job: Job, sink: &Arc<S>) {
+        let load = &self.target.load;
+        let result = {
+            let _active = Counted::one_more(&load.active);
+            self.target.exchange(&job).await
+        };
         let (written_ns, shadow) = match result {
             Ok(answer) => {
-                target.load.answered.fetch_add(1, Ordering::Relaxed);
+                load.answered.fetch_add(1, Ordering::Relaxed);
                 (answer.written_ns, Ok(answer.response))
             }
-            Err(failure) => (failure.written_ns, Err(failure.error)),
+            Err(NoAnswer::Failure(failure)) => (failure.written_ns, Err(failure.error)),
+            Err(NoAnswer::Limit(error)) => return sink.limited(job.exchange, &error),
         };
-        drop(turn);
         sink.answered(Answered {
             job,
             written_ns,
@@ -217,85 +252,135 @@ async fn serve<S: Sink>(target: Arc<Target>, sink: Arc<S>, mut jobs: UnboundedRe
     }
 }
 
-/// One of the exchanges that may go on at once.
-struct Turn<'a> {
-    load: &'a Load,
-    _permit: SemaphorePermit<'a>,
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Somebody's panic, or the end of all.
+            self.target.order().abandon(self.done.take());
+        }
+    }
 }
 
-impl Drop for Turn<'_> {
+/// One of what is counted, until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.load.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    /// The shadow's side.
+    Failure(Failure),
+    /// This host's.
+    Limit(io::Error),
+}
+
+impl From<Failure> for NoAnswer {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
     }
 }
 
 impl Target {
-    async fn turn(&self) -> Option<Turn<'_>> {
-        // The semaphore is never closed.
-        let permit = self.permits.acquire().await.ok()?;
-        self.load.active.fetch_add(1, Ordering::Relaxed);
-        Some(Turn {
-            load: &self.load,
-            _permit: permit,
-        })
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now_ns(&self) -> u64 {
         u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// One exchange on `connection`, which is opened when there is none, and left there when it
-    /// can carry another.
-    async fn exchange(
-        &self,
-        connection: &mut Option<Connection>,
-        job: &Job,
-    ) -> Result<Answer, Failure> {
-        let kept = connection.take().filter(Connection::is_open);
-        let deadline = tokio::time::Instant::now() + self.timeout;
-        let attempts = self.attempts(connection, kept, job);
-        match tokio::time::timeout_at(deadline, attempts).await {
-            Ok(result) => result,
-            // The connection is gone with the attempt.
-            Err(_) => Err(Failure::new(ShadowError::Timeout, self.now_ns())),
-        }
+    /// When what begins now has taken too long.
+    fn deadline(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.timeout
     }
 
+    /// One exchange, on a connection that rests where there is one.
+    ///
     /// A request on a kept connection is sent once more when that turns out to be closed before a
     /// byte of the answer: most likely the shadow closed it for idleness and never read the
     /// request. It may have read it, and then sees it twice (RFC 9110, 9.2.2, asks for caution);
     /// the shadow's answers reach nobody, and the id tells it that it is the same request.
-    async fn attempts(
-        &self,
-        place: &mut Option<Connection>,
-        kept: Option<Connection>,
-        job: &Job,
-    ) -> Result<Answer, Failure> {
-        let request = wire::encode(&job.request, job.id, self.host.as_deref(), &self.strip);
-        if let Some(mut kept) = kept {
-            match kept.exchange(self, &job.request.method, &request).await {
+    async fn exchange(&self, job: &Job) -> Result<Answer, NoAnswer> {
+        let stamp = Stamp {
+            id: job.id,
+            mark: self.mark.of(job.id),
+        };
+        let request = wire::encode(&job.request, &stamp, self.host.as_deref(), &self.strip);
+        let method = &job.request.method;
+        let mut deadline = self.deadline();
+        if let Some(mut kept) = self.sockets.take(self.address) {
+            let exchange = kept.exchange(self, method, &request, None);
+            match self.within(deadline, exchange).await {
                 Err(failure) if failure.unanswered => {
                     self.load.retries.fetch_add(1, Ordering::Relaxed);
                 }
-                result => return keep(place, kept, result),
+                result => return Ok(self.keep(kept, result)?),
             }
         }
-        let mut fresh = Connection::open(self).await?;
-        let result = fresh.exchange(self, &job.request.method, &request).await;
-        keep(place, fresh, result)
+        let mut fresh = match self.sockets.open(self.address, deadline).await {
+            Ok((socket, false)) => Connection::new(socket),
+            Ok((socket, true)) => {
+                // The shadow has its time in any case.
+                deadline = self.deadline();
+                Connection::new(socket)
+            }
+            Err(Refused::Ours(error)) => return Err(NoAnswer::Limit(error)),
+            Err(refused) => return Err(Failure::refused(refused, self.now_ns()).into()),
+        };
+        let begun = AtomicBool::new(false);
+        let exchange = fresh.exchange(self, method, &request, Some(&begun));
+        let result = self.within(deadline, self.watched(exchange, &begun)).await;
+        Ok(self.keep(fresh, result)?)
     }
-}
 
-/// Keeps a connection that can carry another exchange.
-fn keep(
-    place: &mut Option<Connection>,
-    connection: Connection,
-    result: Result<Answer, Failure>,
-) -> Result<Answer, Failure> {
-    if result.as_ref().is_ok_and(|answer| answer.persistent) {
-        *place = Some(connection);
+    async fn within(
+        &self,
+        deadline: tokio::time::Instant,
+        exchange: impl Future<Output = Result<Answer, Failure>>,
+    ) -> Result<Answer, Failure> {
+        let result = tokio::time::timeout_at(deadline, exchange).await;
+        result.unwrap_or_else(|_| Err(Failure::new(ShadowError::Timeout, self.now_ns())))
     }
-    result
+
+    /// A server with fewer workers, or descriptors, than it has connections leaves the others waiting as long
+    /// as those that it has are kept: then none is.
+    async fn watched<T>(&self, exchange: impl Future<Output = T>, begun: &AtomicBool) -> T {
+        let mut exchange = std::pin::pin!(exchange);
+        let patience = STARVED.min(self.timeout / 4);
+        if let Ok(result) = tokio::time::timeout(patience, &mut exchange).await {
+            return result;
+        }
+        let _starves = (!begun.load(Ordering::Relaxed)).then(|| {
+            let starves = Counted::one_more(&self.starving);
+            self.sockets.close(self.address);
+            starves
+        });
+        exchange.await
+    }
+
+    /// Keeps a connection that can carry another exchange.
+    fn keep(
+        &self,
+        connection: Connection,
+        result: Result<Answer, Failure>,
+    ) -> Result<Answer, Failure> {
+        let persistent = result.as_ref().is_ok_and(|answer| answer.persistent);
+        if persistent && self.starving.load(Ordering::Relaxed) == 0 {
+            self.sockets.put(self.address, connection);
+        }
+        result
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 mod differences;
 mod figures;
-mod frequent;
+pub(crate) mod frequent;
 mod html;
 mod labels;
 mod prediction;
@@ -47,8 +47,8 @@ pub use self::threshold::{Measure, Reached, Threshold};
 /// Name of the file beside the records that holds a [`LedgerFile`].
 pub const LEDGER: &str = "ledger.json";
 
-/// The agent's ledger of requests of one service, since the agent's start. The agent writes it once
-/// a second through [`super::record::Recorder::write_ledger`].
+/// The agent's ledger of requests of one service, since the agent's start. The agent writes it when it changes, and once
+/// a minute, through [`super::record::Recorder::write_ledger`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LedgerFile {
     /// When the agent started.

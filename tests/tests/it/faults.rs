@@ -5,6 +5,7 @@ mod busy;
 pub(crate) mod disk;
 pub(crate) mod frozen;
 mod interfaces;
+mod limits;
 mod loops;
 mod loss;
 mod marks;

@@ -133,9 +133,6 @@ fn what_is_not_http_1_is_named_and_left_alone() {
     let plain = Request::post("/echo", b"body");
     let shadowed = plain.clone().header("x-modelmirror-shadow", "1");
     let sent = scene.send("10.0.0.5:8000", &[plain, shadowed]);
-    scene.complete(
-        &sent[..1],
-        &[("tls", 1), ("http2", 1), ("upgrade", 1), ("loop", 1)],
-    );
+    scene.complete(&sent, &[("tls", 1), ("http2", 1), ("upgrade", 1)]);
     scene.serves(&sent);
 }

@@ -1,6 +1,5 @@
 //! Takes the exchange table's events and starts what follows from them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +10,7 @@ use super::judge::Judge;
 use crate::config;
 use crate::shadow::exchange::{ConnectionId, Event};
 use crate::shadow::join::{Origin, Pair, Pending};
-use crate::shadow::message::{DropReason, ExchangeId};
+use crate::shadow::message::DropReason;
 use crate::shadow::replay::{Job, QueueFull, Replay};
 use crate::shadow::selection::Selection;
 
@@ -21,8 +20,6 @@ pub(super) struct Dispatcher {
     replays: Vec<Replay<Judge>>,
     judge: Arc<Judge>,
     backlog: Arc<AtomicUsize>,
-    /// The service of each connection that has a queue.
-    connections: HashMap<ConnectionId, usize>,
 }
 
 impl Dispatcher {
@@ -38,7 +35,6 @@ impl Dispatcher {
             replays,
             judge,
             backlog,
-            connections: HashMap::new(),
         }
     }
 
@@ -118,7 +114,8 @@ impl Dispatcher {
                     self.judge.dropped(dropped);
                 }
             }
-            Event::Closed { connection } => self.close(connection),
+            // Its requests go to the shadow over whichever connection is free.
+            Event::Closed { .. } => {}
         }
         None
     }
@@ -133,30 +130,14 @@ impl Dispatcher {
         let id = job.exchange;
         let selection = self.selections.get(service);
         if selection.is_some_and(|s| !s.takes(&job.request.method, &job.request.target)) {
-            self.discard(pending, id, DropReason::Excluded);
+            self.judge.discard(pending, id, DropReason::Excluded);
             return;
         }
         let Some(replay) = self.replays.get_mut(service) else {
             return;
         };
-        match replay.push(connection, job) {
-            Ok(()) => {
-                self.connections.insert(connection, service);
-            }
-            Err(QueueFull) => self.discard(pending, id, DropReason::QueueFull),
-        }
-    }
-
-    fn discard(&self, pending: &mut Pending, id: ExchangeId, reason: DropReason) {
-        if let Some(dropped) = pending.discard(id, reason) {
-            self.judge.dropped(dropped);
-        }
-    }
-
-    fn close(&mut self, connection: ConnectionId) {
-        let service = self.connections.remove(&connection);
-        if let Some(replay) = service.and_then(|service| self.replays.get_mut(service)) {
-            replay.close(connection);
+        if let Err(QueueFull) = replay.push(connection, job) {
+            self.judge.discard(pending, id, DropReason::QueueFull);
         }
     }
 }

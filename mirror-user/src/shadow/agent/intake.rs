@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use super::judge::Judge;
 use crate::config;
 use crate::shadow::capture::{Capture, StreamNews};
-use crate::shadow::exchange::{Event, Exchanges, HandedOver, Limits};
+use crate::shadow::exchange::{self, Event, Exchanges, HandedOver, Limits};
+use crate::shadow::mark::Mark;
 use crate::shadow::memory::Memory;
 use crate::shadow::message::TapId;
 use crate::shadow::resume::{Left, TapResume, unix_ns};
@@ -74,11 +75,12 @@ impl Intake {
         config: &config::Shadow,
         memory: Memory,
         judge: &Arc<Judge>,
+        mark: Mark,
     ) -> anyhow::Result<(Self, UnboundedReceiver<Vec<Event>>)> {
-        let limits = config
-            .services
-            .iter()
-            .map(|service| Limits::new(service.max_body).with_answers_within(service.timeout));
+        let limits = config.services.iter().map(|service| {
+            let limits = Limits::new(service.max_body);
+            limits.with_answers_within(service.timeout).with_mark(mark)
+        });
         let (events, receiver) = unbounded_channel();
         let (ended, end) = oneshot::channel();
         let intake = Self {
@@ -89,7 +91,8 @@ impl Intake {
             rest: Rest::default(),
         };
         let work = Work {
-            exchanges: Exchanges::new(limits.collect(), memory),
+            exchanges: Exchanges::new(limits.collect(), memory)
+                .with_max_connections(max_connections(config.memory)),
             capture,
             events,
             batch: Vec::new(),
@@ -151,6 +154,11 @@ impl Intake {
     }
 }
 
+/// How many connections are followed at once: what they take besides what is leased is a sixth of `memory` at most.
+fn max_connections(memory: usize) -> usize {
+    (memory / 6 / exchange::COST).min(exchange::MAX_CONNECTIONS)
+}
+
 struct Work {
     capture: Capture,
     exchanges: Exchanges,
@@ -174,6 +182,7 @@ impl Work {
         let mut paused = None;
         while !self.is_over(&mut paused) {
             let received = self.receive(if paused.is_some() { LOOK } else { TICK });
+            self.exchanges.forgo(self.judge.take_unneeded());
             let now = Instant::now();
             if now - ticked >= TICK {
                 ticked = now;
@@ -317,6 +326,7 @@ impl Work {
         );
         metrics.strays(&self.capture.strays());
         metrics.refusals(self.capture.refusals());
+        self.judge.forgotten(self.exchanges.forgotten());
         let mut taps = Vec::new();
         for (_, tap) in self.capture.taps() {
             metrics.tap(tap);

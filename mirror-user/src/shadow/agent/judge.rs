@@ -18,6 +18,7 @@ use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
 use crate::shadow::compare::{self, Comparer, Slices};
 use crate::shadow::evidence::Evidence;
+use crate::shadow::exchange::Forgotten;
 use crate::shadow::health::{Health, News, Queue};
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
 use crate::shadow::message::{
@@ -28,11 +29,6 @@ use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
 use crate::shadow::summary::{LabelSummary, ServerSummary, ServiceSummary, Summary};
-
-/// Exchanges of more bytes than this, request and both responses together, are judged by the
-/// workers: others wait for the runtime's thread meanwhile, and their latency is measured there. To
-/// hand one over costs as much as to judge one of a few KiB.
-const LARGE: usize = 32 << 10;
 
 /// The version of production before its tap has said one.
 const UNKNOWN: &str = "unknown";
@@ -53,6 +49,8 @@ pub(super) struct Judge {
     metrics: metrics::Agent,
     since: jiff::Timestamp,
     workers: Arc<Workers<Pair>>,
+    /// Exchanges whose production answers nobody needs, for the capture thread.
+    unneeded: Mutex<Vec<ExchangeId>>,
 }
 
 struct Service {
@@ -71,7 +69,35 @@ struct Service {
     evidence: Mutex<Evidence>,
     labels: Mutex<Option<LabelSummary>>,
     ledger: RequestLedger,
+    /// What was last written of it.
+    written: Mutex<Option<LedgerFile>>,
+    /// Says that this host has no sockets left.
+    limited: Throttle,
+    /// Says that connections are forgotten, with how many there were when it was said.
+    crowded: Mutex<u64>,
     metrics: ServiceMetrics,
+}
+
+/// The log says the same at most once in so long.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A ledger that stays the same is written again after so long: its time tells that the agent lives.
+const UNCHANGED: Duration = Duration::from_secs(60);
+
+/// When something was last said.
+#[derive(Default)]
+struct Throttle(Mutex<Option<Instant>>);
+
+impl Throttle {
+    /// Whether it is to be said now.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = lock(&self.0);
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
 }
 
 impl Judge {
@@ -86,11 +112,14 @@ impl Judge {
             comparer: Comparer::new(&service.compare, &service.record),
             health: Mutex::default(),
             last_error: Mutex::default(),
-            slices: Mutex::default(),
+            slices: Mutex::new(Slices::new(&service.compare.slices)),
             production: Mutex::default(),
             evidence: Mutex::default(),
             labels: Mutex::default(),
             ledger: RequestLedger::default(),
+            written: Mutex::default(),
+            limited: Throttle::default(),
+            crowded: Mutex::default(),
             metrics: metrics.service(&service.name),
         });
         Ok(Self {
@@ -102,6 +131,7 @@ impl Judge {
             taps: Mutex::default(),
             since: jiff::Timestamp::now(),
             workers: Arc::new(Workers::new()),
+            unneeded: Mutex::default(),
             metrics,
         })
     }
@@ -125,6 +155,19 @@ impl Judge {
             service.ledger.dropped(dropped.reason);
             service.metrics.dropped(dropped.reason);
         }
+    }
+
+    /// The agent itself gives an exchange up.
+    pub(super) fn discard(&self, pending: &mut Pending, id: ExchangeId, reason: DropReason) {
+        if let Some(dropped) = pending.discard(id, reason) {
+            lock(&self.unneeded).push(id);
+            self.dropped(dropped);
+        }
+    }
+
+    /// Exchanges whose production answers nobody needs, since this was last asked.
+    pub(super) fn take_unneeded(&self) -> Vec<ExchangeId> {
+        std::mem::take(&mut *lock(&self.unneeded))
     }
 
     /// What cannot be read is said in the log, now and then, with an example.
@@ -158,13 +201,10 @@ impl Judge {
         }
     }
 
-    /// Judges a pair: a small one here, a large one on another thread.
+    /// Judges a pair, on another thread: others wait for this one meanwhile, and their latency is measured
+    /// here; how long a body takes, its length does not tell.
     pub(super) fn complete(self: &Arc<Self>, pair: Pair) {
         let size = weight(&pair);
-        if size < LARGE {
-            self.judge(pair);
-            return;
-        }
         let job = Job {
             // Of what unfolds to many times its memory, one at a time for each service.
             group: compare::is_huge(size).then_some(pair.origin.service),
@@ -172,6 +212,24 @@ impl Judge {
         };
         let judge = Arc::clone(self);
         self.workers.run(job, move |pair| judge.judge(pair));
+    }
+
+    /// Connections of each service that were given up for want of room.
+    pub(super) fn forgotten(&self, forgotten: &[[u64; Forgotten::ALL.len()]]) {
+        for (service, counts) in self.services.iter().zip(forgotten) {
+            self.metrics.forgotten(&service.name, counts);
+            let all = counts.iter().sum();
+            let mut said = lock(&service.crowded);
+            // Once for each time that they are ten times as many.
+            if all > *said * 10 {
+                *said = all;
+                let [unasked, idle, busy] = *counts;
+                tracing::warn!(
+                    service = %service.name, unasked, idle, busy,
+                    "more connections than memory has room for; some are forgotten: raise memory"
+                );
+            }
+        }
     }
 
     /// Waits until the workers have nothing to do.
@@ -188,10 +246,17 @@ impl Judge {
         let mut comparison = service.comparer.compare(&exchange);
         // Records name every slice; the report tells the most frequent.
         self.recorder.write(index, &exchange, &comparison);
-        comparison.slice = lock(&service.slices).admit(comparison.slice);
+        let (slice, gone) = lock(&service.slices).admit(comparison.slice.take());
+        comparison.slice = slice;
         service.metrics.compared(exchange.arm, comparison.verdict);
         service.count_latency(&exchange);
-        lock(&service.evidence).add(&exchange, &comparison);
+        let mut evidence = lock(&service.evidence);
+        if let Some(gone) = gone {
+            evidence.fold(&gone);
+            self.metrics.forget_slice(&service.name, &gone);
+        }
+        evidence.add(&exchange, &comparison);
+        drop(evidence);
         service.ledger.compared();
     }
 
@@ -359,6 +424,10 @@ impl Judge {
         let time = jiff::Timestamp::now();
         for (index, service) in self.services.iter().enumerate() {
             let balance = service.ledger.balance();
+            let mut written = lock(&service.written);
+            let seldom = written
+                .as_ref()
+                .is_none_or(|ledger| time.duration_since(ledger.time).unsigned_abs() >= UNCHANGED);
             let ledger = LedgerFile {
                 since: self.since,
                 time,
@@ -368,7 +437,18 @@ impl Judge {
                 compared: balance.compared,
                 drops: drops(&balance),
             };
-            self.recorder.write_ledger(index, &ledger);
+            // A file whose time alone is another tells nothing new.
+            let same = written.as_ref().is_some_and(|before| {
+                let before = LedgerFile {
+                    time,
+                    ..before.clone()
+                };
+                before == ledger
+            });
+            if !same || seldom {
+                self.recorder.write_ledger(index, &ledger);
+                *written = Some(ledger);
+            }
         }
     }
 }
@@ -560,12 +640,33 @@ impl Sink for Judge {
         if let Some(service) = service.and_then(|index| self.services.get(index)) {
             service.heard(&answered);
         }
+        let (id, failed) = (answered.job.exchange, answered.shadow.is_err());
         let joined = pending.answered(answered);
         drop(pending);
+        if failed && joined.is_none() {
+            // There is nothing to hold it against.
+            lock(&self.unneeded).push(id);
+        }
         match joined {
             Some(Joined::Pair(pair)) => self.complete(pair),
             Some(Joined::Alone(origin, shadow)) => self.replayed(origin, &shadow),
             None => {}
+        }
+    }
+
+    fn limited(self: &Arc<Self>, exchange: ExchangeId, error: &std::io::Error) {
+        let mut pending = self.pending();
+        let service = pending.service(exchange);
+        let service = service.and_then(|index| self.services.get(index));
+        self.discard(&mut pending, exchange, DropReason::AgentLimit);
+        drop(pending);
+        if service.is_some_and(|service| service.limited.is_due(Instant::now())) {
+            tracing::warn!(
+                service = service.map(|service| &*service.name),
+                %error,
+                "no socket left for the shadow; requests are dropped as agent_limit: raise LimitNOFILE or \
+                 net.ipv4.ip_local_port_range, or lower concurrency"
+            );
         }
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn compare_config() -> config::Compare {
     config::Compare {
         prediction: None,
         slice: None,
+        slices: Vec::new(),
         ignore: Vec::new(),
         absolute: 0.0,
         relative: 0.0,

@@ -32,6 +32,11 @@ pub(super) struct Form {
     redact_fields: Pointers,
 }
 
+/// Whether its body is: nobody keeps what the shadow has failed to answer.
+fn is_kept(response: &Response) -> bool {
+    !response.body.is_empty() || response.body_bytes == 0
+}
+
 impl Form {
     pub(super) fn new(service: &config::ShadowService) -> Self {
         let record = &service.record;
@@ -91,7 +96,7 @@ impl Form {
             production: Answer {
                 version: Cow::Borrowed(&exchange.production_version),
                 prediction: comparison.production_prediction.as_ref().map(Cow::Borrowed),
-                sha256: Some(digest.into()),
+                sha256: is_kept(production).then(|| digest.into()),
                 ..self.answer(production, request.last_byte_ns, payload)
             },
             shadow,
@@ -121,10 +126,18 @@ impl Form {
     fn answer<'a>(&self, response: &'a Response, request_ns: u64, payload: bool) -> Answer<'a> {
         Answer {
             status: Some(response.status),
-            bytes: Some(response.body.len() as u64),
+            bytes: Some(response.body_bytes.max(response.body.len() as u64)),
             first_byte_ms: Some(milliseconds(request_ns, response.first_byte_ns)),
             total_ms: Some(milliseconds(request_ns, response.last_byte_ns)),
-            payload: self.payload(&response.headers, &response.body, payload),
+            payload: match is_kept(response) {
+                true => self.payload(&response.headers, &response.body, payload),
+                false => Payload {
+                    headers: payload.then(|| self.headers(&response.headers)),
+                    body_withheld: payload
+                        .then(|| "not kept: there is nothing to compare it with".into()),
+                    ..Payload::default()
+                },
+            },
             ..Answer::default()
         }
     }

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::Target;
+use super::sockets::{Refused, Socket};
 use super::wire::Encoded;
 use crate::shadow::http::{Decoder, Fault, Step, Unfit};
 use crate::shadow::message::{Response, ShadowError};
@@ -34,7 +35,7 @@ thread_local! {
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    socket: Socket,
 }
 
 /// The shadow's answer.
@@ -65,6 +66,19 @@ impl Failure {
         }
     }
 
+    /// There is no connection.
+    pub(super) fn refused(refused: Refused, now_ns: u64) -> Self {
+        let error = match refused {
+            Refused::Silent => ShadowError::Timeout,
+            // Somebody was there, and hung up before we looked.
+            Refused::Shadow(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                ShadowError::Closed
+            }
+            Refused::Shadow(_) | Refused::Ours(_) => ShadowError::Connect,
+        };
+        Self::new(error, now_ns)
+    }
+
     fn closed(decoder: &Decoder, written_ns: u64) -> Self {
         Self {
             error: ShadowError::Closed,
@@ -75,35 +89,35 @@ impl Failure {
 }
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(target.address).await.map_err(|error| {
-            let error = match error.kind() {
-                // Somebody was there, and hung up before we looked.
-                io::ErrorKind::ConnectionReset => ShadowError::Closed,
-                _ => ShadowError::Connect,
-            };
-            Failure::new(error, target.now_ns())
-        })?;
+    pub(super) fn new(socket: Socket) -> Self {
         // Without this the last part of a request waits for the acknowledgement of the one before.
         // It fails on a connection that was reset meanwhile, as will the request.
-        let _ = stream.set_nodelay(true);
-        Ok(Self { stream })
+        let _ = socket.stream.set_nodelay(true);
+        Self { socket }
+    }
+
+    /// Closes it so that nothing of it is remembered here: its port can be had at once.
+    pub(super) fn reset(self) {
+        // It fails on a connection that was reset meanwhile.
+        let _ = self.socket.stream.set_zero_linger();
     }
 
     /// Whether the shadow has neither closed it nor sent what nobody asked for, as far as is
     /// known here.
     pub(super) fn is_open(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
+        let read = self.socket.stream.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends `request` and reads the answer. A shadow may begin to answer, or refuse and close,
     /// before it has read all: so both go on at once where the request does not fit the socket.
+    /// `begun` is set by the first byte of the answer.
     pub(super) async fn exchange(
         &mut self,
         target: &Target,
         method: &str,
         request: &Encoded,
+        begun: Option<&AtomicBool>,
     ) -> Result<Answer, Failure> {
         let mut decoder = Decoder::response(method, &target.memory, target.max_body);
         let mut unsent = Some(request.clone());
@@ -138,6 +152,9 @@ impl Connection {
                 Ok(Some(_)) if decoder.end().is_ok() => return answer(decoder, written_ns, false),
                 Ok(Some(_)) | Err(_) => return Err(Failure::closed(&decoder, written_ns)),
             };
+            if let Some(begun) = begun {
+                begun.store(true, Ordering::Relaxed);
+            }
             moved += input.len();
             more = input.len() >= READ;
             match decoder.feed(&mut input, target.now_ns()) {
@@ -159,7 +176,7 @@ impl Connection {
     fn send(&self, unsent: &mut Encoded) -> io::Result<bool> {
         let mut left = TURN;
         while !unsent.is_empty() && left > 0 {
-            match self.stream.try_write_vectored(&unsent.slices(left)) {
+            match self.socket.stream.try_write_vectored(&unsent.slices(left)) {
                 Ok(count) => {
                     unsent.advance(count);
                     left -= count;
@@ -176,7 +193,7 @@ impl Connection {
         poll_fn(|context| {
             BUFFER.with_borrow_mut(|buffer| {
                 let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+                ready!(Pin::new(&mut self.socket.stream).poll_read(context, &mut buffer))?;
                 Poll::Ready(Ok(Some(Bytes::copy_from_slice(buffer.filled()))))
             })
         })
@@ -186,16 +203,17 @@ impl Connection {
     /// The same of a response that is large.
     async fn read_more(&mut self) -> io::Result<Option<Bytes>> {
         let mut buffer = BytesMut::with_capacity(READ_MORE);
-        self.stream.read_buf(&mut buffer).await?;
+        self.socket.stream.read_buf(&mut buffer).await?;
         Ok(Some(exact(buffer)))
     }
 
     /// Waits until something can be read or written; what can be read is read.
     async fn read_if_there(&mut self) -> io::Result<Option<Bytes>> {
-        self.stream
+        self.socket
+            .stream
             .ready(Interest::READABLE | Interest::WRITABLE)
             .await?;
-        BUFFER.with_borrow_mut(|buffer| match self.stream.try_read(buffer) {
+        BUFFER.with_borrow_mut(|buffer| match self.socket.stream.try_read(buffer) {
             Ok(count) => Ok(Some(Bytes::copy_from_slice(&buffer[..count]))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),

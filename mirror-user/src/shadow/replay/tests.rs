@@ -4,12 +4,19 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
 use crate::shadow::fixtures;
 
 const WAIT: Duration = Duration::from_secs(10);
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+/// The same one each time.
+fn mark() -> Mark {
+    static MARK: std::sync::OnceLock<Mark> = std::sync::OnceLock::new();
+    *MARK.get_or_init(Mark::new)
+}
 
 /// Hands answers to the test.
 struct Answers {
@@ -24,6 +31,10 @@ impl Sink for Answers {
 
     fn answered(self: &Arc<Self>, answered: Answered) {
         self.sender.send(answered).unwrap();
+    }
+
+    fn limited(self: &Arc<Self>, exchange: ExchangeId, error: &io::Error) {
+        panic!("{exchange:?}: {error}");
     }
 }
 
@@ -48,7 +59,15 @@ impl Scene {
             unwanted: Mutex::default(),
         });
         let memory = Memory::new(1 << 20);
-        let replay = Replay::new(&service, memory.clone(), Instant::now(), Arc::clone(&sink));
+        let (sockets, clock) = (Sockets::new(1_000), Instant::now());
+        let replay = Replay::new(
+            &service,
+            mark(),
+            &sockets,
+            memory.clone(),
+            clock,
+            Arc::clone(&sink),
+        );
         Self {
             listener,
             replay,
@@ -61,10 +80,15 @@ impl Scene {
 
     /// A request that carries its number, on connection 1.
     fn push(&mut self, body: &[u8]) -> Result<(), QueueFull> {
-        self.push_request("POST", body)
+        self.push_request(1, "POST", body)
     }
 
-    fn push_request(&mut self, method: &str, body: &[u8]) -> Result<(), QueueFull> {
+    fn push_request(
+        &mut self,
+        connection: u64,
+        method: &str,
+        body: &[u8],
+    ) -> Result<(), QueueFull> {
         let mut request = fixtures::request(method, &format!("/{}", self.next));
         request.push("Host", "a");
         request.push("Transfer-Encoding", "chunked");
@@ -76,7 +100,7 @@ impl Scene {
             request,
         };
         self.next += 1;
-        self.replay.push(ConnectionId(1), job)
+        self.replay.push(ConnectionId(connection), job)
     }
 
     async fn accept(&self) -> TcpStream {
@@ -116,8 +140,10 @@ async fn read_request(stream: &mut TcpStream) -> String {
 fn expected(number: u64, body: &str) -> String {
     format!(
         "POST /{number} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
-         x-modelmirror-id: {}\r\nx-modelmirror-shadow: 1\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+         x-modelmirror-id: {}\r\nx-modelmirror-shadow: 1\r\nx-modelmirror-mark: {}\r\n\r\n\
+         {:x}\r\n{body}\r\n0\r\n\r\n",
         Uuid::nil(),
+        mark().of(Uuid::nil()),
         body.len()
     )
 }
@@ -132,7 +158,7 @@ async fn requests_go_in_order_over_one_connection() {
     // The second one is not sent before the first is answered, in pieces.
     assert_eq!(
         stream.try_read(&mut [0]).unwrap_err().kind(),
-        std::io::ErrorKind::WouldBlock
+        io::ErrorKind::WouldBlock
     );
     stream.write_all(&OK[..20]).await.unwrap();
     stream.write_all(&OK[20..]).await.unwrap();
@@ -147,8 +173,7 @@ async fn requests_go_in_order_over_one_connection() {
         assert!(response.first_byte_ns <= response.last_byte_ns);
     }
     assert_eq!(scene.replay.load().retries(), 0);
-    // The client's connection ends, and so does the shadow's.
-    scene.replay.close(ConnectionId(1));
+    // Nobody needs it any longer: a worker of the shadow's may wait for it.
     assert_eq!(within(stream.read(&mut [0])).await.unwrap(), 0);
 }
 
@@ -324,7 +349,7 @@ async fn answers_without_a_body_end_with_their_head() {
         ),
     ];
     for (method, ..) in answers {
-        scene.push_request(method, b"x").unwrap();
+        scene.push_request(1, method, b"x").unwrap();
     }
     let mut stream = scene.accept().await;
     for (number, (_, answer, status)) in answers.into_iter().enumerate() {
@@ -379,7 +404,13 @@ async fn large_bodies_move_by_turns() {
         memory: Memory::new(2 * BODY),
         ..Arc::into_inner(scene.replay.target).unwrap()
     };
-    let mut connection = Connection::open(&target).await.unwrap();
+    let (socket, waited) = target
+        .sockets
+        .open(target.address, target.deadline())
+        .await
+        .unwrap();
+    assert!(!waited);
+    let mut connection = Connection::new(socket);
     let mut stream = within(scene.listener.accept()).await.unwrap().0;
     let server = tokio::spawn(async move {
         stream.read_exact(&mut vec![0; BODY]).await.unwrap();
@@ -390,9 +421,13 @@ async fn large_bodies_move_by_turns() {
     });
     let mut request = fixtures::request("POST", "/");
     request.body = vec![b'x'; BODY].into();
-    let request = wire::encode(&request, Uuid::nil(), None, &[]);
+    let stamp = Stamp {
+        id: Uuid::nil(),
+        mark: String::new(),
+    };
+    let request = wire::encode(&request, &stamp, None, &[]);
     let mut polls = 0;
-    let mut exchange = std::pin::pin!(connection.exchange(&target, "POST", &request));
+    let mut exchange = std::pin::pin!(connection.exchange(&target, "POST", &request, None));
     let counted = std::future::poll_fn(|context| {
         polls += 1;
         exchange.as_mut().poll(context)
@@ -411,28 +446,105 @@ async fn who_waits_for_a_place_is_known() {
     let mut first = scene.accept().await;
     read_request(&mut first).await;
     // On a connection of its own, while the only place is taken.
-    let mut request = fixtures::request("POST", "/other");
-    request.push("Host", "a");
-    request.push("Transfer-Encoding", "chunked");
-    request.chunked = true;
-    let job = Job {
-        exchange: ExchangeId(99),
-        id: Uuid::nil(),
-        request,
-    };
-    scene.replay.push(ConnectionId(2), job).unwrap();
-    while scene.replay.load().waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
-    tokio::task::yield_now().await;
+    scene.push_request(2, "POST", b"other").unwrap();
     let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     first.write_all(reply).await.unwrap();
     let answered = scene.answer().await;
     assert!(!answered.job.request.saturated);
-    let mut second = scene.accept().await;
-    read_request(&mut second).await;
-    second.write_all(reply).await.unwrap();
+    // Over the connection that the first one has left.
+    read_request(&mut first).await;
+    first.write_all(reply).await.unwrap();
     let answered = scene.answer().await;
-    assert_eq!(answered.job.exchange, ExchangeId(99));
+    assert_eq!(answered.job.exchange, ExchangeId(1));
     assert!(answered.job.request.saturated);
+}
+
+/// A server that answers `workers` connections at a time, whole ones, as threaded servers do. Returns how many
+/// connections it has had.
+fn threaded(listener: TcpListener, workers: usize) -> Arc<AtomicUsize> {
+    let (accepted, listener) = (Arc::new(AtomicUsize::new(0)), Arc::new(listener));
+    for _ in 0..workers {
+        let (accepted, listener) = (Arc::clone(&accepted), Arc::clone(&listener));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
+                let mut request = Vec::new();
+                while let Ok(1..) = stream.read_buf(&mut request).await {
+                    if request.ends_with(b"0\r\n\r\n") {
+                        request.clear();
+                        let _ = stream.write_all(OK).await;
+                    }
+                }
+            }
+        });
+    }
+    accepted
+}
+
+impl Scene {
+    /// Each of so many connections sends one request; all are answered.
+    async fn ask_from(&mut self, connections: u64) {
+        for connection in 0..connections {
+            self.push_request(connection, "POST", b"x").unwrap();
+        }
+        for _ in 0..connections {
+            assert_eq!(self.outcome().await.1, Ok(200));
+        }
+    }
+
+    fn take_listener(&mut self) -> TcpListener {
+        let std = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        std.set_nonblocking(true).unwrap();
+        std::mem::replace(&mut self.listener, TcpListener::from_std(std).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn connections_are_as_many_as_requests_at_once() {
+    let mut scene = Scene::new(|service| service.concurrency = 4).await;
+    let accepted = threaded(scene.take_listener(), 100);
+    for _ in 0..3 {
+        scene.ask_from(100).await;
+    }
+    let accepted = accepted.load(Ordering::Relaxed);
+    assert!((1..=4).contains(&accepted), "{accepted}");
+    assert_eq!(scene.replay.load().retries(), 0);
+}
+
+/// Eight workers, 64 requests at once, two thousand clients: none is left waiting for a connection that rests.
+#[tokio::test]
+async fn a_server_with_few_workers_is_not_starved() {
+    let mut scene = Scene::new(|service| {
+        service.timeout = Duration::from_secs(2);
+        service.queue = 2_000;
+    })
+    .await;
+    threaded(scene.take_listener(), 8);
+    scene.ask_from(2_000).await;
+    // And those that rest do not keep another burst from its workers.
+    scene.ask_from(64).await;
+}
+
+#[tokio::test]
+async fn what_rests_gives_way_to_who_has_no_place() {
+    let mut scene = Scene::new(|service| service.concurrency = 2).await;
+    let target = Arc::get_mut(&mut scene.replay.target).unwrap();
+    target.sockets = Sockets::new(1);
+    let sockets = target.sockets.clone();
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (socket, _) = sockets
+        .open(
+            other.local_addr().unwrap(),
+            tokio::time::Instant::now() + WAIT,
+        )
+        .await
+        .unwrap();
+    scene.push(b"x").unwrap();
+    tokio::task::yield_now().await;
+    // Another service is done with the only place, and would keep it.
+    sockets.put(other.local_addr().unwrap(), Connection::new(socket));
+    let mut stream = scene.accept().await;
+    read_request(&mut stream).await;
+    stream.write_all(OK).await.unwrap();
+    assert_eq!(scene.outcome().await, (0, Ok(200)));
 }

@@ -6,12 +6,13 @@ use std::io::Write as _;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::shadow::mark::MARK_HEADER;
 use crate::shadow::message::{Field, Request, Version, header};
 
 /// Names the exchange, in the shadow's logs and in our records.
 pub const ID_HEADER: &str = "x-modelmirror-id";
 
-/// Marks shadow traffic: an agent never replays a request that carries it.
+/// Tells servers that a request is a copy.
 pub const SHADOW_HEADER: &str = "x-modelmirror-shadow";
 
 /// A request in the pieces that are written in a row; the body is not copied.
@@ -24,7 +25,7 @@ pub(super) struct Encoded {
 
 /// Fields of the client's connection, not of its request (RFC 9110, 7.6.1), those for proxies
 /// (11.7), and `Expect`: the body is at hand, nobody need ask for it.
-const HOP_BY_HOP: [&str; 8] = [
+const HOP_BY_HOP: [&str; 9] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -32,15 +33,27 @@ const HOP_BY_HOP: [&str; 8] = [
     "proxy-authorization",
     "te",
     "upgrade",
+    "http2-settings",
     "expect",
 ];
 
-/// Fields that a `Connection` field cannot take away: without them the message is another one.
-const ESSENTIAL: [&str; 3] = ["host", "content-length", "transfer-encoding"];
+/// What is written on a request.
+#[derive(Clone, Debug)]
+pub(super) struct Stamp {
+    /// The exchange's.
+    pub(super) id: Uuid,
+    /// The agent's.
+    pub(super) mark: String,
+}
 
 /// Encodes `request`; `host` replaces the client's Host where it is given. Fields that are named in
 /// `strip`, trailers too, stay behind.
-pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>, strip: &[String]) -> Encoded {
+pub(super) fn encode(
+    request: &Request,
+    stamp: &Stamp,
+    host: Option<&str>,
+    strip: &[String],
+) -> Encoded {
     let stripped = |field: &Field| strip.iter().any(|name| is(field, name));
     let mut head = Vec::with_capacity(256 + request.target.len() + 64 * request.headers.len());
     let version: &[u8] = match request.version {
@@ -64,9 +77,10 @@ pub(super) fn encode(request: &Request, id: Uuid, host: Option<&str>, strip: &[S
         put(&mut head, b"host", host.as_bytes());
     }
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    let id = id.hyphenated().encode_lower(&mut text);
+    let id = stamp.id.hyphenated().encode_lower(&mut text);
     put(&mut head, ID_HEADER.as_bytes(), id.as_bytes());
     put(&mut head, SHADOW_HEADER.as_bytes(), b"1");
+    put(&mut head, MARK_HEADER.as_bytes(), stamp.mark.as_bytes());
     head.extend_from_slice(b"\r\n");
     let tail = if request.chunked {
         let trailers = request.trailers.iter().filter(|field| !stripped(field));
@@ -121,18 +135,9 @@ fn goes_on(field: &Field, request: &Request) -> bool {
     if is(field, "content-length") {
         return !request.chunked;
     }
+    // Whatever `Connection` names besides, production's server has read it: it is no proxy.
     let ours = is(field, ID_HEADER) || is(field, SHADOW_HEADER);
-    let hop = HOP_BY_HOP.iter().any(|name| is(field, name));
-    !ours && !hop && !named_by_connection(field, &request.headers)
-}
-
-fn named_by_connection(field: &Field, headers: &[Field]) -> bool {
-    let named = headers
-        .iter()
-        .filter(|connection| is(connection, "connection"))
-        .flat_map(|connection| connection.value.split(|&byte| byte == b','))
-        .any(|name| name.trim_ascii().eq_ignore_ascii_case(&field.name));
-    named && !ESSENTIAL.iter().any(|name| is(field, name))
+    !ours && !HOP_BY_HOP.iter().any(|name| is(field, name))
 }
 
 fn is(field: &Field, name: &str) -> bool {
@@ -153,7 +158,7 @@ mod tests {
 
     const ID: Uuid = Uuid::from_u128(0x0123);
     const ADDED: &str = "x-modelmirror-id: 00000000-0000-0000-0000-000000000123\r\n\
-                         x-modelmirror-shadow: 1\r\n\r\n";
+                         x-modelmirror-shadow: 1\r\nx-modelmirror-mark: ours\r\n\r\n";
 
     /// `expected` is what stands before the fields that are always added, and what after them.
     #[track_caller]
@@ -169,7 +174,11 @@ mod tests {
         expected: (&str, &str),
     ) {
         let strip: Vec<String> = strip.iter().map(|&name| name.to_owned()).collect();
-        let encoded = encode(request, ID, host, &strip);
+        let stamp = Stamp {
+            id: ID,
+            mark: "ours".to_owned(),
+        };
+        let encoded = encode(request, &stamp, host, &strip);
         let whole = [&encoded.head[..], &encoded.body, &encoded.tail].concat();
         let whole = String::from_utf8(whole).unwrap();
         assert_eq!(whole, format!("{}{ADDED}{}", expected.0, expected.1));
@@ -199,20 +208,28 @@ mod tests {
     fn the_connection_s_fields_stay_behind() {
         let mut request = request("GET", "/");
         request.version = Version::Http10;
-        request.push("Connection", "close, X-Hop ,host");
+        request.push("Connection", "close, X-Hop ,host, authorization");
         request.push("Host", "a");
         request.push("x-hop", "1");
+        request.push("Authorization", "what production's server reads");
+        request.push("X-ModelMirror-Mark", "another's");
         request.push("Keep-Alive", "timeout=5");
         request.push("Proxy-Authorization", "secret");
         request.push("TE", "trailers");
         request.push("Upgrade", "h2c");
+        request.push("HTTP2-Settings", "AAMAAABk");
         request.push("Expect", "100-continue");
         request.push("X-ModelMirror-Id", "of another");
         request.push("Accept", "*/*");
         check(
             &request,
             None,
-            ("GET / HTTP/1.0\r\nHost: a\r\nAccept: */*\r\n", ""),
+            (
+                "GET / HTTP/1.0\r\nHost: a\r\nx-hop: 1\r\n\
+                 Authorization: what production's server reads\r\n\
+                 X-ModelMirror-Mark: another's\r\nAccept: */*\r\n",
+                "",
+            ),
         );
     }
 

@@ -11,7 +11,7 @@ use std::hash::Hash;
 
 /// Things as they come, at most so many at once.
 #[derive(Clone, Debug)]
-pub(super) struct Frequent<K, V> {
+pub(crate) struct Frequent<K, V> {
     capacity: usize,
     places: HashMap<K, usize>,
     kept: Vec<Kept<K, V>>,
@@ -37,17 +37,17 @@ impl<K, V> Kept<K, V> {
 
 /// One thing in the end.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Counted<K, V> {
-    pub(super) key: K,
+pub(crate) struct Counted<K, V> {
+    pub(crate) key: K,
     /// How often it was seen, those apart that were missed.
-    pub(super) count: u64,
+    pub(crate) count: u64,
     /// At most so often it came and was not counted: 0 where nothing ever had to make room.
-    pub(super) missed: u64,
-    pub(super) value: V,
+    pub(crate) missed: u64,
+    pub(crate) value: V,
 }
 
 impl<K: Clone + Eq + Hash + Ord, V> Frequent<K, V> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             capacity: capacity.max(1),
             places: HashMap::new(),
@@ -57,7 +57,7 @@ impl<K: Clone + Eq + Hash + Ord, V> Frequent<K, V> {
     }
 
     /// Counts a thing, and gives what is known of it since it is here; a new one begins with `fresh`.
-    pub(super) fn add<Q>(&mut self, key: &Q, fresh: impl FnOnce() -> V) -> &mut V
+    pub(crate) fn add<Q>(&mut self, key: &Q, fresh: impl FnOnce() -> V) -> &mut V
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
@@ -106,16 +106,16 @@ impl<K: Clone + Eq + Hash + Ord, V> Frequent<K, V> {
         place
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.kept.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
     /// The most frequent first.
-    pub(super) fn finish(self) -> Vec<Counted<K, V>> {
+    pub(crate) fn finish(self) -> Vec<Counted<K, V>> {
         let counted = self.kept.into_iter().map(|kept| Counted {
             key: kept.key,
             count: kept.count,
