@@ -13,23 +13,32 @@ use mirror_common::record::{Reader, Record};
 use mirror_common::translate::Clamp;
 use mirror_common::tunnel::{self, Arm, Datagram, Direction};
 
+use crate::config::Columns;
 use crate::shadow::capture::streams::{self, Copied, Frames, Order, Said};
+use crate::shadow::compare::{self, MAX_TIME, cpu_time};
 use crate::shadow::exchange::{Event, Exchanges, Limits};
+use crate::shadow::labels::Decoder;
 use crate::shadow::memory::Memory;
 use crate::shadow::message::{ExchangeId, Extras, Multipath, Segment, TapId};
 use crate::shadow::stream::Stream;
-use crate::transport::frame::{Header, Kind};
+use crate::tap_report::TapReport;
+use crate::transport::frame::{self, Header, Hello, Kind, Positions, Welcome};
 
 /// What is done with an input.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("packet", packet),
     ("tunnel", tunnel),
     ("stream", stream),
     ("http", http),
     ("tap", tap),
+    ("control", control),
+    ("coding", coding),
+    ("events", events),
+    ("labels", labels),
+    ("config", config),
 ];
 
 /// A frame: what is parsed lies within it.
@@ -190,6 +199,101 @@ pub fn tap(input: &[u8]) {
             ends.get(&position.lane)
                 .is_none_or(|end| *end <= position.position)
         );
+    }
+}
+
+/// What taps and agents say to each other besides records: whatever can be read is the same when it is written and
+/// read again.
+pub fn control(input: &[u8]) {
+    let again = |kind, body: &[u8]| {
+        let header = Header::new(kind, body.len()).encode();
+        let bytes = [&header[..], body].concat();
+        let read = frame::split(&bytes).ok().flatten();
+        let read = read.map(|(header, body, length)| (header.kind, body, length));
+        assert_eq!(read, Some((kind, body, bytes.len())));
+    };
+    if let Ok(Some((header, body, length))) = frame::split(input) {
+        assert!(length <= input.len());
+        again(header.kind, body);
+    }
+    fn same<T>(body: &[u8])
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        if let Ok(read) = serde_json::from_slice::<T>(body) {
+            let written = serde_json::to_vec(&read).unwrap_or_default();
+            assert_eq!(serde_json::from_slice::<T>(&written).ok(), Some(read));
+        }
+    }
+    same::<Hello>(input);
+    same::<Welcome>(input);
+    let _ = TapReport::parse(input);
+    let positions: Vec<_> = Positions::decode(input).collect();
+    let encoded = Positions::encode(&positions);
+    let read = frame::split(&encoded).ok().flatten();
+    let read = read.map(|(_, body, _)| Positions::decode(body).collect::<Vec<_>>());
+    assert_eq!(read, Some(positions));
+}
+
+/// A body in some codings: what it becomes is bounded, and so is the time that it takes.
+pub fn coding(input: &[u8]) {
+    const CODINGS: [&str; 8] = [
+        "gzip",
+        "deflate",
+        "br",
+        "zstd",
+        "gzip, gzip",
+        "br, gzip",
+        "gzip, zstd",
+        "zstd, br",
+    ];
+    let mut input = Input(input);
+    let coding = CODINGS[input.number(1) as usize % CODINGS.len()];
+    let times = 1 << (input.number(1) % 12);
+    let body = input.0.repeat(times);
+    let before = cpu_time();
+    let length = compare::decoded_length(coding, &body);
+    assert!(length.is_none_or(|length| length <= 16 << 20));
+    let took = cpu_time() - before;
+    let most = MAX_TIME + Duration::from_secs(8);
+    assert!(took < most, "{took:?} for {} bytes of {coding}", body.len());
+}
+
+/// A stream of events, JSON lines, or JSON.
+pub fn events(input: &[u8]) {
+    for kind in [
+        "text/event-stream",
+        "application/x-ndjson",
+        "application/json",
+    ] {
+        let leaves = compare::leaves(kind, input);
+        assert!(leaves.is_none_or(|leaves| leaves <= input.len() as u64 + 1));
+    }
+}
+
+/// A file of labels, whole and in two pieces: the same labels come out.
+pub fn labels(input: &[u8]) {
+    let (half, rest) = input.split_at(input.len() / 2);
+    let read = |pieces: [&[u8]; 2]| {
+        let mut decoder = Decoder::new(Columns::default());
+        let mut read = Vec::new();
+        let mut visit = |line: Result<_, _>| read.push(format!("{line:?}"));
+        let [first, second] = pieces;
+        let taken = decoder.feed(first, false, &mut visit);
+        let usable = taken.and_then(|taken| {
+            let left = [&first[taken..], second].concat();
+            decoder.feed(&left, true, &mut visit).map(drop)
+        });
+        usable.is_ok().then_some(read)
+    };
+    assert_eq!(read([half, rest]), read([b"", input]));
+}
+
+/// A config of either host: what is wrong with it is said, each problem with its line.
+pub fn config(input: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(input) {
+        let said = crate::config::said_of(text);
+        assert!(said.iter().all(|said| !said.is_empty()));
     }
 }
 
