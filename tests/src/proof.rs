@@ -18,13 +18,14 @@ use crate::wait::{eventually, eventually_within};
 const SETTLING: Duration = Duration::from_secs(90);
 
 /// What belongs to the client's connection and is not replayed, and what the agent adds.
-const NOT_COMPARED: [&str; 7] = [
+const NOT_COMPARED: [&str; 8] = [
     "connection",
     "expect",
     "keep-alive",
     "te",
     "upgrade",
     "x-modelmirror-id",
+    "x-modelmirror-mark",
     "x-modelmirror-shadow",
 ];
 

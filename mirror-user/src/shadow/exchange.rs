@@ -410,7 +410,8 @@ impl Exchanges {
         };
         self.note_multipath(&key, &segment, events);
         let mut full = false;
-        if !is_left && !self.connections.contains_key(&key) {
+        let is_new = || self.parking.holds(&key) || Connection::is_begun_by(&segment);
+        if !is_left && !self.connections.contains_key(&key) && is_new() {
             full = !self.make_room(&key, now, events);
             if !full {
                 self.unpark(key, &segment, limits, now);

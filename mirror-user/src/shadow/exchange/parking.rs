@@ -27,6 +27,12 @@ pub(crate) const COST: usize = 8 << 10;
 /// Such a part of the table is given up at once: to find out which costs a look at all of it.
 const PART: usize = 16;
 
+/// So many busy ones give way at once, for the same reason.
+const BUSY: usize = 64;
+
+/// When nobody could give way, it is looked again after so long.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// So long one that has not asked for anything stays in the table.
 pub(super) const UNASKED: Duration = Duration::from_secs(60);
 
@@ -84,6 +90,8 @@ pub(super) struct Parking {
     /// The first ones are the first to go; some are not there any more.
     order: VecDeque<(u64, Key)>,
     last: u64,
+    /// Nobody in the table can give way until then.
+    crowded_until: Duration,
 }
 
 impl Parking {
@@ -108,6 +116,7 @@ impl Parking {
             // What a crowd took is given back.
             *self = Self {
                 last: self.last,
+                crowded_until: self.crowded_until,
                 ..Self::default()
             };
         }
@@ -123,6 +132,11 @@ impl Parking {
                 _ => self.order.pop_front(),
             };
         }
+    }
+
+    /// Whether this one is.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.connections.contains_key(key)
     }
 
     /// How many there are.
@@ -217,6 +231,9 @@ impl Exchanges {
         if self.connections.len() < self.max_connections {
             return true;
         }
+        if now < self.parking.crowded_until {
+            return false;
+        }
         let mut counts: HashMap<(usize, TapId), usize> = HashMap::new();
         let mut spare = Vec::new();
         for (key, connection) in &self.connections {
@@ -232,7 +249,11 @@ impl Exchanges {
         for &(rank, _, key) in &spare {
             self.spare(&key, rank, now);
         }
-        !spare.is_empty() || self.give_up_busy(&counts, own, events)
+        if !spare.is_empty() || self.give_up_busy(&counts, own, events) {
+            return true;
+        }
+        self.parking.crowded_until = now.saturating_add(AGAIN);
+        false
     }
 
     fn spare(&mut self, key: &Key, rank: Spare, now: Duration) {
@@ -277,7 +298,7 @@ impl Exchanges {
         true
     }
 
-    /// The one that was silent for the longest, of the service and tap with the most, where those have more than
+    /// Those that were silent for the longest, of the service and tap with the most, where those have more than
     /// `own` and the next.
     fn give_up_busy(
         &mut self,
@@ -286,19 +307,24 @@ impl Exchanges {
         events: &mut Vec<Event>,
     ) -> bool {
         let most = counts.iter().max_by_key(|&(_, count)| *count);
-        let Some((&most, _)) = most.filter(|&(_, &count)| count > own + 1) else {
+        let Some((&most, &count)) = most.filter(|&(_, &count)| count > own + 1) else {
             return false;
         };
-        let theirs = self.connections.iter();
-        let oldest = theirs
-            .filter(|(key, connection)| (key.service, key.tap) == most && !connection.is_paused())
-            .min_by_key(|(_, connection)| connection.last_segment);
-        let Some((&key, _)) = oldest else {
-            return false;
-        };
-        if let Some(mut connection) = self.remove(&key) {
+        let theirs = self
+            .connections
+            .iter()
+            .filter(|(key, connection)| (key.service, key.tap) == most && !connection.is_paused());
+        let mut theirs: Vec<_> = theirs
+            .map(|(key, connection)| (connection.last_segment, *key))
+            .collect();
+        theirs.sort_unstable();
+        theirs.truncate(BUSY.min((count - own) / 2));
+        for (_, key) in &theirs {
+            let Some(mut connection) = self.remove(key) else {
+                continue;
+            };
             let mut journal = Journal::of(
-                &key,
+                key,
                 &connection,
                 &mut self.last_exchange,
                 &mut self.unneeded,
@@ -306,9 +332,9 @@ impl Exchanges {
             );
             let reason = DropReason::TooManyConnections;
             connection.close(Duration::MAX, Some(reason), &mut journal);
-            self.forget(&key, Forgotten::Busy);
+            self.forget(key, Forgotten::Busy);
         }
-        true
+        !theirs.is_empty()
     }
 
     fn forget(&mut self, key: &Key, why: Forgotten) {
