@@ -22,12 +22,14 @@ fn a_client_cannot_opt_out() {
     let Some(scene) = Scene::started() else {
         return;
     };
-    let mut sent = scene.load(2, 5, |connection, index| {
+    let sent = scene.load(2, 5, |connection, index| {
         small(connection, index).header("x-modelmirror-shadow", "1")
     });
-    assert_eq!(scene.settle().requests("loop"), 0);
-    assert_eq!(scene.shadowed().len(), 10);
-    mirrors(&scene, &mut sent);
+    let outcome = scene.settle();
+    let (matching, loops) = (outcome.verdicts("match"), outcome.requests("loop"));
+    assert_eq!((matching, loops), (10, 0), "{}", outcome.metrics);
+    scene.serves(&sent);
+    assert_eq!(scene.shadowed().len(), sent.len());
 }
 
 /// Each host's model is the other's shadow, and each taps all that reaches its model: a request comes round once.
