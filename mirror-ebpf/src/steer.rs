@@ -126,6 +126,7 @@ pub fn follow<H: Hand>(
     } else if let Some(connection) = maps::CONNECTIONS.get_ptr_mut(case.flow) {
         known = connection;
     }
+    let mut is_new = false;
     // SAFETY: as above.
     if known.is_null() || begins && !case.is_theirs(unsafe { &*known }) {
         let formed = Formed {
@@ -141,9 +142,10 @@ pub fn follow<H: Hand>(
             return Some(Followed::STABLE);
         };
         known = connection;
+        is_new = begins;
     }
     // SAFETY: as above.
-    case.stay(unsafe { &mut *known }, seen)
+    case.stay(unsafe { &mut *known }, is_new, seen)
 }
 
 /// Reads what else stands in a packet, of those whose options or whose checksum matter.
@@ -356,9 +358,10 @@ impl<H: Hand> Case<'_, H> {
         Some(self.count(connection, seen, onward))
     }
 
-    /// A packet of a connection that stays on this host.
+    /// A packet of a connection that stays on this host. The SYN that a new one was made of has been taken in:
+    /// once more it would be one that came again.
     #[inline(always)]
-    fn stay(&self, connection: &mut Connection, seen: &mut Seen) -> Option<Followed> {
+    fn stay(&self, connection: &mut Connection, is_new: bool, seen: &mut Seen) -> Option<Followed> {
         if !H::LOCAL {
             return None;
         }
@@ -369,7 +372,7 @@ impl<H: Hand> Case<'_, H> {
             }
         }
         *seen = Seen::default();
-        if !self.is_pretended() {
+        if !is_new && !self.is_pretended() {
             *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
         }
         let seen: &Seen = core::hint::black_box(seen);

@@ -22,8 +22,9 @@ mod server;
 pub mod shadow;
 mod status;
 
-pub use crate::dataplane::Mechanism;
+use crate::dataplane::Mechanism;
 pub use crate::rollout::record::{By, Line};
+pub use crate::serve::Caller;
 pub use crate::state::{Change, Source};
 pub use canary::{
     Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Concentration, Quantiles, Rest,
@@ -93,6 +94,8 @@ pub enum Command {
 pub struct Request {
     /// What to do.
     pub command: Command,
+    /// Who wants it.
+    pub caller: Caller,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Result<Reply, Refusal>>,
 }

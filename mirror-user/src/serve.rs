@@ -2,6 +2,7 @@
 //! nothing, and a place for the control socket also when this process has no descriptor left.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -9,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -41,25 +42,50 @@ pub(crate) trait Listen: Send + Sync + 'static {
     /// What a connection is.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next one, and whose it is, where callers have addresses.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
+    /// The next one, and whose it is.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Caller)>> + Send;
+}
+
+/// Who calls: from where, or, at a socket of this host, as whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Its address.
+    pub ip: Option<IpAddr>,
+    /// The user, by number, and the process.
+    pub user: Option<(u32, i32)>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.user, self.ip) {
+            (Some((user, process)), _) => write!(f, "user {user}, process {process}"),
+            (None, Some(ip)) => write!(f, "{ip}"),
+            (None, None) => f.write_str("somebody on this host"),
+        }
+    }
 }
 
 impl Listen for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Caller)> {
         let (stream, peer) = Self::accept(self).await?;
-        Ok((stream, Some(peer.ip())))
+        let caller = Caller {
+            ip: Some(peer.ip()),
+            user: None,
+        };
+        Ok((stream, caller))
     }
 }
 
 impl Listen for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Option<IpAddr>)> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Caller)> {
         let (stream, _) = Self::accept(self).await?;
-        Ok((stream, None))
+        let user = stream.peer_cred().ok();
+        let user = user.map(|user| (user.uid(), user.pid().unwrap_or_default()));
+        Ok((stream, Caller { ip: None, user }))
     }
 }
 
@@ -70,11 +96,12 @@ pub(crate) async fn serve(listener: impl Listen, router: Router) {
     loop {
         reserve.fill();
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok((stream, caller)) => {
                 is_said = false;
                 // Who finds no room is sent away, and may come again.
-                if let Some(place) = callers.place(peer) {
-                    tokio::spawn(serve_one(stream, router.clone(), place));
+                if let Some(place) = callers.place(caller.ip) {
+                    let router = router.clone().layer(Extension(caller));
+                    tokio::spawn(serve_one(stream, router, place));
                 }
             }
             Err(error) => {

@@ -11,13 +11,13 @@ use axum::extract::{DefaultBodyLimit, Path as Segment, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::serve;
+use crate::serve::{self, Caller};
 
 use super::{Change, Command, ErrorBody, Refusal, Reply, Request, RolloutOrder};
 
@@ -117,6 +117,7 @@ async fn status(
 
 async fn mirror(
     State(requests): State<mpsc::Sender<Request>>,
+    caller: Option<Extension<Caller>>,
     Segment(service): Segment<String>,
     body: Bytes,
 ) -> Response {
@@ -134,16 +135,17 @@ async fn mirror(
         let said = format!("{share} is not a share: write a number from 0 to 1");
         return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
     }
-    ask(&requests, Command::Mirror { service, change }).await
+    ask_as(&requests, caller, Command::Mirror { service, change }).await
 }
 
 async fn canary(
     State(requests): State<mpsc::Sender<Request>>,
+    caller: Option<Extension<Caller>>,
     Segment(service): Segment<String>,
     body: Bytes,
 ) -> Response {
     match serde_json::from_slice(&body) {
-        Ok(change) => ask(&requests, Command::Canary { service, change }).await,
+        Ok(change) => ask_as(&requests, caller, Command::Canary { service, change }).await,
         Err(error) => {
             let known = "{\"share\": 0.05}, {\"off\": \"finish\"}, {\"off\": \"reset\"}, {\"off\": {\"drain\": 30000}}, {\"force_off\": \"finish\"} or \"clear\"";
             let said = format!("the body is not a change ({error}): send {known}");
@@ -206,8 +208,11 @@ async fn rollouts(
     .await
 }
 
-async fn off(State(requests): State<mpsc::Sender<Request>>) -> Response {
-    ask(&requests, Command::Off).await
+async fn off(
+    State(requests): State<mpsc::Sender<Request>>,
+    caller: Option<Extension<Caller>>,
+) -> Response {
+    ask_as(&requests, caller, Command::Off).await
 }
 
 /// Asks what a query string says.
@@ -223,9 +228,23 @@ async fn ask_with<Q>(
 }
 
 async fn ask(requests: &mpsc::Sender<Request>, command: Command) -> Response {
+    ask_as(requests, None, command).await
+}
+
+async fn ask_as(
+    requests: &mpsc::Sender<Request>,
+    caller: Option<Extension<Caller>>,
+    command: Command,
+) -> Response {
+    let caller = caller.map_or_else(Caller::default, |Extension(caller)| caller);
     let (reply, answer) = oneshot::channel();
     let asked = async {
-        requests.send(Request { command, reply }).await.ok()?;
+        let request = Request {
+            command,
+            caller,
+            reply,
+        };
+        requests.send(request).await.ok()?;
         answer.await.ok()
     };
     match tokio::time::timeout(PATIENCE, asked).await {

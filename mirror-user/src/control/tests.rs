@@ -324,7 +324,7 @@ fn daemon(socket: &Path) -> mpsc::UnboundedReceiver<Command> {
     let (seen, commands) = mpsc::unbounded_channel();
     tokio::spawn(serve(bind(socket).unwrap(), requests));
     tokio::spawn(async move {
-        while let Some(Request { command, reply }) = inbox.recv().await {
+        while let Some(Request { command, reply, .. }) = inbox.recv().await {
             seen.send(command.clone()).unwrap();
             let answer = match command {
                 Command::Status { .. } => Ok(Reply::Status(Box::new(status()))),

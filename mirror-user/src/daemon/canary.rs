@@ -241,6 +241,12 @@ impl Core {
         }
     }
 
+    /// Whether an address is another host's, as far as that is known.
+    pub(super) fn is_away(&self, address: &SocketAddr) -> bool {
+        let view = self.view.as_ref();
+        view.is_some_and(|view| !place::is_here(address.ip(), &view.addresses))
+    }
+
     /// Where canaries on other hosts listen: those that the programs may translate to, too.
     pub(super) fn canaries_away(&self) -> BTreeSet<SocketAddr> {
         let local = self.view.as_ref().map(|view| view.addresses.as_slice());

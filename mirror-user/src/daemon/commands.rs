@@ -9,17 +9,23 @@ use super::services::Service;
 use super::settings::{Action, Known, Order, Ticket, Update};
 use crate::config::{self, Node};
 use crate::control::{Command, Refusal, Reply};
+use crate::serve::Caller;
 use mirror_common::steer::share_threshold;
 
 impl Core {
     /// Carries out a command. It is answered now, or when its outcome is known.
-    pub(super) fn obey(&mut self, ticket: Ticket, command: Command) {
-        if let Err(refusal) = self.try_to_obey(ticket, command) {
+    pub(super) fn obey(&mut self, ticket: Ticket, caller: Caller, command: Command) {
+        if let Err(refusal) = self.try_to_obey(ticket, caller, command) {
             self.effect(Effect::Answer(ticket, Err(refusal)));
         }
     }
 
-    fn try_to_obey(&mut self, ticket: Ticket, command: Command) -> Result<(), Refusal> {
+    fn try_to_obey(
+        &mut self,
+        ticket: Ticket,
+        caller: Caller,
+        command: Command,
+    ) -> Result<(), Refusal> {
         let order = match command {
             Command::Status { service } => {
                 let status = self.status(service)?;
@@ -46,8 +52,48 @@ impl Core {
                 Order::Off(done.collect())
             }
         };
+        let before = self.set(&order);
+        let shown = order.clone();
         self.take(Update::Order(ticket, order));
+        self.tell_of(&shown, caller, before);
         Ok(())
+    }
+
+    /// What is wanted of what an order is about.
+    fn set(&self, order: &Order) -> Option<String> {
+        let wanted = self.settings.wanted();
+        match order {
+            Order::Mirror(service, _) => {
+                let service = &self.find(service).ok()?.config;
+                let sample = service.mirror.as_ref().map_or(0.0, |mirror| mirror.sample);
+                let wanted = wanted.effective(&service.name, sample);
+                Some(if wanted.on {
+                    format!("{}", wanted.sample)
+                } else {
+                    "off".to_owned()
+                })
+            }
+            Order::Canary(service, ..) => {
+                let service = self.find(service).ok()?;
+                Some(super::steering::share(service, wanted).to_string())
+            }
+            Order::Off(_) => Some(if wanted.is_off() { "off" } else { "on" }.to_owned()),
+        }
+    }
+
+    /// The log has who wanted what; nothing where it was refused.
+    fn tell_of(&self, order: &Order, caller: Caller, before: Option<String>) {
+        let (Some(from), Some(to)) = (before, self.set(order)) else {
+            return;
+        };
+        let by = caller.to_string();
+        match order {
+            Order::Mirror(service, _) => tracing::info!(service, by, from, to, "mirror changed"),
+            Order::Canary(service, ..) => {
+                tracing::info!(service, by, from, to, "the canary's share was changed");
+            }
+            Order::Off(_) => tracing::info!(by, from, to, "everything was switched off"),
+        }
     }
 
     /// Has the settings take something in, and does what they say.

@@ -47,6 +47,7 @@ use super::way::Way;
 use crate::config::{AgentAddress, Node};
 use crate::control::{Command, Refusal, Reply};
 use crate::dataplane::{Error, Mechanism};
+use crate::serve::Caller;
 use crate::servers::Watch;
 use crate::state::Overrides;
 use crate::tap_report::TapReport;
@@ -84,7 +85,7 @@ pub(super) enum Input {
     /// A canary's connections were ended, or not.
     Ended(Ended),
     /// Somebody wants something.
-    Command(Ticket, Command),
+    Command(Ticket, Caller, Command),
     /// What is known of earlier rollouts was read, for an order that needs it.
     LookedBack(Ticket, LookedBack),
     /// The config was read again, with the records of services that it names anew; or why not.
@@ -320,7 +321,7 @@ impl Core {
             Input::Written(written) => self.landed(written),
             Input::Heard(heard) => self.heard(heard),
             Input::Ended(ended) => self.on_ended(ended),
-            Input::Command(ticket, command) => self.obey(ticket, command),
+            Input::Command(ticket, caller, command) => self.obey(ticket, caller, command),
             Input::LookedBack(ticket, known) => self.looked_back(ticket, known),
             Input::Reloaded(read) => self.reloaded(*read),
         }

@@ -180,10 +180,14 @@ fn names(config: &Node) -> impl Iterator<Item = &str> {
 impl Performer {
     /// A command has come.
     pub(super) fn expect(&mut self, request: Request) -> Input {
-        let Request { command, reply } = request;
+        let Request {
+            command,
+            caller,
+            reply,
+        } = request;
         self.tickets += 1;
         self.waiting.insert(self.tickets, reply);
-        Input::Command(self.tickets, command)
+        Input::Command(self.tickets, caller, command)
     }
 
     /// Reads the config again, and the records of services that `known` does not have.

@@ -147,6 +147,11 @@ impl Settings {
         }
     }
 
+    /// What is wanted.
+    pub(super) fn wanted(&self) -> &Overrides {
+        &self.wanted
+    }
+
     /// What holds.
     pub(super) fn holds(&self) -> &Overrides {
         &self.holds

@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::translate::{IDLE_NS, Translation, phase};
 
+use crate::config::Share;
 use crate::control::Translations as Use;
 use crate::dataplane::{self, Translations};
+
+/// How long whoever closes a connection first waits out its end (TCP_TIMEWAIT_LEN).
+const WAITED_OUT: Duration = Duration::from_secs(60);
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -45,6 +49,33 @@ impl Room {
     pub(super) fn limit(self) -> u64 {
         self.ports.min(self.table)
     }
+}
+
+/// Why a canary elsewhere, that gets this part of new connections, would not find ports for them: `open` are
+/// stable's now, and so many begin each second.
+pub(super) fn lacking(
+    room: Room,
+    share: Share,
+    open: u64,
+    new_per_second: f64,
+) -> (Option<String>, Option<String>) {
+    let share_of = |figure: f64| figure * f64::from(share.parts()) / f64::from(Share::ALL.parts());
+    let (limit, wanted) = (room.limit(), share_of(open as f64));
+    let cure = "add `translation_addresses`, or widen `translation_ports` and `connections`";
+    let refusal = (wanted > limit as f64).then(|| {
+        format!(
+            "{open} connections are open, of which {wanted:.0} would be translated at a share of {share}, and there is room for {limit}: {cure}"
+        )
+    });
+    // Where the canary's host closes first, and takes no port before it has waited.
+    let sure = room.ports as f64 / WAITED_OUT.as_secs_f64();
+    let wanted = share_of(new_per_second);
+    let warning = (wanted > sure).then(|| {
+        format!(
+            "{wanted:.0} connections a second would be translated at a share of {share}; {sure:.0} are sure to find a port where the canary's host closes them and knows no TCP timestamps: {cure}"
+        )
+    });
+    (refusal, warning)
 }
 
 /// What there is, and what became of what was.
@@ -210,6 +241,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_will_not_do_are_told_beforehand() {
+        let room = Room {
+            ports: 4_536,
+            table: 65_536,
+        };
+        let half = Share::of_parts(5_000);
+        let said = |open, new| lacking(room, half, open, new);
+        assert_eq!(said(9_000, 150.0), (None, None));
+        let (refusal, _) = said(10_000, 0.0);
+        let why = refusal.unwrap();
+        assert!(
+            why.contains("5000 would be translated at a share of 0.5, and there is room for 4536"),
+            "{why}"
+        );
+        let (refusal, warning) = said(9_000, 400.0);
+        let why = warning.unwrap();
+        assert!(
+            refusal.is_none() && why.starts_with("200 connections a second"),
+            "{why}"
+        );
+    }
 
     #[test]
     fn the_silent_give_way_where_room_is_scarce() {

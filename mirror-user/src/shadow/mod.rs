@@ -24,6 +24,8 @@ pub mod stream;
 pub mod summary;
 
 #[cfg(test)]
+mod allocated;
+#[cfg(test)]
 pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod fixtures;

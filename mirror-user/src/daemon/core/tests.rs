@@ -90,7 +90,11 @@ fn what_lowers_is_in_the_kernel_before_anything_else_begins() {
     assert!(world.answer(raised).unwrap().is_ok());
 
     // The effects of this are not even performed.
-    let off = Input::Command(99, canary("a", CanaryChange::Off(Rest::Reset)));
+    let off = Input::Command(
+        99,
+        Caller::default(),
+        canary("a", CanaryChange::Off(Rest::Reset)),
+    );
     let effects = world.core.handle(off, world.now);
     assert_eq!(world.share("a"), Share::NONE);
     let kinds = effects.iter().filter_map(|effect| match effect {
@@ -101,7 +105,7 @@ fn what_lowers_is_in_the_kernel_before_anything_else_begins() {
     assert_eq!(kinds.collect::<Vec<_>>(), ["persist", "end"]);
 
     assert_eq!(world.copies("a"), Some(0.5));
-    let off = Input::Command(100, mirror(Change::Off));
+    let off = Input::Command(100, Caller::default(), mirror(Change::Off));
     world.core.handle(off, world.now);
     assert_eq!(world.copies("a"), None);
 }
@@ -352,7 +356,11 @@ fn a_failure_inside_is_not_the_end() {
     world.command(set("a", 5_000));
     world.write_all();
     world.kernel.state().panics = true;
-    let off = Input::Command(99, canary("a", CanaryChange::Off(Rest::Finish)));
+    let off = Input::Command(
+        99,
+        Caller::default(),
+        canary("a", CanaryChange::Off(Rest::Finish)),
+    );
     let dealt_with = crate::guard::guarded(|| world.core.handle(off, world.now));
     assert!(dealt_with.is_none());
     assert_eq!(world.core.left_over().len(), 0);

@@ -138,7 +138,7 @@ impl World {
     /// Somebody wants something; what comes of it is under the ticket.
     pub(super) fn command(&mut self, command: Command) -> Ticket {
         self.tickets += 1;
-        self.input(Input::Command(self.tickets, command));
+        self.input(Input::Command(self.tickets, Caller::default(), command));
         self.tickets
     }
 

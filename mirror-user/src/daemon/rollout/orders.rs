@@ -190,6 +190,10 @@ impl Core {
         if let Some(why) = self.obstacle_here(service)? {
             return Err(invalid(why));
         }
+        let is_away = self.is_away(&target.address);
+        if let (true, (Some(why), _)) = (is_away, self.ports_lack(service, &plan)) {
+            return Err(invalid(why));
+        }
         let stable = config.stable_version.clone();
         let mut failed = earlier.rollouts.iter().filter(|rollout| {
             rollout.stable_version == stable
@@ -230,7 +234,10 @@ impl Core {
             set.set_salt(service, version, key);
         });
         self.carry_out(persist);
-        let forecast = self.forecast(service, &started.plan);
+        let mut forecast = self.forecast(service, &started.plan);
+        if self.is_away(&started.canary.address) {
+            forecast.extend(self.ports_lack(service, &started.plan).1);
+        }
         let rollout = Rollout::start(started.clone(), now);
         self.keep_secrets(&path, &started.plan);
         let mut running = Running::new(rollout, path, now);

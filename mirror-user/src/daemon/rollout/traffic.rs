@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
+use crate::config::Share;
+use crate::daemon::canary::room;
 use crate::daemon::core::Core;
+use crate::daemon::translating;
 use crate::rollout::forecast::{self, Traffic};
 use crate::rollout::plan::Plan;
 
@@ -31,6 +34,18 @@ impl Samples {
         while self.0.len() > KEPT {
             self.0.pop_front();
         }
+    }
+
+    /// How many connections are open, and how many begin each second.
+    fn connections(&self) -> Option<(u64, f64)> {
+        let ((from, then), (to, now)) = (self.0.front()?, self.0.back()?);
+        let begun = |counted: &Counted| counted.counters.choices.iter().sum::<u64>();
+        let time = to.duration_since(*from).as_secs_f64();
+        let new = begun(now).saturating_sub(begun(then)) as f64;
+        Some((
+            now.counters.open(),
+            if time > 0.0 { new / time } else { 0.0 },
+        ))
     }
 
     fn traffic(&self, mirrored: f64) -> Traffic {
@@ -65,6 +80,21 @@ impl Core {
             let samples = self.rollouts.traffic.entry(name).or_default();
             samples.add(now, counted);
         }
+    }
+
+    /// Why a canary on another host would not find ports for its clients under this plan, and what somebody should
+    /// know of that.
+    pub(super) fn ports_lack(
+        &self,
+        service: &str,
+        plan: &Plan,
+    ) -> (Option<String>, Option<String>) {
+        let traffic = self.rollouts.traffic.get(service);
+        let Some((open, new)) = traffic.and_then(Samples::connections) else {
+            return (None, None);
+        };
+        let most = plan.shares().max().unwrap_or(Share::NONE);
+        translating::lacking(room(&self.config), most, open, new)
     }
 
     /// What somebody should know who starts this plan now.

@@ -54,6 +54,7 @@ fn forward_after_the_record_and_back_before_it() {
     let abort = RolloutOrder::Abort(by);
     let input = Input::Command(
         99,
+        Caller::default(),
         Command::Rollout {
             service: "a".to_owned(),
             order: abort,
@@ -150,6 +151,31 @@ fn hooks_are_called_when_the_record_has_it() {
     world.write_all();
     world.pass(SECOND);
     assert_eq!(world.questions.len(), 1, "{:?}", world.questions);
+}
+
+/// More connections than a canary on another host can have ports for are known before it starts.
+#[test]
+fn a_share_that_finds_no_ports_is_refused() {
+    let mut world = World::new(FILE);
+    let row = world.core.row("b").unwrap();
+    world
+        .kernel
+        .count_arm(row, Arm::Stable, |arm| arm.choices[0] = 20_000);
+    for _ in 0..6 {
+        world.pass(SECOND);
+    }
+    let some = |parts| {
+        move |plan: &mut crate::rollout::plan::Plan| plan.stages = vec![share(parts), Share::ALL]
+    };
+    let ticket = world.start_rollout("b", some(1_000));
+    let why = world.answer(ticket).unwrap().unwrap_err();
+    assert!(
+        why.contains("20000 connections are open") && why.contains("room for"),
+        "{why}"
+    );
+    let at_home = world.start_rollout("a", some(1_000));
+    world.write_all();
+    assert!(world.answer(at_home).unwrap().is_ok());
 }
 
 #[test]

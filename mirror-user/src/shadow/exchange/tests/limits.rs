@@ -1,6 +1,7 @@
 //! What waits has limits, and so have connections.
 
 use super::*;
+use crate::shadow::allocated::allocated;
 
 #[test]
 fn bodies_and_memory_have_limits() {
@@ -241,14 +242,9 @@ fn services_and_taps_have_shares() {
 /// What [`COST`] says, which the agent's bound on connections goes by.
 #[test]
 fn connections_take_what_is_said() {
-    fn resident() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * 4_096
-    }
     const CONNECTIONS: usize = 2_000;
     let mut table = small(CONNECTIONS);
-    let before = resident();
+    let before = allocated();
     for number in 0..5 * CONNECTIONS as u32 {
         let mut talk = talk(number as u16);
         let mut segments = talk.open();
@@ -259,7 +255,7 @@ fn connections_take_what_is_said() {
         table.events.clear();
     }
     assert_eq!(table.exchanges.connections(), 5 * CONNECTIONS);
-    let each = (resident() - before) / CONNECTIONS;
+    let each = (allocated() - before) as usize / CONNECTIONS;
     assert!(each <= COST, "{each}");
     assert_eq!(table.memory.used(), 0);
 }
