@@ -208,7 +208,12 @@ impl Scene {
         for record in &records {
             let id = record["request_id"].as_str().unwrap_or_default();
             let exchange = find(&sent, id);
-            assert_contains(record, &expected(exchange, production), id);
+            let mut of_client = expected(exchange, production);
+            if record["verdict"] == "error" && record["production"]["sha256"].is_null() {
+                // The shadow had failed before production was done: the answer was not kept.
+                of_client["production"]["sha256"].take();
+            }
+            assert_contains(record, &of_client, id);
             if record["verdict"] != "error" {
                 assert_contains(record, &expected_of_both(exchange, production, &shadow), id);
             }
