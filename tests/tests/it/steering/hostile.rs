@@ -37,11 +37,16 @@ fn of_canary(trial: &Trial, count: usize) -> Vec<Connection> {
     connections
 }
 
-/// All of them go on, and neither end has heard of trouble.
-fn assert_well(trial: &Trial, connections: &mut [Connection]) {
+/// All of them go on, with the canary.
+fn assert_go_on(trial: &Trial, connections: &mut [Connection]) {
     let sent = ask(connections);
     let count = connections.len() as u64;
     assert_eq!(trial.split(&sent).connections, [0, count]);
+}
+
+/// And neither end of any has heard of trouble.
+fn assert_well(trial: &Trial, connections: &mut [Connection]) {
+    assert_go_on(trial, connections);
     assert_eq!(trial.resets(), 0);
 }
 
@@ -73,7 +78,8 @@ fn a_flood_of_syns_ends_no_connection_of_the_canary_s() {
     let mut idle = of_canary(&trial, 30);
     trial.set("0.5");
     trial.flood(80_000);
-    assert_well(&trial, &mut idle);
+    // The canary's host may reset what the flood has begun.
+    assert_go_on(&trial, &mut idle);
 }
 
 fn v4(address: SocketAddr) -> SocketAddrV4 {
