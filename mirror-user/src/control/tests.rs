@@ -474,11 +474,11 @@ ROLLOUT sentiment-1  sentiment: v13 at 10.0.0.5:8001 instead of v12
   next         stage 2 of 2 at 100 %, once nothing holds it
   answers      180 by v12, 20 by v13 (10.00 % at this stage)
   started      2026-11-22 12:04:31, 2s ago
-  GATE        VERDICT        FIGURE  PROVEN              LIMIT                           COUNTED
-  errors      WORSE          4.00 %  1.00 % to 7.50 %    at most 0.5 % more than stable  12 of 300 against 0 of 2700
-  conversion  not known           -  -                   at least 0.02                   -
-  p99         within     1.05 times  at most 1.15 times  at most 1.2 times stable's      300 against 2700
-  resets      not worse           -  -                   at most 20 % more than stable   0 of 0 against 0 of 0
+  GATE        VERDICT         FIGURE  PROVEN                      LIMIT                                           COUNTED
+  errors      WORSE      4.00 points  1.00 points to 7.50 points  at most 0.5 percentage points more than stable  12 of 300 against 0 of 2700
+  conversion  not known            -  -                           at least 0.02                                   -
+  p99         within      1.05 times  at most 1.15 times          at most 1.2 times stable's                      300 against 2700
+  resets      not worse            -  -                           at most 20 percentage points more than stable   0 of 0 against 0 of 0
   conversion: the value is NaN
 ";
     assert_eq!(said, expected);
@@ -503,6 +503,7 @@ fn gates() -> Vec<Gate> {
         worse: 0.0,
         within: 0.0,
         needed: 6.0,
+        effect: 1.0,
         events: [0, 0],
         trials: [0, 0],
     };
@@ -534,11 +535,11 @@ fn gates() -> Vec<Gate> {
         trials: [2_700, 300],
         ..unknown.clone()
     };
-    let more = "at most 0.5 % more than stable";
+    let more = "at most 0.5 percentage points more than stable";
     let mut resets = gate(
         "resets",
         Unit::Difference,
-        "at most 20 % more than stable",
+        "at most 20 percentage points more than stable",
         Some(unknown),
     );
     resets.role = Role::Watch;

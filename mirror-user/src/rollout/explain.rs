@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::gates::{elapsed, percent};
 use super::machine::{State, Step};
-use super::plan::{Baseline, HookPoint, Plan, Shadow};
+use super::plan::{Baseline, HookPoint, Plan};
 use super::record::{Answer, Called, Decision, Entry, Event, Line, Moved, Order, Started, Want};
 use super::waits::Held;
 use super::words::share;
@@ -249,15 +249,16 @@ fn outline(plan: &Plan) -> String {
     let canary = &plan.canary;
     let shadow = plan.shadow.as_ref().map_or_else(
         || "No shadow stage".to_owned(),
-        |Shadow {
-             min_compared,
-             agreement,
-             ..
-         }| {
-            let agreement = percent(*agreement);
-            format!(
-                "First the shadow: at least {agreement} of {min_compared} and more answers match"
-            )
+        |shadow| {
+            let least = shadow.min_compared;
+            if shadow.compares_answers() {
+                let agreement = percent(shadow.agreement);
+                format!("First the shadow: at least {agreement} of {least} and more answers match")
+            } else {
+                format!(
+                    "First the shadow: {least} and more answers, judged by failures and latency"
+                )
+            }
         },
     );
     let baseline = match &plan.baseline {

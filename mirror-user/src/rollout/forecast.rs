@@ -83,8 +83,10 @@ fn of_shadow(plan: &Plan, traffic: &Traffic) -> (&'static str, Option<u64>) {
     let mut needs = vec![("min_compared", Some(limits.min_compared))];
     if plan.baseline == Baseline::Stable {
         let alpha = alpha(plan);
-        let agreement = Rate::at_least(limits.agreement, alpha);
-        needs.push(("agreement", agreement.needed_for_within(1.0)));
+        if limits.compares_answers() {
+            let agreement = Rate::at_least(limits.agreement, alpha);
+            needs.push(("agreement", agreement.needed_for_within(1.0)));
+        }
         let p99 = PairedQuantileRatio::new(0.99, limits.max_latency_ratio, alpha);
         needs.push(("p99", p99.needed_for_within(&traffic.latencies)));
     }

@@ -25,7 +25,7 @@ use super::statistics::{Counts, Finding, Rate, RateDifference, Verdict};
 pub enum Unit {
     /// A share of all, of one version.
     Share,
-    /// How much more of all than of the other version's: 0.01 for 1 %.
+    /// How much more of all than of the other version's: 0.01 for a percentage point.
     Difference,
     /// How many times the other version's.
     Ratio,
@@ -123,6 +123,11 @@ impl Evidence {
         self.metrics.see(&window.metrics, now);
     }
 
+    /// Takes in what stable did while the canary is not judged: how it varies by itself.
+    pub fn see_stable(&mut self, stable: &Arm) {
+        self.clients.see_stable(stable);
+    }
+
     /// Takes in what the agent compared, while stable did so much before clients.
     pub fn see_shadow(&mut self, seen: &Shadow, stable: &Arm, now: Timestamp) {
         if let Some(compared) = &mut self.compared {
@@ -182,6 +187,12 @@ impl Events {
         }
     }
 
+    fn observe_stable(&mut self, stable: Counts) {
+        if let Self::Difference(test) = self {
+            test.observe_stable(stable);
+        }
+    }
+
     fn finding(&self) -> Finding {
         match self {
             Self::Difference(test) => test.finding(),
@@ -190,13 +201,12 @@ impl Events {
     }
 
     fn gate(&self, name: &str, limit: f64) -> Gate {
-        let limit = percent(limit);
         let (unit, limit) = match self {
             Self::Difference(_) => (
                 Unit::Difference,
-                format!("at most {limit} more than stable"),
+                format!("at most {} more than stable", points(limit)),
             ),
-            Self::Alone(_) => (Unit::Share, format!("at most {limit}")),
+            Self::Alone(_) => (Unit::Share, format!("at most {}", percent(limit))),
         };
         Gate::of(name, unit, limit, self.finding())
     }
@@ -208,7 +218,16 @@ fn counts(events: u64, trials: u64) -> Counts {
 
 /// 0.005 is 0.5 %, and not 0.5000000000000001 %.
 pub(super) fn percent(part: f64) -> String {
-    format!("{} %", (part * 1e8).round() / 1e6)
+    format!("{} %", hundredths(part))
+}
+
+/// A difference between two shares: 1.5 % is 0.5 percentage points more than 1 %, and half as much again.
+pub(super) fn points(difference: f64) -> String {
+    format!("{} percentage points", hundredths(difference))
+}
+
+fn hundredths(part: f64) -> f64 {
+    (part * 1e8).round() / 1e6
 }
 
 /// How long it is since; a clock that was set back has stood still.

@@ -317,6 +317,7 @@ impl Rollout {
         let Some(step) = self.step() else { return };
         self.connections.see(window);
         let arms = [&window.stable, &window.canary];
+        self.recent.see_stable(&window.stable, now);
         let is_warm = self.warms_up(step, now).is_none();
         for (at, arm) in arms.into_iter().enumerate() {
             if is_warm {
@@ -340,6 +341,9 @@ impl Rollout {
                 self.evidence.see_clients(window, now);
             }
         }
+        if !is_warm || !step.has_clients() {
+            self.evidence.see_stable(&window.stable);
+        }
         // Before it was allowed to begin nothing counts.
         if let Some(shadow) = window.shadow.as_ref().filter(|_| step != Step::Before) {
             self.compared += shadow.compared;
@@ -352,8 +356,13 @@ impl Rollout {
 
     /// From when on more than severe failures count, since the share has risen.
     pub(super) fn warm(&self) -> Timestamp {
-        let warmup = self.plan().canary.warmup;
+        let warmup = self.warmup();
         self.risen.checked_add(warmup).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long after a rise that is: until answers have come that are as slow as stable's slowest, too.
+    pub(super) fn warmup(&self) -> Duration {
+        self.plan().canary.warmup.max(self.recent.lingers())
     }
 
     /// How long that is from now.

@@ -84,7 +84,7 @@ pub enum Baseline {
 pub struct Shadow {
     /// Fewer comparisons decide nothing.
     pub min_compared: u64,
-    /// The least share of matching answers, 0 to 1.
+    /// The least share of matching answers, 0 to 1; 0 = answers are not compared.
     pub agreement: f64,
     /// The largest share of comparisons in which neither served, 0 to 1.
     #[serde(default = "defaults::max_both_failed")]
@@ -104,6 +104,13 @@ pub struct Shadow {
     pub max_duration: Duration,
     /// What happens then.
     pub on_timeout: OnTimeout,
+}
+
+impl Shadow {
+    /// Whether answers have to match: those of a better model may well differ.
+    pub fn compares_answers(&self) -> bool {
+        self.agreement > 0.0
+    }
 }
 
 /// What the canary has to show at every stage.

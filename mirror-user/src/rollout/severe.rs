@@ -34,6 +34,9 @@ const USUAL: f64 = 3.0;
 /// How long an incident is remembered.
 const INCIDENT: Duration = Duration::from_secs(60);
 
+/// What stable answered in five minutes, and in the five before, is of late.
+const LATE: Duration = Duration::from_secs(300);
+
 /// The shortest silence that says something.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -150,6 +153,9 @@ pub(super) struct Recent {
     stable_answers: bool,
     stable_asked: bool,
     slowest: Duration,
+    /// Stable's slowest whole answer in these five minutes, and in those before.
+    late: [Duration; 2],
+    late_since: Option<Timestamp>,
     /// When the canary could not be reached first, since it took a connection, and last.
     outage: Option<[Timestamp; 2]>,
     /// When its outages of late began.
@@ -209,6 +215,25 @@ impl Recent {
             self.slowest = self.slowest.max(longest);
         }
         self.see_outage(window, now);
+    }
+
+    /// Takes in how long stable's answers take.
+    pub(super) fn see_stable(&mut self, stable: &Arm, now: Timestamp) {
+        let since = *self.late_since.get_or_insert(now);
+        if elapsed(since, now) >= LATE {
+            self.late = [Duration::ZERO, self.late[0]];
+            self.late_since = Some(now);
+        }
+        if let Some(longest) = stable.complete.longest() {
+            self.late[0] = self.late[0].max(longest);
+        }
+    }
+
+    /// How long stable's slowest answers of late take, in whole seconds. Failures are fast: so long after a rise of
+    /// the share they have come, and what they are to be held against has not.
+    pub(super) fn lingers(&self) -> Duration {
+        let [now, before] = self.late;
+        Duration::from_secs(now.max(before).as_secs())
     }
 
     fn see_outage(&mut self, window: &Window, now: Timestamp) {

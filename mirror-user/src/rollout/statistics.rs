@@ -20,6 +20,7 @@ mod rates;
 mod short;
 #[cfg(test)]
 mod simulation;
+mod wander;
 
 pub use latencies::Latencies;
 pub use paired::{PairedDifference, PairedQuantileRatio};
@@ -61,11 +62,22 @@ pub struct Finding {
     pub within: f64,
     /// ln of `1 / alpha`.
     pub needed: f64,
+    /// What its gains are divided by, since stable varies by itself: 1 where requests are independent.
+    #[serde(default = "independent", skip_serializing_if = "is_independent")]
+    pub effect: f64,
     /// What was counted, of stable (or production) and of the canary (or shadow); a test of one
     /// sample has nothing in the first place.
     pub events: [u64; 2],
     /// Out of so many.
     pub trials: [u64; 2],
+}
+
+const fn independent() -> f64 {
+    1.0
+}
+
+fn is_independent(effect: &f64) -> bool {
+    *effect == independent()
 }
 
 /// So many events in so many trials: errors in requests, say.
@@ -149,7 +161,13 @@ mod tests {
     use super::*;
 
     fn sound(finding: &Finding) {
-        let numbers = [finding.worse, finding.within, finding.needed, finding.limit];
+        let numbers = [
+            finding.worse,
+            finding.within,
+            finding.needed,
+            finding.limit,
+            finding.effect,
+        ];
         let ends = [finding.estimate, finding.low, finding.high];
         let mut all = numbers.into_iter().chain(ends.into_iter().flatten());
         assert!(all.all(f64::is_finite), "{finding:?}");

@@ -127,7 +127,7 @@ impl Rollout {
             _ => self.plan().canary.min_duration,
         };
         if let Some(rest) = self.warms_up(step, now) {
-            let warmup = humantime::format_duration(self.plan().canary.warmup);
+            let warmup = humantime::format_duration(self.warmup());
             waits.push(Held {
                 kind: Kind::MinDuration,
                 why: format!(

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::gates::{Gate, Role, Unit, percent};
+use super::gates::{Gate, Role, Unit, percent, points};
 use super::machine::{State, Step};
 use super::record::By;
 use super::statistics::{Finding, Verdict};
@@ -82,6 +82,9 @@ impl fmt::Display for Gate {
     }
 }
 
+/// So many requests that count as one are worth a word.
+const TELLS: f64 = 2.0;
+
 /// What a test found, in its unit.
 pub struct Figures<'a>(pub Unit, pub &'a Finding);
 
@@ -109,7 +112,15 @@ impl fmt::Display for Figures<'_> {
             },
             Unit::Spans => write!(f, "{events} of {trials} spans of 10 s beyond it")?,
         }
-        self.write_interval(f)
+        self.write_interval(f)?;
+        if finding.effect >= TELLS {
+            write!(
+                f,
+                "; {:.0} requests count as one, since stable varies by itself",
+                finding.effect
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -119,6 +130,7 @@ impl Figures<'_> {
         let Self(unit, finding) = self;
         let figure = |end: f64| match unit {
             Unit::Ratio | Unit::Metric => format!("{end}"),
+            Unit::Difference => points(end),
             _ => percent(end),
         };
         let what = match unit {

@@ -206,7 +206,8 @@ fn gates(gates: &[Gate]) -> String {
 
 fn figure(unit: Unit, value: f64) -> String {
     match unit {
-        Unit::Share | Unit::Difference | Unit::Spans => percent(Some(value)),
+        Unit::Share | Unit::Spans => percent(Some(value)),
+        Unit::Difference => format!("{:.2} points", value * 100.0),
         Unit::Ratio => format!("{value:.2} times"),
         Unit::Metric => format!("{value}"),
     }

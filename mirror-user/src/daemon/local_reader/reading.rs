@@ -294,12 +294,17 @@ impl Begun {
             self.count_wait(tally, Wait::Body, body_ns);
         }
         let is_given_up = outcome == Outcome::AbortedByClient || ending.by.is_none();
-        if is_given_up && !matches!(outcome, Outcome::Unseen(_)) {
-            if body_ns.is_none() {
-                self.count_wait(tally, Wait::Body, now_ns);
-            }
-            self.count_wait(tally, Wait::End, now_ns);
+        if matches!(outcome, Outcome::Unseen(_) | Outcome::Unreadable) {
+            return;
         }
+        let Some(request_ns) = self.request_ns else {
+            return;
+        };
+        let given_up_ns = is_given_up.then(|| now_ns.saturating_sub(request_ns));
+        if body_ns.is_none() {
+            tally.count_never(self.arm, Wait::Body, given_up_ns);
+        }
+        tally.count_never(self.arm, Wait::End, given_up_ns);
     }
 
     fn count_wait(&self, tally: &Tally, wait: Wait, at_ns: u64) {

@@ -101,6 +101,10 @@ pub(crate) struct Looked {
     outcomes: [u64; Outcome::COUNT],
     /// By [`Wait`].
     waits: [Latency; 3],
+    /// Those of them that were given up, ...
+    given_up: [Latency; 3],
+    /// ... and how many never came, those given up included.
+    never: [u64; 3],
     /// The lengths of the bodies of 2xx responses that may have one, see [`size_as_ns`].
     pub(crate) sizes: Latency,
 }
@@ -110,6 +114,8 @@ impl Default for Looked {
         Self {
             outcomes: [0; Outcome::COUNT],
             waits: [Latency::default(); 3],
+            given_up: [Latency::default(); 3],
+            never: [0; 3],
             sizes: Latency::default(),
         }
     }
@@ -138,6 +144,16 @@ impl Looked {
     /// How long clients waited for this.
     pub(crate) fn wait(&self, wait: Wait) -> &Latency {
         &self.waits[wait as usize]
+    }
+
+    /// Those of them that were given up until then.
+    pub(crate) fn given_up(&self, wait: Wait) -> &Latency {
+        &self.given_up[wait as usize]
+    }
+
+    /// How often this never came, to requests that were given up and to others.
+    pub(crate) fn never(&self, wait: Wait) -> u64 {
+        self.never[wait as usize]
     }
 
     /// The same, to be changed: for tests.
@@ -207,6 +223,8 @@ struct OfArm {
     /// By [`Outcome::index`].
     outcomes: [AtomicU64; Outcome::COUNT],
     waits: [Durations; 3],
+    given_up: [Durations; 3],
+    never: [AtomicU64; 3],
     sizes: Durations,
 }
 
@@ -217,6 +235,8 @@ impl Default for OfArm {
             bytes: AtomicU64::default(),
             outcomes: std::array::from_fn(|_| AtomicU64::default()),
             waits: Default::default(),
+            given_up: Default::default(),
+            never: Default::default(),
             sizes: Durations::default(),
         }
     }
@@ -237,6 +257,17 @@ impl Tally {
 
     pub(super) fn count_wait(&self, arm: Arm, wait: Wait, ns: u64) {
         self.of(arm).waits[wait as usize].count(ns);
+    }
+
+    /// A request waited for what never came; its client, or the reader, has given it up after so long, or the server
+    /// has.
+    pub(super) fn count_never(&self, arm: Arm, wait: Wait, given_up_ns: Option<u64>) {
+        let of = self.of(arm);
+        of.never[wait as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(ns) = given_up_ns {
+            of.waits[wait as usize].count(ns);
+            of.given_up[wait as usize].count(ns);
+        }
     }
 
     pub(super) fn count_size(&self, arm: Arm, bytes: u64) {
@@ -270,6 +301,8 @@ impl Tally {
         Looked {
             outcomes: std::array::from_fn(|at| of.outcomes[at].load(Ordering::Relaxed)),
             waits: std::array::from_fn(|at| of.waits[at].read()),
+            given_up: std::array::from_fn(|at| of.given_up[at].read()),
+            never: std::array::from_fn(|at| of.never[at].load(Ordering::Relaxed)),
             sizes: of.sizes.read(),
         }
     }

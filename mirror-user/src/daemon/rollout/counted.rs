@@ -30,7 +30,11 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
         |of: &dyn Fn(&ArmCounters) -> u64| of(&now.counters).saturating_sub(of(&then.counters));
     let looked = |of: &dyn Fn(&Looked) -> u64| of(&now.looked).saturating_sub(of(&then.looked));
     let outcome = |outcome| looked(&|looked| looked.outcome(outcome));
-    let waited = |wait| Latencies::between(then.looked.wait(wait), now.looked.wait(wait));
+    let waited = |wait| {
+        let all = Latencies::between(then.looked.wait(wait), now.looked.wait(wait));
+        let given_up = Latencies::between(then.looked.given_up(wait), now.looked.given_up(wait));
+        all.given_up(&given_up, looked(&|looked| looked.never(wait)))
+    };
     let unseen = Outcome::all().filter(|outcome| matches!(outcome, Outcome::Unseen(_)));
     let unseen = unseen.map(|reason| (reason.label().to_owned(), outcome(reason)));
     Arm {

@@ -59,7 +59,8 @@ const SELDOM: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Rollouts {
     records: Records,
-    running: BTreeMap<String, Running>,
+    /// Boxed: each is tens of kilobytes, and a map moves what it holds.
+    running: BTreeMap<String, Box<Running>>,
     /// What stable has done of late, of services that are measured.
     traffic: BTreeMap<String, Samples>,
     /// Services whose record cannot be understood: their steering stays as the kernel has it.
@@ -170,7 +171,7 @@ impl Rollouts {
                 Ok(Some(last)) => {
                     let mut running = Running::new(last.rollout, last.path, self.clock.now());
                     running.last = last.written;
-                    self.running.insert(service, running);
+                    self.running.insert(service, Box::new(running));
                 }
                 Err(why) => {
                     tracing::error!(service, "its steering stays as it is: {why}");

@@ -108,10 +108,14 @@ impl Core {
     }
 
     pub(super) fn running(&self, service: &str) -> Result<&Running, Refusal> {
-        self.rollouts.running.get(service).ok_or_else(|| {
-            let start = format!("`modelmirror rollout start --service {service}` begins one");
-            Refusal::Invalid(format!("{service} has no rollout: {start}"))
-        })
+        self.rollouts
+            .running
+            .get(service)
+            .map(Box::as_ref)
+            .ok_or_else(|| {
+                let start = format!("`modelmirror rollout start --service {service}` begins one");
+                Refusal::Invalid(format!("{service} has no rollout: {start}"))
+            })
     }
 
     /// Takes the canary of a running rollout back, since the command line said so in other words.
@@ -244,7 +248,9 @@ impl Core {
         running.durable_share = Share::NONE;
         running.follows_unwritten = self.rollouts.is_remembered(service);
         running.warnings = forecast.iter().cloned().collect();
-        self.rollouts.running.insert(service.to_owned(), running);
+        self.rollouts
+            .running
+            .insert(service.to_owned(), Box::new(running));
         let said = vec![
             format!(
                 "{service}: the rollout of {version} has begun ({})",

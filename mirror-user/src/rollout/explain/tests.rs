@@ -36,7 +36,7 @@ fn a_rollback_is_told_with_its_numbers() {
         "2026-11-22 12:04:34  paused at stage 2",
         "2026-11-22 12:04:34  anna asks to go on: lunch",
         "2026-11-22 12:04:34  goes on at stage 2",
-        "2026-11-22 12:04:44  errors is beyond its limit, at most 0.5 % more than stable: 9.23 % (120 of 1300)",
+        "2026-11-22 12:04:44  errors is beyond its limit, at most 0.5 percentage points more than stable: 9.23 % (120 of 1300)",
         "2026-11-22 12:04:44  rolling back: errors is beyond its limit",
         "2026-11-22 12:04:54  the kernel gives the canary no new connections",
         "2026-11-22 12:04:54  rolled back",

@@ -176,6 +176,17 @@ impl Clients {
         }
     }
 
+    /// Learns from what stable did while the canary is not judged.
+    pub(super) fn see_stable(&mut self, stable: &Arm) {
+        let [short, _] = self.short.observe(&stable.sizes, &Latencies::default());
+        for End { kind, test, .. } in &mut self.ends {
+            test.observe_stable(stable.ended(*kind, short));
+        }
+        for Wait { until, test, .. } in &mut self.waits {
+            test.observe_stable(stable.waited(*until));
+        }
+    }
+
     pub(super) fn severe(&self) -> Option<String> {
         let hard = self.hard.finding();
         if hard.verdict == Verdict::Worse {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::resources::Resources;
-use super::{Gate, Role, Unit, counts, percent};
+use super::{Gate, Role, Unit, counts, percent, points};
 use crate::rollout::plan::{Baseline, Shadow as Limits};
 use crate::rollout::record::{Arm, Shadow};
 use crate::rollout::statistics::{Finding, PairedDifference, PairedQuantileRatio, Rate, Verdict};
@@ -93,8 +93,10 @@ pub(super) fn tests(limits: &Limits, compared: bool) -> usize {
         limits.max_cpu_ratio.is_some(),
         limits.max_memory_ratio.is_some(),
     ];
-    // Errors; agreement, latency, and all slices together.
-    1 + if compared { 3 } else { 0 } + optional.into_iter().filter(|is_asked| *is_asked).count()
+    // Errors; latency; agreement, and all slices together.
+    let answers = if limits.compares_answers() { 2 } else { 0 };
+    1 + if compared { 1 + answers } else { 0 }
+        + optional.into_iter().filter(|is_asked| *is_asked).count()
 }
 
 impl Compared {
@@ -138,10 +140,13 @@ impl Compared {
                 pressure,
             } => {
                 let tells = pressure.observe(seen);
-                agreement.observe(counts(seen.matching, seen.compared));
+                let is_asked = self.limits.compares_answers();
+                if is_asked {
+                    agreement.observe(counts(seen.matching, seen.compared));
+                }
                 let counted = [seen.both_failed, seen.compared];
                 *both_failed = [0, 1].map(|at| both_failed[at] + counted[at]);
-                for (name, slice) in &seen.slices {
+                for (name, slice) in seen.slices.iter().filter(|_| is_asked) {
                     let fresh = || Rate::at_least(self.limits.agreement, self.alpha / SLICES);
                     let test = slices.entry(name.clone()).or_insert_with(fresh);
                     test.observe(counts(slice.matching, slice.compared));
@@ -172,7 +177,6 @@ impl Compared {
 
     pub(super) fn gates(&self) -> Vec<Gate> {
         let limits = &self.limits;
-        let delta = percent(limits.max_error_delta);
         let agreement_limit = format!("at least {}", percent(limits.agreement));
         let mut gates = Vec::new();
         match &self.against {
@@ -184,15 +188,18 @@ impl Compared {
                 pressure,
                 ..
             } => {
-                let limit = agreement_limit.clone();
-                gates.push(Gate::of(
+                let agreement = Gate::of(
                     "agreement",
                     Unit::Share,
-                    limit,
+                    agreement_limit.clone(),
                     agreement.finding(),
-                ));
+                );
+                gates.extend(limits.compares_answers().then_some(agreement));
                 gates.push(self.both_failed(*both_failed));
-                let limit = format!("at most {delta} more than production");
+                let limit = format!(
+                    "at most {} more than production",
+                    points(limits.max_error_delta)
+                );
                 gates.push(Gate::of(
                     "shadow errors",
                     Unit::Difference,
@@ -212,7 +219,7 @@ impl Compared {
                 });
             }
             Against::Nothing { failures } => {
-                let limit = format!("at most {delta}");
+                let limit = format!("at most {}", percent(limits.max_error_delta));
                 gates.push(Gate::of(
                     "shadow errors",
                     Unit::Share,
@@ -222,7 +229,7 @@ impl Compared {
             }
         }
         if let (Some(test), Some(drop)) = (&self.accuracy, limits.max_accuracy_drop) {
-            let limit = format!("wrong at most {} more often", percent(drop));
+            let limit = format!("wrong in at most {} more of cases", points(drop));
             gates.push(Gate::of(
                 "accuracy",
                 Unit::Difference,
@@ -259,6 +266,7 @@ impl Compared {
             worse: 0.0,
             within: f64::from(u8::from(is_within)),
             needed: 1.0,
+            effect: 1.0,
             events: [0, failed],
             trials: [0, all],
         };

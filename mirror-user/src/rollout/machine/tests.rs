@@ -452,6 +452,50 @@ fn a_bad_shadow_is_no_canary() {
     told.assert("rolling back", 0.0);
 }
 
+/// The answers of a better model may well differ.
+#[test]
+fn a_shadow_can_do_without_agreement() {
+    let differ = |change: fn(&mut Shadow)| {
+        let mut window = compared(100, 0);
+        if let Some(shadow) = &mut window.shadow {
+            let slice = Slice {
+                compared: 100,
+                matching: 0,
+            };
+            shadow.slices.insert("blue".to_owned(), slice);
+            change(shadow);
+        }
+        window
+    };
+    let without = |plan: &mut Plan| {
+        with_shadow(plan);
+        if let Some(shadow) = &mut plan.shadow {
+            shadow.agreement = 0.0;
+        }
+    };
+    let mut told = Told::new(without);
+    told.reach("stage 1", &differ(|_| {}));
+    let names: Vec<_> = told
+        .rollout
+        .gates()
+        .iter()
+        .map(|gate| &*gate.name)
+        .collect();
+    assert!(
+        !names.contains(&"agreement") && !names.contains(&"slice:blue"),
+        "{names:?}"
+    );
+    let failing =
+        differ(|shadow| (shadow.failures.neither, shadow.failures.shadow_only) = (90, 10));
+    let mut told = Told::new(without);
+    told.see_for(60, &failing);
+    told.assert("rolling back", 0.0);
+    let slow = differ(|shadow| shadow.latencies = vec![(FAST, SLOW, 100)]);
+    let mut told = Told::new(without);
+    told.see_for(60, &slow);
+    told.assert("rolling back", 0.0);
+}
+
 /// Equal failures prove nothing, and blame nobody.
 #[test]
 fn what_both_versions_refuse_is_no_agreement() {

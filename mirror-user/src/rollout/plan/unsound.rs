@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Baseline, Canary, Hook, HookPoint, MetricGate, Plan, Shadow, query};
 use crate::config::Share;
+use crate::rollout::gates::{percent, points};
 
 /// A value that cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +106,6 @@ impl Found {
         let cure = "write a share below 1, such as 0.99";
         let what = format!("an agreement of {} can never be proven", plan.agreement);
         self.unless(plan.agreement < 1.0, at, what, cure);
-        let what = format!("an agreement of {} asks for nothing", plan.agreement);
-        self.unless(plan.agreement > 0.0, at, what, cure);
         self.latency_ratio("shadow.max_latency_ratio", plan.max_latency_ratio);
         self.delta("shadow.max_error_delta", plan.max_error_delta);
         if let Some(drop) = plan.max_accuracy_drop {
@@ -140,7 +139,8 @@ impl Found {
         self.severe("canary.hard_error_rate", plan.hard_error_rate);
         let what = format!(
             "failing {} of the time is severe, and {} more than stable is allowed",
-            plan.hard_error_rate, plan.max_error_delta
+            percent(plan.hard_error_rate),
+            points(plan.max_error_delta)
         );
         let cure = "write a `hard_error_rate` above `max_error_delta`, such as 0.5";
         let apart = plan.hard_error_rate > plan.max_error_delta || plan.hard_error_rate <= 0.0;

@@ -15,6 +15,8 @@ pub(super) struct Contest {
     above: Capital,
     below: Capital,
     elsewhere: Vec<Elsewhere>,
+    /// What the last window's gain was divided by.
+    effect: f64,
 }
 
 /// A limit that decides nothing: ln of the capital on either side.
@@ -43,22 +45,34 @@ impl Contest {
                     below: 0.0,
                 })
                 .collect(),
+            effect: 1.0,
         }
     }
 
-    /// Looks at one window: `game` gives, for a limit and a side, ln of its e-value for each bet.
-    pub(super) fn observe<G: Fn(Bet) -> f64>(&mut self, game: impl Fn(f64, Side) -> G) {
+    /// Looks at one window: `game` gives, for a limit and a side, ln of its e-value for each bet, of which
+    /// only the part `1 / effect` counts: a root of an e-value is one too.
+    pub(super) fn observe<G: Fn(Bet) -> f64>(
+        &mut self,
+        effect: f64,
+        game: impl Fn(f64, Side) -> G,
+    ) {
+        self.effect = effect.max(1.0);
+        let effect = self.effect;
         for (side, capital) in [
             (Side::Above, &mut self.above),
             (Side::Below, &mut self.below),
         ] {
             let gain = game(self.limit, side);
             let fixed = self.fixed.iter().map(|&by| Bet::Fixed(by));
-            capital.multiply(fixed.chain([Bet::Expected]).map(gain));
+            capital.multiply(fixed.chain([Bet::Expected]).map(|bet| gain(bet) / effect));
         }
         for other in &mut self.elsewhere {
-            other.above += game(other.limit, Side::Above)(Bet::Expected).min(MOST);
-            other.below += game(other.limit, Side::Below)(Bet::Expected).min(MOST);
+            for (side, capital) in [
+                (Side::Above, &mut other.above),
+                (Side::Below, &mut other.below),
+            ] {
+                *capital += (game(other.limit, side)(Bet::Expected) / effect).min(MOST);
+            }
         }
     }
 
@@ -95,6 +109,7 @@ impl Contest {
             worse,
             within,
             needed: self.needed,
+            effect: self.effect,
             events,
             trials,
         }

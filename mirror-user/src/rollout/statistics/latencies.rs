@@ -43,11 +43,25 @@ impl Latencies {
         self.0.is_empty()
     }
 
-    /// None was longer, but those that no bucket bounds.
+    /// No answer took longer, but those that no bucket bounds, among which are those that never came.
     pub fn longest(&self) -> Option<std::time::Duration> {
-        let (bucket, _) = self.0.last()?;
+        let mut bounded = self.0.iter().rev();
+        let (bucket, _) = bounded.find(|(bucket, _)| usize::from(*bucket) < LAST)?;
         let ns = Latency::upper_bound_ns(usize::from(*bucket));
         Some(std::time::Duration::from_nanos(ns))
+    }
+
+    /// The same, but that so many of these never came: they were longer than whatever one asks for.
+    pub fn given_up(self, given_up: &Self, never: u64) -> Self {
+        let mut counts: Vec<_> = self.0;
+        for (bucket, gone) in &given_up.0 {
+            let same = counts.iter_mut().find(|(of, _)| of == bucket);
+            if let Some((_, count)) = same {
+                *count = count.saturating_sub(*gone);
+            }
+        }
+        counts.push((LAST as u16, never));
+        Self::from(counts)
     }
 
     /// How many were surely longer than this, in nanoseconds.
@@ -141,9 +155,27 @@ impl Tails {
         self.count
     }
 
+    /// Whether about as much lies above a bucket as above the quantile.
+    pub(super) fn is_near(&self, bucket: usize, quantile: f64) -> bool {
+        let odds = |above: f64| (above + 0.5) / (self.count - above + 0.5);
+        let factor = odds(self.above(bucket)) / odds((1.0 - quantile) * self.count);
+        (1.0 / NEAR..NEAR).contains(&factor)
+    }
+
     /// How much lies above a bucket.
     pub(super) fn above(&self, bucket: usize) -> f64 {
         self.above[bucket.min(LAST)]
+    }
+
+    /// Without what no bucket bounds: there, nothing can be told apart.
+    pub(super) fn bounded(&self) -> Self {
+        let mut bounded = self.clone();
+        let beyond = self.above(LAST - 1);
+        for above in &mut bounded.above[..LAST] {
+            *above -= beyond;
+        }
+        bounded.count -= beyond;
+        bounded
     }
 
     pub(super) fn counts(&self, bucket: usize) -> Counts {
@@ -154,7 +186,7 @@ impl Tails {
     }
 
     /// The bucket in which a quantile lies.
-    fn bucket(&self, quantile: f64) -> usize {
+    pub(super) fn bucket(&self, quantile: f64) -> usize {
         let tail = (1.0 - quantile) * self.count;
         self.above.partition_point(|above| *above > tail).min(LAST)
     }
@@ -218,12 +250,7 @@ impl Thresholds {
         own: usize,
         canary: impl Fn(f64) -> Option<usize>,
     ) -> Option<Self> {
-        let odds = |above: f64| (above + 0.5) / (tails.count - above + 0.5);
-        let wanted = odds((1.0 - quantile) * tails.count);
-        let near = |bucket: usize| {
-            let factor = odds(tails.above(bucket)) / wanted;
-            bucket == own || (1.0 / NEAR..NEAR).contains(&factor)
-        };
+        let near = |bucket: usize| bucket == own || tails.is_near(bucket, quantile);
         let mut best: Option<(f64, Self)> = None;
         for stable in (own.saturating_sub(REACH)..=own + REACH).filter(|stable| *stable < LAST) {
             let target = Latency::upper_bound_ns(stable) as f64 * ratio;
@@ -266,6 +293,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<Latencies>(&text).unwrap(), window);
         // A counter that began anew.
         assert_eq!(Latencies::between(&after, &before).count(), 0);
+    }
+
+    #[test]
+    fn who_gave_up_was_not_answered_then() {
+        let all = Latencies::from(vec![(3, 2), (9, 4)]);
+        let given_up = Latencies::from(vec![(9, 1), (12, 1)]);
+        let found = all.given_up(&given_up, 5);
+        assert_eq!(found.longest(), Latencies::from(vec![(9, 1)]).longest());
+        assert_eq!(Vec::from(found), [(3, 2), (9, 3), (431, 5)]);
+        assert_eq!(Latencies::from(vec![(431, 5)]).longest(), None);
     }
 
     #[test]

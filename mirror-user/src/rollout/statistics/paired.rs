@@ -42,7 +42,7 @@ impl PairedDifference {
         let count = self.total.count() as f64 + DOUBT;
         let mean = excess(self.total) / count;
         let square = (self.total.different() as f64 + 1.0) / count;
-        self.contest.observe(|limit, side| {
+        self.contest.observe(1.0, |limit, side| {
             let limit = limit.clamp(-0.999, 0.999);
             move |bet| {
                 let stake = match bet {
@@ -125,7 +125,7 @@ impl PairedQuantileRatio {
         }
         if self.recent.count() > 0.0 {
             let (recent, total, quantile) = (&self.recent, &self.total, self.quantile);
-            self.contest.observe(|ratio, side| {
+            self.contest.observe(1.0, |ratio, side| {
                 let game = Game::new(recent, total, quantile, window, ratio, side);
                 move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });

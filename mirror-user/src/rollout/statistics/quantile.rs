@@ -5,6 +5,7 @@ use super::contest::Contest;
 use super::latencies::{Latencies, Tails, Thresholds};
 use super::rate::requests;
 use super::rates::{doubt, weight};
+use super::wander::Wander;
 use super::{Counts, Finding, MEMORY, ODDS, plausible};
 
 pub(super) const GRID: &[f64] = &[0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0];
@@ -22,6 +23,10 @@ pub struct QuantileRatio {
     /// Of both arms, each window with the same weight for both.
     matched: [Tails; 2],
     total: [Counts; 2],
+    /// How many are longer than `mark`, window by window.
+    wander: Wander,
+    /// A bucket near stable's quantile.
+    mark: Option<usize>,
 }
 
 impl QuantileRatio {
@@ -34,32 +39,61 @@ impl QuantileRatio {
             recent: Tails::default(),
             matched: [Tails::default(), Tails::default()],
             total: [Counts::default(); 2],
+            wander: Wander::default(),
+            mark: None,
         }
     }
 
     /// Takes one window in. One in which an arm saw nothing proves nothing.
     pub fn observe(&mut self, stable: &Latencies, canary: &Latencies) {
         let window = [stable, canary].map(|arm| Tails::of(arm.iter()));
-        if self.recent.count() > 0.0 && window.iter().all(|arm| arm.count() > 0.0) {
-            let (recent, matched, quantile) = (&self.recent, &self.matched, self.quantile);
-            self.contest.observe(|ratio, side| {
+        let bounded = self.recent.bounded();
+        if bounded.count() > 0.0 && window.iter().all(|arm| arm.count() > 0.0) {
+            let (matched, quantile) = (&self.matched, self.quantile);
+            let recent = [&self.recent, &bounded];
+            let effect = self
+                .wander
+                .effect(window.each_ref().map(|arm| arm.counts(0)));
+            self.contest.observe(effect, |ratio, side| {
                 let game = Game::new(recent, matched, quantile, &window, ratio, side);
                 move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });
         }
-        self.count(&window);
+        self.count(&window, &bounded);
+        if let Some(mark) = self.mark {
+            self.wander
+                .learn(window.each_ref().map(|arm| arm.counts(mark)));
+        }
         self.learn(&window);
     }
 
+    /// Learns from what stable did while the canary is not looked at.
+    pub fn observe_stable(&mut self, stable: &Latencies) {
+        let stable = Tails::of(stable.iter());
+        if let Some(mark) = self.mark {
+            self.wander.learn_stable(stable.counts(mark));
+        }
+        self.learn_stable(&stable);
+    }
+
+    fn learn_stable(&mut self, stable: &Tails) {
+        if stable.count() == 0.0 {
+            return;
+        }
+        self.recent.learn(MEMORY, stable, 1.0);
+        // It stays while it is near: where it moves to and fro, windows would differ for that.
+        let bounded = self.recent.bounded();
+        let is_near = |mark: &usize| bounded.is_near(*mark, self.quantile);
+        if self.mark.filter(is_near).is_none() {
+            self.mark = Some(bounded.bucket(self.quantile));
+            self.wander.begin_anew();
+        }
+    }
+
     /// Counts what lies beyond the thresholds at the limit; before there are any, all are within.
-    fn count(&mut self, window: &[Tails; 2]) {
-        let at = Thresholds::of(
-            Side::Above,
-            &self.recent,
-            self.quantile,
-            self.contest.limit(),
-        );
-        let at = at.filter(|_| self.recent.count() > 0.0);
+    fn count(&mut self, window: &[Tails; 2], bounded: &Tails) {
+        let at = Thresholds::of(Side::Above, bounded, self.quantile, self.contest.limit());
+        let at = at.filter(|_| bounded.count() > 0.0);
         let events = |arm: usize, tails: &Tails| match at {
             Some(at) => tails.counts([at.stable, at.canary][arm]),
             None => Counts {
@@ -74,9 +108,7 @@ impl QuantileRatio {
 
     fn learn(&mut self, window: &[Tails; 2]) {
         let [stable, canary] = window;
-        if stable.count() > 0.0 {
-            self.recent.learn(MEMORY, stable, 1.0);
-        }
+        self.learn_stable(stable);
         let weight = weight(stable.count(), canary.count());
         if weight > 0.0 {
             for (matched, arm) in self.matched.iter_mut().zip(window) {
@@ -105,7 +137,12 @@ impl QuantileRatio {
     /// never is.
     pub fn needed_for_within(&self, stable: &Latencies, ratio: f64) -> Option<u64> {
         let tails = Tails::of(stable.iter());
-        let at = Thresholds::of(Side::Below, &tails, self.quantile, self.contest.limit())?;
+        let at = Thresholds::of(
+            Side::Below,
+            &tails.bounded(),
+            self.quantile,
+            self.contest.limit(),
+        )?;
         let rates =
             [at.stable, at.canary].map(|at| plausible(tails.above(at) / tails.count().max(1.0)));
         let growth = bet::growth_of_two(Side::Below, 0.0, rates, [ratio, 1.0])?;
@@ -122,16 +159,16 @@ struct Game {
 }
 
 impl Game {
-    /// Nothing where there is no threshold to bet at.
+    /// Nothing where there is no threshold to bet at. Thresholds lie among the answers that came.
     fn new(
-        recent: &Tails,
+        [recent, bounded]: [&Tails; 2],
         [stable, canary]: &[Tails; 2],
         quantile: f64,
         window: &[Tails; 2],
         ratio: f64,
         side: Side,
     ) -> Option<Self> {
-        let at = Thresholds::of(side, recent, quantile, ratio)?;
+        let at = Thresholds::of(side, bounded, quantile, ratio)?;
         let base = plausible((recent.above(at.stable) + 0.5) / (recent.count() + 1.0));
         let gap = canary.above(at.canary) - stable.above(at.stable);
         Some(Self {
@@ -224,6 +261,24 @@ mod tests {
             (finding.estimate.unwrap() - 1.0).abs() < 1e-9,
             "{finding:?}"
         );
+    }
+
+    /// Those that are never answered were longer than any threshold, and thresholds lie among the others.
+    #[test]
+    fn what_never_comes_was_longer() {
+        let check = |never: [u64; 2], expected| {
+            let [stable, canary] =
+                never.map(|never| around(1.0).given_up(&Latencies::default(), never));
+            let mut test = QuantileRatio::new(0.99, 1.2, 0.0025);
+            (0..400).for_each(|_| test.observe(&stable, &canary));
+            let finding = test.finding();
+            assert_eq!(finding.verdict, expected, "{never:?}: {finding:?}");
+        };
+        check([0, 0], Verdict::Within);
+        check([0, 4], Verdict::Worse);
+        check([4, 4], Verdict::Within);
+        check([4, 0], Verdict::Within);
+        check([4, 12], Verdict::Worse);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Rate {
             return;
         }
         let expected = self.recent.rate();
-        self.contest.observe(|limit, side| {
+        self.contest.observe(1.0, |limit, side| {
             move |bet| {
                 let believed = match bet {
                     Bet::Fixed(odds) => bet::beyond(side, limit, odds),

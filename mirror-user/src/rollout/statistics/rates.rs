@@ -3,6 +3,7 @@
 use super::bet::{self, Bet, Side};
 use super::contest::Contest;
 use super::rate::{Recent, requests};
+use super::wander::Wander;
 use super::{Counts, Finding, ODDS, plausible};
 
 const GRID: &[f64] = &[
@@ -17,6 +18,7 @@ pub struct RateDifference {
     /// Stable's rate.
     base: Recent,
     gap: Gap,
+    wander: Wander,
     total: [Counts; 2],
 }
 
@@ -27,6 +29,7 @@ impl RateDifference {
             contest: Contest::new(limit, alpha, ODDS, GRID),
             base: Recent::default(),
             gap: Gap::default(),
+            wander: Wander::default(),
             total: [Counts::default(); 2],
         }
     }
@@ -40,7 +43,8 @@ impl RateDifference {
             .filter(|_| window.iter().all(|arm| arm.trials > 0))
         {
             let gap = self.gap.expected(base);
-            self.contest.observe(|limit, side| {
+            let effect = self.wander.effect(window);
+            self.contest.observe(effect, |limit, side| {
                 move |bet| {
                     let believed = match bet {
                         Bet::Fixed(odds) => bet::beyond(side, base + limit, odds),
@@ -54,8 +58,17 @@ impl RateDifference {
             self.base.learn(stable);
         }
         self.gap.learn(window);
+        self.wander.learn(window);
         for (total, arm) in self.total.iter_mut().zip(window) {
             total.add(arm);
+        }
+    }
+
+    /// Learns from what stable did while the canary is not looked at.
+    pub fn observe_stable(&mut self, stable: Counts) {
+        if stable.trials > 0 {
+            self.base.learn(stable);
+            self.wander.learn_stable(stable);
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod power;
 mod whole;
+mod worlds;
 
 use mirror_common::histogram::Latency;
 use rand::rngs::SmallRng;

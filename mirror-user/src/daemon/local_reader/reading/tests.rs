@@ -221,6 +221,13 @@ fn a_client_that_hangs_up_is_told_from_a_server_that_does() {
             (false, false) => [(0, 0); 3],
         };
         assert_eq!(waited, expected, "{direction:?} {flags} {answer:?}");
+        let lost = [Wait::Body, Wait::End].map(|wait| {
+            let given_up = looked.given_up(wait).count();
+            (looked.never(wait), given_up)
+        });
+        let given_up = u64::from(is_aborted);
+        let of_body = if is_begun { (0, 0) } else { (1, given_up) };
+        assert_eq!(lost, [of_body, (1, given_up)], "{direction:?} {answer:?}");
     };
     let begun = "HTTP/1.1 200 x\r\ncontent-length: 100\r\n\r\nx";
     for flags in [FIN | ACK, RST | ACK] {

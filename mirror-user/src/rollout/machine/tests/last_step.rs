@@ -1,5 +1,7 @@
 //! The end of the way: stable keeps a part until the canary has proven itself, and is missed afterwards.
 
+use mirror_common::histogram::Latency;
+
 use super::*;
 
 /// Half, then all but a twentieth, then everything.
@@ -130,6 +132,28 @@ fn only_severe_failures_count_while_it_warms_up() {
     let mut dead = well(0.25);
     dead.canary.errors = 250;
     told.see_for(3, &dead);
+    told.assert("rolling back", 0.0);
+}
+
+/// Failures come at once; the answers that they are to be held against take ten seconds.
+#[test]
+fn for_as_long_as_slow_answers_take_nothing_counts() {
+    let mut told = Told::new(quick);
+    told.reach("stage 1", &compared(500, 500));
+    let ten_seconds = Latency::bucket(10_000_000_000) as u16;
+    let mut early = well(0.25);
+    early.stable.complete = vec![(FAST, 700), (ten_seconds, 50)].into();
+    early.canary = arm(50, 20, FAST);
+    told.see_for(9, &early);
+    told.assert("stage 1", 0.25);
+    assert_eq!(told.rollout.requests(), [0, 0]);
+    let mut later = well(0.25);
+    later.stable.complete = early.stable.complete.clone();
+    later.canary.complete = vec![(FAST, 233), (ten_seconds, 17)].into();
+    told.see_for(10, &later);
+    told.assert("stage 1", 0.25);
+    assert_ne!(told.rollout.requests(), [0, 0]);
+    told.see_for(60, &early);
     told.assert("rolling back", 0.0);
 }
 

@@ -25,10 +25,10 @@ const RESETS: u64 = 500;
 const BODY: u64 = 3_000 * 1_024;
 
 /// What a version did in a second in which `requests` of its requests ended.
-fn arm(world: &mut World, errors: Counts, latencies: &Latencies) -> Arm {
+pub(super) fn arm(rng: &mut SmallRng, errors: Counts, latencies: &Latencies) -> Arm {
     let requests = errors.trials;
     let mut drawn = |trials: u64, one_in: u64| {
-        let hits = (0..trials).filter(|_| world.rng.next_u64().is_multiple_of(one_in));
+        let hits = (0..trials).filter(|_| rng.next_u64().is_multiple_of(one_in));
         hits.count() as u64
     };
     let aborted = drawn(requests, ABORTED);
@@ -54,10 +54,9 @@ fn arm(world: &mut World, errors: Counts, latencies: &Latencies) -> Arm {
     }
 }
 
-/// How a rollout of three hours at most has ended: as its state says, or with the gate that took it back.
-fn end(world: &mut World, plan: &Plan, requests: u32) -> String {
-    let mut now = Timestamp::UNIX_EPOCH;
-    let started = Started {
+/// How a rollout by this plan begins.
+pub(super) fn started(plan: &Plan) -> Started {
+    Started {
         id: "simulated".to_owned(),
         service: "simulated".to_owned(),
         stable: "v12".to_owned(),
@@ -70,14 +69,19 @@ fn end(world: &mut World, plan: &Plan, requests: u32) -> String {
             who: "simulation".to_owned(),
             reason: None,
         },
-    };
-    let mut rollout = Rollout::start(started, now);
+    }
+}
+
+/// How a rollout of three hours at most has ended: as its state says, or with the gate that took it back.
+fn end(world: &mut World, plan: &Plan, requests: u32) -> String {
+    let mut now = Timestamp::UNIX_EPOCH;
+    let mut rollout = Rollout::start(started(plan), now);
     for second in 0..3 * 3_600 {
         // Every ten minutes everybody fails three times as often for one.
         let worse = if second % 600 < 60 { 3.0 } else { 1.0 };
         let seen = world.window(requests, f64::from(rollout.share()), worse);
         let [stable, canary] =
-            [0, 1].map(|at: usize| arm(world, seen.errors[at], &seen.latencies[at]));
+            [0, 1].map(|at: usize| arm(&mut world.rng, seen.errors[at], &seen.latencies[at]));
         let window = record::Window {
             stable,
             canary,
@@ -94,7 +98,7 @@ fn end(world: &mut World, plan: &Plan, requests: u32) -> String {
     rollout.state().to_string()
 }
 
-fn gate_of(why: &str) -> &str {
+pub(super) fn gate_of(why: &str) -> &str {
     why.split(" is beyond").next().unwrap_or(why)
 }
 
