@@ -504,6 +504,7 @@ fn gates() -> Vec<Gate> {
         within: 0.0,
         needed: 6.0,
         effect: 1.0,
+        clients_effect: 1.0,
         events: [0, 0],
         trials: [0, 0],
     };

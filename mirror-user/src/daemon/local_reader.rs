@@ -11,6 +11,7 @@
 //! priority. What finds the ring full is not looked at, and nothing else happens.
 
 mod drain;
+mod marks;
 mod reading;
 mod share;
 mod tally;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::gates::alpha;
+use super::gates::{FEW, alpha};
 use super::plan::{Baseline, Plan};
 use super::statistics::{
     Counts, Latencies, PairedQuantileRatio, QuantileRatio, Rate, RateDifference,
@@ -59,6 +59,19 @@ pub fn warnings(plan: &Plan, traffic: &Traffic) -> Vec<String> {
         earlier += of_canary * lasts.max(plan.canary.min_duration.as_secs_f64());
     }
     warnings
+}
+
+/// The same of clients that keep their version, of which there are so many, each counted by its part of the requests.
+pub fn few_clients(plan: &Plan, clients: f64) -> Option<String> {
+    let first = plan.shares().next().map(f64::from)?;
+    let least = (FEW / clients.max(FEW) * 100.0).ceil();
+    let served = clients * first;
+    (served < FEW).then(|| {
+        format!(
+            "stage 1 ({} %): about {served:.1} of {clients:.1} clients (counted by their parts of the requests) would meet the canary, and fewer than {FEW} hold the rollout: set affinity = \"connection\" in [service.canary], or begin with {least} %",
+            first * 100.0
+        )
+    })
 }
 
 fn warning(at: &str, needed: Option<u64>, seconds: Option<f64>, limit: Duration) -> Option<String> {
@@ -157,6 +170,18 @@ mod tests {
         for (said, words) in said.iter().zip(words) {
             assert!(said.contains(words), "{said}");
         }
+    }
+
+    #[test]
+    fn too_few_clients_for_the_first_stage_are_told() {
+        let plan = Plan::default();
+        let said = few_clients(&plan, 40.0).unwrap();
+        let expected = "stage 1 (1 %): about 0.4 of 40.0 clients";
+        assert!(
+            said.starts_with(expected) && said.ends_with("begin with 13 %"),
+            "{said}"
+        );
+        assert_eq!(few_clients(&plan, 500.0), None);
     }
 
     #[test]

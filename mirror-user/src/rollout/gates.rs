@@ -4,6 +4,7 @@
 //! statistics. Tests run through all stages, so that nothing is spent again when a stage begins.
 
 mod clients;
+mod crowds;
 mod metrics;
 mod resources;
 mod shadow;
@@ -13,11 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use self::clients::Clients;
 pub(super) use self::clients::in_words;
+use self::crowds::Crowds;
+pub(super) use self::crowds::FEW;
 use self::metrics::Metrics;
 use self::shadow::Compared;
 use super::plan::{Baseline, Plan};
 use super::record::{Arm, Shadow, Window};
-use super::statistics::{Counts, Finding, Rate, RateDifference, Verdict};
+use super::statistics::{Counts, Crowd, Finding, Rate, RateDifference, Verdict};
 
 /// What the figures of a gate are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,14 +196,14 @@ impl Events {
         }
     }
 
-    fn finding(&self) -> Finding {
+    fn finding(&self, crowd: Option<Crowd>) -> Finding {
         match self {
-            Self::Difference(test) => test.finding(),
-            Self::Alone(test) => test.finding(),
+            Self::Difference(test) => test.finding_of(crowd),
+            Self::Alone(test) => test.finding_of(crowd),
         }
     }
 
-    fn gate(&self, name: &str, limit: f64) -> Gate {
+    fn gate(&self, name: &str, limit: f64, crowd: Option<Crowd>) -> Gate {
         let (unit, limit) = match self {
             Self::Difference(_) => (
                 Unit::Difference,
@@ -208,7 +211,7 @@ impl Events {
             ),
             Self::Alone(_) => (Unit::Share, format!("at most {}", percent(limit))),
         };
-        Gate::of(name, unit, limit, self.finding())
+        Gate::of(name, unit, limit, self.finding(crowd))
     }
 }
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gates::{Evidence, Gate, Role, elapsed};
 use super::plan::{OnTimeout, Plan};
-use super::reached::Connections;
+use super::reached::{Clients, Connections};
 use super::record::{By, Decision, Entry, Event, Line, Moved, Started, Window};
 use super::severe::Recent;
 use super::statistics::Verdict;
@@ -115,6 +115,8 @@ pub struct Rollout {
     pub(super) all_requests: [f64; 2],
     /// What became of the connections of this stage.
     pub(super) connections: Connections,
+    /// Whom the canary serves at this stage.
+    pub(super) clients: Clients,
     /// Requests at this stage whose end was not seen, by why.
     pub(super) unseen: [BTreeMap<String, u64>; 2],
     pub(super) compared: u64,
@@ -145,6 +147,7 @@ impl Rollout {
             requests: [0, 0],
             all_requests: [0.0; 2],
             connections: Connections::default(),
+            clients: Clients::default(),
             unseen: Default::default(),
             compared: 0,
             answered: [None, None],
@@ -316,6 +319,7 @@ impl Rollout {
     fn see_window(&mut self, window: &Window, now: Timestamp) {
         let Some(step) = self.step() else { return };
         self.connections.see(window);
+        self.clients.see(window);
         let arms = [&window.stable, &window.canary];
         self.recent.see_stable(&window.stable, now);
         let is_warm = self.warms_up(step, now).is_none();
@@ -530,6 +534,7 @@ impl Rollout {
             self.requests = [0, 0];
             self.all_requests = [0.0; 2];
             self.connections = Connections::default();
+            self.clients = Clients::default();
             self.unseen = Default::default();
         }
     }

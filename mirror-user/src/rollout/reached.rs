@@ -1,11 +1,14 @@
 //! Whether the canary gets its share of the requests, and why not: at L4 a share of connections is not a share
-//! of requests. Pure.
+//! of requests; and whether those are of clients enough. Pure.
 
 use std::collections::BTreeMap;
 
+use super::gates::FEW;
 use super::machine::{Rollout, Step};
 use super::record::Window;
+use super::statistics::Served;
 use super::waits::{Held, Kind};
+use crate::config::Share;
 
 /// A larger part of the canary's connections may not go elsewhere.
 const MOST_TURNED_AWAY: f64 = 0.25;
@@ -65,6 +68,42 @@ impl Connections {
     }
 }
 
+/// Whom a version serves, each counted by its part of the requests.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Clients {
+    /// Clients of either version.
+    all: Served,
+    /// Clients of the canary, and connections where they go by the share one by one.
+    canary: [Served; 2],
+}
+
+impl Clients {
+    pub(super) fn see(&mut self, Window { stable, canary, .. }: &Window) {
+        self.all.see(&stable.clients);
+        self.all.see(&canary.clients);
+        self.canary[0].see(&canary.clients);
+        self.canary[1].see(&canary.by_connection);
+    }
+
+    /// Why they are too few, and what helps.
+    fn few(&self) -> Option<String> {
+        let [all, clients, connections] =
+            [&self.all, &self.canary[0], &self.canary[1]].map(Served::effective);
+        // A gateway is no client: behind it are many.
+        let by_connection = connections > 0.0 && all < FEW;
+        let served = if by_connection { connections } else { clients };
+        let known = clients > 0.0;
+        (known && served < FEW).then(|| match by_connection {
+            true => format!(
+                "its requests come by {served:.1} connections, counted by their parts, and of fewer than {FEW} one decides too much: let clients open connections more often (nginx: keepalive_requests; Envoy: max_requests_per_connection)"
+            ),
+            false => format!(
+                "it serves {served:.1} of {all:.1} clients, counted by their parts of the requests, and of fewer than {FEW} one decides too much: a larger share (`modelmirror rollout promote`), or affinity = \"connection\" in [service.canary]"
+            ),
+        })
+    }
+}
+
 fn of_new(canary: u64, all: u64) -> String {
     format!("it has {canary} of {all} new connections")
 }
@@ -75,6 +114,15 @@ fn is_near(achieved: f64, wanted: f64) -> bool {
 }
 
 impl Rollout {
+    /// Few clients tell little: their own failures are taken for the version's.
+    pub(super) fn few_clients(&self, step: Step) -> Option<Held> {
+        let few = self.clients.few()?;
+        (self.share_at(step) < Share::ALL).then_some(Held {
+            kind: Kind::FewClients,
+            why: few,
+        })
+    }
+
     /// What was reached counts, where nothing else that holds the rollout explains it.
     pub(super) fn share_not_reached(&self, step: Step) -> Option<Held> {
         const EXPLAIN: [Kind; 3] = [Kind::StableGone, Kind::NotSteered, Kind::OneClient];

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::gates::Gate;
 use super::machine::State;
 use super::plan::{HookPoint, Plan, Target};
-use super::statistics::{Latencies, Pairs};
+use super::statistics::{Clusters, Latencies, Pairs};
 use super::waits::{Held, Kind};
 
 /// One line.
@@ -261,6 +261,12 @@ pub struct Arm {
     /// From a request's last byte to the response's last.
     #[serde(skip_serializing_if = "Latencies::is_empty")]
     pub complete: Latencies,
+    /// Its requests by client.
+    #[serde(skip_serializing_if = "Clusters::is_empty")]
+    pub clients: Clusters,
+    /// Its requests by connection, where each connection goes by the share for itself.
+    #[serde(skip_serializing_if = "Clusters::is_empty")]
+    pub by_connection: Clusters,
     /// CPU seconds that its server used; nothing where it cannot be seen from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
@@ -300,6 +306,8 @@ impl Default for Arm {
             sizes: Latencies::default(),
             first_body: Latencies::default(),
             complete: Latencies::default(),
+            clients: Clusters::default(),
+            by_connection: Clusters::default(),
             cpu_seconds: None,
             resident_bytes: None,
         }

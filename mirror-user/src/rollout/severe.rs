@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::gates::elapsed;
+use super::gates::{FEW, elapsed};
 use super::record::{Arm, Window};
-use super::statistics::Counts;
+use super::statistics::{Counts, Served, Sort};
 
 /// Of the last so many answers ...
 const LAST: u64 = 20;
@@ -36,6 +36,9 @@ const INCIDENT: Duration = Duration::from_secs(60);
 
 /// What stable answered in five minutes, and in the five before, is of late.
 const LATE: Duration = Duration::from_secs(300);
+
+/// Failures of fewer clients than these are those of one that asks for what cannot be had, or asks no more.
+const CLIENTS: u32 = 3;
 
 /// The shortest silence that says something.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -145,6 +148,10 @@ pub(super) struct Recent {
     connections: [Last; 2],
     /// The canary's connections, and those of them that somebody else has got.
     strayed: Last,
+    /// Who was failed of late, a bit for each client, and for each connection.
+    failed: VecDeque<(Timestamp, [u64; 2])>,
+    /// Who is served by either version.
+    served: Served,
     /// When stable answered last.
     stable_answered: Option<Timestamp>,
     /// The canary was asked first, since it answered last.
@@ -189,6 +196,7 @@ impl Recent {
             of_stable.add(stable, Counts::default(), now);
             of_canary.add(canary, stable, now);
         }
+        self.see_clients(window, now);
         let strayed = canary.gone_astray();
         self.strayed.add(strayed, Counts::default(), now);
         self.alone
@@ -215,6 +223,29 @@ impl Recent {
             self.slowest = self.slowest.max(longest);
         }
         self.see_outage(window, now);
+    }
+
+    fn see_clients(&mut self, Window { stable, canary, .. }: &Window, now: Timestamp) {
+        self.served.see(&stable.clients);
+        self.served.see(&canary.clients);
+        self.failed
+            .retain(|(then, _)| elapsed(*then, now) < INCIDENT);
+        let failed = [&canary.clients, &canary.by_connection].map(|by| by.mask(Sort::Failed));
+        if failed != [0, 0] {
+            self.failed.push_back((now, failed));
+        }
+    }
+
+    /// Whether so few are failed that it may be their own doing. A gateway is no client.
+    fn fails_few(&self, now: Timestamp) -> bool {
+        let of_late = self.failed.iter();
+        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
+        let [clients, connections] = of_late.fold([0; 2], |[a, b], (_, [c, d])| [a | c, b | d]);
+        let failed = match connections {
+            1.. if self.served.effective() < FEW => connections,
+            _ => clients,
+        };
+        (1..CLIENTS).contains(&failed.count_ones())
     }
 
     /// Takes in how long stable's answers take.
@@ -310,7 +341,9 @@ impl Recent {
 
     /// Why the canary has to go at once, if it has to.
     pub(super) fn severe(&self, now: Timestamp) -> Option<String> {
-        if let Some(Counts { events, trials }) = self.answers[1].far_worse(PART) {
+        if let Some(Counts { events, trials }) = self.answers[1].far_worse(PART)
+            && !self.fails_few(now)
+        {
             return Some(format!(
                 "{events} of the canary's last {trials} requests failed"
             ));

@@ -11,6 +11,7 @@
 
 mod bet;
 mod capital;
+mod clusters;
 mod contest;
 mod latencies;
 mod paired;
@@ -22,6 +23,7 @@ mod short;
 mod simulation;
 mod wander;
 
+pub use clusters::{CLUSTERS, Clustering, Clusters, Crowd, Row, Served, Sort};
 pub use latencies::Latencies;
 pub use paired::{PairedDifference, PairedQuantileRatio};
 pub use quantile::QuantileRatio;
@@ -65,6 +67,9 @@ pub struct Finding {
     /// What its gains are divided by, since stable varies by itself: 1 where requests are independent.
     #[serde(default = "independent", skip_serializing_if = "is_independent")]
     pub effect: f64,
+    /// How many requests count as one, since clients differ among themselves: 1 where they do not.
+    #[serde(default = "independent", skip_serializing_if = "is_independent")]
+    pub clients_effect: f64,
     /// What was counted, of stable (or production) and of the canary (or shadow); a test of one
     /// sample has nothing in the first place.
     pub events: [u64; 2],

@@ -62,6 +62,8 @@ kinds! {
     NotProven = "not_proven",
     /// One client sends everything.
     OneClient = "one_client",
+    /// The canary serves too few clients.
+    FewClients = "few_clients",
     /// The canary gets another share than it should.
     ShareNotReached = "share_not_reached",
     /// Prometheus does not say what a gate needs.
@@ -197,6 +199,7 @@ impl Rollout {
             });
         }
         waits.extend(self.share_not_reached(step));
+        waits.extend(self.few_clients(step));
         if !stable_serves
             && let Some(why) = self
                 .recent

@@ -120,6 +120,13 @@ impl fmt::Display for Figures<'_> {
                 finding.effect
             )?;
         }
+        if finding.clients_effect >= TELLS {
+            write!(
+                f,
+                "; {:.0} requests count as one, since clients differ",
+                finding.clients_effect
+            )?;
+        }
         Ok(())
     }
 }

@@ -136,6 +136,8 @@ pub enum Event {
         arm: Arm,
         /// When the tap saw its connection's SYN; nothing where it did not.
         opened_ns: Option<u64>,
+        /// The client's end.
+        client: SocketAddr,
     },
     /// A whole request, to be replayed. Requests of one connection come in their order.
     Request {
@@ -245,6 +247,7 @@ impl<'a> Journal<'a> {
             service: self.service,
             arm: self.arm,
             opened_ns: self.opened_ns,
+            client: self.client,
         });
         id
     }

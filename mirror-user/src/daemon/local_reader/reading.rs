@@ -2,14 +2,19 @@
 //! no body kept. Pure.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mirror_common::flow::Address;
 use mirror_common::policy;
 use mirror_common::record::Record;
+use mirror_common::siphash::siphash;
 use mirror_common::tunnel::{Arm, Direction};
 
+use super::marks::Marks;
 use super::tally::{Outcome, Tally, Wait};
+use crate::rollout::statistics::{CLUSTERS, Sort};
 use crate::shadow::capture::segment_of;
 use crate::shadow::compare::failure::says;
 use crate::shadow::compare::pointer::Pointers;
@@ -60,6 +65,8 @@ struct Begun {
     /// Index of its service.
     service: usize,
     arm: Arm,
+    /// Where its client, and its connection, are counted.
+    clusters: [usize; 2],
     /// When the last byte of its request passed.
     request_ns: Option<u64>,
     /// Whether its response may have a body, by the request.
@@ -73,6 +80,8 @@ pub(super) struct Reading {
     /// By the index that [`Exchanges`] knows them by; services that are gone stay.
     services: Vec<Rule>,
     by_id: HashMap<u32, usize>,
+    /// What is slow, and short, of each.
+    marks: Vec<Marks>,
     /// Whose the exchanges are whose end is not known.
     open: HashMap<ExchangeId, Begun>,
     events: Vec<Event>,
@@ -87,6 +96,7 @@ impl Reading {
             exchanges: exchanges.with_max_connections(MAX_CONNECTIONS),
             services: Vec::new(),
             by_id: HashMap::new(),
+            marks: Vec::new(),
             open: HashMap::new(),
             events: Vec::new(),
             last: (0, Duration::ZERO),
@@ -113,6 +123,7 @@ impl Reading {
             None => {
                 self.by_id.insert(id, self.exchanges.add_service(limits));
                 self.services.push(rule);
+                self.marks.push(Marks::default());
             }
         }
         let services = &self.services;
@@ -186,12 +197,14 @@ impl Reading {
                     service,
                     arm,
                     opened_ns,
+                    client,
                 } => {
                     if self.services[service].counts(arm, opened_ns) {
                         self.services[service].tally.count_seen(arm);
                         let begun = Begun {
                             service,
                             arm,
+                            clusters: clusters(client, self.services[service].policy.key),
                             request_ns: None,
                             may_have_body: true,
                         };
@@ -221,7 +234,7 @@ impl Reading {
                             end_ns: response.last_byte_ns,
                             body_bytes: response.body_bytes,
                         };
-                        begun.count_response(tally, &came);
+                        begun.count_response(tally, &mut self.marks[begun.service], &came);
                     }
                 }
                 Event::Dropped {
@@ -229,7 +242,8 @@ impl Reading {
                 } => {
                     if let Some(begun) = self.open.remove(&id) {
                         let tally = &self.services[begun.service].tally;
-                        begun.count_dropped(tally, reason, &ending, now_ns);
+                        let marks = &mut self.marks[begun.service];
+                        begun.count_dropped(tally, marks, reason, &ending, now_ns);
                     }
                 }
                 Event::Closed { .. } => {}
@@ -250,24 +264,61 @@ struct Came {
 }
 
 impl Begun {
-    fn count_response(&self, tally: &Tally, came: &Came) {
+    fn count_response(&self, tally: &Tally, marks: &mut Marks, came: &Came) {
         let outcome = match came.says_error {
             true => Outcome::SaysError,
             false => Outcome::of_status(came.status),
         };
         tally.count(self.arm, outcome);
-        if self.may_have_body && matches!(came.status, 200..=203 | 206..=299) {
+        let may_have_body = self.may_have_body && matches!(came.status, 200..=203 | 206..=299);
+        if may_have_body {
             tally.count_size(self.arm, came.body_bytes);
         }
         if let Some(header_ns) = came.header_ns {
             self.count_wait(tally, Wait::Header, header_ns);
         }
-        self.count_wait(tally, Wait::Body, came.body_ns.unwrap_or(came.end_ns));
+        let body_ns = came.body_ns.unwrap_or(came.end_ns);
+        self.count_wait(tally, Wait::Body, body_ns);
         self.count_wait(tally, Wait::End, came.end_ns);
+        let learns = self.arm == Arm::Stable;
+        let [body, end] = [body_ns, came.end_ns].map(|at_ns| self.waited(at_ns));
+        let is_slow = marks.slow([body, end], learns);
+        let is_short = may_have_body && marks.short(came.body_bytes, learns);
+        self.count_clusters(tally, outcome, is_slow, is_short);
+    }
+
+    /// Counts it for its client and its connection.
+    fn count_clusters(
+        &self,
+        tally: &Tally,
+        outcome: Outcome,
+        is_slow: [[bool; 2]; 2],
+        is_short: bool,
+    ) {
+        let [[body_p50, body_p99], [end_p50, end_p99]] = is_slow;
+        tally.count_clusters(self.arm, self.clusters, |sort| match sort {
+            Sort::Requests => true,
+            Sort::Failed => outcome.is_failure(),
+            Sort::ClientErrors => outcome == Outcome::Whole(4),
+            Sort::Redirects => outcome == Outcome::Whole(3),
+            Sort::Short => is_short,
+            Sort::Aborted => outcome == Outcome::AbortedByClient,
+            Sort::BodyP50 => body_p50,
+            Sort::BodyP99 => body_p99,
+            Sort::EndP50 => end_p50,
+            Sort::EndP99 => end_p99,
+        });
     }
 
     /// One that was not whole, at `now_ns`.
-    fn count_dropped(&self, tally: &Tally, reason: DropReason, ending: &Ending, now_ns: u64) {
+    fn count_dropped(
+        &self,
+        tally: &Tally,
+        marks: &mut Marks,
+        reason: DropReason,
+        ending: &Ending,
+        now_ns: u64,
+    ) {
         if let Some(Partial {
             status: Some(status),
             body_ns,
@@ -285,7 +336,7 @@ impl Begun {
                 end_ns,
                 body_bytes,
             };
-            return self.count_response(tally, &came);
+            return self.count_response(tally, marks, &came);
         }
         let outcome = outcome(reason, ending);
         tally.count(self.arm, outcome);
@@ -294,7 +345,13 @@ impl Begun {
             self.count_wait(tally, Wait::Body, body_ns);
         }
         let is_given_up = outcome == Outcome::AbortedByClient || ending.by.is_none();
-        if matches!(outcome, Outcome::Unseen(_) | Outcome::Unreadable) {
+        if matches!(outcome, Outcome::Unseen(_)) {
+            return;
+        }
+        let body = body_ns.and_then(|body_ns| self.waited(body_ns));
+        let is_slow = marks.slow([Some(body.unwrap_or(u64::MAX)), Some(u64::MAX)], false);
+        self.count_clusters(tally, outcome, is_slow, false);
+        if outcome == Outcome::Unreadable {
             return;
         }
         let Some(request_ns) = self.request_ns else {
@@ -308,10 +365,24 @@ impl Begun {
     }
 
     fn count_wait(&self, tally: &Tally, wait: Wait, at_ns: u64) {
-        if let Some(request_ns) = self.request_ns {
-            tally.count_wait(self.arm, wait, at_ns.saturating_sub(request_ns));
+        if let Some(waited_ns) = self.waited(at_ns) {
+            tally.count_wait(self.arm, wait, waited_ns);
         }
     }
+
+    fn waited(&self, at_ns: u64) -> Option<u64> {
+        self.request_ns
+            .map(|request_ns| at_ns.saturating_sub(request_ns))
+    }
+}
+
+/// The clusters of a client and of its connection: keyed, so that nobody chooses with whom it is counted.
+fn clusters(client: SocketAddr, key: [u64; 2]) -> [usize; 2] {
+    let [high, low] = Address::from(client.ip()).lanes();
+    [0, client.port()].map(|port| {
+        let hash = siphash::<1, 3, 3>(key, &[high, low, port.into()]);
+        (hash % CLUSTERS as u64) as usize
+    })
 }
 
 /// What the client knows of an exchange without a whole response.

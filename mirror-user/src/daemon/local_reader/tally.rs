@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mirror_common::histogram::Latency;
 use mirror_common::tunnel::Arm;
 
+use crate::rollout::statistics::{CLUSTERS, Row, Sort};
 use crate::shadow::message::DropReason;
 
 /// The classes of responses, and what has none.
@@ -69,6 +70,18 @@ impl Outcome {
         }
     }
 
+    /// Whether the server has failed the request.
+    pub(super) fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::Whole(5)
+                | Self::Incomplete
+                | Self::Unanswered
+                | Self::Unreadable
+                | Self::SaysError
+        )
+    }
+
     fn index(self) -> usize {
         const ENDS: usize = CLASSES.len();
         match self {
@@ -107,6 +120,8 @@ pub(crate) struct Looked {
     never: [u64; 3],
     /// The lengths of the bodies of 2xx responses that may have one, see [`size_as_ns`].
     pub(crate) sizes: Latency,
+    /// Requests by client, and by connection.
+    pub(crate) clusters: Box<[[Row; CLUSTERS]; 2]>,
 }
 
 impl Default for Looked {
@@ -117,6 +132,7 @@ impl Default for Looked {
             given_up: [Latency::default(); 3],
             never: [0; 3],
             sizes: Latency::default(),
+            clusters: Box::new([[[0; Sort::COUNT]; CLUSTERS]; 2]),
         }
     }
 }
@@ -208,6 +224,10 @@ impl Durations {
     }
 }
 
+fn each<T>(of: impl Fn(usize, usize, usize) -> T) -> [[[T; Sort::COUNT]; CLUSTERS]; 2] {
+    std::array::from_fn(|by| std::array::from_fn(|at| std::array::from_fn(|sort| of(by, at, sort))))
+}
+
 /// The exchanges of one service, by version.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -226,6 +246,8 @@ struct OfArm {
     given_up: [Durations; 3],
     never: [AtomicU64; 3],
     sizes: Durations,
+    /// By client and by connection, each by cluster and [`Sort`].
+    clusters: Box<[[[AtomicU64; Sort::COUNT]; CLUSTERS]; 2]>,
 }
 
 impl Default for OfArm {
@@ -238,6 +260,7 @@ impl Default for OfArm {
             given_up: Default::default(),
             never: Default::default(),
             sizes: Durations::default(),
+            clusters: Box::new(each(|_, _, _| AtomicU64::default())),
         }
     }
 }
@@ -274,6 +297,15 @@ impl Tally {
         self.of(arm).sizes.count(size_as_ns(bytes));
     }
 
+    /// A request of a client, and of a connection, that are in these clusters, is of these sorts.
+    pub(super) fn count_clusters(&self, arm: Arm, clusters: [usize; 2], is: impl Fn(Sort) -> bool) {
+        for (by, at) in self.of(arm).clusters.iter().zip(clusters) {
+            for sort in Sort::ALL.into_iter().filter(|sort| is(*sort)) {
+                by[at][sort as usize].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Exchanges of which a byte was seen.
     pub(crate) fn seen(&self, arm: Arm) -> u64 {
         self.of(arm).seen.load(Ordering::Relaxed)
@@ -304,6 +336,9 @@ impl Tally {
             given_up: std::array::from_fn(|at| of.given_up[at].read()),
             never: std::array::from_fn(|at| of.never[at].load(Ordering::Relaxed)),
             sizes: of.sizes.read(),
+            clusters: Box::new(each(|by, at, sort| {
+                of.clusters[by][at][sort].load(Ordering::Relaxed)
+            })),
         }
     }
 

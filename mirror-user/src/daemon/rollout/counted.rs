@@ -11,7 +11,7 @@ use crate::control::ServerUse;
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
 use crate::rollout::plan::Baseline;
 use crate::rollout::record::{Arm, Shadow, Slice};
-use crate::rollout::statistics::{Latencies, Pairs};
+use crate::rollout::statistics::{Clusters, Latencies, Pairs};
 use crate::shadow::summary::{ErrorPairs, LabelSummary, RightPairs, ServiceSummary};
 
 /// What one version has done so far.
@@ -35,6 +35,8 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
         let given_up = Latencies::between(then.looked.given_up(wait), now.looked.given_up(wait));
         all.given_up(&given_up, looked(&|looked| looked.never(wait)))
     };
+    let clusters =
+        |by: usize| Clusters::between(&then.looked.clusters[by], &now.looked.clusters[by]);
     let unseen = Outcome::all().filter(|outcome| matches!(outcome, Outcome::Unseen(_)));
     let unseen = unseen.map(|reason| (reason.label().to_owned(), outcome(reason)));
     Arm {
@@ -61,6 +63,8 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
         sizes: Latencies::between(&then.looked.sizes, &now.looked.sizes),
         first_body: waited(Wait::Body),
         complete: waited(Wait::End),
+        clients: clusters(0),
+        by_connection: clusters(1),
         cpu_seconds: now
             .server
             .zip(then.server)

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use mirror_common::tunnel::Arm;
 
 use super::counted::{self, Counted};
-use crate::config::Share;
+use crate::config::{Affinity, Share};
 use crate::daemon::canary::room;
 use crate::daemon::core::Core;
+use crate::daemon::services::Service;
 use crate::daemon::translating;
 use crate::rollout::forecast::{self, Traffic};
 use crate::rollout::plan::Plan;
@@ -107,6 +108,16 @@ impl Core {
             .iter()
             .find(|known| known.config.name == service);
         let sample = config.map_or(1.0, |config| config.sample);
-        forecast::warnings(plan, &samples.traffic(sample))
+        let mut warnings = forecast::warnings(plan, &samples.traffic(sample));
+        warnings.extend(config.and_then(|config| self.clients_lack(config, plan)));
+        warnings
+    }
+
+    /// Why the first stages would be held for want of clients.
+    fn clients_lack(&self, service: &Service, plan: &Plan) -> Option<String> {
+        let canary = service.config.canary.as_ref()?;
+        let spread = self.census.found().get(&service.row).copied()?;
+        let clients = Some(spread.client_keys).filter(|_| canary.affinity == Affinity::Client)?;
+        forecast::few_clients(plan, clients)
     }
 }

@@ -16,6 +16,7 @@ use crate::daemon::servers::Versioned;
 use crate::daemon::services::Service;
 use crate::dataplane;
 use crate::rollout::record::{Event, Window};
+use crate::rollout::statistics::Clusters;
 use crate::rollout::waits::{Held, Kind};
 
 /// How often: severe failures are to be answered within a second.
@@ -155,6 +156,11 @@ impl Core {
             }));
         let affinity = self.canary_of(service).map(|canary| canary.affinity);
         window.by_client = affinity == Some(Affinity::Client);
+        if window.by_client {
+            for arm in [&mut window.stable, &mut window.canary] {
+                arm.by_connection = Clusters::default();
+            }
+        }
         window
     }
 

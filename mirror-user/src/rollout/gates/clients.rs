@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::resources::Resources;
-use super::{Events, Gate, Role, Unit, percent};
+use super::{Crowds, Events, Gate, Role, Unit, percent};
 use crate::rollout::plan::{Baseline, Canary, Plan};
 use crate::rollout::record::Arm;
-use crate::rollout::statistics::{Counts, Latencies, QuantileRatio, Rate, ShortBodies, Verdict};
+use crate::rollout::statistics::{
+    Counts, Latencies, QuantileRatio, Rate, ShortBodies, Sort, Verdict,
+};
 
 /// What the canary has shown before clients so far.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,7 @@ pub(super) struct Clients {
     ends: Vec<End>,
     connections: Events,
     hard: Rate,
+    hard_crowds: Crowds,
     waits: Vec<Wait>,
     slow: Option<Rate>,
     resources: Resources,
@@ -33,6 +36,7 @@ struct End {
     kind: Kind,
     limit: f64,
     test: Events,
+    crowds: Crowds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,16 @@ impl Kind {
             Self::Redirect => "redirects",
             Self::Short => "short responses",
             Self::Aborted => "aborted requests",
+        }
+    }
+
+    const fn sort(self) -> Sort {
+        match self {
+            Self::Failed => Sort::Failed,
+            Self::ClientError => Sort::ClientErrors,
+            Self::Redirect => Sort::Redirects,
+            Self::Short => Sort::Short,
+            Self::Aborted => Sort::Aborted,
         }
     }
 }
@@ -79,6 +93,7 @@ struct Wait {
     name: &'static str,
     until: Until,
     test: QuantileRatio,
+    crowds: Crowds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +104,11 @@ enum Until {
     End,
 }
 
-const WAITS: [(&str, f64, Until); 4] = [
-    ("p50", 0.5, Until::Body),
-    ("p99", 0.99, Until::Body),
-    ("complete p50", 0.5, Until::End),
-    ("complete p99", 0.99, Until::End),
+const WAITS: [(&str, f64, Until, Sort); 4] = [
+    ("p50", 0.5, Until::Body, Sort::BodyP50),
+    ("p99", 0.99, Until::Body, Sort::BodyP99),
+    ("complete p50", 0.5, Until::End, Sort::EndP50),
+    ("complete p99", 0.99, Until::End, Sort::EndP99),
 ];
 
 /// How many gates can be wrong by chance.
@@ -119,16 +134,19 @@ impl Clients {
             kind,
             limit,
             test: Events::new(compared, limit, alpha),
+            crowds: Crowds::of(kind.sort()),
         };
-        let wait = |(name, quantile, until)| Wait {
+        let wait = |(name, quantile, until, sort)| Wait {
             name,
             until,
             test: QuantileRatio::new(quantile, limits.max_latency_ratio, alpha),
+            crowds: Crowds::of(sort),
         };
         Self {
             ends: ends(&limits, compared).into_iter().map(end).collect(),
             connections: Events::new(compared, limits.hard_reset_delta, alpha),
             hard: Rate::at_most(limits.hard_error_rate, alpha),
+            hard_crowds: Crowds::of(Sort::Failed),
             waits: WAITS.into_iter().filter(|_| compared).map(wait).collect(),
             slow: limits.max_latency.map(|_| Rate::at_most(0.01, alpha)),
             resources: Resources::new(limits.max_cpu_ratio, limits.max_memory_ratio, alpha),
@@ -147,21 +165,19 @@ impl Clients {
         let fails_now = stable_failed.events as f64 > stable_failed.trials as f64 * limit;
         if !stable_fails && !fails_now {
             self.hard.observe(canary_failed);
+            self.hard_crowds.see_alone(canary);
         }
     }
 
     pub(super) fn see(&mut self, stable: &Arm, canary: &Arm, now: Timestamp) {
         let short = self.short.observe(&stable.sizes, &canary.sizes);
         for end in &mut self.ends {
-            let [stable_short, canary_short] = short;
-            end.observe(
-                stable.ended(end.kind, stable_short),
-                canary.ended(end.kind, canary_short),
-            );
+            end.observe(stable, canary, short);
         }
-        for Wait { until, test, .. } in &mut self.waits {
-            let [stable, canary] = [stable, canary].map(|arm| arm.waited(*until));
-            test.observe(stable, canary);
+        for wait in &mut self.waits {
+            let [of_stable, of_canary] = [stable, canary].map(|arm| arm.waited(wait.until));
+            wait.test.observe(of_stable, of_canary);
+            wait.crowds.see(stable, canary);
         }
         if let (Some(test), Some(limit)) = (&mut self.slow, self.limits.max_latency) {
             let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
@@ -188,7 +204,7 @@ impl Clients {
     }
 
     pub(super) fn severe(&self) -> Option<String> {
-        let hard = self.hard.finding();
+        let hard = self.hard.finding_of(self.hard_crowds.crowd());
         if hard.verdict == Verdict::Worse {
             let ([_, events], [_, trials]) = (hard.events, hard.trials);
             let limit = self.limits.hard_error_rate;
@@ -196,7 +212,7 @@ impl Clients {
                 "{events} of {trials} requests of the canary failed, which is proven to be more than hard_error_rate = {limit}"
             ));
         }
-        let connections = self.connections.finding();
+        let connections = self.connections.finding(None);
         (connections.verdict == Verdict::Worse).then(|| {
             let ([_, events], [_, trials]) = (connections.events, connections.trials);
             let limit = self.limits.hard_reset_delta;
@@ -211,9 +227,10 @@ impl Clients {
         let mut gates: Vec<Gate> = self.ends.iter().map(End::gate).collect();
         let ratio = format!("at most {} times stable's", limits.max_latency_ratio);
         let waits = self.waits.iter();
-        gates.extend(
-            waits.map(|wait| Gate::of(wait.name, Unit::Ratio, ratio.clone(), wait.test.finding())),
-        );
+        gates.extend(waits.map(|wait| {
+            let finding = wait.test.finding_of(wait.crowds.crowd());
+            Gate::of(wait.name, Unit::Ratio, ratio.clone(), finding)
+        }));
         if let Some(why) = self.blind() {
             let note = format!("cannot be seen: {why}");
             gates
@@ -226,11 +243,12 @@ impl Clients {
             gates.push(Gate::of("latency", Unit::Share, limit, test.finding()));
         }
         let limit = format!("at most {}", percent(limits.hard_error_rate));
-        let hard = Gate::of("hard errors", Unit::Share, limit, self.hard.finding());
+        let hard = self.hard.finding_of(self.hard_crowds.crowd());
+        let hard = Gate::of("hard errors", Unit::Share, limit, hard);
         gates.push(hard.with(Role::Severe));
         let connections = self
             .connections
-            .gate("connections", limits.hard_reset_delta);
+            .gate("connections", limits.hard_reset_delta, None);
         gates.push(connections.with(Role::Severe));
         gates.extend(self.resources.gates(""));
         gates
@@ -249,12 +267,21 @@ pub(in crate::rollout) fn in_words(unseen: &BTreeMap<String, u64>) -> String {
 }
 
 impl End {
-    fn observe(&mut self, stable: Counts, canary: Counts) {
-        self.test.observe(stable, canary);
+    fn observe(&mut self, stable: &Arm, canary: &Arm, [stable_short, canary_short]: [Counts; 2]) {
+        self.test.observe(
+            stable.ended(self.kind, stable_short),
+            canary.ended(self.kind, canary_short),
+        );
+        match &self.test {
+            Events::Difference(_) => self.crowds.see(stable, canary),
+            Events::Alone(_) => self.crowds.see_alone(canary),
+        }
     }
 
     fn gate(&self) -> Gate {
-        let gate = self.test.gate(self.kind.name(), self.limit);
+        let gate = self
+            .test
+            .gate(self.kind.name(), self.limit, self.crowds.crowd());
         // Clients that ask for what is not there are common, and of common things equality takes long to
         // prove: only failures are waited for.
         match self.kind {

@@ -267,6 +267,7 @@ impl Compared {
             within: f64::from(u8::from(is_within)),
             needed: 1.0,
             effect: 1.0,
+            clients_effect: 1.0,
             events: [0, failed],
             trials: [0, all],
         };

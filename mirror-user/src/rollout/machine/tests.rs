@@ -1,5 +1,6 @@
 //! Tables of states and events, by a clock that stands still until it is moved.
 
+mod crowd;
 mod last_step;
 mod outage;
 

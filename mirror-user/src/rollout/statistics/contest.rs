@@ -3,7 +3,7 @@
 
 use super::bet::{Bet, Side};
 use super::capital::{Capital, MOST};
-use super::{Finding, Verdict};
+use super::{Crowd, Finding, Verdict};
 
 /// A quantity against its limit.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,20 +86,22 @@ impl Contest {
         self.needed + (self.fixed.len() as f64 / 2.0).max(1.0).ln()
     }
 
-    /// What is known now.
+    /// What is known now, where the requests are of such a crowd.
     pub(super) fn finding(
         &self,
+        crowd: Option<Crowd>,
         estimate: Option<f64>,
         events: [u64; 2],
         trials: [u64; 2],
     ) -> Finding {
-        let (worse, within) = (self.above.ln(), self.below.ln());
+        let temper = |nats| crowd.map_or(nats, |crowd| crowd.temper(nats));
+        let (worse, within) = (temper(self.above.ln()), temper(self.below.ln()));
         let verdict = match (worse >= self.needed, within >= self.needed) {
             (true, _) => Verdict::Worse,
             (false, true) => Verdict::Within,
             (false, false) => Verdict::Unknown,
         };
-        let (low, high) = self.interval(verdict);
+        let (low, high) = self.interval(verdict, temper);
         Finding {
             verdict,
             estimate,
@@ -110,6 +112,7 @@ impl Contest {
             within,
             needed: self.needed,
             effect: self.effect,
+            clients_effect: crowd.map_or(1.0, |crowd| crowd.effect),
             events,
             trials,
         }
@@ -117,17 +120,21 @@ impl Contest {
 
     /// The largest limit that is proven exceeded, and the smallest that is proven kept. Only the
     /// test at the limit itself says on which side of the limit they lie.
-    fn interval(&self, verdict: Verdict) -> (Option<f64>, Option<f64>) {
+    fn interval(
+        &self,
+        verdict: Verdict,
+        temper: impl Fn(f64) -> f64,
+    ) -> (Option<f64>, Option<f64>) {
         let refuted = self.elsewhere.iter();
         let low = refuted
             .clone()
-            .filter(|other| other.above >= self.needed)
+            .filter(|other| temper(other.above) >= self.needed)
             .map(|other| other.limit)
             .chain((verdict == Verdict::Worse).then_some(self.limit))
             .filter(|low| verdict == Verdict::Worse || *low < self.limit)
             .reduce(f64::max);
         let high = refuted
-            .filter(|other| other.below >= self.needed)
+            .filter(|other| temper(other.below) >= self.needed)
             .map(|other| other.limit)
             .chain((verdict == Verdict::Within).then_some(self.limit))
             .filter(|high| verdict == Verdict::Within || *high > self.limit)

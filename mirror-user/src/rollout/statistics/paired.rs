@@ -66,7 +66,7 @@ impl PairedDifference {
         let count = self.total.count();
         let estimate = (count > 0).then(|| excess(self.total) / count as f64);
         let events = [production_only, shadow_only].map(|only| both.saturating_add(only));
-        self.contest.finding(estimate, events, [count; 2])
+        self.contest.finding(None, estimate, events, [count; 2])
     }
 
     /// About how many pairs prove that an equal version is within the limit, when this share of pairs
@@ -163,7 +163,7 @@ impl PairedQuantileRatio {
             self.beyond.map(|arm| arm.events),
             self.beyond.map(|arm| arm.trials),
         ];
-        self.contest.finding(ratio, events, trials)
+        self.contest.finding(None, ratio, events, trials)
     }
 
     /// About how many pairs prove that an equal version is within the limit, when production's

@@ -6,7 +6,7 @@ use super::latencies::{Latencies, Tails, Thresholds};
 use super::rate::requests;
 use super::rates::{doubt, weight};
 use super::wander::Wander;
-use super::{Counts, Finding, MEMORY, ODDS, plausible};
+use super::{Counts, Crowd, Finding, MEMORY, ODDS, plausible};
 
 pub(super) const GRID: &[f64] = &[0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0];
 
@@ -120,6 +120,11 @@ impl QuantileRatio {
     /// What is known now. The estimate is the ratio of the quantiles of all windows, in which both
     /// arms have the same weight; events are latencies beyond the thresholds.
     pub fn finding(&self) -> Finding {
+        self.finding_of(None)
+    }
+
+    /// The same, where the requests are of such a crowd.
+    pub fn finding_of(&self, crowd: Option<Crowd>) -> Finding {
         let [stable, canary] = &self.matched;
         let quantiles = stable
             .quantile(self.quantile)
@@ -129,7 +134,7 @@ impl QuantileRatio {
             self.total.map(|arm| arm.events),
             self.total.map(|arm| arm.trials),
         ];
-        self.contest.finding(ratio, events, trials)
+        self.contest.finding(crowd, ratio, events, trials)
     }
 
     /// About how many of the canary's requests prove that an equal version is within the limit, when

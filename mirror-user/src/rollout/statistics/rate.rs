@@ -2,7 +2,7 @@
 
 use super::bet::{self, Bet, Side};
 use super::contest::Contest;
-use super::{Counts, Finding, MEMORY, ODDS, plausible};
+use super::{Counts, Crowd, Finding, MEMORY, ODDS, plausible};
 
 const GRID: &[f64] = &[
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99,
@@ -76,9 +76,14 @@ impl Rate {
 
     /// What is known now.
     pub fn finding(&self) -> Finding {
+        self.finding_of(None)
+    }
+
+    /// The same, where the requests are of such a crowd.
+    pub fn finding_of(&self, crowd: Option<Crowd>) -> Finding {
         let estimate = (self.total.trials > 0).then(|| self.total.rate());
         let (events, trials) = ([0, self.total.events], [0, self.total.trials]);
-        let finding = self.contest.finding(estimate, events, trials);
+        let finding = self.contest.finding(crowd, estimate, events, trials);
         match self.bound {
             Bound::AtMost => finding,
             Bound::AtLeast => Finding {

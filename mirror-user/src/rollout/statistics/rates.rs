@@ -4,7 +4,7 @@ use super::bet::{self, Bet, Side};
 use super::contest::Contest;
 use super::rate::{Recent, requests};
 use super::wander::Wander;
-use super::{Counts, Finding, ODDS, plausible};
+use super::{Counts, Crowd, Finding, ODDS, plausible};
 
 const GRID: &[f64] = &[
     -0.2, -0.1, -0.05, -0.02, -0.01, -0.005, -0.002, 0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,
@@ -75,11 +75,16 @@ impl RateDifference {
     /// What is known now. The estimate is the mean of the windows' differences, not the difference of
     /// the means.
     pub fn finding(&self) -> Finding {
+        self.finding_of(None)
+    }
+
+    /// The same, where the requests are of such a crowd.
+    pub fn finding_of(&self, crowd: Option<Crowd>) -> Finding {
         let [events, trials] = [
             self.total.map(|arm| arm.events),
             self.total.map(|arm| arm.trials),
         ];
-        self.contest.finding(self.gap.mean(), events, trials)
+        self.contest.finding(crowd, self.gap.mean(), events, trials)
     }
 
     /// About how many of the canary's requests prove that an equal version is within the limit, with

@@ -92,7 +92,7 @@ impl Client {
     }
 
     fn flow(&self) -> Flow {
-        let [client, server] = self.ends.map(|end| std::net::SocketAddr::from(end).into());
+        let [client, server] = self.ends.map(|end| SocketAddr::from(end).into());
         Flow { client, server }
     }
 
@@ -403,4 +403,35 @@ fn other_services_and_what_is_no_tcp_are_left_out() {
     bench.reading.record(&own, b"abc", bench.now);
     client.send(&mut bench, Direction::Request, ACK, b"");
     assert_eq!(bench.counts(Arm::Stable), "0: ");
+}
+
+/// Each is counted as its client's and as its connection's, and by what became of it.
+#[test]
+fn requests_are_counted_by_client_and_by_connection() {
+    let mut bench = Bench::new();
+    for (port, status) in [(4_000, 200), (4_001, 503), (4_002, 404)] {
+        let mut client = Client::open(&mut bench, Arm::Canary, port);
+        client.ask(&mut bench);
+        client.answer(&mut bench, &with_status(status));
+        client.close(&mut bench);
+    }
+    let looked = bench.tally.read(Arm::Canary);
+    let sums = looked.clusters.each_ref().map(|by| {
+        let counted: Vec<_> = by
+            .iter()
+            .filter(|row| row[Sort::Requests as usize] > 0)
+            .collect();
+        let sum = |sort: Sort| counted.iter().map(|row| row[sort as usize]).sum::<u64>();
+        let sorts = [
+            Sort::Requests,
+            Sort::Failed,
+            Sort::ClientErrors,
+            Sort::Aborted,
+        ];
+        (counted.len(), sorts.map(sum))
+    });
+    let [(clients, by_client), (connections, by_connection)] = sums;
+    assert_eq!((clients, by_client), (1, [3, 1, 1, 0]));
+    assert_eq!(by_connection, by_client);
+    assert!(connections > 1, "{connections}");
 }

@@ -45,6 +45,9 @@ struct Nature {
     slower: (f64, u32),
     /// The canary fails so much more often.
     worse: f64,
+    /// So many clients ask, each less often than the one before it (Zipf), each has one version, and fails and is slow
+    /// in its own way; 0 = each request is of another.
+    clients: u32,
 }
 
 const CALM: Nature = Nature {
@@ -57,6 +60,7 @@ const CALM: Nature = Nature {
     tide: 0.0,
     slower: (1.0, 0),
     worse: 0.0,
+    clients: 0,
 };
 
 /// Two servers, second by second.
@@ -70,6 +74,21 @@ struct Servers {
     slow: [f64; 2],
     incident_since: Option<u32>,
     canary_since: Option<u32>,
+    clients: Vec<Client>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    /// With what chance a request is of this one, or of one before.
+    until: f64,
+    /// It meets the canary from this share on.
+    share: f64,
+    /// How often its requests fail.
+    errors: f64,
+    /// How many times the usual it waits.
+    slow: f64,
+    cluster: u8,
 }
 
 impl Servers {
@@ -86,9 +105,76 @@ impl Servers {
             slow: [0.0; 2],
             incident_since: None,
             canary_since: None,
+            clients: Vec::new(),
         };
         servers.slow = [0, 1].map(|_| servers.normal() * nature.wander);
+        servers.meet();
         servers
+    }
+
+    fn meet(&mut self) {
+        let parts = (1..=self.nature.clients).map(|rank| 1.0 / f64::from(rank));
+        let all: f64 = parts.clone().sum();
+        let mut until = 0.0;
+        for part in parts {
+            until += part / all;
+            let client = Client {
+                until,
+                share: self.uniform(),
+                errors: -self.uniform().max(1e-12).ln() * self.nature.errors,
+                slow: (0.1 * self.normal()).exp(),
+                cluster: (self.rng.next_u64() % CLUSTERS as u64) as u8,
+            };
+            self.clients.push(client);
+        }
+    }
+
+    /// What both do in the next second for clients that keep their version.
+    fn window_of_clients(&mut self, share: f64) -> record::Window {
+        self.second += 1;
+        let mut window = record::Window {
+            by_client: true,
+            ..record::Window::default()
+        };
+        let mut rows = [[[0; Sort::COUNT]; CLUSTERS]; 2];
+        let mut buckets = [Vec::new(), Vec::new()];
+        let mut counts = [Counts::default(); 2];
+        for _ in 0..REQUESTS as u32 {
+            let drawn = self.uniform();
+            let at = self.clients.partition_point(|client| client.until < drawn);
+            let client = self.clients[at.min(self.clients.len() - 1)];
+            let arm = usize::from(client.share < share);
+            let worse = if arm == 1 { self.nature.worse } else { 0.0 };
+            let failed = self.happens(client.errors + worse);
+            let draw = self.rng.next_u64();
+            let latency = self.latencies[(draw & 0xfff) as usize] * client.slow;
+            let bucket = Latency::bucket(latency as u64);
+            buckets[arm].push((bucket as u16, 1));
+            counts[arm].trials += 1;
+            counts[arm].events += u64::from(failed);
+            let slow =
+                [0.5, 0.99].map(|quantile| latency > self.latencies[(quantile * 4096.0) as usize]);
+            let row = &mut rows[arm][usize::from(client.cluster)];
+            for (sort, is) in [
+                (Sort::Requests, true),
+                (Sort::Failed, failed),
+                (Sort::BodyP50, slow[0]),
+                (Sort::BodyP99, slow[1]),
+                (Sort::EndP50, slow[0]),
+                (Sort::EndP99, slow[1]),
+            ] {
+                row[sort as usize] += u64::from(is);
+            }
+        }
+        for (at, of) in [&mut window.stable, &mut window.canary]
+            .into_iter()
+            .enumerate()
+        {
+            let latencies = std::mem::take(&mut buckets[at]).into_iter().collect();
+            *of = arm(&mut self.rng, counts[at], &latencies);
+            of.clients = (0..).zip(rows[at]).collect();
+        }
+        window
     }
 
     fn uniform(&mut self) -> f64 {
@@ -106,6 +192,9 @@ impl Servers {
 
     /// What both do in the next second.
     fn window(&mut self, share: f64) -> record::Window {
+        if !self.clients.is_empty() {
+            return self.window_of_clients(share);
+        }
         self.second += 1;
         let turn = std::f64::consts::TAU * f64::from(self.second) / 7_200.0;
         let load = REQUESTS * (1.0 + self.nature.tide * turn.sin());
@@ -291,6 +380,20 @@ fn worlds() -> Vec<(&'static str, Nature)> {
         ("both always fail in 20 %", errors(0.2)),
         ("in 30 %", errors(0.3)),
         (
+            "100 clients, each with one version",
+            Nature {
+                clients: 100,
+                ..CALM
+            },
+        ),
+        (
+            "1,000 clients",
+            Nature {
+                clients: 1_000,
+                ..CALM
+            },
+        ),
+        (
             "the canary is twice as slow in its first 30 s",
             Nature {
                 slower: (2.0, 30),
@@ -361,6 +464,13 @@ fn table_worlds() {
     let plan = Plan::default();
     let worse = [
         ("the canary fails 2 points more", FAILS_MORE),
+        (
+            "the same before 1,000 clients",
+            Nature {
+                clients: 1_000,
+                ..FAILS_MORE
+            },
+        ),
         ("the canary is three times slower", SLOWER),
     ];
     for (name, nature) in worlds().into_iter().chain(worse) {
