@@ -170,6 +170,8 @@ pub async fn node(node: &Node, options: Options) -> anyhow::Result<Findings> {
     findings.extend(services::findings(node, &host, &tapped));
     findings.extend(canary::unreached(&against.canaries));
     findings.extend(against.hidden.as_deref().map(canary::hidden));
+    let receivers = against.receivers.iter();
+    findings.extend(receivers.filter_map(|(name, lro)| canary::merged(name, *lro)));
     findings.extend(canary::findings(&netlink, node, &host).await?);
     let tls = async {
         if options.probe_tls {

@@ -15,6 +15,7 @@ mod guard;
 mod http_client;
 pub mod metrics;
 mod netlink;
+mod offload;
 mod plain;
 mod private_file;
 mod reset;

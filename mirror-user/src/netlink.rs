@@ -1,6 +1,6 @@
 //! What the kernel says of links, addresses, routes and neighbours, through netlink and ethtool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ use rtnetlink::{
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::offload::Lro;
+
 pub(crate) mod netfilter;
 pub(crate) mod stack;
 
@@ -35,6 +37,9 @@ const CLSACT: u32 = 0xffff_0000;
 
 /// `IFLA_GRO_MAX_SIZE`, which the crate does not name.
 const GRO_MAX_SIZE: u16 = 58;
+
+/// The kernel's name for LRO.
+const LRO: &str = "rx-lro";
 
 /// A link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -398,27 +403,46 @@ fn gro_max_size(attribute: &impl rtnetlink::packet_core::Nla) -> u32 {
     u32::from_ne_bytes(value)
 }
 
-/// The offloads of a link and whether each is on, by the kernel's names; nothing when it cannot
-/// tell.
+/// The offloads of a link, by the kernel's names; nothing when it cannot tell.
+#[derive(Debug, Default)]
+struct Offloads {
+    active: BTreeSet<String>,
+    changeable: BTreeSet<String>,
+}
+
+/// The offloads of a link and whether each is on; nothing when the kernel cannot tell.
 pub(crate) async fn offloads(interface: &str) -> BTreeMap<String, bool> {
+    let Offloads { active, changeable } = read_offloads(interface).await;
+    let there = changeable.into_iter().map(|name| (name, false));
+    there
+        .chain(active.into_iter().map(|name| (name, true)))
+        .collect()
+}
+
+/// Whether a link merges what it receives.
+pub(crate) async fn lro(interface: &str) -> Lro {
+    let Offloads { active, changeable } = read_offloads(interface).await;
+    Lro::of(active.contains(LRO), changeable.contains(LRO))
+}
+
+async fn read_offloads(interface: &str) -> Offloads {
     let Ok((connection, mut handle, _)) = ethtool::new_connection() else {
-        return BTreeMap::new();
+        return Offloads::default();
     };
     let connection = tokio::spawn(connection);
     let answers = handle.feature().get(Some(interface)).execute().await;
     let answers: Vec<_> = answers.try_collect().await.unwrap_or_default();
     connection.abort();
-    let mut offloads = BTreeMap::new();
+    let mut offloads = Offloads::default();
     for attribute in answers.into_iter().flat_map(|answer| answer.payload.nlas) {
         match attribute {
             EthtoolAttr::Feature(EthtoolFeatureAttr::Active(active)) => {
-                offloads.extend(active.into_iter().map(|bit| (bit.name, bit.value)));
+                let on = active.into_iter().filter(|bit| bit.value);
+                offloads.active.extend(on.map(|bit| bit.name));
             }
-            // Everything that there is; what is on follows.
             EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(there)) => {
-                for bit in there {
-                    offloads.entry(bit.name).or_insert(false);
-                }
+                let there = there.into_iter().filter(|bit| bit.value);
+                offloads.changeable.extend(there.map(|bit| bit.name));
             }
             _ => {}
         }

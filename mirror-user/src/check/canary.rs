@@ -11,6 +11,7 @@ use super::memory::{Memory, shown};
 use super::services::about;
 use crate::config::{Canary, Node, PortRange, Service, XdpHook};
 use crate::netlink::{self, HostAddress, Link, Netlink};
+use crate::offload::Lro;
 use crate::{dataplane, sock_diag};
 
 /// Kernel memory for each connection, measured: an entry of both tables, 200 and 192 bytes.
@@ -87,6 +88,26 @@ pub(super) fn hidden(why: &str) -> Finding {
         ),
         "look for DNAT, REDIRECT and TPROXY of the services' ports; a share of connections that do not arrive goes back by itself",
     )
+}
+
+/// What is done about a device that merges what it receives, by which packets of a canary on another host come in.
+pub(super) fn merged(name: &str, lro: Lro) -> Option<Finding> {
+    let about = format!("interface {name}");
+    match lro {
+        Lro::Off => None,
+        Lro::On => Some(Finding::warn(
+            about,
+            "LRO is on: the daemon switches it off, since merged packets cannot be sent on to a canary on another host, and `modelmirror off` puts it back",
+            format!(
+                "nothing; or ethtool -K {name} lro off at a quiet time, since switching can reset the NIC's queues"
+            ),
+        )),
+        Lro::Fixed => Some(Finding::refuse(
+            about,
+            "LRO is on and cannot be switched off: merged packets cannot be sent on, so canaries on other hosts get no connections",
+            "name another interface, or run the canary on this host",
+        )),
+    }
 }
 
 fn table(connections: u32, host: Memory) -> Finding {
@@ -307,6 +328,15 @@ mod tests {
         let few = "65536 are remembered, in 24.5 MiB of kernel memory";
         check(&table(65_536, host), Level::Ok, few);
         check(&table(1_000_000, host), Level::Warn, "373.8 MiB");
+    }
+
+    #[test]
+    fn what_merges_is_switched_off_or_refused() {
+        assert_eq!(merged("eth0", Lro::Off), None);
+        let on = merged("eth0", Lro::On).unwrap();
+        check(&on, Level::Warn, "the daemon switches it off");
+        let fixed = merged("eth0", Lro::Fixed).unwrap();
+        check(&fixed, Level::Refuse, "cannot be switched off");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::commands::print_done;
@@ -15,6 +16,7 @@ use super::{Global, Printer, block_on};
 use crate::config;
 use crate::control::{Client, ClientError, Done};
 use crate::dataplane;
+use crate::offload::{Devices, Ethtool, Switched};
 use crate::state::{Overrides, State};
 
 /// How long the disk may take to have it hold after a restart.
@@ -46,10 +48,20 @@ pub(super) fn off(
     }
 }
 
-/// Writes down that everything is off.
+/// Writes down that everything is off, and puts back what was switched off for it.
 pub(super) fn keep(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let places = Places::of(file)?;
-    State::open(&places.state_dir).update(Overrides::switch_off)?;
+    let kept = State::open(&places.state_dir).update(Overrides::switch_off);
+    let (done, failures) = Switched::new(&places.state_dir, Ethtool).keep_off(&Devices::new());
+    for line in done {
+        writeln!(std::io::stdout(), "{line}")?;
+    }
+    kept?;
+    let failures = failures.iter();
+    let failures: Vec<String> = failures
+        .map(|(name, why)| format!("LRO of {name}: {why}"))
+        .collect();
+    ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,7 +119,10 @@ fn off_without_daemon(
     let state = places.state_dir.display();
     let mut said = "off".to_owned();
     match keep_apart(file) {
-        Ok(()) => said = format!("off, also after a restart (kept in {state})"),
+        Ok(also) => {
+            done.done.extend(also);
+            said = format!("off, also after a restart (kept in {state})");
+        }
         Err(why) => {
             done.warnings.push(format!(
                 "it is not kept in {state}, so a daemon that starts attaches again: {why:#}"
@@ -163,15 +178,15 @@ fn is_held(pin_dir: &Path) -> bool {
 }
 
 /// [`keep`] in a process of its own, which goes on when this one no longer waits: one that a disk holds
-/// up cannot even end.
-fn keep_apart(file: Option<&Path>) -> anyhow::Result<()> {
+/// up cannot even end. Says what was put back.
+fn keep_apart(file: Option<&Path>) -> anyhow::Result<Vec<String>> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     command.args(["off", "--only-keep"]);
     if let Some(file) = file {
         command.arg("--config").arg(file);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let child = command.stderr(Stdio::piped()).spawn()?;
     let (said, ended) = channel();
     std::thread::spawn(move || said.send(child.wait_with_output()));
@@ -182,5 +197,6 @@ fn keep_apart(file: Option<&Path>) -> anyhow::Result<()> {
         let why = String::from_utf8_lossy(&output.stderr);
         bail!("{}", why.trim().trim_start_matches("error: "));
     }
-    Ok(())
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(said.lines().map(str::to_owned).collect())
 }

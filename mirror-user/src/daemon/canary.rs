@@ -37,7 +37,7 @@ impl Core {
         if let (Some(canary), Some(view), CanaryChange::Share(share)) =
             (&config.canary, &self.view, change)
             && share != Share::NONE
-            && let Err(why) = place::find(canary, &config.addresses, view)
+            && let Err(why) = self.place(canary, &config.addresses, view)
             && why.is_lasting()
         {
             return Err(Refusal::Invalid(format!("{}: {why}", canary.address)));
@@ -193,7 +193,12 @@ impl Core {
             let wanted = match &config.canary {
                 Some(canary) => {
                     let place = place::find(canary, &config.addresses, view).ok();
-                    let wanted = self.wanted(service, canary);
+                    let mut wanted = self.wanted(service, canary);
+                    let is_merged = place.is_some_and(|place| self.merged(&place).is_some());
+                    // Merged packets are still more than what nobody answers.
+                    if is_merged && !self.is_stable_gone(service) {
+                        wanted.share = Share::NONE;
+                    }
                     steering(config, canary, wanted, place, &before, &addresses)
                 }
                 None => Steering::default(),

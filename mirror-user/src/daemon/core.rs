@@ -32,6 +32,7 @@ use super::kernel::Kernel;
 use super::keys::Keys;
 use super::listening::Listening;
 use super::local_reader::LocalReader;
+use super::lro;
 use super::milestones::Milestones;
 use super::network::{Interest, Look, View};
 use super::now::Now;
@@ -47,6 +48,7 @@ use super::way::Way;
 use crate::config::{AgentAddress, Node};
 use crate::control::{Command, Refusal, Reply};
 use crate::dataplane::{Error, Mechanism};
+use crate::offload::{Devices, Failures};
 use crate::serve::Caller;
 use crate::servers::Watch;
 use crate::state::Overrides;
@@ -84,6 +86,8 @@ pub(super) enum Input {
     Heard(Heard),
     /// A canary's connections were ended, or not.
     Ended(Ended),
+    /// LRO was switched; what could not be.
+    Lro(Failures),
     /// Somebody wants something.
     Command(Ticket, Caller, Command),
     /// What is known of earlier rollouts was read, for an order that needs it.
@@ -113,6 +117,8 @@ pub(super) enum Effect {
     Report(u32, TapReport),
     /// These canaries on other hosts are dialled now and then, and no others.
     Dial(BTreeSet<SocketAddr>),
+    /// LRO is off on these devices from now on, and put back wherever else it was switched off.
+    KeepLroOff(Devices),
     /// A canary's connections end.
     End(Job),
     /// Somebody is asked, or told, for a rollout.
@@ -191,6 +197,8 @@ pub(super) struct Core {
     pub(super) local_reader: LocalReader,
     /// Canaries on other hosts.
     pub(super) health: Health,
+    /// What is merged on its way in.
+    pub(super) lro: lro::Asked,
     /// What the network's watcher should look at.
     pub(super) interest: watch::Sender<Interest>,
     /// The network as it was last seen; nothing before the first look.
@@ -280,6 +288,7 @@ impl Core {
             arrivals: Arrivals::default(),
             local_reader,
             health: Health::default(),
+            lro: lro::Asked::default(),
             interest: watch::Sender::default(),
             view: None,
             attachments: Attachments::default(),
@@ -321,6 +330,7 @@ impl Core {
             Input::Written(written) => self.landed(written),
             Input::Heard(heard) => self.heard(heard),
             Input::Ended(ended) => self.on_ended(ended),
+            Input::Lro(failures) => self.on_lro(failures),
             Input::Command(ticket, caller, command) => self.obey(ticket, caller, command),
             Input::LookedBack(ticket, known) => self.looked_back(ticket, known),
             Input::Reloaded(read) => self.reloaded(*read),

@@ -31,6 +31,7 @@ mod kernel;
 mod keys;
 mod listening;
 pub(crate) mod local_reader;
+mod lro;
 mod measure;
 mod milestones;
 mod network;
@@ -79,6 +80,7 @@ use crate::control;
 use crate::dataplane::{self, DataPlane, Mechanism, Sizes};
 use crate::guard;
 use crate::metrics;
+use crate::offload::{Devices, Ethtool, Switched};
 use crate::serve;
 
 /// How long the last write may take when the daemon stops.
@@ -217,8 +219,16 @@ fn stop(core: Core, mut performer: Performer, options: &Options) -> anyhow::Resu
         return Ok(());
     }
     let pin_dir = core.config.pin_dir.clone();
+    let state_dir = core.config.state_dir.clone();
     drop((core, performer));
     let removed = dataplane::detach_all(&pin_dir).with_context(|| pin_dir.display().to_string())?;
+    let (done, failures) = Switched::new(&state_dir, Ethtool).keep_off(&Devices::new());
+    for done in done {
+        tracing::info!("{done}");
+    }
+    for (interface, why) in failures {
+        tracing::error!(interface, "LRO cannot be put back: {why}");
+    }
     tracing::info!(pins = removed.len(), "stopped; everything is detached");
     Ok(())
 }

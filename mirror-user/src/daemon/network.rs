@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::lro::{self, Receivers};
 use super::place::{self, Obstacle};
 use super::way::{self, NoWay, Way};
 use crate::config::Node;
 use crate::netlink::netfilter::Netfilter;
 use crate::netlink::stack::{self, Pair};
 use crate::netlink::{self, Link, Netlink};
+use crate::offload::Lro;
 
 /// How long the kernel may take for all answers of one look.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,6 +83,8 @@ pub(super) struct View {
     pub(super) netfilter: Netfilter,
     /// Where packets leave for what clients dial, by the interface's number, if that is another host's.
     pub(super) onward: BTreeMap<IpAddr, u32>,
+    /// By which devices packets come in, and whether they are merged there, where a canary is on another host.
+    pub(super) receivers: Receivers,
 }
 
 /// What has an interface as its port.
@@ -123,6 +127,15 @@ impl View {
             let links = netlink.links().await?;
             view.pairs = stack::pairs(&interest.interfaces, &links);
             view.tagged = stack::tagged(&interest.interfaces, &links, &addresses);
+            if is_steered_away {
+                let mut names = interest.interfaces.clone();
+                for canary in &interest.canaries {
+                    if let Some(Ok(way)) = view.ways.get(canary) {
+                        names.push(way.link.name.clone());
+                    }
+                }
+                view.receivers = lro::receivers(&names, &links).await;
+            }
             for port in view.links.values().flatten().filter(is_stacked) {
                 let master = links.iter().find(|link| link.index == port.master);
                 view.masters
@@ -192,6 +205,8 @@ pub(crate) struct Against {
     pub(crate) canaries: Vec<(String, String, String)>,
     /// Why netfilter's rules could not be seen, where they matter.
     pub(crate) hidden: Option<String>,
+    /// Devices by which packets of canaries on other hosts come in.
+    pub(crate) receivers: BTreeMap<String, Lro>,
 }
 
 impl Against {
@@ -222,6 +237,12 @@ impl Against {
             canaries: canaries.collect(),
             pairs: view.pairs.clone(),
             hidden: view.netfilter.hidden.clone(),
+            receivers: view
+                .receivers
+                .into_values()
+                .flatten()
+                .map(|device| (device.name, device.lro))
+                .collect(),
         })
     }
 }

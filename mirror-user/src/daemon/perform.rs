@@ -17,6 +17,7 @@ use super::heartbeat::Heartbeat;
 use super::keeper::{Keeper, Kept};
 use super::keys::Keys;
 use super::local_reader::{self, LocalReader};
+use super::lro::Switcher;
 use super::now::{self, Now};
 use super::rollout::{Asker, Found, Heard, Journal, LookedBack, Query, Records, Rollouts, Written};
 use super::sender::{Event, Pace, Sender};
@@ -26,6 +27,7 @@ use super::{Options, canary, servers};
 use crate::config::{self, Node};
 use crate::control::{Refusal, Reply, Request};
 use crate::dataplane::DataPlane;
+use crate::offload::Failures;
 use crate::servers::Watch;
 use crate::state::State;
 
@@ -40,6 +42,7 @@ pub(super) struct Performer {
     sender: Sender,
     dialler: Dialler,
     ender: Ender,
+    switcher: Switcher,
     asker: Asker,
     records: Records,
     /// Who has looked back into the records.
@@ -56,6 +59,7 @@ pub(super) struct Inputs {
     agents: mpsc::UnboundedReceiver<Event>,
     dialled: mpsc::Receiver<Attempt>,
     ended: mpsc::UnboundedReceiver<Ended>,
+    switched: mpsc::UnboundedReceiver<Failures>,
     heard: mpsc::UnboundedReceiver<Heard>,
     found: mpsc::UnboundedReceiver<(Ticket, LookedBack)>,
 }
@@ -69,6 +73,7 @@ impl Inputs {
             Some(event) = self.agents.recv() => Input::Agent(event),
             Some(attempt) = self.dialled.recv() => Input::Dialled(attempt),
             Some(ended) = self.ended.recv() => Input::Ended(ended),
+            Some(failures) = self.switched.recv() => Input::Lro(failures),
             Some(heard) = self.heard.recv() => Input::Heard(heard),
             Some((ticket, found)) = self.found.recv() => Input::LookedBack(ticket, found),
             else => std::future::pending().await,
@@ -103,6 +108,8 @@ pub(super) fn start(
     })?;
     let (say, ended) = mpsc::unbounded_channel();
     let ender = Ender::start(plane.connection_reader()?, say)?;
+    let (say, switched) = mpsc::unbounded_channel();
+    let switcher = Switcher::start(&config.state_dir, say)?;
     let (census, asked) = Census::new();
     census::start(asked, plane.connection_reader()?)?;
     let (janitor, room) = Janitor::new(canary::room(&config));
@@ -154,6 +161,7 @@ pub(super) fn start(
         sender,
         dialler: Dialler::new(attempts),
         ender,
+        switcher,
         asker,
         records,
         found: say,
@@ -167,6 +175,7 @@ pub(super) fn start(
         agents,
         dialled,
         ended,
+        switched,
         heard,
         found,
     };
@@ -222,6 +231,7 @@ impl Performer {
             Effect::Report(number, report) => self.sender.report(number, report),
             Effect::Dial(canaries) => self.dialler.dial(&canaries),
             Effect::End(job) => self.ender.end(job),
+            Effect::KeepLroOff(devices) => self.switcher.keep_off(devices),
             Effect::Ask(question) => self.asker.ask(question),
             Effect::Read(ticket, query) => self.read(ticket, query),
             Effect::Answer(ticket, answer) => {
@@ -254,6 +264,7 @@ impl Performer {
 
     /// Waits for the last write, but no longer than this. Says whether all is on the disk.
     pub(super) fn finish(&mut self, patience: Duration) -> bool {
+        self.switcher.finish(patience);
         self.keeper.finish(patience)
     }
 }

@@ -13,6 +13,7 @@ impl Core {
         self.log_agents();
         self.watch_canaries();
         self.attach();
+        self.see_to_lro();
         self.write_rules();
         self.pass_milestones();
         self.publish();

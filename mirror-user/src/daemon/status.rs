@@ -11,7 +11,7 @@ use super::agents::Connection;
 use super::attachments::Attachment;
 use super::core::Core;
 use super::snapshot::Snapshot;
-use super::{arms, concentration, place};
+use super::{arms, concentration};
 use crate::config::{ServiceAddress, XdpHook};
 use crate::control::{
     self, Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply,
@@ -79,6 +79,7 @@ impl Core {
         status
             .warnings
             .extend(troubles.into_iter().flatten().cloned());
+        status.warnings.extend(self.lro.warnings());
         status.warnings.extend(self.rollouts.warnings());
         for stranger in self.settings.holds().strangers(&self.config) {
             status.warnings.push(format!(
@@ -236,7 +237,7 @@ impl Core {
             canary: service.config.canary.as_ref().and_then(|canary| {
                 let addresses = &service.config.addresses;
                 let view = self.view.as_deref();
-                let place = view.map(|view| place::find(canary, addresses, view));
+                let place = view.map(|view| self.place(canary, addresses, view));
                 let answers = self.health.of(canary.address);
                 let by_rollout = self.rollouts.share(&service.config.name).is_some();
                 let share = (self.share(service), by_rollout);

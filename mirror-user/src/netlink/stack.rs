@@ -119,6 +119,26 @@ fn leaves_its_bridge(port: &Link, other: &Link, links: &[Link]) -> Option<(Strin
     Some((why, cure))
 }
 
+/// The link of this name, and all that it stands on: a VLAN's NIC, a bond's ports.
+pub(crate) fn below<'a>(name: &str, links: &'a [Link]) -> Vec<&'a Link> {
+    let mut found: Vec<&Link> = links.iter().filter(|link| link.name == name).collect();
+    let mut next = 0;
+    while let Some(upper) = found.get(next).copied() {
+        next += 1;
+        let kind = upper.kind.as_deref().unwrap_or_default();
+        let is_stacked = kind != "veth" && !TUNNELS.contains(&kind);
+        let is_lower = |link: &&Link| {
+            is_stacked && upper.lower == link.index || link.master == upper.index && kind != "vrf"
+        };
+        for lower in links.iter().filter(is_lower) {
+            if !found.iter().any(|known| known.index == lower.index) {
+                found.push(lower);
+            }
+        }
+    }
+    found
+}
+
 /// Whether packets that pass `lower` pass `upper` as well, as they are.
 fn stands_on(upper: &Link, lower: &Link, links: &[Link]) -> bool {
     let mut below = vec![lower.index];
@@ -227,6 +247,24 @@ mod tests {
         ] {
             let found = tagged(&[name.to_owned()], &links(), &addresses);
             assert_eq!(found.get(name).map(String::as_str), vlan, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bond_stands_on_its_ports_and_a_cable_on_nothing() {
+        let links = links();
+        for (name, expected) in [
+            ("bond0.7", &["bond0.7", "bond0", "eth1", "eth2"][..]),
+            ("eth0", &["eth0"]),
+            ("mv0", &["mv0", "eth0"]),
+            ("cni0", &["cni0", "veth1", "veth2"]),
+            ("one", &["one"]),
+            ("vx0", &["vx0"]),
+            ("eth7", &[]),
+        ] {
+            let found = below(name, &links);
+            let names: Vec<&str> = found.iter().map(|link| link.name.as_str()).collect();
+            assert_eq!(names, expected, "{name}");
         }
     }
 

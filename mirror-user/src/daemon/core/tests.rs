@@ -12,7 +12,9 @@ use super::*;
 use crate::config::Share;
 use crate::control::{CanaryChange, Rest};
 use crate::daemon::health::Failure;
+use crate::daemon::lro::Device;
 use crate::daemon::sender::What;
+use crate::offload::Lro;
 use crate::state::Change;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -180,6 +182,72 @@ fn a_canary_elsewhere_that_does_not_answer_is_told_to_the_programs() {
     let ours = Failure::Ours("no descriptors".to_owned());
     assert_eq!(dialled(Some(ours)), Some(1));
     assert_eq!(dialled(None), Some(0));
+}
+
+/// The network, where eth1 (towards the canary of "b") stands on a NIC, which merges or not.
+fn merging(lro: Lro) -> Input {
+    let mut view = View::clone(&view());
+    let device = |name: &str, index, lro| Device {
+        name: name.to_owned(),
+        index,
+        lro,
+    };
+    let below = vec![device("eth1", 3, Lro::Off), device("nic0", 4, lro)];
+    let own = vec![device("eth0", 2, Lro::Off)];
+    view.receivers = [("eth0".to_owned(), own), ("eth1".to_owned(), below)].into();
+    Input::Network(Some(Ok(Arc::new(view))))
+}
+
+/// What status says of the canary of "b".
+fn said_of_b(world: &World) -> Option<String> {
+    let published = world.core.published.borrow();
+    let canary = published.status.services[1].canary.as_ref().unwrap();
+    canary.error.clone()
+}
+
+#[test]
+fn lro_is_off_before_the_first_connection_is_given_to_another_host() {
+    let mut world = World::new(FILE);
+    world.input(merging(Lro::On));
+    let all = [("eth0", 2), ("eth1", 3), ("nic0", 4)];
+    let all = all.map(|(name, index)| (name.to_owned(), index));
+    assert_eq!(world.lro_off.last().unwrap(), &Devices::from(all));
+    let asked = world.lro_off.len();
+    let raised = world.command(set("b", 5_000));
+    world.write_all();
+    assert!(world.answer(raised).unwrap().is_ok());
+    assert_eq!(world.share("b"), Share::NONE);
+    assert!(said_of_b(&world).unwrap().contains("LRO of nic0"));
+    // The canary of this host is none of it.
+    world.command(set("a", 5_000));
+    world.write_all();
+    assert_eq!(world.share("a"), share(5_000));
+    // What fails is tried again, and said.
+    assert_eq!(world.lro_off.len(), asked);
+    let why = ("nic0".to_owned(), "no space left".to_owned());
+    world.input(Input::Lro([why].into()));
+    assert!(said_of_b(&world).unwrap().contains("no space left"));
+    world.pass(SECOND);
+    assert_eq!(world.lro_off.len(), asked + 1);
+    world.input(Input::Lro(Failures::new()));
+    world.input(merging(Lro::Off));
+    assert_eq!((world.share("b"), said_of_b(&world)), (share(5_000), None));
+    // It comes back with `off`.
+    world.command(Command::Off);
+    assert_eq!(world.lro_off.last().unwrap(), &Devices::new());
+}
+
+#[test]
+fn a_device_that_always_merges_keeps_the_canary_of_another_host_from_its_share() {
+    let mut world = World::new(FILE);
+    world.command(set("b", 5_000));
+    world.input(merging(Lro::Fixed));
+    world.write_all();
+    assert_eq!(world.share("b"), Share::NONE);
+    let said = said_of_b(&world).unwrap();
+    assert!(said.contains("nic0 merges what it receives"), "{said}");
+    let refused = world.command(set("b", 6_000));
+    assert!(world.answer(refused).unwrap().unwrap_err().contains("LRO"));
 }
 
 #[test]

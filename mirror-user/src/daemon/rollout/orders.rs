@@ -12,7 +12,6 @@ use crate::control::{
 };
 use crate::daemon::canary::fresh_key;
 use crate::daemon::core::{Core, Effect};
-use crate::daemon::place;
 use crate::daemon::settings::{Ticket, Update};
 use crate::rollout::machine::Rollout;
 use crate::rollout::plan::{Plan, Target};
@@ -186,7 +185,7 @@ impl Core {
         }
         let canary = overlay::on_trial(&config, &target);
         if let Some(view) = &self.view
-            && let Err(why) = place::find(&canary, &config.addresses, view)
+            && let Err(why) = self.place(&canary, &config.addresses, view)
             && why.is_lasting()
         {
             return Err(invalid(format!("{}: {why}", target.address)));

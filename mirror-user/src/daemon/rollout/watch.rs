@@ -11,7 +11,7 @@ use crate::config::Affinity;
 use crate::daemon::core::Core;
 use crate::daemon::health::Failure;
 use crate::daemon::local_reader::Looked;
-use crate::daemon::place::{self, Place};
+use crate::daemon::place::Place;
 use crate::daemon::servers::Versioned;
 use crate::daemon::services::Service;
 use crate::dataplane;
@@ -221,7 +221,7 @@ impl Core {
             why,
         };
         if let Some(view) = &self.view {
-            match place::find(canary, &found.config.addresses, view) {
+            match self.place(canary, &found.config.addresses, view) {
                 Ok(Place::Here) => {
                     let obstacle = self.obstacle_here(service).ok().flatten();
                     held.extend(obstacle.map(not_steered));

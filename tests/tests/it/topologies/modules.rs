@@ -1,6 +1,7 @@
 //! What not every kernel has: VLANs, bonds, VRFs, flow tables. `cargo xtask test --kernel` runs these on
 //! kernels of distributions.
 
+use nix::sys::signal::Signal;
 use tests::{Namespace, Scene, Trial, veth};
 
 use super::pods::routed_pod;
@@ -132,6 +133,46 @@ fn a_bond_steers_to_another_host() {
     bond(&trial.scene);
     trial.scene.set_interfaces(&["bond0"]);
     mirrors_and_steers_away(&mut trial, DIALLED);
+}
+
+/// A bond has an LRO that can be switched; so have NICs, and no other virtual device that is to be had everywhere.
+#[test]
+#[ignore = "needs a kernel with bonds: cargo xtask test --kernel 6.12"]
+fn lro_is_off_while_connections_go_to_another_host() {
+    let Some(mut trial) = Trial::quiet(|_| {}) else {
+        return;
+    };
+    bond(&trial.scene);
+    let node = trial.scene.net.node.clone();
+    let is_on = || {
+        let shown = node.ethtool("-k bond0").unwrap();
+        shown.contains("large-receive-offload: on")
+    };
+    let switched = |on: bool| {
+        tests::eventually("LRO is switched", || {
+            anyhow::ensure!(is_on() == on, "{}", node.ethtool("-k bond0")?);
+            Ok(())
+        });
+    };
+    node.ethtool("-K bond0 lro on").unwrap();
+    assert!(is_on());
+    trial.scene.set_interfaces(&["bond0"]);
+    canary_elsewhere(&mut trial);
+    trial.start_daemon();
+    trial.wait_for_canary(1.0);
+    switched(false);
+    steers_half(&trial, DIALLED);
+    // A daemon that comes back knows what the first had switched off, and `off` needs none.
+    trial.scene.modelmirror(&["off"]);
+    switched(true);
+    trial.set("0.5");
+    switched(false);
+    trial.scene.end_daemon(Signal::SIGKILL);
+    let config = trial.scene.home.path().join("node.toml");
+    let config = config.to_string_lossy();
+    let said = trial.scene.modelmirror(&["off", "--config", &config]);
+    assert!(said.contains("LRO of bond0 switched on again"), "{said}");
+    assert!(is_on());
 }
 
 /// As with a bridge's.
