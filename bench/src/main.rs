@@ -7,6 +7,7 @@
 )]
 
 mod agent;
+mod churn;
 mod classes;
 mod cores;
 mod frames;
@@ -95,6 +96,12 @@ struct Options {
     /// Only the daemon without traffic; only printed.
     #[arg(long)]
     idle: bool,
+    /// Only 2,000 new connections/s through one translation address, twice ten minutes; only printed.
+    #[arg(long)]
+    connections: bool,
+    /// Seconds of each load of new connections.
+    #[arg(long, default_value_t = 600)]
+    connection_seconds: u64,
     /// An hour of 2,000 requests/s with an agent that is restarted every minute; only printed, a line a minute.
     #[arg(long)]
     soak: bool,
@@ -165,6 +172,8 @@ fn part(options: &Options) -> Result<Option<String>> {
         mirroring(options, Machine::this()?.cores)?.of(options)
     } else if options.steering {
         steering(options)?.to_string()
+    } else if options.connections {
+        churn::measure(options.connection_seconds)?.to_string()
     } else if options.rollout {
         rollbacks(options)?.to_string()
     } else {
@@ -197,6 +206,7 @@ fn measure(options: &Options) -> Result<Page> {
         idle,
         steering: steering(options)?,
         rollbacks: rollbacks(options)?,
+        churn: churn::measure(options.connection_seconds)?,
     })
 }
 

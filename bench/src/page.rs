@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::agent::Agents;
+use crate::churn::Churn;
 use crate::classes::Classes;
 use crate::idle::Idle;
 use crate::kernel_time::KernelTimes;
@@ -26,6 +27,7 @@ pub(crate) struct Page {
     pub(crate) idle: Idle,
     pub(crate) steering: Steering,
     pub(crate) rollbacks: Rollbacks,
+    pub(crate) churn: Churn,
 }
 
 /// Whether a figure is what it should be.
@@ -45,6 +47,7 @@ impl fmt::Display for Page {
             &self.idle,
             &self.steering,
             &self.rollbacks,
+            &self.churn,
         ] {
             writeln!(f, "{}\n", section.to_string().trim_end())?;
         }

@@ -8,7 +8,12 @@ use crate::packet::{Frame, Packet};
 /// How many ports are tried for a new connection before stable gets it.
 pub const PORT_ATTEMPTS: u32 = 24;
 
-/// After so many, ports that somebody may still wait for are taken as well, see [`Translation::yields_to`].
+/// After so many, ports whose end the canary's host waits out are taken as well, where that will take the SYN
+/// for a new connection's, see [`Translation::yields_to`]. Of two clients' clocks either may be behind, so each
+/// attempt finds such a port with a chance of a half: as many as there are must be left for it.
+const UNUSED_ATTEMPTS: u32 = 2;
+
+/// After so many, handshakes give way early, and clients look beyond their own slice.
 const CALM_ATTEMPTS: u32 = 8;
 
 /// See [`Ports::candidate`].
@@ -87,9 +92,9 @@ impl Ports {
         (port as u32).wrapping_sub(self.first) < self.count
     }
 
-    /// The port to try for a connection with this hash, if there are any. After the first few, as many stay
-    /// in one of [`SLICES`], another for each client, before all are tried again: whose timestamps are behind another client's would find no port
-    /// that may be used again, once that one has been at all of them.
+    /// The port to try for a connection with this hash, if there are any. After the first two, some stay in one
+    /// of [`SLICES`], another for each client, before all are tried again: whose timestamps are behind another
+    /// client's finds no port that may be used again where that one has been.
     #[inline(always)]
     pub const fn candidate(self, hash: u64, client: u32, attempt: u32) -> Option<u16> {
         if self.count == 0 {
@@ -97,7 +102,7 @@ impl Ports {
         }
         let place = (hash as u32).wrapping_add(attempt.wrapping_mul(0x9e37_79b1));
         let slice = self.count / SLICES;
-        let port = if attempt < CALM_ATTEMPTS || attempt >= 2 * CALM_ATTEMPTS || slice == 0 {
+        let port = if attempt < UNUSED_ATTEMPTS || attempt >= CALM_ATTEMPTS || slice == 0 {
             place % self.count
         } else {
             client % SLICES * slice + place % slice
@@ -193,11 +198,12 @@ impl Translation {
     #[inline(always)]
     pub const fn yields_to(&self, syn: &Last, attempt: u32, now_ns: u64) -> bool {
         let calm = attempt < CALM_ATTEMPTS;
+        let unused = attempt < UNUSED_ATTEMPTS;
         let passed = now_ns.saturating_sub(self.since_ns);
         match self.phase {
             phase::WAITING if calm => passed > HANDSHAKE_NS,
             phase::WAITING => passed > SHORT_HANDSHAKE_NS,
-            phase::CLOSED => passed > TIME_WAIT_NS || !calm && syn.supersedes(&self.last),
+            phase::CLOSED => passed > TIME_WAIT_NS || !unused && syn.supersedes(&self.last),
             phase::FREE => true,
             _ => false,
         }
@@ -314,7 +320,7 @@ mod tests {
             count: 807,
         };
         for hash in 0..1_000_u64 {
-            let port = ports.candidate(hash * 7_919, 11, CALM_ATTEMPTS).unwrap();
+            let port = ports.candidate(hash * 7_919, 11, UNUSED_ATTEMPTS).unwrap();
             assert!((1_300..1_400).contains(&port), "{port}");
         }
     }
