@@ -342,10 +342,11 @@ fn say_rules(config: &config::Shadow) {
 /// from their end. To be called in a runtime, which answers.
 fn api(judge: &Arc<Judge>, figures: Arc<Figures>) -> Api {
     let judge = Arc::downgrade(judge);
-    let router = summary::router(move || Some(judge.upgrade()?.summary(&figures)));
     let runtime = tokio::runtime::Handle::current();
-    Arc::new(move |stream| {
-        let served = summary::serve_connection(stream, router.clone());
+    Arc::new(move |stream, name| {
+        let (judge, figures) = (judge.clone(), Arc::clone(&figures));
+        let router = summary::router(move || Some(judge.upgrade()?.summary(&figures, &name)));
+        let served = summary::serve_connection(stream, router);
         runtime.spawn(async {
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a caller of the api breaks off");

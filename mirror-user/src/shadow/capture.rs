@@ -129,6 +129,10 @@ pub struct Tap {
     hello: Option<(&'static str, String)>,
     /// When it last reported.
     reported: Option<jiff::Timestamp>,
+    /// The life of its counters, ...
+    boot: u64,
+    /// ... and how often those of a service have begun anew, by its id.
+    lives: HashMap<u32, u64>,
 }
 
 impl Tap {
@@ -312,6 +316,11 @@ impl Capture {
         self.table.taps.iter().map(|(&id, tap)| (id, tap))
     }
 
+    /// One of them.
+    pub(crate) fn tap(&self, id: TapId) -> Option<&Tap> {
+        self.table.taps.get(&id)
+    }
+
     /// Taps whose streams have begun, or ended, since this was last asked, in order.
     pub(crate) fn take_streams(&mut self) -> Vec<StreamNews> {
         std::mem::take(&mut self.table.streams)
@@ -489,6 +498,7 @@ impl Table {
                     self.streams.push(left.unwrap_or(StreamNews::Begins(id)));
                 }
                 tap.ledger.hello(hello.boot, streamed);
+                tap.boot = hello.boot;
                 let begun = hello.lanes.iter().filter(|lane| lane.position > 0);
                 tap.ledger.begun(begun.map(|lane| lane.lane));
             }
@@ -545,10 +555,32 @@ impl Tap {
         }
     }
 
+    /// How often the counters of a service have begun anew.
+    pub(crate) fn life(&self, service: u32) -> (u64, u64) {
+        let lives = self.lives.get(&service).copied();
+        (self.boot, lives.unwrap_or_default())
+    }
+
+    /// Counters that have gone back have begun anew; so will those of a service that the tap no longer has.
+    fn begin_lives(&mut self, reported: &[ServiceReport]) {
+        for known in self.services.values() {
+            let now = reported.iter().find(|service| service.id == known.id);
+            let goes_on = now.is_some_and(|now| {
+                now.requests.packets >= known.requests.packets
+                    && now.responses.packets >= known.responses.packets
+            });
+            if !goes_on {
+                *self.lives.entry(known.id).or_default() += 1;
+            }
+        }
+    }
+
     /// Takes a report in; says whether a service is not what it was, figures apart.
     fn report(&mut self, report: TapReport) -> bool {
         self.reported = Some(jiff::Timestamp::now());
         self.ledger.report(report.boot, &report.lanes);
+        self.boot = report.boot;
+        self.begin_lives(&report.services);
         let mut changed = false;
         for service in report.services {
             let known = self.services.get(&service.id);

@@ -132,6 +132,8 @@ pub enum Event {
         id: ExchangeId,
         /// Index of the service.
         service: usize,
+        /// The tap it comes from.
+        tap: TapId,
         /// Which version answers its connection.
         arm: Arm,
         /// When the tap saw its connection's SYN; nothing where it did not.
@@ -205,6 +207,7 @@ impl Key {
 /// Numbers exchanges, and takes down what happens.
 struct Journal<'a> {
     service: usize,
+    tap: TapId,
     arm: Arm,
     opened_ns: Option<u64>,
     /// [`Ending::by`] of what is dropped now.
@@ -228,6 +231,7 @@ impl<'a> Journal<'a> {
     ) -> Self {
         Self {
             service: key.service,
+            tap: key.tap,
             arm: connection.arm,
             opened_ns: connection.opened_ns(),
             by: connection.ended_by,
@@ -245,6 +249,7 @@ impl<'a> Journal<'a> {
         self.events.push(Event::Seen {
             id,
             service: self.service,
+            tap: self.tap,
             arm: self.arm,
             opened_ns: self.opened_ns,
             client: self.client,
@@ -422,6 +427,7 @@ impl Exchanges {
         }
         let mut journal = Journal {
             service: segment.service,
+            tap: segment.tap,
             arm: segment.arm,
             opened_ns: None,
             by: None,

@@ -38,6 +38,9 @@ pub struct ServiceSummary {
     pub version: String,
     /// Requests that were seen.
     pub seen: u64,
+    /// Those of them that came from the node that asks; nothing where none of its taps has ever come.
+    #[serde(default)]
+    pub of_this_node: Option<OfNode>,
     /// Those that were compared.
     pub compared: u64,
     /// Those that were dropped, by reason.
@@ -78,6 +81,15 @@ pub struct ServiceSummary {
     /// How right both versions were, by labels that came later; nothing without `[service.labels]`.
     #[serde(default)]
     pub labels: Option<LabelSummary>,
+}
+
+/// What an agent has seen of one node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfNode {
+    /// The life of the node's counters, as its tap has said.
+    pub boot: u64,
+    /// Requests since that life began, or since the service's counters began anew in it.
+    pub seen: u64,
 }
 
 /// Pairs of answers to one request by who failed. An answer is an error when its status is 500 or

@@ -198,6 +198,7 @@ impl Reading {
                     arm,
                     opened_ns,
                     client,
+                    ..
                 } => {
                     if self.services[service].counts(arm, opened_ns) {
                         self.services[service].tally.count_seen(arm);

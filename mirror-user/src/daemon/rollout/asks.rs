@@ -139,6 +139,45 @@ async fn summary(mirror: &Mirror, key_file: &Path) -> Result<Summary, String> {
     said.await.map_err(|error| error.to_string())
 }
 
+/// What this node has sent to an agent of one service, since its counters began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SentByNode {
+    /// The life of the counters.
+    pub(super) boot: u64,
+    /// Packets and their bytes, of both directions.
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
+}
+
+/// The shortest request that HTTP/1 knows: `G / HTTP/1.0`, and an empty line.
+const SHORTEST: u64 = 16;
+
+/// Requests that may have been on their way when a service's counters began anew.
+const UNDERWAY: u64 = 100;
+
+/// Why what an agent has seen cannot be true: of this node's requests it has seen more than the node's copies can
+/// have carried. Each brings a packet, or stands in one behind others.
+fn beyond(said: &ServiceSummary, sent: &SentByNode) -> Option<String> {
+    let SentByNode {
+        boot,
+        packets,
+        bytes,
+    } = *sent;
+    let Some(of_node) = said.of_this_node else {
+        return Some("the agent has heard nothing of this node yet".to_owned());
+    };
+    if of_node.boot != boot {
+        return Some("the agent has not heard of this node's present counters yet".to_owned());
+    }
+    let most = packets + bytes / SHORTEST + UNDERWAY;
+    (of_node.seen > most).then(|| {
+        format!(
+            "the agent says that it has seen {} requests of this node's, which has sent it {packets} packets of {bytes} bytes: what it says is not used",
+            of_node.seen
+        )
+    })
+}
+
 /// What one rollout has asked, and what it has heard.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
@@ -161,7 +200,7 @@ impl Asked {
     }
 
     /// Puts what was said since into a window.
-    pub(super) fn fill(&self, window: &mut Window, rollout: &Rollout) {
+    pub(super) fn fill(&self, window: &mut Window, rollout: &Rollout, sent: Option<&SentByNode>) {
         window.metrics.clone_from(&self.readings);
         let plan = &rollout.started().plan;
         if plan.shadow.is_none() {
@@ -180,6 +219,10 @@ impl Asked {
                 said.version
             ))),
             Some(Ok((since, said))) => {
+                let beyond = sent.and_then(|sent| beyond(said, sent));
+                if let Some(why) = beyond {
+                    return window.held.push(held(why));
+                }
                 let none = ServiceSummary::default();
                 let then = match &self.known {
                     Some((known, then)) if known == since => Some(then),
@@ -395,5 +438,42 @@ fn notice(rollout: &Rollout, event: HookPoint, time: Timestamp) -> hooks::Notice
         stage,
         reason,
         time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::summary::OfNode;
+
+    #[track_caller]
+    fn check(of_this_node: Option<(u64, u64)>, why: Option<&str>) {
+        let said = ServiceSummary {
+            seen: 1 << 40,
+            of_this_node: of_this_node.map(|(boot, seen)| OfNode { boot, seen }),
+            ..ServiceSummary::default()
+        };
+        let sent = SentByNode {
+            boot: 7,
+            packets: 1_000,
+            bytes: 160_000,
+        };
+        let found = beyond(&said, &sent);
+        match (&found, why) {
+            (None, None) => {}
+            (Some(found), Some(why)) => assert!(found.contains(why), "{found}"),
+            _ => panic!("{found:?}, not {why:?}"),
+        }
+    }
+
+    /// What it has seen of other nodes' is not known here.
+    #[test]
+    fn more_than_was_sent_is_not_believed() {
+        check(Some((7, 500)), None);
+        check(Some((7, 11_100)), None);
+        let why = "has seen 11101 requests of this node's, which has sent it 1000 packets";
+        check(Some((7, 11_101)), Some(why));
+        check(Some((6, 0)), Some("present counters"));
+        check(None, Some("nothing of this node"));
     }
 }

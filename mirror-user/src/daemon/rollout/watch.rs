@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use mirror_common::steer::Choice;
-use mirror_common::tunnel::Arm;
+use mirror_common::tunnel::{Arm, Direction};
+use mirror_common::verdict::Reason;
 
+use super::asks::SentByNode;
 use super::counted::{self, Counted};
 use crate::config::Affinity;
 use crate::daemon::core::Core;
@@ -13,7 +15,7 @@ use crate::daemon::health::Failure;
 use crate::daemon::local_reader::Looked;
 use crate::daemon::place::Place;
 use crate::daemon::servers::Versioned;
-use crate::daemon::services::Service;
+use crate::daemon::services::{Service, counters};
 use crate::dataplane;
 use crate::rollout::record::{Event, Window};
 use crate::rollout::statistics::Clusters;
@@ -145,7 +147,17 @@ impl Core {
                 why: format!("the kernel's counters cannot be read: {why}"),
             }),
         }
-        running.asked.fill(&mut window, rollout);
+        let sent = match self.sent_by_node(service) {
+            Ok(sent) => sent,
+            Err(why) => {
+                window.held.push(Held {
+                    kind: Kind::Agent,
+                    why: format!("the kernel's counters cannot be read: {why}"),
+                });
+                return window;
+            }
+        };
+        running.asked.fill(&mut window, rollout, sent.as_ref());
         window.held.extend(obstacles);
         // What cannot be written down must not lead on, but back it may.
         window
@@ -162,6 +174,28 @@ impl Core {
             }
         }
         window
+    }
+
+    /// What was sent to the agent of a service's, where that matters to its rollout.
+    fn sent_by_node(&self, service: &str) -> Result<Option<SentByNode>, dataplane::Error> {
+        let running = self.rollouts.running.get(service);
+        let has_shadow =
+            running.is_some_and(|running| running.rollout.started().plan.shadow.is_some());
+        let mut services = self.services.iter();
+        let found = services.find(|known| known.config.name == service);
+        let Some(found) = found.filter(|_| has_shadow) else {
+            return Ok(None);
+        };
+        let mut sent = SentByNode {
+            boot: self.tap.boot,
+            ..SentByNode::default()
+        };
+        for direction in [Direction::Request, Direction::Response] {
+            let counted = counters(&**self.kernel.counts(), found.row, direction)?;
+            sent.packets += counted.packets[Reason::Mirrored as usize];
+            sent.bytes += counted.mirrored_bytes;
+        }
+        Ok(Some(sent))
     }
 
     /// Why the canary cannot be reached, if it cannot. What keeps this host from dialling says nothing of it.

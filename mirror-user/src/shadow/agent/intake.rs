@@ -12,7 +12,7 @@ use mirror_common::tunnel::Arm;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::judge::Judge;
+use super::judge::{Judge, OfTap};
 use crate::config;
 use crate::shadow::capture::{Capture, StreamNews};
 use crate::shadow::exchange::{self, Event, Exchanges, HandedOver, Limits};
@@ -96,6 +96,8 @@ impl Intake {
             capture,
             events,
             batch: Vec::new(),
+            counted: 0,
+            seen: HashMap::new(),
             judge: Arc::clone(judge),
             ids: config.services.iter().map(|service| service.id).collect(),
             batch_interval: config.batch_interval,
@@ -159,11 +161,31 @@ fn max_connections(memory: usize) -> usize {
     (memory / 6 / exchange::COST).min(exchange::MAX_CONNECTIONS)
 }
 
+/// Requests of one service that came from one tap.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    /// Of which life of the tap's counters.
+    life: (u64, u64),
+    seen: u64,
+}
+
+/// Which life of a tap's counters of a service goes on.
+fn life(capture: &Capture, ids: &[u32], tap: TapId, service: usize) -> (u64, u64) {
+    let (tap, id) = (capture.tap(tap), ids.get(service));
+    tap.zip(id)
+        .map(|(tap, id)| tap.life(*id))
+        .unwrap_or_default()
+}
+
 struct Work {
     capture: Capture,
     exchanges: Exchanges,
     events: UnboundedSender<Vec<Event>>,
     batch: Vec<Event>,
+    /// How many of these have been counted by their taps.
+    counted: usize,
+    /// Requests of each tap's services, since their counters began.
+    seen: HashMap<(TapId, usize), Counted>,
     judge: Arc<Judge>,
     /// Ids of the services, by index.
     ids: Vec<u32>,
@@ -261,6 +283,7 @@ impl Work {
         let (exchanges, batch) = (&mut self.exchanges, &mut self.batch);
         let mut sink = |segment| exchanges.segment(segment, start.elapsed(), batch);
         let count = self.capture.receive(wait, overloaded, &mut sink)?;
+        self.count_by_tap();
         for news in self.capture.take_streams() {
             self.take_stream(news);
         }
@@ -308,7 +331,31 @@ impl Work {
         }
     }
 
+    /// Counts what is new by the tap that it came from, and then begins anew where the tap's own counters
+    /// have: by those the node will judge it.
+    fn count_by_tap(&mut self) {
+        for event in self.batch.get(self.counted..).unwrap_or_default() {
+            if let Event::Seen { tap, service, .. } = event {
+                let counted = self.seen.entry((*tap, *service));
+                let life = || Counted {
+                    life: life(&self.capture, &self.ids, *tap, *service),
+                    seen: 0,
+                };
+                counted.or_insert_with(life).seen += 1;
+            }
+        }
+        self.counted = self.batch.len();
+        for ((tap, service), counted) in &mut self.seen {
+            let life = life(&self.capture, &self.ids, *tap, *service);
+            if life != counted.life {
+                *counted = Counted { life, seen: 0 };
+            }
+        }
+    }
+
     fn send(&mut self) {
+        self.count_by_tap();
+        self.counted = 0;
         if self.batch.is_empty() {
             return;
         }
@@ -328,10 +375,19 @@ impl Work {
         metrics.refusals(self.capture.refusals());
         self.judge.forgotten(self.exchanges.forgotten());
         let mut taps = Vec::new();
-        for (_, tap) in self.capture.taps() {
+        let mut of_taps = HashMap::new();
+        for (id, tap) in self.capture.taps() {
             metrics.tap(tap);
             taps.push(tap.status());
+            let seen = (0..self.ids.len()).filter_map(|service| {
+                let counted = self.seen.get(&(id, service))?;
+                Some((service, counted.seen))
+            });
+            let (boot, _) = tap.life(0);
+            let seen = seen.collect();
+            of_taps.insert(tap.name.clone(), OfTap { boot, seen });
         }
+        self.judge.came_from(of_taps);
         let refused = self.capture.refusals().last();
         self.judge.show_taps(taps, refused);
     }

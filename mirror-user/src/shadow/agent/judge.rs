@@ -28,7 +28,7 @@ use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
-use crate::shadow::summary::{LabelSummary, ServerSummary, ServiceSummary, Summary};
+use crate::shadow::summary::{LabelSummary, OfNode, ServerSummary, ServiceSummary, Summary};
 
 /// The version of production before its tap has said one.
 const UNKNOWN: &str = "unknown";
@@ -51,6 +51,26 @@ pub(super) struct Judge {
     workers: Arc<Workers<Pair>>,
     /// Exchanges whose production answers nobody needs, for the capture thread.
     unneeded: Mutex<Vec<ExchangeId>>,
+    /// What came from each tap, by its name.
+    of_taps: Mutex<HashMap<String, OfTap>>,
+}
+
+/// What came from one tap.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OfTap {
+    /// The life of its counters.
+    pub(super) boot: u64,
+    /// Requests since they began, by service.
+    pub(super) seen: HashMap<usize, u64>,
+}
+
+impl OfTap {
+    fn of(&self, service: usize) -> OfNode {
+        OfNode {
+            boot: self.boot,
+            seen: self.seen.get(&service).copied().unwrap_or_default(),
+        }
+    }
 }
 
 struct Service {
@@ -132,6 +152,7 @@ impl Judge {
             since: jiff::Timestamp::now(),
             workers: Arc::new(Workers::new()),
             unneeded: Mutex::default(),
+            of_taps: Mutex::default(),
             metrics,
         })
     }
@@ -148,6 +169,11 @@ impl Judge {
         if let Some(service) = self.services.get(service) {
             service.ledger.seen();
         }
+    }
+
+    /// What came from each tap by now.
+    pub(super) fn came_from(&self, taps: HashMap<String, OfTap>) {
+        *lock(&self.of_taps) = taps;
     }
 
     pub(super) fn dropped(&self, dropped: Dropped) {
@@ -391,9 +417,12 @@ impl Judge {
     }
 
     /// What the node is told.
-    pub(super) fn summary(&self, figures: &Figures) -> Summary {
+    /// For the node with this tap.
+    pub(super) fn summary(&self, figures: &Figures, tap: &str) -> Summary {
         let servers = figures.usage();
+        let of_tap = lock(&self.of_taps).get(tap).cloned();
         let summary = |(index, service): (usize, &Service)| ServiceSummary {
+            of_this_node: of_tap.as_ref().map(|of_tap| of_tap.of(index)),
             server: servers.get(&index).map(server),
             answered: figures.loads.get(index).map_or(0, |load| load.answered()),
             ..service.summary()

@@ -66,8 +66,8 @@ const PROBE: Duration = Duration::from_secs(5);
 /// How long connections take to end what they have begun.
 const STOP: Duration = Duration::from_secs(3);
 
-/// Serves the api on a connection.
-pub(crate) type Api = Arc<dyn Fn(Box<dyn Stream>) + Send + Sync>;
+/// Serves the api on a connection of somebody with this name.
+pub(crate) type Api = Arc<dyn Fn(Box<dyn Stream>, String) + Send + Sync>;
 
 /// The thread that listens to taps.
 pub(crate) struct Streams {
@@ -186,7 +186,7 @@ impl Hall {
         let result = match (protocol, &self.api) {
             (Protocol::Api, Some(api)) => {
                 drop(waits);
-                return api(stream);
+                return api(stream, name);
             }
             (Protocol::Api, None) => {
                 Err(Refusal::BadPreface.because("it does not begin as a tap does"))

@@ -6,6 +6,7 @@ use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH};
 
 use super::*;
 use crate::shadow::conversation::{self, Connection, KEY};
+use crate::tap_report::Mirrored;
 use crate::transport::frame::{Hello, VERSION};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -448,4 +449,27 @@ fn what_a_tap_says_of_itself_is_bounded() {
         .values()
         .map(|service| service.stable_version.capacity());
     assert!(longest.max() <= Some(MAX_NAME));
+}
+
+#[test]
+fn counters_that_begin_anew_are_another_life() {
+    let mut tap = Tap::new("node".to_owned());
+    let mut said = |boot, packets: Option<u64>| {
+        let service = packets.map(|packets| ServiceReport {
+            id: 101,
+            requests: Mirrored { packets, bytes: 0 },
+            ..ServiceReport::default()
+        });
+        tap.report(TapReport {
+            boot,
+            services: service.into_iter().collect(),
+            ..TapReport::default()
+        });
+        tap.life(101)
+    };
+    assert_eq!(said(7, Some(10)), (7, 0));
+    assert_eq!(said(7, Some(10)), (7, 0));
+    assert_eq!(said(7, Some(9)), (7, 1));
+    assert_eq!(said(7, None), (7, 2));
+    assert_eq!(said(8, Some(20)).0, 8);
 }

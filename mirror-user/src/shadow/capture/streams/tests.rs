@@ -590,7 +590,7 @@ fn those_who_are_no_taps_are_refused_by_name() {
 
 #[test]
 fn callers_of_the_api_are_handed_over_from_their_first_byte() {
-    let api: Api = Arc::new(|mut stream| {
+    let api: Api = Arc::new(|mut stream, _| {
         tokio::spawn(async move {
             let mut request = [0; 18];
             stream.read_exact(&mut request).await.unwrap();
@@ -618,7 +618,7 @@ fn keys_say_who_a_tap_is() {
         key: known.public(),
     }];
     let door = KeyedDoor::new(&agent, &taps, None).unwrap();
-    let api: Api = Arc::new(|mut stream| {
+    let api: Api = Arc::new(|mut stream, _| {
         tokio::spawn(async move {
             let mut request = [0; 4];
             stream.read_exact(&mut request).await.unwrap();
