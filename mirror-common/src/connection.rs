@@ -21,6 +21,9 @@ pub mod state {
     pub const SOLE: u32 = 1 << 3;
     /// This host was to have it, and somebody else has.
     pub const STRAYED: u32 = 1 << 4;
+    /// It has the port of a handshake that nobody had completed. The canary's host may still have that, and resets
+    /// it at a SYN whose number lies in its window (RFC 9293, 3.10.7.4): which tells nothing of the canary.
+    pub const REUSED: u32 = 1 << 5;
 }
 
 /// Bits of [`Connection::sides`]: each word is written by packets of its own side alone, since both may be
@@ -332,9 +335,10 @@ impl Connection {
         }
         if packet.flags & RST != 0 {
             if !self.is_closed() && self.would_end(packet, direction) && said.sound != 0 {
+                let refuses_other = self.is_waiting() && self.state & state::REUSED != 0;
                 self.sides[own] |= side::CLOSED;
                 (seen.taken, seen.closed) = (true, true);
-                seen.reset = own == 1 || self.sides[0] & side::ESTABLISHED != 0;
+                seen.reset = own == 1 && !refuses_other || self.sides[0] & side::ESTABLISHED != 0;
             }
             return seen;
         }

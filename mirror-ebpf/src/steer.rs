@@ -349,7 +349,9 @@ impl<H: Hand> Case<'_, H> {
             // Late, from where an earlier connection of the same client's went.
             return Case::<H>::PASSED_OVER;
         } else if is_refusal(self.packet, connection) && self.said.sound != 0 {
-            health::note_refused(connection.service, now_ns());
+            if connection.state & state::REUSED == 0 {
+                health::note_refused(connection.service, now_ns());
+            }
             onward = Onward::Nowhere;
         }
         *seen = connection.observe(self.packet, self.direction, now_ns, self.said);

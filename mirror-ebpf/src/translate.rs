@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated as helpers;
 use mirror_common::checksum;
-use mirror_common::connection::Connection;
+use mirror_common::connection::{Connection, state};
 use mirror_common::flow::{Address, Endpoint, Flow};
 use mirror_common::packet::{Packet, Transport};
 use mirror_common::steer::Choice;
@@ -57,7 +57,7 @@ impl Opening<'_> {
     /// Finds a port of ours and writes down whose it is, in both tables or in neither. `away` is the result,
     /// and `former` holds who had the port before.
     #[inline(always)]
-    pub fn write(self, away: &mut Flow, former: &mut Flow) -> Choice {
+    pub fn write(mut self, away: &mut Flow, former: &mut Flow) -> Choice {
         if !self.find(away, former) {
             return Choice::NoPort;
         }
@@ -73,7 +73,7 @@ impl Opening<'_> {
     }
 
     #[inline(always)]
-    fn find(&self, away: &mut Flow, former: &mut Flow) -> bool {
+    fn find(&mut self, away: &mut Flow, former: &mut Flow) -> bool {
         let ports = maps::TRANSLATED_PORTS.get(0).copied().unwrap_or_default();
         let now = self.translation.since_ns;
         for attempt in 0..PORT_ATTEMPTS {
@@ -100,6 +100,9 @@ impl Opening<'_> {
                 continue;
             }
             let since = before.since_ns;
+            if before.phase == phase::WAITING {
+                self.connection.state |= state::REUSED;
+            }
             *former = before.origin;
             // Of those who want it at the same time one gets it.
             // SAFETY: the pointer is to a map value.
