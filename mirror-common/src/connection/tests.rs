@@ -277,6 +277,11 @@ fn a_handshake_is_complete_when_both_have_acknowledged() {
     let refusal = packet(RST | ACK, 0, b"");
     let seen = observe(&mut refused, &refusal, Response, 2 * MS);
     assert!(seen.closed && seen.reset);
+    // Of a port that had another handshake it may be that one's.
+    let mut reused = forged;
+    reused.state |= state::REUSED;
+    let seen = observe(&mut reused, &refusal, Response, 2 * MS);
+    assert!(seen.closed && !seen.reset);
     // Whoever did not send the SYN resets what answers it.
     observe(&mut forged, &packet(SYN | ACK, 500, b""), Response, 2 * MS);
     let seen = observe(&mut forged, &packet(RST, 101, b""), Request, 2 * MS);

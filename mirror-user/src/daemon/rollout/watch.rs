@@ -186,8 +186,11 @@ impl Core {
         let Some(found) = found.filter(|_| has_shadow) else {
             return Ok(None);
         };
+        let Some(agent) = found.agent().and_then(|address| self.agents.get(address)) else {
+            return Ok(None);
+        };
         let mut sent = SentByNode {
-            boot: self.tap.boot,
+            boot: agent.life(self.tap.boot),
             ..SentByNode::default()
         };
         for direction in [Direction::Request, Direction::Response] {
