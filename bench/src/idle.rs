@@ -1,6 +1,7 @@
 //! What the daemon does on a node on which nothing happens.
 
 use std::fmt;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ const SERVICES: u16 = 10;
 /// The daemon's part of a core.
 const TARGET: f64 = 0.001;
 
+/// Calls of bpf(2) a second, of all services together.
+const CALLS_TARGET: f64 = 100.0;
+
 /// How long it takes the daemon to have done what a start takes.
 const SETTLING: Duration = Duration::from_secs(3);
 
@@ -30,6 +34,8 @@ pub(crate) struct Idle {
     pub(crate) wakeups: f64,
     /// How often a second any of its threads began to run.
     pub(crate) switches: f64,
+    /// Calls of bpf(2) a second; nothing without strace.
+    pub(crate) calls: Option<f64>,
 }
 
 /// Watches a daemon with several services, all of them mirrored to one agent, for so many seconds.
@@ -65,12 +71,34 @@ pub(crate) fn measure(stage: &Stage, seconds: u64) -> Result<Idle> {
         machine::switches(id)? - switches,
     );
     let woken = wakeups()? - woken;
+    // Afterwards: each call takes many times as long meanwhile.
+    let calls = bpf_calls(id, seconds);
     Ok(Idle {
         seconds,
         share: cpu / seconds as f64,
         wakeups: woken / seconds as f64,
         switches: switches as f64 / seconds as f64,
+        calls,
     })
+}
+
+/// How often a second a process calls bpf(2), as strace counts.
+fn bpf_calls(process: u32, seconds: u64) -> Option<f64> {
+    let patience = seconds.to_string();
+    let process = process.to_string();
+    let counted = Command::new("timeout")
+        .args(["--signal=INT", &patience])
+        .args(["strace", "-f", "-c", "-e", "trace=bpf", "-p", &process])
+        .output()
+        .ok()?;
+    // A table: part, seconds, microseconds a call, calls, (errors,) name.
+    let said = String::from_utf8_lossy(&counted.stderr).into_owned();
+    let mut lines = said
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|words| words.last() == Some(&"bpf"))?;
+    let calls: f64 = line.get(3)?.parse().ok()?;
+    Some(calls / seconds as f64)
 }
 
 impl fmt::Display for Idle {
@@ -80,6 +108,7 @@ impl fmt::Display for Idle {
             share,
             wakeups,
             switches,
+            calls,
         } = self;
         writeln!(
             f,
@@ -91,6 +120,14 @@ impl fmt::Display for Idle {
             TARGET * 100.0,
             verdict(*share < TARGET),
             verdict(*wakeups == 0.0),
-        )
+        )?;
+        if let Some(calls) = calls {
+            let reached = verdict(*calls <= CALLS_TARGET);
+            writeln!(
+                f,
+                "It called bpf(2) {calls:.0} times a second (target: at most {CALLS_TARGET:.0}: {reached}).\n"
+            )?;
+        }
+        Ok(())
     }
 }
