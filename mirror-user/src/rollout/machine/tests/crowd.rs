@@ -102,7 +102,7 @@ fn few_clients_hold() {
     assert!(why.starts_with("it serves 4.0 of 44.0 clients"), "{why}");
     told.reach(
         "stage 2",
-        &window(&well_asking(0..40), &well_asking(40..50)),
+        &window(&well_asking(0..40), &well_asking(40..56)),
     );
 }
 
