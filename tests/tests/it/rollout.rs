@@ -2,6 +2,7 @@
 
 mod broken;
 mod called;
+mod crowd;
 mod finished;
 mod held;
 mod killed;
