@@ -92,8 +92,7 @@ impl Clients {
         // A gateway is no client: behind it are many.
         let by_connection = connections > 0.0 && all < FEW;
         let served = if by_connection { connections } else { clients };
-        let known = clients > 0.0;
-        (known && served < FEW).then(|| match by_connection {
+        (all > 0.0 && served < FEW).then(|| match by_connection {
             true => format!(
                 "its requests come by {served:.1} connections, counted by their parts, and of fewer than {FEW} one decides too much: let clients open connections more often (nginx: keepalive_requests; Envoy: max_requests_per_connection)"
             ),

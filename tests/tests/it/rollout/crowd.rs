@@ -26,7 +26,8 @@ fn crowd(first_share: f64) -> Option<(Pilot, Vec<Client>)> {
         net.client
             .ip(&format!("address add {address}/32 dev eth0"))
             .unwrap();
-        trial.scene.client.from(IpAddr::V4(address))
+        let service = "10.0.0.5:8000".parse().unwrap();
+        Client::of_any(&net.client, service).from(IpAddr::V4(address))
     });
     let clients = clients.collect();
     let pilot = Pilot::of(trial, |plan| {
