@@ -475,6 +475,8 @@ pub struct ShadowService {
     pub addresses: Vec<SocketAddr>,
     /// The shadow model.
     pub target: SocketAddr,
+    /// A copy of the old version, by which its own noise is told from a difference of the versions.
+    pub control: Option<Control>,
     /// Which Host header the shadow sees.
     pub host: HostHeader,
     /// The shadow's version.
@@ -495,6 +497,17 @@ pub struct ShadowService {
     pub record: Record,
     /// What turns out to be right later.
     pub labels: Option<Labels>,
+}
+
+/// A copy of the old version, and which requests are answered twice.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Control {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The share of requests that it answers as well.
+    pub sample: f64,
+    /// The share of requests that the shadow answers twice.
+    pub repeat: f64,
 }
 
 /// Which requests are replayed, and what of them.

@@ -20,7 +20,9 @@ use crate::shadow::compare::Verdict;
 use crate::shadow::exchange::Forgotten;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
-use crate::shadow::summary::{LabelSummary, Latency, SliceSummary};
+use crate::shadow::noise::Twin;
+use crate::shadow::report::Excess;
+use crate::shadow::summary::{ControlSummary, LabelSummary, Latency, SliceSummary, TrafficSummary};
 
 /// Something that is made of a name, a help text and label names.
 trait Metric: Collector + Clone + Sized + 'static {
@@ -142,6 +144,16 @@ metrics! {
         slice_comparisons: IntCounterVec = "modelmirror_shadow_slice_comparisons_total" ["service", "slice", "verdict"],
         /// Labels by what became of them: joined to both versions' predictions, or why not.
         labels: IntCounterVec = "modelmirror_shadow_labels_total" ["service", "outcome"],
+        /// Requests that were to be answered twice, by whom (control: a copy of the old version; repeat: the shadow) and what became of it: compared, or why there is no second answer.
+        second_answers: IntCounterVec = "modelmirror_shadow_second_answers_total" ["service", "twin", "outcome"],
+        /// Requests that were answered twice, by who disagreed: the twice asked version with itself, the versions with each other, both, neither.
+        noise_pairs: IntCounterVec = "modelmirror_shadow_noise_pairs_total" ["service", "twin", "disagree"],
+        /// How often a version disagrees with itself, 0 to 1: by the control, by the shadow that is asked twice (repeat), by production where traffic repeats requests (traffic).
+        noise: GaugeVec = "modelmirror_shadow_noise_ratio" ["service", "by"],
+        /// How much more often the versions disagree than the twice asked one with itself, -1 to 1; low and high are the ends of the 95 % interval.
+        excess: GaugeVec = "modelmirror_shadow_excess_ratio" ["service", "twin", "end"],
+        /// Requests that traffic repeated, by whether production answered them as the time before.
+        repeated: IntCounterVec = "modelmirror_shadow_repeated_requests_total" ["service", "answer"],
         /// Answers the shadow failed to give, by what happened.
         errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
         /// Compared (of requests mirrored alone: replayed) requests as a part of those with an outcome.
@@ -400,6 +412,64 @@ impl Agent {
         }
     }
 
+    /// Shows what second answers say.
+    pub fn noise(&self, service: &str, control: Option<&ControlSummary>, traffic: TrafficSummary) {
+        let noise = |by: &str, part: u64, whole: u64| {
+            if whole > 0 {
+                let gauge = self.noise.with_label_values(&[service, by]);
+                gauge.set(part as f64 / whole as f64);
+            }
+        };
+        let repeated = |answer| self.repeated.with_label_values(&[service, answer]);
+        let TrafficSummary {
+            repeated: all,
+            differing,
+        } = traffic;
+        if all > 0 {
+            advance(&repeated("same"), all.saturating_sub(differing));
+            advance(&repeated("different"), differing);
+        }
+        noise("traffic", differing, all);
+        let Some(control) = control else { return };
+        let twins = [
+            (Twin::Control, &control.pairs, &control.missing),
+            (Twin::Repeat, &control.repeat, &control.repeat_missing),
+        ];
+        for (twin, pairs, missing) in twins {
+            let twin = twin.label();
+            let outcome = |label| {
+                let labels = [service, twin, label];
+                self.second_answers.with_label_values(&labels)
+            };
+            advance(&outcome(COMPARED), pairs.count());
+            for (why, count) in missing {
+                advance(&outcome(why), *count);
+            }
+            let disagree = [
+                ("both", pairs.both),
+                ("itself", pairs.itself),
+                ("versions", pairs.versions),
+                ("neither", pairs.neither),
+            ];
+            for (who, count) in disagree {
+                let labels = [service, twin, who];
+                advance(&self.noise_pairs.with_label_values(&labels), count);
+            }
+            noise(twin, pairs.both + pairs.itself, pairs.count());
+            if let Some(excess) = Excess::of_noise(pairs) {
+                let ends = [
+                    ("estimate", excess.difference),
+                    ("low", excess.low),
+                    ("high", excess.high),
+                ];
+                for (end, value) in ends {
+                    let gauge = self.excess.with_label_values(&[service, twin, end]);
+                    gauge.set(value);
+                }
+            }
+        }
+    }
+
     /// Shows the memory account.
     pub fn memory(&self, used: usize, limit: usize) {
         self.memory_used.set(gauge(used));
@@ -554,6 +624,7 @@ mod documentation {
     use super::*;
     use crate::shadow::capture::Refusal;
     use crate::shadow::labels::Unused;
+    use crate::shadow::noise::NoData;
 
     /// docs/metrics.md names whatever a scrape can show.
     #[test]
@@ -571,7 +642,9 @@ mod documentation {
         let unused = Unused::ALL.iter().map(|reason| reason.label());
         let choices = Choice::ALL.iter().map(|choice| choice.label());
         let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
+        let missing = NoData::ALL.iter().map(|reason| reason.label());
         for word in names
+            .chain(missing)
             .chain(reasons)
             .chain(outcomes)
             .chain(choices)

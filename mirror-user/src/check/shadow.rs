@@ -1,5 +1,6 @@
 //! The shadow host.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -12,6 +13,9 @@ use crate::shadow::agent::limits;
 
 /// Below this, bursts are lost: 8 MiB hold 30 ms at 2 Gbit/s.
 const SMALL_BUFFER: u64 = 8 << 20;
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) async fn findings(shadow: &Shadow) -> Vec<Finding> {
     let mut findings = vec![listeners::udp("listen", shadow.listen)];
@@ -33,6 +37,9 @@ pub(super) async fn findings(shadow: &Shadow) -> Vec<Finding> {
     findings.extend(range.ok().and_then(|range| ports(&range, shadow)));
     for service in &shadow.services {
         findings.push(target(service).await);
+        if let Some(control) = service.control {
+            findings.push(self::control(service, control.address).await);
+        }
     }
     findings
 }
@@ -171,17 +178,79 @@ fn ports(range: &str, shadow: &Shadow) -> Option<Finding> {
 async fn target(service: &ShadowService) -> Finding {
     let about = format!("service {}", service.name);
     let target = service.target;
-    let dialled = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(target)).await;
-    let why = match dialled {
-        Ok(Ok(_)) => return Finding::ok(about, format!("the shadow model listens at {target}")),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer within 1 s".to_owned(),
+    match dial(target).await {
+        Ok(()) => Finding::ok(about, format!("the shadow model listens at {target}")),
+        Err(why) => Finding::warn(
+            about,
+            format!("the shadow model at {target} cannot be reached: {why}"),
+            "start it: until then every comparison is an error",
+        ),
+    }
+}
+
+async fn dial(address: SocketAddr) -> Result<(), String> {
+    match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer within 1 s".to_owned()),
+    }
+}
+
+/// Whether the copy of the old version listens, and is a server of the same kind as the shadow's: production
+/// itself cannot be asked from here.
+async fn control(service: &ShadowService, address: SocketAddr) -> Finding {
+    let about = format!("service {}", service.name);
+    if let Err(why) = dial(address).await {
+        return Finding::warn(
+            about,
+            format!("the control at {address} cannot be reached: {why}"),
+            "start a copy of the version in production there: until then noise is not known, and a rollout waits at its shadow stage",
+        );
+    }
+    let (ours, theirs) = tokio::join!(api(address), api(service.target));
+    if ours == theirs || theirs.is_empty() {
+        return Finding::ok(about, format!("the control listens at {address}"));
+    }
+    let named = |paths: &[&str]| match paths.is_empty() {
+        true => "none".to_owned(),
+        false => paths.join(", "),
     };
     Finding::warn(
         about,
-        format!("the shadow model at {target} cannot be reached: {why}"),
-        "start it: until then every comparison is an error",
+        format!(
+            "the control at {address} has another api than the shadow: of {} it serves {}, the shadow {}",
+            APIS.join(", "),
+            named(&ours),
+            named(&theirs)
+        ),
+        "let `control` be a copy of the version in production, which has the same api",
     )
+}
+
+/// What model servers of different kinds answer without being asked to work: Open Inference Protocol, OpenAI's,
+/// TorchServe's, TGI's.
+const APIS: [&str; 4] = ["/v2", "/v1/models", "/api-description", "/info"];
+
+/// Which of them a server has.
+async fn api(address: SocketAddr) -> Vec<&'static str> {
+    let client = reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .no_proxy()
+        .build();
+    let Ok(client) = client else {
+        return Vec::new();
+    };
+    let asked = APIS.map(|path| {
+        let asked = client.get(format!("http://{address}{path}")).send();
+        async move {
+            let answer = asked.await;
+            answer
+                .is_ok_and(|answer| answer.status().is_success())
+                .then_some(path)
+        }
+    });
+    let found = futures_util::future::join_all(asked).await;
+    found.into_iter().flatten().collect()
 }
 
 #[cfg(test)]

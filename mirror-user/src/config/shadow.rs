@@ -10,8 +10,8 @@ use toml::Spanned;
 use super::errors::{Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::{
-    Columns, Compare, HostHeader, Labels, Payloads, Record, Requests, Shadow, ShadowService, Tap,
-    glob, values,
+    Columns, Compare, Control, HostHeader, Labels, Payloads, Record, Requests, Shadow,
+    ShadowService, Tap, glob, values,
 };
 use crate::transport::keys::PublicKey;
 
@@ -56,6 +56,9 @@ struct TypedService {
     id: Option<Spanned<u32>>,
     addresses: Vec<Spanned<SocketAddr>>,
     target: Option<Spanned<SocketAddr>>,
+    control: Option<Spanned<SocketAddr>>,
+    control_sample: Option<Spanned<f64>>,
+    repeat: Option<Spanned<f64>>,
     host: HostHeader,
     version: String,
     timeout: Duration,
@@ -67,6 +70,9 @@ struct TypedService {
     record: Record,
     labels: Option<Spanned<Labels>>,
 }
+
+/// The share of requests that a control answers, unless the file says otherwise.
+const CONTROL_SAMPLE: f64 = 0.1;
 
 const HOSTS: &[(&str, HostHeader)] = &[("keep", HostHeader::Keep), ("target", HostHeader::Target)];
 const PAYLOADS: &[(&str, Payloads)] = &[
@@ -175,6 +181,9 @@ impl Typed {
         self.check_memory(problems);
         self.check_vxlan(problems);
         self.check_labels(problems);
+        for service in &self.services {
+            service.check_control(problems);
+        }
     }
 
     /// Somebody must be allowed to send: taps by their keys, or hosts by their addresses.
@@ -223,10 +232,13 @@ impl Typed {
         }
         for (name, listener) in tcp {
             let Some(listener) = listener else { continue };
-            let targets = self.services.iter().filter_map(|s| s.target.as_ref());
-            for target in targets.filter(|t| t.get_ref() == listener.get_ref()) {
+            let targets = self.services.iter().flat_map(|s| [&s.target, &s.control]);
+            for target in targets
+                .flatten()
+                .filter(|t| t.get_ref() == listener.get_ref())
+            {
                 let what = format!("{} is `{name}` of the agent itself", target.get_ref());
-                let cure = "write where the shadow model listens";
+                let cure = "write where the model listens";
                 problems.add(target.span(), Fault::new(what, cure));
             }
         }
@@ -329,6 +341,9 @@ impl TypedService {
                 .list("addresses", values::remote)
                 .unwrap_or_default(),
             target: section.required("target", "target = \"127.0.0.1:8000\"", values::remote),
+            control: section.optional("control", values::remote),
+            control_sample: section.optional("control_sample", values::share),
+            repeat: section.optional("repeat", values::share),
             host: section
                 .or("host", HostHeader::Keep, values::choice(HOSTS))
                 .into_inner(),
@@ -354,6 +369,40 @@ impl TypedService {
         typed
     }
 
+    /// What is answered twice, and by whom.
+    fn check_control(&self, problems: &Problems) {
+        if let (Some(control), Some(target)) = (&self.control, &self.target)
+            && control.get_ref() == target.get_ref()
+        {
+            let what = format!("{} is the shadow itself (`target`)", target.get_ref());
+            let cure =
+                "write where a copy of the version in production listens, which nobody else uses";
+            problems.add(control.span(), Fault::new(what, cure));
+        }
+        let sample = self.control_sample.as_ref();
+        if let Some(none) = sample.filter(|sample| *sample.get_ref() == 0.0) {
+            let what = "of no request at all the old version's noise would be known";
+            let cure = "write a share such as 0.1, or take `control` out";
+            problems.add(none.span(), Fault::new(what, cure));
+        }
+        if self.control.is_some() {
+            return;
+        }
+        let cure = "say where a copy of the old version listens: control = \"127.0.0.1:8001\"";
+        if let Some(sample) = sample {
+            let what = "`control_sample` is a share of requests for a `control`, and there is none";
+            problems.add(sample.span(), Fault::new(what, cure));
+        }
+        if let Some(repeat) = self
+            .repeat
+            .as_ref()
+            .filter(|repeat| *repeat.get_ref() > 0.0)
+        {
+            let what = "`repeat` alone is blind to a version that is noisier than the old one";
+            problems.add(repeat.span(), Fault::new(what, cure));
+        }
+    }
+
     fn build(self) -> Option<ShadowService> {
         Some(ShadowService {
             name: self.name?.into_inner(),
@@ -364,6 +413,13 @@ impl TypedService {
                 .map(Spanned::into_inner)
                 .collect(),
             target: self.target?.into_inner(),
+            control: self.control.map(|control| Control {
+                address: control.into_inner(),
+                sample: self
+                    .control_sample
+                    .map_or(CONTROL_SAMPLE, Spanned::into_inner),
+                repeat: self.repeat.map_or(0.0, Spanned::into_inner),
+            }),
             host: self.host,
             version: self.version,
             timeout: self.timeout,

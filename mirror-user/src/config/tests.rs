@@ -521,6 +521,22 @@ fn shadow_values_are_refused_by_name() {
             "file.toml:8:15: `concurrency` in [service]: 0 is not a whole number from 1 to 65536",
         ),
         (
+            "control = \"127.0.0.1:8000\"",
+            "file.toml:8:11: 127.0.0.1:8000 is the shadow itself (`target`)",
+        ),
+        (
+            "control = \"127.0.0.1:8001\"\ncontrol_sample = 0",
+            "file.toml:9:18: of no request at all the old version's noise would be known",
+        ),
+        (
+            "control_sample = 0.2",
+            "file.toml:8:18: `control_sample` is a share of requests for a `control`, and there is none",
+        ),
+        (
+            "repeat = 0.05",
+            "file.toml:8:10: `repeat` alone is blind to a version that is noisier than the old one",
+        ),
+        (
             "max_body = \"64MeB\"",
             "file.toml:8:12: `max_body` in [service]: \"64MeB\" is not a size",
         ),
@@ -660,4 +676,21 @@ proptest! {
         prop_assert!(shown.is_empty() || shown.starts_with("file.toml:"), "{}", shown);
         kind_of(&text);
     }
+}
+
+#[test]
+fn a_control_has_its_shares() {
+    let control = |more: &str| {
+        let text = format!("{SHADOW}control = \"127.0.0.1:8001\"\n{more}");
+        let read = shadow(&text).unwrap();
+        let control = read.services[0].control.unwrap();
+        (control.address.port(), control.sample, control.repeat)
+    };
+    assert_eq!(control(""), (8001, 0.1, 0.0));
+    let more = "control_sample = 0.5\nrepeat = 0.05\n";
+    assert_eq!(control(more), (8001, 0.5, 0.05));
+    assert_eq!(
+        shadow(&format!("{SHADOW}repeat = 0.0\n")).unwrap().services[0].control,
+        None
+    );
 }

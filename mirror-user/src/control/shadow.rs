@@ -7,6 +7,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use crate::shadow::summary::{ControlSummary, TrafficSummary};
+
 mod render;
 
 /// Where the agent's control socket answers.
@@ -117,6 +119,12 @@ pub struct ServiceStatus {
     pub fidelity: Option<f64>,
     /// Comparisons of stable's answers, by verdict.
     pub verdicts: BTreeMap<String, u64>,
+    /// What second answers say of the noise; nothing without a control.
+    #[serde(default)]
+    pub control: Option<ControlSummary>,
+    /// What production says of itself where traffic repeats requests.
+    #[serde(default)]
+    pub traffic: TrafficSummary,
     /// The shadow's last failure.
     pub last_error: Option<LastError>,
     /// The last exchange that could not be read.

@@ -20,15 +20,16 @@ use anyhow::Context as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
-use self::dispatch::Dispatcher;
+use self::dispatch::{Dispatcher, Replays, Seconds};
 pub use self::doors::Doors;
 use self::intake::{Intake, Rest};
-use self::judge::Judge;
+use self::judge::{Judge, SecondSink};
 use self::labels::Follower;
 use super::capture::Capture;
 use super::capture::streams::{Accept, Api, Got, KeyedDoor, OpenDoor};
 use super::mark::Mark;
 use super::memory::Memory;
+use super::noise::Twin;
 use super::replay::{Load, Replay, Sockets};
 use super::resume::{Resume, TapResume};
 use super::{record, summary};
@@ -156,18 +157,10 @@ impl Agent {
         let judge = Arc::new(Judge::new(&config, metrics)?);
         let clock = Instant::now();
         let mark = Mark::new();
-        let sockets = Sockets::new(limits::sockets(&config));
-        let replays: Vec<_> = config
-            .services
-            .iter()
-            .map(|service| {
-                let judge = Arc::clone(&judge);
-                Replay::new(service, mark, &sockets, memory.clone(), clock, judge)
-            })
-            .collect();
+        let replays = replays(&config, &judge, mark, &memory, clock);
         let figures = Arc::new(Figures {
             memory: memory.clone(),
-            loads: replays.iter().map(Replay::load).collect(),
+            loads: replays.shadows.iter().map(Replay::load).collect(),
             servers: servers(&config),
         });
         capture.resume(Resume::take(&config.record_dir));
@@ -184,6 +177,7 @@ impl Agent {
             &config.services,
             replays,
             Arc::clone(&judge),
+            memory.clone(),
             intake.backlog(),
         );
         let dispatched = tokio::spawn(dispatcher.run(events));
@@ -226,6 +220,41 @@ impl Agent {
         let _ = shown.await;
         finish(judge).await;
         ended.and(stopped)
+    }
+}
+
+/// Who asks the shadows, and who asks for second answers. Nothing is opened before the first request.
+fn replays(
+    config: &config::Shadow,
+    judge: &Arc<Judge>,
+    mark: Mark,
+    memory: &Memory,
+    clock: Instant,
+) -> Replays {
+    // What is asked twice draws from sockets of its own: it takes none from the first answers.
+    let [firsts, seconds] = limits::sockets(config).map(Sockets::new);
+    let first = |service: &config::ShadowService| {
+        let judge = Arc::clone(judge);
+        Replay::new(service, mark, &firsts, memory.clone(), clock, judge)
+    };
+    let second = |service: &config::ShadowService, control: config::Control, twin: Twin| {
+        let judge = SecondSink::new(Arc::clone(judge), twin);
+        let service = limits::second(service, control, twin);
+        Replay::new(&service, mark, &seconds, memory.clone(), clock, judge)
+    };
+    Replays {
+        shadows: config.services.iter().map(first).collect(),
+        seconds: config
+            .services
+            .iter()
+            .map(|service| {
+                let control = service.control?;
+                Some(Seconds {
+                    control,
+                    replays: Twin::ALL.map(|twin| second(service, control, twin)),
+                })
+            })
+            .collect(),
     }
 }
 
@@ -380,11 +409,24 @@ async fn show(judge: Arc<Judge>, figures: Arc<Figures>) {
 }
 
 /// Sends what is queued, compares what is answered; the rest is dropped as shutdown.
-async fn drain(replays: Vec<Replay<Judge>>, judge: &Arc<Judge>) {
+async fn drain(replays: Replays, judge: &Arc<Judge>) {
     let deadline = tokio::time::Instant::now() + DRAIN;
-    for replay in replays {
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        replay.drain(left).await;
+    let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+    for replay in replays.shadows {
+        replay.drain(left()).await;
+    }
+    for replay in replays
+        .seconds
+        .into_iter()
+        .flatten()
+        .flat_map(|seconds| seconds.replays)
+    {
+        // What is compared waits for them no longer than it may.
+        replay.drain(left() / 2).await;
+    }
+    let released = judge.pending().release();
+    for pair in released {
+        judge.complete(pair);
     }
     // What the workers have not begun by then is dropped as well.
     let _ = tokio::time::timeout_at(deadline, judge.idle()).await;

@@ -75,6 +75,10 @@ impl Verdict {
 pub struct Comparison {
     /// What it came to.
     pub verdict: Verdict,
+    /// What production's answer and that of a copy of its version come to, where there are both.
+    pub control: Option<Verdict>,
+    /// What the shadow's two answers come to, where it has given two.
+    pub repeat: Option<Verdict>,
     /// 1 = equal, 0 = nothing alike: the share of JSON leaves, lines or bytes that agree; 0 when the
     /// status differs, or where one of them has not served.
     pub score: f64,
@@ -196,13 +200,8 @@ impl Comparer {
     pub fn compare(&self, exchange: &Exchange) -> Comparison {
         let production = &exchange.production;
         let mut comparison = Comparison {
-            verdict: Verdict::Match,
-            score: 1.0,
-            difference: None,
-            places: Places::default(),
-            production_prediction: None,
-            shadow_prediction: None,
             slice: self.slice(&exchange.request),
+            ..Comparison::default()
         };
         let shadow = match &exchange.shadow {
             Ok(shadow) => shadow,
@@ -211,6 +210,20 @@ impl Comparer {
                 return comparison.unlike(Verdict::Error, 0.0, error_words(*error).to_owned());
             }
         };
+        self.answers(production, shadow, comparison)
+    }
+
+    /// What two answers to one request come to.
+    pub fn agree(&self, one: &Response, other: &Response) -> Verdict {
+        self.answers(one, other, Comparison::default()).verdict
+    }
+
+    fn answers(
+        &self,
+        production: &Response,
+        shadow: &Response,
+        mut comparison: Comparison,
+    ) -> Comparison {
         if production.status >= NOT_SERVED && shadow.status >= NOT_SERVED {
             comparison.verdict = Verdict::BothFailed;
             comparison.score = 0.0;
@@ -308,6 +321,23 @@ impl Comparer {
                     other => slices::name(&other.to_string()),
                 }
             }
+        }
+    }
+}
+
+impl Default for Comparison {
+    /// Equal answers, of which nothing more is known.
+    fn default() -> Self {
+        Self {
+            verdict: Verdict::Match,
+            control: None,
+            repeat: None,
+            score: 1.0,
+            difference: None,
+            places: Places::default(),
+            production_prediction: None,
+            shadow_prediction: None,
+            slice: None,
         }
     }
 }

@@ -12,7 +12,8 @@ use mirror_common::tunnel::Arm;
 
 use super::compare::{Comparison, OTHER, Verdict};
 use super::message::{Exchange, Response, ShadowError};
-use super::summary::{ErrorPairs, SliceSummary};
+use super::noise;
+use super::summary::{ErrorPairs, NoisePairs, SliceSummary};
 
 /// A status from which on an answer is an error: the server's own fault (RFC 9110, 15.6).
 const FAILED: u16 = 500;
@@ -26,6 +27,9 @@ pub struct Evidence {
     latency: BTreeMap<(u16, u16), u64>,
     /// Requests that are not among them, since they had to wait for the shadow.
     saturated: u64,
+    /// Requests that the old version, or the shadow, answered twice.
+    control: NoisePairs,
+    repeat: NoisePairs,
     /// As many as [`super::compare::Slices`] admits.
     slices: BTreeMap<String, Slice>,
 }
@@ -34,6 +38,7 @@ pub struct Evidence {
 struct Slice {
     verdicts: [u64; Verdict::ALL.len()],
     pairs: ErrorPairs,
+    control: NoisePairs,
 }
 
 impl Evidence {
@@ -47,6 +52,10 @@ impl Evidence {
             fails(&exchange.shadow),
         ];
         self.pairs.add(failed);
+        let disagree = |itself: Option<Verdict>| noise::disagree(itself?, comparison.verdict);
+        let control = disagree(comparison.control);
+        self.control.add(control);
+        self.repeat.add(disagree(comparison.repeat));
         if exchange.request.saturated {
             self.saturated += 1;
         } else if let Some(shadow) = exchange.shadow_first_byte()
@@ -62,6 +71,7 @@ impl Evidence {
             if let Some(slice) = self.slices.get_mut(name) {
                 slice.verdicts[comparison.verdict as usize] += 1;
                 slice.pairs.add(failed);
+                slice.control.add(control);
             }
         }
     }
@@ -80,6 +90,21 @@ impl Evidence {
         sum.production_only += more.production_only;
         sum.shadow_only += more.shadow_only;
         sum.neither += more.neither;
+        let (sum, more) = (&mut other.control, gone.control);
+        sum.both += more.both;
+        sum.itself += more.itself;
+        sum.versions += more.versions;
+        sum.neither += more.neither;
+    }
+
+    /// Who disagreed, on requests that the control answered too.
+    pub fn control(&self) -> NoisePairs {
+        self.control
+    }
+
+    /// Who disagreed, on requests that the shadow answered twice.
+    pub fn repeat(&self) -> NoisePairs {
+        self.repeat
     }
 
     /// Who failed.
@@ -108,6 +133,7 @@ impl Evidence {
                 .map(|(verdict, count)| (verdict.label().to_owned(), count))
                 .collect(),
             pairs: slice.pairs,
+            control: slice.control,
         };
         self.slices.iter().map(summary).collect()
     }
@@ -157,12 +183,8 @@ mod tests {
         };
         let comparison = Comparison {
             verdict,
-            score: 1.0,
-            difference: None,
-            places: Default::default(),
-            production_prediction: None,
-            shadow_prediction: None,
             slice: slice.map(str::to_owned),
+            ..Comparison::default()
         };
         evidence.add(&exchange, &comparison);
     }
@@ -254,6 +276,7 @@ mod tests {
             .map(|(name, count)| (name.to_owned(), count))
             .into(),
             pairs,
+            control: NoisePairs::default(),
         };
         let expected = [
             slice("a", [1, 0, 0], pairs(0, 0, 0, 1)),
@@ -268,5 +291,39 @@ mod tests {
             slice(OTHER, [1, 1, 0], pairs(0, 0, 1, 1)),
         ];
         assert_eq!(evidence.slices(), expected);
+    }
+
+    #[test]
+    fn a_second_answer_is_counted_beside_what_the_versions_say() {
+        use Verdict::{BothFailed, Different, Match};
+        let mut evidence = Evidence::default();
+        let exchange = exchange(response(200, &[], b""), Ok(response(200, &[], b"")));
+        let mut add = |verdict, control, repeat| {
+            let comparison = Comparison {
+                verdict,
+                control,
+                repeat,
+                slice: Some("blue".to_owned()),
+                ..Comparison::default()
+            };
+            evidence.add(&exchange, &comparison);
+        };
+        add(Match, None, None);
+        add(Different, Some(Match), Some(Different));
+        add(Match, Some(Different), None);
+        add(Different, Some(Different), None);
+        add(Match, Some(Match), Some(Match));
+        add(BothFailed, Some(Different), Some(Match));
+        let pairs = |both, itself, versions, neither| NoisePairs {
+            both,
+            itself,
+            versions,
+            neither,
+        };
+        assert_eq!(evidence.control(), pairs(1, 1, 1, 1));
+        assert_eq!(evidence.repeat(), pairs(1, 0, 0, 1));
+        assert_eq!(evidence.slices()[0].control, evidence.control());
+        evidence.fold("blue");
+        assert_eq!(evidence.slices()[0].control, pairs(1, 1, 1, 1));
     }
 }

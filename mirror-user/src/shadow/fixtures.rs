@@ -37,6 +37,7 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
         id,
         addresses: Vec::new(),
         target,
+        control: None,
         host: config::HostHeader::Keep,
         version: "v13".into(),
         timeout: Duration::from_secs(5),

@@ -7,6 +7,7 @@
 //!     └── dropped by the exchange table, or discarded here: one outcome each, never two
 //! ```
 //!
+//! Where a second answer was asked for, the pair waits for it.
 //! Where a tap copies requests alone, the shadow's answer ends the exchange.
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use mirror_common::tunnel::Arm;
 
 use super::message::{DropReason, ExchangeId, Response, TapId};
+use super::noise::{Second, Seconds, Twin};
 use super::replay::Answered;
 
 /// What is known of an exchange besides its messages.
@@ -41,6 +43,8 @@ pub struct Pair {
     pub shadow: Answered,
     /// Production's answer.
     pub production: Response,
+    /// Second answers, as far as they were asked for.
+    pub seconds: Seconds,
 }
 
 /// What the shadow's answer makes of an exchange.
@@ -74,6 +78,8 @@ enum Phase {
     ReplayingAlone(Origin),
     /// The shadow has answered, production has not.
     Answered { origin: Origin, shadow: Answered },
+    /// Both have, and a second answer is still to come.
+    Paired(Box<Pair>),
     /// It has its outcome; production's answer, or its absence, will end it.
     Discarded,
 }
@@ -82,6 +88,24 @@ enum Phase {
 struct Entry {
     service: usize,
     phase: Phase,
+    seconds: Seconds,
+}
+
+impl Entry {
+    /// What there is once production and the shadow have answered; nothing while a second answer is to come.
+    fn pair(&mut self, origin: Origin, shadow: Answered, production: Response) -> Option<Pair> {
+        let pair = Pair {
+            origin,
+            shadow,
+            production,
+            seconds: std::mem::take(&mut self.seconds),
+        };
+        if !pair.seconds.is_waiting() {
+            return Some(pair);
+        }
+        self.phase = Phase::Paired(Box::new(pair));
+        None
+    }
 }
 
 /// All exchanges that have no outcome yet, and those that production has not ended.
@@ -96,8 +120,12 @@ pub struct Pending {
 impl Pending {
     /// The first byte of an exchange.
     pub fn seen(&mut self, id: ExchangeId, service: usize) {
-        let phase = Phase::Seen;
-        self.entries.insert(id, Entry { service, phase });
+        let entry = Entry {
+            service,
+            phase: Phase::Seen,
+            seconds: Seconds::default(),
+        };
+        self.entries.insert(id, entry);
     }
 
     /// Its request is whole and will be replayed. Unless it is `answered`, nothing but the shadow's
@@ -141,14 +169,12 @@ impl Pending {
                     entry.phase = Phase::Answered { origin, shadow };
                     return None;
                 };
-                Joined::Pair(Pair {
-                    origin,
-                    shadow,
-                    production,
-                })
+                Joined::Pair(entry.pair(origin, shadow, production)?)
             }
             Phase::ReplayingAlone(origin) => Joined::Alone(*origin, shadow),
-            Phase::Seen | Phase::Answered { .. } | Phase::Discarded => return None,
+            Phase::Seen | Phase::Answered { .. } | Phase::Paired(_) | Phase::Discarded => {
+                return None;
+            }
         };
         self.entries.remove(&id);
         Some(joined)
@@ -161,16 +187,76 @@ impl Pending {
             *production = Some(response);
             return None;
         }
-        match self.entries.remove(&id)?.phase {
-            Phase::Answered { origin, shadow } => Some(Pair {
-                origin,
-                shadow,
-                production: response,
-            }),
-            Phase::Seen | Phase::Replaying { .. } | Phase::ReplayingAlone(_) | Phase::Discarded => {
-                None
-            }
+        if let Phase::Answered { .. } = entry.phase
+            && let Phase::Answered { origin, shadow } =
+                std::mem::replace(&mut entry.phase, Phase::Seen)
+        {
+            let pair = entry.pair(origin, shadow, response)?;
+            self.entries.remove(&id);
+            return Some(pair);
         }
+        self.entries.remove(&id);
+        None
+    }
+
+    /// A second answer is asked for, to a request that is with the replay.
+    pub fn ask(&mut self, id: ExchangeId, twin: Twin) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.seconds.set(twin, Second::Waiting);
+        }
+    }
+
+    /// Whether a second answer would be of use.
+    pub fn wants_second(&self, id: ExchangeId, twin: Twin) -> bool {
+        self.entries.get(&id).is_some_and(|entry| {
+            let seconds = match &entry.phase {
+                Phase::Paired(pair) => &pair.seconds,
+                Phase::Discarded => return false,
+                _ => &entry.seconds,
+            };
+            matches!(seconds.of(twin), Second::Waiting)
+        })
+    }
+
+    /// Whether a second answer is asked for: production's is then of use whatever the shadow says.
+    pub fn has_seconds(&self, id: ExchangeId) -> bool {
+        let mut twins = Twin::ALL.into_iter();
+        twins.any(|twin| self.wants_second(id, twin))
+    }
+
+    /// A second answer, or why there is none.
+    pub fn second(&mut self, id: ExchangeId, twin: Twin, second: Second) -> Option<Pair> {
+        if !self.wants_second(id, twin) {
+            return None;
+        }
+        let entry = self.entries.get_mut(&id)?;
+        let Phase::Paired(pair) = &mut entry.phase else {
+            entry.seconds.set(twin, second);
+            return None;
+        };
+        pair.seconds.set(twin, second);
+        if pair.seconds.is_waiting() {
+            return None;
+        }
+        match self.entries.remove(&id)?.phase {
+            Phase::Paired(pair) => Some(*pair),
+            _ => None,
+        }
+    }
+
+    /// Pairs whose second answers are no longer waited for: the agent stops.
+    pub fn release(&mut self) -> Vec<Pair> {
+        let paired = self
+            .entries
+            .extract_if(|_, entry| matches!(entry.phase, Phase::Paired(_)));
+        let pairs = paired.filter_map(|(_, entry)| match entry.phase {
+            Phase::Paired(mut pair) => {
+                pair.seconds.give_up();
+                Some(*pair)
+            }
+            _ => None,
+        });
+        pairs.collect()
     }
 
     /// The exchange is over without production's answer. Nothing when it has its outcome already.
@@ -226,6 +312,7 @@ impl Pending {
 mod tests {
     use super::*;
     use crate::shadow::fixtures;
+    use crate::shadow::noise::NoData;
 
     const ID: ExchangeId = ExchangeId(7);
 
@@ -260,7 +347,7 @@ mod tests {
         pending
     }
 
-    fn pair(joined: Option<Joined>) -> Option<Pair> {
+    fn pair_of(joined: Option<Joined>) -> Option<Pair> {
         match joined? {
             Joined::Pair(pair) => Some(pair),
             Joined::Alone(..) => None,
@@ -295,7 +382,7 @@ mod tests {
     fn answers_are_joined_in_either_order() {
         let mut pending = replaying();
         assert!(pending.response(ID, fixtures::response(200)).is_none());
-        check_pair(pair(pending.answered(answered())));
+        check_pair(pair_of(pending.answered(answered())));
         assert!(pending.is_empty());
 
         let mut pending = replaying();
@@ -343,5 +430,64 @@ mod tests {
             .collect();
         services.sort_unstable();
         assert_eq!(services, [0, 2]);
+    }
+
+    #[test]
+    fn a_pair_waits_for_the_second_answers_that_were_asked_for() {
+        let second = || Second::Is(fixtures::response(202));
+        let asked = || {
+            let mut pending = replaying();
+            Twin::ALL.into_iter().for_each(|twin| pending.ask(ID, twin));
+            pending
+        };
+        let mut pending = asked();
+        assert!(pending.second(ID, Twin::Control, second()).is_none());
+        assert!(!pending.wants_second(ID, Twin::Control));
+        assert!(pending.answered(answered()).is_none());
+        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(pending.wants_second(ID, Twin::Repeat) && !pending.wants_answer(ID));
+        let missing = Second::Missing(NoData::Timeout);
+        let pair = pending.second(ID, Twin::Repeat, missing).unwrap();
+        assert!(
+            matches!(pair.seconds.of(Twin::Control), Second::Is(answer) if answer.status == 202)
+        );
+        assert!(matches!(
+            pair.seconds.of(Twin::Repeat),
+            Second::Missing(NoData::Timeout)
+        ));
+        check_pair(Some(pair));
+        assert!(pending.is_empty());
+
+        // Those that come first hold nothing up.
+        let mut pending = asked();
+        for twin in Twin::ALL {
+            assert!(pending.second(ID, twin, second()).is_none());
+        }
+        assert!(!pending.has_seconds(ID));
+        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        check_pair(pair_of(pending.answered(answered())));
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_second_answer_saves_no_exchange_and_costs_none() {
+        let mut pending = replaying();
+        pending.ask(ID, Twin::Control);
+        pending.discard(ID, DropReason::QueueFull);
+        assert!(!pending.wants_second(ID, Twin::Control));
+        let second = Second::Is(fixtures::response(202));
+        assert!(pending.second(ID, Twin::Control, second).is_none());
+
+        let mut pending = replaying();
+        pending.ask(ID, Twin::Control);
+        assert!(pending.answered(answered()).is_none());
+        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        let mut pairs = pending.release();
+        assert!(matches!(
+            pairs[0].seconds.of(Twin::Control),
+            Second::Missing(NoData::Shutdown)
+        ));
+        check_pair(pairs.pop());
+        assert!(pending.is_empty());
     }
 }

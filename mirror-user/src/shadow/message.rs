@@ -136,6 +136,21 @@ pub struct Request {
     pub lease: Lease,
 }
 
+impl Request {
+    /// The same once more, on a lease of its own; nothing where memory has no room for it.
+    pub fn again(&self) -> Option<Self> {
+        Some(Self {
+            method: self.method.clone(),
+            target: self.target.clone(),
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+            trailers: self.trailers.clone(),
+            lease: self.lease.sibling(self.lease.bytes())?,
+            ..*self
+        })
+    }
+}
+
 /// A whole response, rebuilt or received.
 #[derive(Debug)]
 pub struct Response {
@@ -158,6 +173,11 @@ pub struct Response {
 }
 
 impl Response {
+    /// Whether its body is here: that of an answer is let go where there is nothing to hold it against.
+    pub fn is_kept(&self) -> bool {
+        !self.body.is_empty() || self.body_bytes == 0
+    }
+
     /// From the last byte of the request, at `request_ns`, to the first of this answer; one that
     /// began before its request was whole took no time.
     pub fn first_byte_after(&self, request_ns: u64) -> Duration {

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod mark;
 pub mod memory;
 pub mod message;
+pub mod noise;
 pub mod record;
 pub mod replay;
 pub mod report;

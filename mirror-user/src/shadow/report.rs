@@ -40,8 +40,8 @@ pub use self::prediction::{
 pub use self::proposal::{Place, Proposal};
 pub use self::recompare::Recompared;
 pub use self::selection::{Pair, PairRecords, Versions, Wanted};
-pub use self::service::{Canary, Fidelity, Latency, LegLatency, Service, Slice, Verdicts};
-pub use self::statistics::{Quantiles, Share};
+pub use self::service::{Canary, Fidelity, Latency, LegLatency, Noise, Service, Slice, Verdicts};
+pub use self::statistics::{Difference as Excess, Quantiles, Share};
 pub use self::threshold::{Measure, Reached, Threshold};
 
 /// Name of the file beside the records that holds a [`LedgerFile`].

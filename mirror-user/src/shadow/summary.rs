@@ -71,6 +71,12 @@ pub struct ServiceSummary {
     /// hundred and `other` at most. Requests that have no slice are in none.
     #[serde(default)]
     pub slices: Vec<SliceSummary>,
+    /// What is known of the old version's noise; nothing without a control.
+    #[serde(default)]
+    pub control: Option<ControlSummary>,
+    /// What production says of itself where traffic repeats requests.
+    #[serde(default)]
+    pub traffic: TrafficSummary,
     /// The shadow's server, where it is on the agent's host and was found.
     #[serde(default)]
     pub server: Option<ServerSummary>,
@@ -129,6 +135,70 @@ pub struct SliceSummary {
     pub verdicts: BTreeMap<String, u64>,
     /// By who failed.
     pub pairs: ErrorPairs,
+    /// By who disagreed, of those that the control answered too.
+    #[serde(default)]
+    pub control: NoisePairs,
+}
+
+/// Requests that were answered twice by one version, by who disagreed: this version's two answers, or those
+/// of production and the shadow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoisePairs {
+    /// Both.
+    pub both: u64,
+    /// This version with itself alone.
+    pub itself: u64,
+    /// The versions with each other alone.
+    pub versions: u64,
+    /// Nobody.
+    pub neither: u64,
+}
+
+impl NoisePairs {
+    /// Counts a request, unless it tells nothing: whether the version disagreed with itself, and the
+    /// versions with each other.
+    pub fn add(&mut self, disagree: Option<[bool; 2]>) {
+        let Some(disagree) = disagree else { return };
+        *match disagree {
+            [true, true] => &mut self.both,
+            [true, false] => &mut self.itself,
+            [false, true] => &mut self.versions,
+            [false, false] => &mut self.neither,
+        } += 1;
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.both + self.itself + self.versions + self.neither
+    }
+}
+
+/// What second answers say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ControlSummary {
+    /// Where the copy of the old version listens.
+    pub address: String,
+    /// Why it gives no answers any more, if so: the last failure.
+    pub down: Option<String>,
+    /// Comparisons of stable's answers that it answered too, by who disagreed.
+    pub pairs: NoisePairs,
+    /// Second answers of the control that tell nothing, by reason.
+    pub missing: BTreeMap<String, u64>,
+    /// Comparisons of stable's answers that the shadow answered twice, by who disagreed.
+    pub repeat: NoisePairs,
+    /// Second answers of the shadow that tell nothing, by reason.
+    pub repeat_missing: BTreeMap<String, u64>,
+    /// Whether the shadow is asked twice at all.
+    pub repeats: bool,
+}
+
+/// Requests to stable that were the same as one not long before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficSummary {
+    /// How many.
+    pub repeated: u64,
+    /// Those that were not answered as the last time.
+    pub differing: u64,
 }
 
 /// What the shadow's server uses, all its processes together.

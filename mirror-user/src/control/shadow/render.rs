@@ -7,6 +7,7 @@ use comfy_table::Table;
 
 use super::{AgentStatus, ServiceStatus, TapStatus};
 use crate::plain;
+use crate::shadow::noise::Twin;
 
 impl fmt::Display for AgentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,6 +101,45 @@ fn taps(taps: &[TapStatus]) -> String {
     lines.join("\n")
 }
 
+/// What the versions differ from themselves.
+fn write_noise(f: &mut fmt::Formatter<'_>, service: &ServiceStatus) -> fmt::Result {
+    if let Some(control) = &service.control {
+        let state = match &control.down {
+            Some(error) => format!("DOWN ({error}): noise is not known"),
+            None => "ok".to_owned(),
+        };
+        writeln!(f, "  control      {}, {state}", control.address)?;
+        let twins = [
+            ("noise", Twin::Control, &control.pairs, &control.missing),
+            (
+                "repeated",
+                Twin::Repeat,
+                &control.repeat,
+                &control.repeat_missing,
+            ),
+        ];
+        for (name, twin, pairs, missing) in twins {
+            if let Some(words) = pairs.in_words(twin) {
+                writeln!(f, "  {name:<11}  of {}: {words}", pairs.count())?;
+            }
+            let missing = missing.iter().map(|(why, count)| format!("{why} {count}"));
+            let missing: Vec<_> = missing.collect();
+            if !missing.is_empty() {
+                writeln!(f, "  {name:<11}  no answer: {}", missing.join(", "))?;
+            }
+        }
+    }
+    let traffic = service.traffic;
+    if traffic.differing > 0 {
+        let (differing, all) = (traffic.differing, traffic.repeated);
+        writeln!(
+            f,
+            "  traffic      {differing} of {all} repeated requests were not answered as before"
+        )?;
+    }
+    Ok(())
+}
+
 fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus) -> fmt::Result {
     let versions: Vec<&str> = service
         .production_versions
@@ -148,6 +188,7 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &ServiceStatus) -> fmt::Re
             writeln!(f, "  {name:<11}  {}", counts.join(", "))?;
         }
     }
+    write_noise(f, service)?;
     if let Some(last) = &service.last_error {
         let time = second(last.time);
         writeln!(

@@ -3,6 +3,7 @@ use axum::http::Request;
 use tower::Service as _;
 
 use super::*;
+use crate::shadow::summary::NoisePairs;
 
 pub(crate) fn status() -> AgentStatus {
     AgentStatus {
@@ -35,6 +36,22 @@ pub(crate) fn status() -> AgentStatus {
                 side: "request".into(),
                 why: "line end".into(),
             }),
+            control: Some(ControlSummary {
+                address: "10.0.0.9:8001".into(),
+                down: Some("connect".into()),
+                pairs: NoisePairs {
+                    both: 1,
+                    itself: 1,
+                    versions: 1,
+                    neither: 5,
+                },
+                missing: [("connect".to_owned(), 3)].into(),
+                ..ControlSummary::default()
+            }),
+            traffic: TrafficSummary {
+                repeated: 9,
+                differing: 2,
+            },
             ..ServiceStatus::default()
         }],
         memory_bytes: [1, 1 << 30],
@@ -58,6 +75,10 @@ fn it_is_read_by_people() {
         "SATURATED for 3 s: lower sample or raise concurrency",
         "5 of 10 wait",
         "queue_full 4",
+        "control      10.0.0.9:8001, DOWN (connect): noise is not known",
+        "noise        of 8: differs 25 %, of which 25 % the old version differs from itself",
+        "noise        no answer: connect 3",
+        "traffic      2 of 9 repeated requests were not answered as before",
         "line end (request) of 10.0.0.7:4000",
     ] {
         assert!(text.contains(words), "{words} in\n{text}");

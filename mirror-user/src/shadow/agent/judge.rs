@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use mirror_common::tunnel::{Arm, Direction};
 
+use self::seconds::Noise;
+pub(super) use self::seconds::SecondSink;
 use super::Figures;
 use super::workers::{Job, Workers};
 use crate::config;
@@ -29,6 +31,8 @@ use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
 use crate::shadow::summary::{LabelSummary, OfNode, ServerSummary, ServiceSummary, Summary};
+
+mod seconds;
 
 /// The version of production before its tap has said one.
 const UNKNOWN: &str = "unknown";
@@ -87,6 +91,7 @@ struct Service {
     /// The versions that were in production since the agent's start.
     production: Mutex<BTreeSet<String>>,
     evidence: Mutex<Evidence>,
+    noise: Noise,
     labels: Mutex<Option<LabelSummary>>,
     ledger: RequestLedger,
     /// What was last written of it.
@@ -135,6 +140,7 @@ impl Judge {
             slices: Mutex::new(Slices::new(&service.compare.slices)),
             production: Mutex::default(),
             evidence: Mutex::default(),
+            noise: Noise::new(service.control.as_ref(), config.services.len()),
             labels: Mutex::default(),
             ledger: RequestLedger::default(),
             written: Mutex::default(),
@@ -263,13 +269,15 @@ impl Judge {
         self.workers.idle().await;
     }
 
-    fn judge(&self, pair: Pair) {
+    fn judge(&self, mut pair: Pair) {
         let index = pair.origin.service;
+        let seconds = std::mem::take(&mut pair.seconds);
         let Some(service) = self.services.get(index) else {
             return;
         };
         let exchange = self.exchange(pair);
         let mut comparison = service.comparer.compare(&exchange);
+        service.compare_seconds(&exchange, &seconds, &mut comparison);
         // Records name every slice; the report tells the most frequent.
         self.recorder.write(index, &exchange, &comparison);
         let (slice, gone) = lock(&service.slices).admit(comparison.slice.take());
@@ -283,6 +291,7 @@ impl Judge {
         }
         evidence.add(&exchange, &comparison);
         drop(evidence);
+        service.compare_traffic(&exchange);
         service.ledger.compared();
     }
 
@@ -305,6 +314,7 @@ impl Judge {
             origin,
             shadow,
             production,
+            seconds: _,
         } = pair;
         let version = lock(&self.versions)
             .get(&(origin.tap, origin.service, origin.arm))
@@ -350,6 +360,7 @@ impl Judge {
             if let Some(labels) = &*lock(&service.labels) {
                 self.metrics.labels(&service.name, labels);
             }
+            service.show_noise(&self.metrics);
             service.metrics.show(&ServiceFigures {
                 in_flight: balance.in_flight(),
                 fidelity: balance.fidelity(),
@@ -377,6 +388,7 @@ impl Judge {
             for news in news.into_iter().flatten() {
                 service.say(news, queue.waiting, active);
             }
+            service.noise.look(&service.name, now);
         }
     }
 
@@ -487,7 +499,10 @@ fn weight(pair: &Pair) -> usize {
     let Answered { job, shadow, .. } = &pair.shadow;
     let request = compare::weight(&job.request.headers, &job.request.body);
     let responses = [Some(&pair.production), shadow.as_ref().ok()];
-    let responses = responses.into_iter().flatten();
+    let responses = responses
+        .into_iter()
+        .flatten()
+        .chain(pair.seconds.responses());
     let responses = responses.map(|response| compare::weight(&response.headers, &response.body));
     responses.fold(request, usize::saturating_add)
 }
@@ -566,6 +581,7 @@ impl Service {
 
     fn status(&self, [waiting, active]: [u64; 2]) -> ServiceStatus {
         let balance = self.ledger.balance();
+        let control = self.noise.summary(&lock(&self.evidence));
         let health = lock(&self.health);
         let since = |since: Option<Instant>| Some(since?.elapsed().as_secs_f64());
         let verdicts = self.metrics.verdicts(Arm::Stable);
@@ -587,6 +603,8 @@ impl Service {
             verdicts: verdicts
                 .map(|(verdict, count)| (verdict.label().to_owned(), count))
                 .collect(),
+            control,
+            traffic: self.noise.traffic(),
             last_error: lock(&self.last_error).clone(),
             last_malformed: self.ledger.last_unreadable().map(|unreadable| Malformed {
                 client: unreadable.client,
@@ -632,6 +650,8 @@ impl Service {
             latency_pairs: evidence.latency_pairs(),
             saturated: evidence.saturated(),
             slices: evidence.slices(),
+            control: self.noise.summary(&evidence),
+            traffic: self.noise.traffic(),
             labels: lock(&self.labels).clone(),
             ..ServiceSummary::default()
         }
@@ -671,8 +691,9 @@ impl Sink for Judge {
         }
         let (id, failed) = (answered.job.exchange, answered.shadow.is_err());
         let joined = pending.answered(answered);
+        let is_unneeded = failed && joined.is_none() && !pending.has_seconds(id);
         drop(pending);
-        if failed && joined.is_none() {
+        if is_unneeded {
             // There is nothing to hold it against.
             lock(&self.unneeded).push(id);
         }

@@ -3,13 +3,17 @@
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::config;
+use crate::shadow::noise::Twin;
 
 /// Descriptors that are for others than connections to shadows: records, scrapers, people, and what
 /// libraries open.
 const RESERVE: usize = 64;
 
-/// How many connections to shadows there may be at once, of all services.
-pub(super) fn sockets(config: &config::Shadow) -> usize {
+/// Of the connections that there may be, so many at most are for second answers: a quarter.
+const SECONDS: usize = 4;
+
+/// How many connections there may be at once, of all services: for first answers, and for second ones.
+pub(super) fn sockets(config: &config::Shadow) -> [usize; 2] {
     let files = files();
     let (most, wanted) = (most(files, config), wanted(config));
     if most < wanted {
@@ -20,7 +24,35 @@ pub(super) fn sockets(config: &config::Shadow) -> usize {
             "fewer files than concurrency asks for; requests will wait for each other: raise LimitNOFILE"
         );
     }
-    most
+    let seconds = config.services.iter().map(seconds).sum::<usize>();
+    let seconds = seconds.min(most / SECONDS);
+    [most - seconds, seconds]
+}
+
+/// How many second answers of a service are asked for at once.
+fn seconds(service: &config::ShadowService) -> usize {
+    let control = |control| Twin::ALL.map(|twin| second(service, control, twin).concurrency);
+    let concurrency = service.control.map(control);
+    concurrency.map_or(0, |concurrency| concurrency.iter().sum())
+}
+
+/// A service as it is asked for second answers: of the control as many at once as of the shadow, of which a second
+/// one must not take the place of a first. As many wait as are asked for.
+pub(super) fn second(
+    service: &config::ShadowService,
+    control: config::Control,
+    twin: Twin,
+) -> config::ShadowService {
+    let (target, concurrency) = match twin {
+        Twin::Control => (control.address, service.concurrency),
+        Twin::Repeat => (service.target, service.concurrency.div_ceil(SECONDS)),
+    };
+    config::ShadowService {
+        target,
+        concurrency,
+        queue: concurrency.max(16),
+        ..service.clone()
+    }
 }
 
 /// How many files the process may have open, once the limit is raised.
@@ -38,9 +70,6 @@ pub(crate) fn most(files: usize, config: &config::Shadow) -> usize {
 
 /// Connections to shadows that are used when all services are busy.
 pub(crate) fn wanted(config: &config::Shadow) -> usize {
-    config
-        .services
-        .iter()
-        .map(|service| service.concurrency)
-        .sum()
+    let of = |service: &config::ShadowService| service.concurrency + seconds(service);
+    config.services.iter().map(of).sum()
 }

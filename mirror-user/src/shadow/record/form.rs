@@ -32,11 +32,6 @@ pub(super) struct Form {
     redact_fields: Pointers,
 }
 
-/// Whether its body is: nobody keeps what the shadow has failed to answer.
-fn is_kept(response: &Response) -> bool {
-    !response.body.is_empty() || response.body_bytes == 0
-}
-
 impl Form {
     pub(super) fn new(service: &config::ShadowService) -> Self {
         let record = &service.record;
@@ -96,11 +91,13 @@ impl Form {
             production: Answer {
                 version: Cow::Borrowed(&exchange.production_version),
                 prediction: comparison.production_prediction.as_ref().map(Cow::Borrowed),
-                sha256: is_kept(production).then(|| digest.into()),
+                sha256: production.is_kept().then(|| digest.into()),
                 ..self.answer(production, request.last_byte_ns, payload)
             },
             shadow,
             verdict: comparison.verdict,
+            control: comparison.control,
+            repeat: comparison.repeat,
             score: comparison.score,
             difference: comparison.difference.as_deref().map(Cow::Borrowed),
             differing: (!comparison.places.found.is_empty())
@@ -129,7 +126,7 @@ impl Form {
             bytes: Some(response.body_bytes.max(response.body.len() as u64)),
             first_byte_ms: Some(milliseconds(request_ns, response.first_byte_ns)),
             total_ms: Some(milliseconds(request_ns, response.last_byte_ns)),
-            payload: match is_kept(response) {
+            payload: match response.is_kept() {
                 true => self.payload(&response.headers, &response.body, payload),
                 false => Payload {
                     headers: payload.then(|| self.headers(&response.headers)),

@@ -51,6 +51,12 @@ pub struct Record<'a> {
     pub shadow: Answer<'a>,
     /// What the comparison came to.
     pub verdict: Verdict,
+    /// The same of production's answer and that of a copy of its version, where that was asked too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Verdict>,
+    /// The same of the shadow's answer and its second one, where it was asked twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Verdict>,
     /// 1 = equal, 0 = nothing alike.
     pub score: f64,
     /// The difference that was named.

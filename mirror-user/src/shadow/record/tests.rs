@@ -32,6 +32,7 @@ fn config(record_dir: &Path, record: config::Record) -> Shadow {
             id: 101,
             addresses: Vec::new(),
             target: localhost,
+            control: None,
             host: config::HostHeader::Keep,
             version: "v13".into(),
             timeout: Duration::from_secs(5),

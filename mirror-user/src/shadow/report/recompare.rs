@@ -92,6 +92,8 @@ fn recompare(rules: &Comparer, record: &mut Record<'_>) -> Result<(), Why> {
     let exchange = exchange(record, request.unwrap_or_default(), production, shadow);
     let comparison = rules.compare(&exchange);
     record.verdict = comparison.verdict;
+    // Those are of the rules of their time, and their answers are not recorded.
+    (record.control, record.repeat) = (None, None);
     record.score = comparison.score;
     record.difference = comparison.difference.map(Cow::Owned);
     let places = comparison.places;
@@ -108,6 +110,7 @@ fn recompare(rules: &Comparer, record: &mut Record<'_>) -> Result<(), Why> {
 /// A verdict that follows from statuses and digests alone.
 fn settle(record: &mut Record<'_>, verdict: Verdict) {
     record.verdict = verdict;
+    (record.control, record.repeat) = (None, None);
     record.score = f64::from(u8::from(verdict == Verdict::Match));
     (record.differing, record.differing_more) = (None, false);
     let statuses = record.production.status.zip(record.shadow.status);

@@ -9,9 +9,10 @@ use super::prediction::{Bar, Meaning, Numbers, Predictions, Spread};
 use super::proposal::Proposal;
 use super::selection::Pair;
 use super::service::{Canary, Fidelity, LegLatency};
-use super::statistics::{Quantiles, Share};
+use super::statistics::{Difference, Quantiles, Share};
 use crate::shadow::compare::Values;
 use crate::shadow::message::DropReason;
+use crate::shadow::noise::Twin;
 
 /// Rows of a list that are shown; `--output json` has all.
 const ROWS: usize = 10;
@@ -226,6 +227,7 @@ fn overview(service: &Service) -> Section {
         let interval = format!("95 % interval {} to {}", percent(low), percent(high));
         table.row(["agreement".into(), percent(share).into(), interval.into()]);
     }
+    noise(service, &mut table);
     if let Some(score) = service.mean_score {
         let served = count(verdicts.served());
         let words = format!("mean of the {served} that both answered; 1 = equal");
@@ -292,6 +294,31 @@ fn overview(service: &Service) -> Section {
         ]);
     }
     table
+}
+
+/// What of the difference no version is to blame for.
+fn noise(service: &Service, table: &mut Section) {
+    let twins = [
+        (["noise", "excess"], Twin::Control, service.noise),
+        (["repeated", "excess"], Twin::Repeat, service.repeat),
+    ];
+    for ([name, excess], twin, found) in twins {
+        let Some(found) = found else { continue };
+        let all = found.requests.count();
+        let words = found.requests.in_words(twin).unwrap_or_default();
+        table.row([name.into(), count(all).into(), words.into()]);
+        let Difference {
+            difference,
+            low,
+            high,
+        } = found.excess;
+        let interval = format!(
+            "percentage points, 95 % interval {} to {}",
+            points(low),
+            points(high)
+        );
+        table.row([excess.into(), points(difference).into(), interval.into()]);
+    }
 }
 
 /// Which records these are, and which there are besides.

@@ -7,16 +7,18 @@ use mirror_common::tunnel::Arm;
 use serde::Serialize;
 
 use super::LedgerFile;
-use super::differences::{Difference, Differences};
+use super::differences::{self, Differences};
 use super::frequent::Frequent;
 use super::labels::Accuracy;
 use super::prediction::{Gathered, Predictions};
 use super::proposal::{Places, Proposal};
 use super::recompare::Recompared;
 use super::selection::PairRecords;
-use super::statistics::{Durations, Quantiles, Share};
+use super::statistics::{Difference, Durations, Quantiles, Share};
 use crate::shadow::compare::{OTHER, Verdict};
+use crate::shadow::noise;
 use crate::shadow::record::line::{Answer, Record};
+use crate::shadow::summary::NoisePairs;
 
 /// Slices that are told apart.
 const MAX_SLICES: usize = 1000;
@@ -69,7 +71,7 @@ pub struct Service {
     /// How much of what was seen was compared, by the agent's ledger.
     pub fidelity: Option<Fidelity>,
     /// The most frequent differences first, errors included.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<differences::Difference>,
     /// Differences of rare kinds, where more than a thousand came.
     pub other_differences: u64,
     /// What always differs and may be ignored.
@@ -81,10 +83,34 @@ pub struct Service {
     pub slices: Vec<Slice>,
     /// How right both versions were, where there are labels.
     pub labels: Option<Accuracy>,
+    /// How often the old version differs from itself, where a control was asked too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Noise>,
+    /// The same of the new version, where it was asked twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Noise>,
     /// What the canary answered in production; all else is of stable's answers.
     pub canary: Option<Canary>,
     /// Lines that are no records.
     pub unreadable_lines: u64,
+}
+
+/// Requests that one version answered twice.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Noise {
+    /// By who disagreed.
+    pub requests: NoisePairs,
+    /// How much more often the versions disagree than the one with itself.
+    pub excess: Difference,
+}
+
+impl Noise {
+    fn of(requests: NoisePairs) -> Option<Self> {
+        Some(Self {
+            requests,
+            excess: Difference::of_noise(&requests)?,
+        })
+    }
 }
 
 /// Comparisons of answers that the canary gave in production.
@@ -193,6 +219,8 @@ pub(super) struct Tally {
     places: Places,
     predictions: Gathered,
     slices: Slices,
+    noise: NoisePairs,
+    repeat: NoisePairs,
     canary: Option<Box<Tally>>,
     unreadable: u64,
 }
@@ -287,6 +315,9 @@ impl Tally {
         if let Some(difference) = &record.difference {
             self.differences.add(record, difference);
         }
+        let disagree = |itself: Option<Verdict>| noise::disagree(itself?, record.verdict);
+        self.noise.add(disagree(record.control));
+        self.repeat.add(disagree(record.repeat));
         self.places.add(record);
         self.predictions.add(
             record.id,
@@ -368,6 +399,8 @@ impl Tally {
             predictions: self.predictions.finish(),
             slices: slices(self.slices, [self.verdicts.r#match, self.verdicts.judged()]),
             labels: None,
+            noise: Noise::of(self.noise),
+            repeat: Noise::of(self.repeat),
             canary: self.canary.map(|canary| canary.into_canary()),
             unreadable_lines: self.unreadable,
         }

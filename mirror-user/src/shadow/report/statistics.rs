@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::shadow::summary::RightPairs;
+use crate::shadow::summary::{NoisePairs, RightPairs};
 
 /// A share with its 95 % interval (Wilson, 1927), all from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -64,6 +64,17 @@ pub struct Difference {
 }
 
 impl Difference {
+    /// How much more often the versions disagreed than one with itself; nothing of no pairs.
+    pub fn of_noise(pairs: &NoisePairs) -> Option<Self> {
+        // To disagree is the event here, as it is there to be right.
+        Self::of(&RightPairs {
+            both_right: pairs.both,
+            production_only: pairs.itself,
+            shadow_only: pairs.versions,
+            neither: pairs.neither,
+        })
+    }
+
     /// How much more often the shadow was right than production; nothing of no pairs.
     ///
     /// Both versions were asked the same, so their shares are not independent: the interval is

@@ -149,6 +149,55 @@ fn what_both_failed_is_counted_apart() {
 }
 
 #[test]
+fn noise_and_excess_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = folder.path().join("sentiment");
+    fs::create_dir(&service).unwrap();
+    // Of a hundred requests eight were answered twice.
+    let lines = (0..100).map(|index| {
+        line(index, |record| {
+            let (verdict, control) = match index {
+                0..4 => ("match", "match"),
+                4 => ("match", "different"),
+                5 => ("different", "different"),
+                6 | 7 => ("different", "match"),
+                _ => return,
+            };
+            record["verdict"] = verdict.into();
+            record["control"] = control.into();
+        })
+    });
+    fs::write(
+        service.join("comparisons-1.jsonl"),
+        lines.collect::<String>(),
+    )
+    .unwrap();
+    let report = summarize(folder.path(), &Options::default()).unwrap();
+    let noise = report.services[0].noise.unwrap();
+    let requests = noise.requests;
+    let counted = [
+        requests.both,
+        requests.itself,
+        requests.versions,
+        requests.neither,
+    ];
+    assert_eq!(counted, [1, 1, 2, 4]);
+    assert_eq!(noise.excess.difference, 0.125);
+    assert!(
+        noise.excess.low < 0.0 && noise.excess.high > 0.3,
+        "{noise:?}"
+    );
+    assert_eq!(report.services[0].repeat, None);
+    let text = report.to_string();
+    for words in [
+        "differs 37.5 %, of which 25 % the old version differs from itself",
+        "+12.50  percentage points, 95 % interval",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+}
+
+#[test]
 fn records_are_added_up() {
     let folder = records();
     let report = summarize(folder.path(), &Options::default()).unwrap();

@@ -6,6 +6,7 @@ use super::*;
 use crate::shadow::fixtures;
 use crate::shadow::memory::{Lease, Memory};
 use crate::shadow::message::TapId;
+use crate::shadow::noise::Seconds;
 
 const ID: u32 = 101;
 
@@ -67,6 +68,7 @@ impl Scene {
             origin,
             shadow,
             production,
+            seconds: Seconds::default(),
         }
     }
 
