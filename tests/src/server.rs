@@ -1,6 +1,8 @@
 //! An HTTP server that answers as told, and writes down every request.
 
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::hash::BuildHasher as _;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +40,8 @@ pub enum Mood {
     Late(Duration),
     /// One request in so many gets a 500.
     Fails(u64),
+    /// One answer in so many, by chance, is one to another request: it disagrees with itself.
+    Noisy(u64),
     /// It takes requests and never answers.
     Silent,
     /// It resets every connection, old ones at their next request.
@@ -279,7 +283,14 @@ async fn respond(
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
-    let mut answer = state.answers.to(&path, &body);
+    let mood = *lock(&state.mood);
+    let mut answer = match mood {
+        Mood::Noisy(one_in) if by_chance().is_multiple_of(one_in) => {
+            let other = [&body[..], &by_chance().to_le_bytes()].concat();
+            state.answers.to(&path, &other)
+        }
+        _ => state.answers.to(&path, &body),
+    };
     lock(&state.received).push(Received {
         connection,
         peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
@@ -296,9 +307,8 @@ async fn respond(
         },
         trailers,
     });
-    let mood = *lock(&state.mood);
     match mood {
-        Mood::Answer => {}
+        Mood::Answer | Mood::Noisy(_) => {}
         Mood::Late(delay) => tokio::time::sleep(delay).await,
         Mood::Fails(one_in) => {
             if state
@@ -314,6 +324,11 @@ async fn respond(
     }
     tokio::time::sleep(answer.delay).await;
     response(answer)
+}
+
+/// Another number each time.
+fn by_chance() -> u64 {
+    RandomState::new().hash_one(())
 }
 
 fn response(answer: Answer) -> Result<Response<Body>> {

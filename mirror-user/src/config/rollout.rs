@@ -145,9 +145,13 @@ impl TypedPlan {
 fn read_shadow(mut section: Section<'_>) -> Shadow {
     let default = Shadow::default();
     let many = || values::integer(0, u64::MAX);
+    let agreement = section.value("agreement", default.agreement, values::share);
+    // 1 - 0.99 is 0.010000000000000009.
+    let max_excess = ((1.0 - agreement) * 1e9).round() / 1e9;
     let read = Shadow {
         min_compared: section.value("min_compared", default.min_compared, many()),
-        agreement: section.value("agreement", default.agreement, values::share),
+        agreement,
+        max_excess: Some(section.value("max_excess", max_excess, values::share)),
         max_both_failed: section.value("max_both_failed", default.max_both_failed, values::share),
         max_latency_ratio: section.value(
             "max_latency_ratio",

@@ -5,6 +5,7 @@
 
 mod clients;
 mod crowds;
+mod excess;
 mod metrics;
 mod resources;
 mod shadow;
@@ -72,6 +73,8 @@ pub enum Role {
     Watch,
     /// It takes a version back at once, unless stable fails as well.
     Severe,
+    /// Nothing: it is shown, and its note says why it decides nothing.
+    Info,
 }
 
 impl Gate {

@@ -230,6 +230,11 @@ impl Rollout {
         &self.gates
     }
 
+    /// Whether nothing was compared yet that counts.
+    pub fn has_compared_nothing(&self) -> bool {
+        self.compared == 0
+    }
+
     /// Answers of stable and of the canary at this stage.
     pub fn requests(&self) -> [u64; 2] {
         self.requests
@@ -403,7 +408,7 @@ impl Rollout {
         }
         gates.extend(self.evidence.of_shadow().into_iter().map(|mut gate| {
             // What the shadow has shown once counts; what it shows later can only speak against it.
-            if step != Step::Shadowing {
+            if step != Step::Shadowing && gate.role == Role::Proof {
                 gate.role = Role::Watch;
             }
             gate

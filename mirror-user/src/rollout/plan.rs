@@ -86,6 +86,10 @@ pub struct Shadow {
     pub min_compared: u64,
     /// The least share of matching answers, 0 to 1; 0 = answers are not compared.
     pub agreement: f64,
+    /// How much more often the versions may disagree than the old one with itself, where the agent has a
+    /// control, 0 to 1; nothing in records from before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_excess: Option<f64>,
     /// The largest share of comparisons in which neither served, 0 to 1.
     #[serde(default = "defaults::max_both_failed")]
     pub max_both_failed: f64,

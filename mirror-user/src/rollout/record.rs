@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::gates::Gate;
 use super::machine::State;
 use super::plan::{HookPoint, Plan, Target};
-use super::statistics::{Clusters, Latencies, Pairs};
+use super::statistics::{Clusters, Counts, Latencies, Pairs};
 use super::waits::{Held, Kind};
 
 /// One line.
@@ -353,6 +353,13 @@ pub struct Shadow {
     /// Comparisons that are not among them, since the request had to wait until the shadow could be asked.
     #[serde(skip_serializing_if = "is_zero")]
     pub saturated: u64,
+    /// Requests that were answered twice, where the agent has a control.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+    /// Requests that traffic repeated (trials), and those that production answered otherwise than before (events);
+    /// the first window also has what was seen before the rollout.
+    #[serde(skip_serializing_if = "Counts::is_none")]
+    pub traffic: Counts,
     /// Comparisons and matches by slice.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub slices: BTreeMap<String, Slice>,
@@ -371,11 +378,44 @@ pub struct Shadow {
 
 /// One slice in a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Slice {
     /// Comparisons.
     pub compared: u64,
     /// Those of them that match.
     pub matching: u64,
+    /// Those that the control answered too, see [`Control::pairs`].
+    #[serde(skip_serializing_if = "Pairs::is_none")]
+    pub control: Pairs,
+}
+
+/// Requests that one version answered twice. Of the pairs, `production_only` are those on which this version
+/// alone disagreed with itself, and `shadow_only` those on which the versions alone disagreed with each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Control {
+    /// Answered by stable and by a copy of it.
+    pub pairs: Pairs,
+    /// Second answers of the copy's that tell nothing, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing: BTreeMap<String, u64>,
+    /// Answered twice by the shadow, where it is asked to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Pairs>,
+    /// Second answers of the shadow's that tell nothing, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub repeat_missing: BTreeMap<String, u64>,
+}
+
+impl Control {
+    /// Whether nothing was answered twice, or was to be.
+    pub fn is_idle(&self) -> bool {
+        let of_nothing = Self {
+            repeat: self.repeat.map(|_| Pairs::default()),
+            ..Self::default()
+        };
+        *self == of_nothing
+    }
 }
 
 /// What Prometheus said for a gate.

@@ -95,6 +95,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Whether nothing was counted.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Trials without the event.
     fn others(self) -> u64 {
         self.trials.saturating_sub(self.events)
@@ -126,12 +131,18 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// Whether there are none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Pairs without a difference.
     fn equal(self) -> u64 {
         self.both.saturating_add(self.neither)
     }
 
-    fn count(self) -> u64 {
+    /// All of them.
+    pub fn count(self) -> u64 {
         self.equal().saturating_add(self.different())
     }
 
@@ -139,7 +150,8 @@ impl Pairs {
         self.production_only.saturating_add(self.shadow_only)
     }
 
-    fn add(&mut self, other: Self) {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
         self.both = self.both.saturating_add(other.both);
         self.production_only = self.production_only.saturating_add(other.production_only);
         self.shadow_only = self.shadow_only.saturating_add(other.shadow_only);

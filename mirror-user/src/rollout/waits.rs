@@ -70,6 +70,8 @@ kinds! {
     Metric = "metric",
     /// The agent cannot be asked, or its shadow is another version.
     Agent = "agent",
+    /// The copy of the old version gives no answers, so that its noise is not known.
+    Control = "control",
     /// The canary's share is not in force.
     NotSteered = "not_steered",
     /// The rollout's record cannot be written.
@@ -97,7 +99,7 @@ impl Rollout {
                 self.wait_for_hooks(&mut waits)
             }
             Step::Shadowing => {
-                waits.extend(self.troubles_of(&[Kind::Agent]));
+                waits.extend(self.troubles_of(&[Kind::Agent, Kind::Control]));
                 self.wait_for_comparisons(now, &mut waits);
                 self.wait_for_gates(step, &mut waits);
             }
@@ -252,7 +254,7 @@ impl Rollout {
             let is_asked = match gate.role {
                 Role::Proof => !proof,
                 Role::Watch => true,
-                Role::Severe => false,
+                Role::Severe | Role::Info => false,
             };
             is_asked && gate.verdict == Verdict::Unknown && against
         });

@@ -7,6 +7,7 @@ mod finished;
 mod held;
 mod killed;
 mod metrics;
+mod noisy;
 mod orders;
 mod outage;
 mod promoted;

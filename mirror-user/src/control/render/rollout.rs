@@ -182,9 +182,11 @@ fn gates(gates: &[Gate]) -> String {
         (Verdict::Unknown, Role::Proof) => 1,
         (Verdict::Within, Role::Proof) => 2,
         (_, Role::Watch | Role::Severe) => 3,
+        (_, Role::Info) => 4,
     });
     for gate in gates {
         let verdict = match (gate.verdict, gate.role) {
+            (_, Role::Info) => "not judged",
             (Verdict::Worse, _) => "WORSE",
             (Verdict::Within, _) => "within",
             (Verdict::Unknown, Role::Proof) => "not known",

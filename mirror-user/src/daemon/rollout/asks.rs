@@ -20,7 +20,7 @@ use crate::rollout::machine::{Call, Rollout, State, Step};
 use crate::rollout::plan::{self, Endpoint, Hook, HookPoint, MetricGate, fill};
 use crate::rollout::record::{Answer, Called, Event, Reading, Window};
 use crate::rollout::waits::{Held, Kind};
-use crate::shadow::summary::{ServiceSummary, Summary};
+use crate::shadow::summary::{ServiceSummary, Summary, TrafficSummary};
 
 /// What somebody is asked, for which service's rollout.
 #[derive(Debug)]
@@ -187,13 +187,18 @@ pub(super) struct Asked {
     /// What the agent said last, and what of that the rollout was told.
     summary: Option<Result<(Timestamp, ServiceSummary), String>>,
     known: Option<(Timestamp, ServiceSummary)>,
+    /// What of repeated requests the rollout was told.
+    traffic: TrafficSummary,
     readings: BTreeMap<String, Reading>,
 }
 
 impl Asked {
-    /// The rollout knows all that was said.
-    pub(super) fn told(&mut self) {
+    /// The rollout knows all that was said; whether it `counts` any of it yet.
+    pub(super) fn told(&mut self, counts: bool) {
         if let Some(Ok(said)) = &self.summary {
+            if counts && self.known.is_some() {
+                self.traffic = said.1.traffic;
+            }
             self.known = Some(said.clone());
         }
         self.readings.clear();
@@ -231,7 +236,28 @@ impl Asked {
                     _ => None,
                 };
                 let shadow = then.map(|then| counted::shadow(said, then, &plan.baseline));
-                window.shadow = shadow.filter(|shadow| *shadow != Default::default());
+                window.shadow = shadow.and_then(|mut shadow| {
+                    // How production varies it did before the rollout as well. One that goes on in another
+                    // daemon has heard that.
+                    if rollout.has_compared_nothing() {
+                        shadow.traffic = counted::traffic(said.traffic, self.traffic);
+                    }
+                    // That there is a control is told with the first comparisons.
+                    let control = shadow.control.take();
+                    let is_idle = shadow == Default::default();
+                    shadow.control = control.filter(|control| !is_idle || !control.is_idle());
+                    (shadow != Default::default()).then_some(shadow)
+                });
+                let control = said.control.as_ref();
+                let down = control.and_then(|control| Some((control, control.down.as_ref()?)));
+                window.held.extend(down.map(|(control, error)| Held {
+                    kind: Kind::Control,
+                    why: format!(
+                        "the control at {} gives no answers ({error}), so that what the old version differs from itself is not known: start a copy of {} there",
+                        control.address,
+                        rollout.started().stable
+                    ),
+                }));
             }
         }
     }

@@ -10,9 +10,12 @@ use mirror_common::tunnel;
 use crate::control::ServerUse;
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
 use crate::rollout::plan::Baseline;
-use crate::rollout::record::{Arm, Shadow, Slice};
-use crate::rollout::statistics::{Clusters, Latencies, Pairs};
-use crate::shadow::summary::{ErrorPairs, LabelSummary, RightPairs, ServiceSummary};
+use crate::rollout::record::{Arm, Control, Shadow, Slice};
+use crate::rollout::statistics::{Clusters, Counts, Latencies, Pairs};
+use crate::shadow::summary::{
+    ControlSummary, ErrorPairs, LabelSummary, NoisePairs, RightPairs, ServiceSummary,
+    TrafficSummary,
+};
 
 /// What one version has done so far.
 #[derive(Clone, Debug)]
@@ -121,6 +124,10 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
         let slice_since = Slice {
             compared: new.compared,
             matching: new.matching,
+            control: difference(
+                noise(slice.control),
+                before.map_or([0; 4], |then| noise(then.control)),
+            ),
         };
         (new.compared > 0).then(|| (slice.slice.clone(), slice_since))
     });
@@ -136,6 +143,11 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
         failures: difference(failures(&now.pairs), failures(&then.pairs)),
         latencies: latencies.collect(),
         saturated: since(now.saturated, then.saturated),
+        control: now.control.as_ref().map(|now| {
+            let then = then.control.clone().unwrap_or_default();
+            control(now, &then)
+        }),
+        traffic: traffic(now.traffic, then.traffic),
         slices: slices.collect(),
         wrong: labels.filter(|pairs| *pairs != Pairs::default()),
         cpu_seconds: now
@@ -144,6 +156,36 @@ pub(super) fn shadow(now: &ServiceSummary, then: &ServiceSummary, baseline: &Bas
             .map(|(now, then)| (now.cpu_seconds - then.cpu_seconds).max(0.0)),
         resident_bytes: now.server.map(|server| server.resident_bytes),
         answered: since(now.answered, then.answered),
+    }
+}
+
+/// What was answered twice since.
+fn control(now: &ControlSummary, then: &ControlSummary) -> Control {
+    let missing = |now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>| {
+        let since = now.iter().map(|(why, count)| {
+            let counted = then.get(why).copied().unwrap_or_default();
+            (why.clone(), count.saturating_sub(counted))
+        });
+        since.filter(|(_, count)| *count > 0).collect()
+    };
+    let repeat = || difference(noise(now.repeat), noise(then.repeat));
+    Control {
+        pairs: difference(noise(now.pairs), noise(then.pairs)),
+        missing: missing(&now.missing, &then.missing),
+        repeat: now.repeats.then(repeat),
+        repeat_missing: missing(&now.repeat_missing, &then.repeat_missing),
+    }
+}
+
+fn noise(pairs: NoisePairs) -> [u64; 4] {
+    [pairs.both, pairs.itself, pairs.versions, pairs.neither]
+}
+
+/// What traffic has repeated since.
+pub(super) fn traffic(now: TrafficSummary, then: TrafficSummary) -> Counts {
+    Counts {
+        events: now.differing.saturating_sub(then.differing),
+        trials: now.repeated.saturating_sub(then.repeated),
     }
 }
 
@@ -297,16 +339,37 @@ mod tests {
                 ..ErrorPairs::default()
             },
             latency_pairs: vec![(100, 101, 2 * factor)],
+            control: Some(ControlSummary {
+                pairs: NoisePairs {
+                    itself: 3 * factor,
+                    versions: 4 * factor,
+                    ..NoisePairs::default()
+                },
+                missing: [("timeout".to_owned(), factor)].into(),
+                ..ControlSummary::default()
+            }),
+            traffic: TrafficSummary {
+                repeated: 5 * factor,
+                differing: factor,
+            },
             ..ServiceSummary::default()
         };
         let seen = shadow(&said(3), &said(1), &Baseline::Stable);
         assert_eq!((seen.compared, seen.matching), (22, 20));
         assert_eq!(seen.failures, pairs(0, 0, 2, 20));
         assert_eq!(seen.latencies, [(100, 101, 4)]);
-        assert_eq!(
-            shadow(&said(3), &said(3), &Baseline::Stable),
-            Shadow::default()
-        );
+        let control = seen.control.unwrap();
+        assert_eq!(control.pairs, pairs(0, 6, 8, 0));
+        assert_eq!(control.missing, [("timeout".to_owned(), 2)].into());
+        assert_eq!((control.repeat, seen.traffic.trials), (None, 10));
+        assert_eq!(seen.traffic.events, 2);
+        let idle = shadow(&said(3), &said(3), &Baseline::Stable);
+        assert!(idle.control.as_ref().is_some_and(Control::is_idle));
+        let idle = Shadow {
+            control: None,
+            ..idle
+        };
+        assert_eq!(idle, Shadow::default());
     }
 
     /// Who always says 7 is right for sevens alone.

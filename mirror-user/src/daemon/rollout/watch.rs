@@ -17,6 +17,7 @@ use crate::daemon::place::Place;
 use crate::daemon::servers::Versioned;
 use crate::daemon::services::{Service, counters};
 use crate::dataplane;
+use crate::rollout::machine::Step;
 use crate::rollout::record::{Event, Window};
 use crate::rollout::statistics::Clusters;
 use crate::rollout::waits::{Held, Kind};
@@ -74,7 +75,8 @@ impl Core {
         running.told = now;
         running.looked = None;
         running.counted = counted.ok().or(running.counted.take());
-        running.asked.told();
+        let counts = running.rollout.step() != Some(Step::Before);
+        running.asked.told(counts);
         self.tell(service, Event::Seen(Box::new(window)));
         self.ask_for(service);
     }

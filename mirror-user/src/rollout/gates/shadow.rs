@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::excess::Excess;
 use super::resources::Resources;
 use super::{Gate, Role, Unit, counts, percent, points};
 use crate::rollout::plan::{Baseline, Shadow as Limits};
@@ -76,7 +77,9 @@ enum Against {
         agreement: Box<Rate>,
         /// Comparisons that neither served, and the others.
         both_failed: [u64; 2],
-        slices: BTreeMap<String, Rate>,
+        slices: BTreeMap<String, Slice>,
+        /// Nothing in plans from before there were controls.
+        excess: Option<Box<Excess>>,
         errors: PairedDifference,
         p99: Box<PairedQuantileRatio>,
         pressure: Pressure,
@@ -86,6 +89,13 @@ enum Against {
     },
 }
 
+/// One slice: of all its requests, and of those that the control answered too.
+#[derive(Clone, Debug, PartialEq)]
+struct Slice {
+    agreement: Rate,
+    excess: PairedDifference,
+}
+
 /// How many gates can be wrong by chance.
 pub(super) fn tests(limits: &Limits, compared: bool) -> usize {
     let optional = [
@@ -93,10 +103,25 @@ pub(super) fn tests(limits: &Limits, compared: bool) -> usize {
         limits.max_cpu_ratio.is_some(),
         limits.max_memory_ratio.is_some(),
     ];
-    // Errors; latency; agreement, and all slices together.
-    let answers = if limits.compares_answers() { 2 } else { 0 };
+    // Errors; latency; agreement (or the excess, never both), all slices together, and the shadow asked twice.
+    let twice = usize::from(limits.max_excess.is_some());
+    let answers = if limits.compares_answers() {
+        2 + twice
+    } else {
+        0
+    };
     1 + if compared { 1 + answers } else { 0 }
         + optional.into_iter().filter(|is_asked| *is_asked).count()
+}
+
+/// A gate that decides nothing, and why.
+fn shown(gate: Gate, note: String) -> Gate {
+    Gate {
+        verdict: Verdict::Unknown,
+        note: Some(note),
+        role: Role::Info,
+        ..gate
+    }
 }
 
 impl Compared {
@@ -106,6 +131,10 @@ impl Compared {
                 agreement: Box::new(Rate::at_least(limits.agreement, alpha)),
                 both_failed: [0; 2],
                 slices: BTreeMap::new(),
+                excess: limits
+                    .max_excess
+                    .filter(|_| limits.compares_answers())
+                    .map(|limit| Box::new(Excess::new(limit, alpha))),
                 errors: PairedDifference::new(limits.max_error_delta, alpha),
                 p99: Box::new(PairedQuantileRatio::new(
                     0.99,
@@ -135,6 +164,7 @@ impl Compared {
                 agreement,
                 both_failed,
                 slices,
+                excess,
                 errors,
                 p99,
                 pressure,
@@ -147,9 +177,21 @@ impl Compared {
                 let counted = [seen.both_failed, seen.compared];
                 *both_failed = [0, 1].map(|at| both_failed[at] + counted[at]);
                 for (name, slice) in seen.slices.iter().filter(|_| is_asked) {
-                    let fresh = || Rate::at_least(self.limits.agreement, self.alpha / SLICES);
+                    let alpha = self.alpha / SLICES;
+                    let fresh = || Slice {
+                        agreement: Rate::at_least(self.limits.agreement, alpha),
+                        excess: PairedDifference::new(
+                            self.limits.max_excess.unwrap_or_default(),
+                            alpha,
+                        ),
+                    };
                     let test = slices.entry(name.clone()).or_insert_with(fresh);
-                    test.observe(counts(slice.matching, slice.compared));
+                    test.agreement
+                        .observe(counts(slice.matching, slice.compared));
+                    test.excess.observe(slice.control);
+                }
+                if let Some(excess) = excess {
+                    excess.see(seen);
                 }
                 errors.observe(seen.failures);
                 if tells {
@@ -186,15 +228,21 @@ impl Compared {
                 errors,
                 p99,
                 pressure,
+                excess,
                 ..
             } => {
-                let agreement = Gate::of(
+                let mut agreement = Gate::of(
                     "agreement",
                     Unit::Share,
                     agreement_limit.clone(),
                     agreement.finding(),
                 );
+                let excess = excess.as_deref();
+                if let Some(note) = excess.and_then(Excess::instead_of_agreement) {
+                    agreement = shown(agreement, note);
+                }
                 gates.extend(limits.compares_answers().then_some(agreement));
+                gates.extend(excess.map(Excess::gates).unwrap_or_default());
                 gates.push(self.both_failed(*both_failed));
                 let limit = format!(
                     "at most {} more than production",
@@ -238,10 +286,21 @@ impl Compared {
             ));
         }
         gates.extend(self.resources.gates("shadow "));
-        if let Against::Production { slices, .. } = &self.against {
+        if let Against::Production { slices, excess, .. } = &self.against {
+            let excess = excess.as_deref();
+            let control = excess.filter(|excess| excess.has_control());
+            let note = excess.and_then(Excess::instead_of_agreement);
             gates.extend(slices.iter().map(|(name, test)| {
-                let (name, limit) = (format!("slice:{name}"), agreement_limit.clone());
-                Gate::of(name, Unit::Share, limit, test.finding()).with(Role::Watch)
+                let name = format!("slice:{name}");
+                if let Some(control) = control {
+                    return control.slice(name, test.excess.finding());
+                }
+                let (limit, finding) = (agreement_limit.clone(), test.agreement.finding());
+                let gate = Gate::of(name, Unit::Share, limit, finding).with(Role::Watch);
+                match &note {
+                    Some(note) => shown(gate, note.clone()),
+                    None => gate,
+                }
             }));
         }
         gates

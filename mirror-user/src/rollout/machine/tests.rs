@@ -2,6 +2,7 @@
 
 mod crowd;
 mod last_step;
+mod noise;
 mod outage;
 
 use std::time::Duration;
@@ -366,6 +367,7 @@ fn a_bad_version_is_taken_back() {
                 Slice {
                     compared: 10,
                     matching: 5,
+                    ..Slice::default()
                 },
             )]
             .into(),
@@ -462,6 +464,7 @@ fn a_shadow_can_do_without_agreement() {
             let slice = Slice {
                 compared: 100,
                 matching: 0,
+                ..Slice::default()
             };
             shadow.slices.insert("blue".to_owned(), slice);
             change(shadow);

@@ -42,6 +42,7 @@ impl Default for Shadow {
         Self {
             min_compared: 1_000,
             agreement: 0.99,
+            max_excess: Some(0.01),
             max_both_failed: max_both_failed(),
             max_latency_ratio: 1.2,
             max_error_delta: delta(),

@@ -106,6 +106,10 @@ impl Found {
         let cure = "write a share below 1, such as 0.99";
         let what = format!("an agreement of {} can never be proven", plan.agreement);
         self.unless(plan.agreement < 1.0, at, what, cure);
+        let asked = plan.compares_answers() && plan.agreement < 1.0;
+        if let Some(excess) = plan.max_excess.filter(|_| asked) {
+            self.delta("shadow.max_excess", excess);
+        }
         self.latency_ratio("shadow.max_latency_ratio", plan.max_latency_ratio);
         self.delta("shadow.max_error_delta", plan.max_error_delta);
         if let Some(drop) = plan.max_accuracy_drop {
