@@ -48,9 +48,11 @@ impl fmt::Display for State {
 }
 
 impl Gate {
-    /// Whether it is worth a line: one that nobody waits for is, when it speaks against a version.
+    /// Whether it is worth a line: one that nobody waits for is, when it speaks against a version, or says why it
+    /// does not. Of slices there may be a hundred.
     pub fn tells(&self) -> bool {
-        self.role == Role::Proof || self.verdict == Verdict::Worse
+        let explains = self.role == Role::Info && !self.name.starts_with("slice:");
+        self.role == Role::Proof || self.verdict == Verdict::Worse || explains
     }
 }
 

@@ -356,4 +356,46 @@ mod tests {
             );
         }
     }
+
+    /// The table of docs/decisions.md:
+    ///
+    ///     cargo test --release -p mirror-user --lib -- --ignored --nocapture gates::excess
+    #[test]
+    #[ignore = "prints a table"]
+    fn figures() {
+        let figure = |changed: f64, noise: f64, limit: f64, repeat: bool, wanted: Verdict| {
+            let run = |seed| {
+                let mut excess = Excess::new(limit, fresh().alpha);
+                let mut world = world(seed, noise, changed);
+                let mut asked = 0;
+                loop {
+                    let mut seen = world.window(20);
+                    let control = seen.control.as_mut();
+                    if let Some(control) = control.filter(|_| !repeat) {
+                        control.repeat = None;
+                    }
+                    excess.see(&seen);
+                    asked += 10;
+                    let mut gates = excess.gates().into_iter();
+                    if gates.any(|gate| gate.verdict == wanted) || asked >= 1_000_000 {
+                        return asked;
+                    }
+                }
+            };
+            let mut found: Vec<u64> = (0..100).map(run).collect();
+            found.sort_unstable();
+            format!("{} ({})", found[50], found[95])
+        };
+        use Verdict::{Within, Worse};
+        for noise in [0.0, 0.05, 0.1, 0.286] {
+            println!(
+                "| {} % | {} | {} | {} | {} |",
+                noise * 100.0,
+                figure(0.1, noise, 0.01, false, Worse),
+                figure(0.1, noise, 0.01, true, Worse),
+                figure(0.0, noise, 0.01, false, Within),
+                figure(0.0, noise, 0.05, false, Within),
+            );
+        }
+    }
 }

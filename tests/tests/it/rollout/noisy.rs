@@ -101,7 +101,7 @@ fn a_control_that_is_gone_is_waited_for() {
         let state = pilot.state()?;
         let waiting = state["waiting"].to_string();
         ensure!(!waiting.contains("\"control\""), "{state:#}");
-        ensure!(state["step"] == "shadowing", "{state:#}");
+        ensure!(state["step"] == "shadow", "{state:#}");
         Ok(())
     });
 }
