@@ -51,7 +51,7 @@ pub struct Pair {
 #[derive(Debug)]
 pub enum Joined {
     /// Production's answer was there.
-    Pair(Pair),
+    Pair(Box<Pair>),
     /// There will be none.
     Alone(Origin, Answered),
 }
@@ -169,7 +169,7 @@ impl Pending {
                     entry.phase = Phase::Answered { origin, shadow };
                     return None;
                 };
-                Joined::Pair(entry.pair(origin, shadow, production)?)
+                Joined::Pair(Box::new(entry.pair(origin, shadow, production)?))
             }
             Phase::ReplayingAlone(origin) => Joined::Alone(*origin, shadow),
             Phase::Seen | Phase::Answered { .. } | Phase::Paired(_) | Phase::Discarded => {
@@ -349,7 +349,7 @@ mod tests {
 
     fn pair_of(joined: Option<Joined>) -> Option<Pair> {
         match joined? {
-            Joined::Pair(pair) => Some(pair),
+            Joined::Pair(pair) => Some(*pair),
             Joined::Alone(..) => None,
         }
     }

@@ -698,7 +698,7 @@ impl Sink for Judge {
             lock(&self.unneeded).push(id);
         }
         match joined {
-            Some(Joined::Pair(pair)) => self.complete(pair),
+            Some(Joined::Pair(pair)) => self.complete(*pair),
             Some(Joined::Alone(origin, shadow)) => self.replayed(origin, &shadow),
             None => {}
         }
