@@ -53,7 +53,7 @@ pub enum Joined {
     /// Production's answer was there.
     Pair(Box<Pair>),
     /// There will be none.
-    Alone(Origin, Answered),
+    Alone(Origin, Box<Answered>),
 }
 
 /// An exchange that was dropped.
@@ -171,7 +171,7 @@ impl Pending {
                 };
                 Joined::Pair(Box::new(entry.pair(origin, shadow, production)?))
             }
-            Phase::ReplayingAlone(origin) => Joined::Alone(*origin, shadow),
+            Phase::ReplayingAlone(origin) => Joined::Alone(*origin, Box::new(shadow)),
             Phase::Seen | Phase::Answered { .. } | Phase::Paired(_) | Phase::Discarded => {
                 return None;
             }
