@@ -210,7 +210,11 @@ mod tests {
 
     /// Slow and fast by turns, each for so many windows.
     fn square(window: u32, windows: u32) -> f64 {
-        if window / windows % 2 == 0 { 0.3 } else { 0.7 }
+        if (window / windows).is_multiple_of(2) {
+            0.3
+        } else {
+            0.7
+        }
     }
 
     #[test]
@@ -256,7 +260,11 @@ mod tests {
     fn stable_is_known_before_the_canary_serves() {
         let mut wander = Wander::default();
         for window in 0..120u64 {
-            let events = if window / 10 % 2 == 0 { 10 } else { 40 };
+            let events = if (window / 10).is_multiple_of(2) {
+                10
+            } else {
+                40
+            };
             wander.learn_stable(Counts {
                 events,
                 trials: 100,

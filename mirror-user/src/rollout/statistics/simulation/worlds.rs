@@ -249,13 +249,11 @@ impl Servers {
             let burst = (BURST * (0.5 + self.uniform())) as u64;
             (failed, more) = (failed + burst, burst);
         }
-        for _ in 0..failed {
-            while nature.fails_again > 0.0 {
-                more += 1;
-                if !self.happens(nature.fails_again) {
-                    break;
-                }
-                failed += 1;
+        let repeated = if nature.fails_again > 0.0 { failed } else { 0 };
+        for _ in 0..repeated {
+            more += 1;
+            while self.happens(nature.fails_again) {
+                (failed, more) = (failed + 1, more + 1);
             }
         }
         (failed, more)
@@ -415,11 +413,11 @@ const SLOWER: Nature = Nature {
 
 /// Shorter than the default by far, but with each of its steps.
 fn short() -> Plan {
-    let mut plan = Plan::default();
-    plan.stages = [0.05, 0.5, 1.0]
-        .into_iter()
-        .flat_map(Share::try_from)
-        .collect();
+    let stages = [0.05, 0.5, 1.0].into_iter().flat_map(Share::try_from);
+    let mut plan = Plan {
+        stages: stages.collect(),
+        ..Plan::default()
+    };
     let canary = &mut plan.canary;
     canary.warmup = Duration::from_secs(30);
     canary.min_duration = Duration::from_secs(30);
