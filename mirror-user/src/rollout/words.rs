@@ -84,6 +84,9 @@ impl fmt::Display for Gate {
     }
 }
 
+/// Who waits so many times as long waits for ever.
+const MANY: f64 = 1_000.0;
+
 /// So many requests that count as one are worth a word.
 const TELLS: f64 = 2.0;
 
@@ -104,6 +107,13 @@ impl fmt::Display for Figures<'_> {
                 rate(other_events, other_trials)
             )?,
             Unit::Ratio | Unit::Metric => match finding.estimate {
+                // Most of them never came.
+                Some(estimate) if estimate > MANY => {
+                    write!(
+                        f,
+                        "more than {MANY} times, {trials} requests against {other_trials}"
+                    )?;
+                }
                 Some(estimate) => {
                     write!(
                         f,

@@ -41,12 +41,9 @@ fn check(loses: impl Fn(u64) -> bool + Send + 'static) {
     let loss = relay.loss();
     let (lost, copies) = (loss.lost, loss.copies);
     assert!(lost > 20, "only {lost} of {copies} were lost");
-    assert_eq!(
-        outcome.copies("lost") + outcome.copies("partial"),
-        lost,
-        "{}",
-        outcome.metrics
-    );
+    // Of the first copies nobody knows, if they get lost, but that they were sent.
+    let missing = outcome.copies("lost") + outcome.copies("partial") + outcome.earlier();
+    assert_eq!(missing, lost, "{}", outcome.metrics);
     let visible = sent.iter().filter(|exchange| !loss.hides(exchange)).count();
     // What is left of two neighbours may look like one.
     let alike = sent

@@ -95,11 +95,11 @@ fn who_fails_its_clients_is_taken_back() {
 #[test]
 fn few_clients_hold() {
     let mut told = at_first_stage();
-    told.see_for(300, &window(&well_asking(0..40), &well_asking(40..44)));
+    told.see_for(300, &window(&well_asking(0..12), &well_asking(40..44)));
     told.assert("stage 1", 0.25);
     assert_eq!(told.waits(), [Kind::FewClients], "{told}");
     let why = &told.rollout.waits()[0].why;
-    assert!(why.starts_with("it serves 4.0 of 44.0 clients"), "{why}");
+    assert!(why.starts_with("it serves 4.0 of 16.0 clients"), "{why}");
     told.reach(
         "stage 2",
         &window(&well_asking(0..40), &well_asking(40..56)),
