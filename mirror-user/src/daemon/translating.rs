@@ -54,28 +54,21 @@ impl Room {
 
 /// Why a canary elsewhere, that gets this part of new connections, would not find ports for them: `open` are
 /// stable's now, and so many begin each second.
-pub(super) fn lacking(
-    room: Room,
-    share: Share,
-    open: u64,
-    new_per_second: f64,
-) -> (Option<String>, Option<String>) {
+pub(super) fn lacking(room: Room, share: Share, open: u64, new_per_second: f64) -> Option<String> {
     let share_of = |figure: f64| figure * f64::from(share.parts()) / f64::from(Share::ALL.parts());
-    let (limit, wanted) = (room.limit(), share_of(open as f64));
     let cure = "add `translation_addresses`, or widen `translation_ports` and `connections`";
-    let refusal = (wanted > limit as f64).then(|| {
-        format!(
+    let (limit, wanted) = (room.limit(), share_of(open as f64));
+    if wanted > limit as f64 {
+        return Some(format!(
             "{open} connections are open, of which {wanted:.0} would be translated at a share of {share}, and there is room for {limit}: {cure}"
-        )
-    });
-    let sure = room.ports as f64 * MEASURED;
-    let wanted = share_of(new_per_second);
-    let warning = (wanted > sure).then(|| {
+        ));
+    }
+    let (sure, wanted) = (room.ports as f64 * MEASURED, share_of(new_per_second));
+    (wanted > sure).then(|| {
         format!(
-            "{wanted:.0} connections a second would be translated at a share of {share}; {sure:.0} were measured to find a port each, and more need not: {cure}"
+            "{wanted:.0} connections a second would be translated at a share of {share}, and {sure:.0} were measured to find a port each: {cure}"
         )
-    });
-    (refusal, warning)
+    })
 }
 
 /// What there is, and what became of what was.
@@ -250,18 +243,14 @@ mod tests {
         };
         let half = Share::of_parts(5_000);
         let said = |open, new| lacking(room, half, open, new);
-        assert_eq!(said(9_000, 3_999.0), (None, None));
-        let (refusal, _) = said(10_000, 0.0);
-        let why = refusal.unwrap();
+        assert_eq!(said(9_000, 3_999.0), None);
+        let many_open = said(10_000, 0.0).unwrap();
+        let words = "5000 would be translated at a share of 0.5, and there is room for 4536";
+        assert!(many_open.contains(words), "{many_open}");
+        let many_new = said(9_000, 4_400.0).unwrap();
         assert!(
-            why.contains("5000 would be translated at a share of 0.5, and there is room for 4536"),
-            "{why}"
-        );
-        let (refusal, warning) = said(9_000, 4_400.0);
-        let why = warning.unwrap();
-        assert!(
-            refusal.is_none() && why.starts_with("2200 connections a second"),
-            "{why}"
+            many_new.starts_with("2200 connections a second"),
+            "{many_new}"
         );
     }
 

@@ -194,7 +194,7 @@ impl Core {
             return Err(invalid(why));
         }
         let is_away = self.is_away(&target.address);
-        if let (true, (Some(why), _)) = (is_away, self.ports_lack(service, &plan)) {
+        if let (true, Some(why)) = (is_away, self.ports_lack(service, &plan)) {
             return Err(invalid(why));
         }
         let stable = config.stable_version.clone();
@@ -237,10 +237,7 @@ impl Core {
             set.set_salt(service, version, key);
         });
         self.carry_out(persist);
-        let mut forecast = self.forecast(service, &started.plan);
-        if self.is_away(&started.canary.address) {
-            forecast.extend(self.ports_lack(service, &started.plan).1);
-        }
+        let forecast = self.forecast(service, &started.plan);
         let rollout = Rollout::start(started.clone(), now);
         self.keep_secrets(&path, &started.plan);
         let mut running = Running::new(rollout, path, now);

@@ -83,17 +83,10 @@ impl Core {
         }
     }
 
-    /// Why a canary on another host would not find ports for its clients under this plan, and what somebody should
-    /// know of that.
-    pub(super) fn ports_lack(
-        &self,
-        service: &str,
-        plan: &Plan,
-    ) -> (Option<String>, Option<String>) {
+    /// Why a canary on another host would not find ports for its clients under this plan.
+    pub(super) fn ports_lack(&self, service: &str, plan: &Plan) -> Option<String> {
         let traffic = self.rollouts.traffic.get(service);
-        let Some((open, new)) = traffic.and_then(Samples::connections) else {
-            return (None, None);
-        };
+        let (open, new) = traffic.and_then(Samples::connections)?;
         let most = plan.shares().max().unwrap_or(Share::NONE);
         translating::lacking(room(&self.config), most, open, new)
     }
