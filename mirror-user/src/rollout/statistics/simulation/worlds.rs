@@ -45,9 +45,11 @@ struct Nature {
     slower: (f64, u32),
     /// The canary fails so much more often.
     worse: f64,
-    /// So many clients ask, each less often than the one before it (Zipf), each has one version, and fails and is slow
-    /// in its own way; 0 = each request is of another.
+    /// So many clients ask, each of which has one version, and fails and is slow in its own way; 0 = each request is of
+    /// another.
     clients: u32,
+    /// Each asks less often than the one before it: the exponent of Zipf's law.
+    uneven: f64,
 }
 
 const CALM: Nature = Nature {
@@ -61,6 +63,7 @@ const CALM: Nature = Nature {
     slower: (1.0, 0),
     worse: 0.0,
     clients: 0,
+    uneven: 0.0,
 };
 
 /// Two servers, second by second.
@@ -113,7 +116,10 @@ impl Servers {
     }
 
     fn meet(&mut self) {
-        let parts = (1..=self.nature.clients).map(|rank| 1.0 / f64::from(rank));
+        let Nature {
+            clients, uneven, ..
+        } = self.nature;
+        let parts = (1..=clients).map(|rank| f64::from(rank).powf(-uneven));
         let all: f64 = parts.clone().sum();
         let mut until = 0.0;
         for part in parts {
@@ -378,14 +384,15 @@ fn worlds() -> Vec<(&'static str, Nature)> {
         ("both always fail in 20 %", errors(0.2)),
         ("in 30 %", errors(0.3)),
         (
-            "100 clients, each with one version",
+            "100 uneven clients (Zipf), each with one version",
             Nature {
                 clients: 100,
+                uneven: 1.0,
                 ..CALM
             },
         ),
         (
-            "1,000 clients",
+            "1,000 even clients",
             Nature {
                 clients: 1_000,
                 ..CALM
@@ -463,7 +470,7 @@ fn table_worlds() {
     let worse = [
         ("the canary fails 2 points more", FAILS_MORE),
         (
-            "the same before 1,000 clients",
+            "the same before 1,000 even clients",
             Nature {
                 clients: 1_000,
                 ..FAILS_MORE
