@@ -110,7 +110,7 @@ impl Last {
         let [own, beside] = self.sum();
         let apart = beside.trials == 0 || {
             let likely = (beside.events as f64 + 1.0) / (beside.trials as f64 + 2.0);
-            rate(own) >= rate(beside) + APART && surprise(own, likely) >= SURE
+            rate(own) >= rate(beside) + APART && own.surprise(likely) >= SURE
         };
         self.failing(part).filter(|_| apart)
     }
@@ -122,23 +122,6 @@ fn fails(counts: Counts, part: f64) -> bool {
 
 fn rate(counts: Counts) -> f64 {
     counts.events as f64 / counts.trials.max(1) as f64
-}
-
-/// How little one would expect so many, or more, at this chance of each (in nats): trials times the divergence of
-/// Kullback and Leibler.
-fn surprise(counts: Counts, chance: f64) -> f64 {
-    let rate = rate(counts);
-    if rate <= chance {
-        return 0.0;
-    }
-    let part = |rate: f64, chance: f64| {
-        if rate > 0.0 {
-            rate * (rate / chance).ln()
-        } else {
-            0.0
-        }
-    };
-    counts.trials as f64 * (part(rate, chance) + part(1.0 - rate, 1.0 - chance))
 }
 
 /// The last answers and connections of both versions.
@@ -328,7 +311,7 @@ impl Recent {
         let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
         of_late.for_each(|(_, counts)| sum.add(*counts));
         let limit = rate(self.usual) + max_error_delta;
-        let is_one = self.usual.trials > 0 && surprise(sum, limit) >= USUAL;
+        let is_one = self.usual.trials > 0 && sum.surprise(limit) >= USUAL;
         is_one.then(|| {
             format!(
                 "{} of {} requests failed in the last minute, of stable's {:.2} % before: with nobody beside it, nobody knows whether it is the canary",

@@ -110,6 +110,23 @@ impl Counts {
         self.events as f64 / self.trials.max(1) as f64
     }
 
+    /// How little one would expect so many, or more, at this chance of each (in nats): trials times the divergence of
+    /// Kullback and Leibler (Chernoff's bound).
+    pub fn surprise(self, chance: f64) -> f64 {
+        let rate = self.rate();
+        if rate <= chance {
+            return 0.0;
+        }
+        let part = |rate: f64, chance: f64| {
+            if rate > 0.0 {
+                rate * (rate / chance).ln()
+            } else {
+                0.0
+            }
+        };
+        self.trials as f64 * (part(rate, chance) + part(1.0 - rate, 1.0 - chance))
+    }
+
     /// Both together.
     pub fn add(&mut self, other: Self) {
         self.events = self.events.saturating_add(other.events);

@@ -148,21 +148,8 @@ impl Excess {
     /// against a new version. By Chernoff's bound on all that was counted: this accuses nobody, so that it need
     /// not wait, as what accuses does, until many windows say the same.
     fn is_noisy(&self) -> bool {
-        let Counts { events, trials } = self.repeated;
         let floor = (self.limit / 2.0).clamp(1e-6, 0.5);
-        let share = events as f64 / trials.max(1) as f64;
-        if events < 2 || share <= floor {
-            return false;
-        }
-        let part = |share: f64, floor: f64| {
-            if share > 0.0 {
-                share * (share / floor).ln()
-            } else {
-                0.0
-            }
-        };
-        let divergence = part(share, floor) + part(1.0 - share, 1.0 - floor);
-        trials as f64 * divergence >= -self.alpha.ln()
+        self.repeated.events >= 2 && self.repeated.surprise(floor) >= -self.alpha.ln()
     }
 
     /// Both never without the first.
