@@ -255,9 +255,12 @@ fn outline(plan: &Plan) -> String {
                 let agreement = percent(shadow.agreement);
                 format!("First the shadow: at least {agreement} of {least} and more answers match")
             } else {
-                format!(
-                    "First the shadow: {least} and more answers, judged by failures and latency"
-                )
+                let latency = if shadow.compares_latency() {
+                    " and latency"
+                } else {
+                    ""
+                };
+                format!("First the shadow: {least} and more answers, judged by failures{latency}")
             }
         },
     );

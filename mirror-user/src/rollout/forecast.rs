@@ -100,8 +100,10 @@ fn of_shadow(plan: &Plan, traffic: &Traffic) -> (&'static str, Option<u64>) {
             let agreement = Rate::at_least(limits.agreement, alpha);
             needs.push(("agreement", agreement.needed_for_within(1.0)));
         }
-        let p99 = PairedQuantileRatio::new(0.99, limits.max_latency_ratio, alpha);
-        needs.push(("p99", p99.needed_for_within(&traffic.latencies)));
+        if limits.compares_latency() {
+            let p99 = PairedQuantileRatio::new(0.99, limits.max_latency_ratio, alpha);
+            needs.push(("p99", p99.needed_for_within(&traffic.latencies)));
+        }
     }
     longest(needs)
 }
@@ -122,7 +124,8 @@ fn of_stage(
         if plan.baseline == Baseline::Stable {
             let errors = RateDifference::new(limits.max_error_delta, alpha);
             needs.push(("errors", errors.needed_for_within(rate, of_stable)));
-            for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+            let latencies = [("p50", 0.5), ("p99", 0.99)];
+            for (name, quantile) in latencies.into_iter().filter(|_| limits.compares_latency()) {
                 let test = QuantileRatio::new(quantile, limits.max_latency_ratio, alpha);
                 needs.push((name, test.needed_for_within(&traffic.latencies, of_stable)));
             }

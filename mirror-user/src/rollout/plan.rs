@@ -93,7 +93,7 @@ pub struct Shadow {
     /// The largest share of comparisons in which neither served, 0 to 1.
     #[serde(default = "defaults::max_both_failed")]
     pub max_both_failed: f64,
-    /// The largest ratio of the 99th percentiles, the shadow's to production's.
+    /// The largest ratio of the 99th percentiles, the shadow's to production's; 0 = latency is not compared.
     pub max_latency_ratio: f64,
     /// How much more often than production the shadow may fail, 0 to 1.
     pub max_error_delta: f64,
@@ -114,6 +114,11 @@ impl Shadow {
     /// Whether answers have to match: those of a better model may well differ.
     pub fn compares_answers(&self) -> bool {
         self.agreement > 0.0
+    }
+
+    /// Whether latency is held against production's: where another machine answers, it may tell nothing.
+    pub fn compares_latency(&self) -> bool {
+        self.max_latency_ratio > 0.0
     }
 }
 
@@ -146,7 +151,7 @@ pub struct Canary {
     #[serde(default = "defaults::delta")]
     pub max_aborted_delta: f64,
     /// The largest ratio of latencies to stable's, at the median and at the 99th percentile: to the first
-    /// byte of a response's body, and to its last.
+    /// byte of a response's body, and to its last; 0 = it is not compared.
     pub max_latency_ratio: f64,
     /// The longest 99th percentile to the first byte of a body, whatever stable's is.
     #[serde(with = "optional_span", default)]
@@ -180,6 +185,13 @@ pub struct Canary {
     /// How long stable should stay ready afterwards.
     #[serde(with = "span")]
     pub keep_stable: Duration,
+}
+
+impl Canary {
+    /// Whether latency is held against stable's: of servers that are very restless, it proves nothing in time.
+    pub fn compares_latency(&self) -> bool {
+        self.max_latency_ratio > 0.0
+    }
 }
 
 /// What follows when a stage has taken too long.

@@ -265,6 +265,10 @@ fn canary_limits_are_refused_by_name() {
         "file.toml:2:21: `max_latency_ratio` in [canary]: 1 is less than 1.05",
     );
     check(
+        "max_latency_ratio = -0.1",
+        "file.toml:2:21: `max_latency_ratio` in [canary]: -0.1 is less than 1.05",
+    );
+    check(
         "max_latency = \"0s\"",
         "file.toml:2:15: `max_latency` in [canary]: \"0s\" is not a span",
     );

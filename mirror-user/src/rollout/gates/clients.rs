@@ -111,6 +111,15 @@ const WAITS: [(&str, f64, Until, Sort); 4] = [
     ("complete p99", 0.99, Until::End, Sort::EndP99),
 ];
 
+/// The quantiles that are limited.
+fn waits(
+    limits: &Canary,
+    compared: bool,
+) -> impl Iterator<Item = (&'static str, f64, Until, Sort)> {
+    let asked = compared && limits.compares_latency();
+    WAITS.into_iter().filter(move |_| asked)
+}
+
 /// How many gates can be wrong by chance.
 pub(super) fn tests(limits: &Canary, compared: bool) -> usize {
     let optional = [
@@ -118,11 +127,10 @@ pub(super) fn tests(limits: &Canary, compared: bool) -> usize {
         limits.max_cpu_ratio.is_some(),
         limits.max_memory_ratio.is_some(),
     ];
-    let waits = if compared { WAITS.len() } else { 0 };
     // And connections, and hard errors.
     ends(limits, compared).len()
         + 2
-        + waits
+        + waits(limits, compared).count()
         + optional.into_iter().filter(|is_asked| *is_asked).count()
 }
 
@@ -147,7 +155,7 @@ impl Clients {
             connections: Events::new(compared, limits.hard_reset_delta, alpha),
             hard: Rate::at_most(limits.hard_error_rate, alpha),
             hard_crowds: Crowds::of(Sort::Failed),
-            waits: WAITS.into_iter().filter(|_| compared).map(wait).collect(),
+            waits: waits(&limits, compared).map(wait).collect(),
             slow: limits.max_latency.map(|_| Rate::at_most(0.01, alpha)),
             resources: Resources::new(limits.max_cpu_ratio, limits.max_memory_ratio, alpha),
             short: ShortBodies::default(),

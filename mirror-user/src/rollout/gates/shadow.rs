@@ -81,7 +81,8 @@ enum Against {
         /// Nothing in plans from before there were controls.
         excess: Option<Box<Excess>>,
         errors: PairedDifference,
-        p99: Box<PairedQuantileRatio>,
+        /// Nothing where it is not asked for.
+        p99: Option<Box<PairedQuantileRatio>>,
         pressure: Pressure,
     },
     Nothing {
@@ -110,7 +111,8 @@ pub(super) fn tests(limits: &Limits, compared: bool) -> usize {
     } else {
         0
     };
-    1 + if compared { 1 + answers } else { 0 }
+    let latency = usize::from(limits.compares_latency());
+    1 + if compared { latency + answers } else { 0 }
         + optional.into_iter().filter(|is_asked| *is_asked).count()
 }
 
@@ -136,11 +138,10 @@ impl Compared {
                     .filter(|_| limits.compares_answers())
                     .map(|limit| Box::new(Excess::new(limit, alpha))),
                 errors: PairedDifference::new(limits.max_error_delta, alpha),
-                p99: Box::new(PairedQuantileRatio::new(
-                    0.99,
-                    limits.max_latency_ratio,
-                    alpha,
-                )),
+                p99: limits.compares_latency().then(|| {
+                    let test = PairedQuantileRatio::new(0.99, limits.max_latency_ratio, alpha);
+                    Box::new(test)
+                }),
                 pressure: Pressure::default(),
             }
         } else {
@@ -194,7 +195,7 @@ impl Compared {
                     excess.see(seen);
                 }
                 errors.observe(seen.failures);
-                if tells {
+                if let Some(p99) = p99.as_mut().filter(|_| tells) {
                     p99.observe(&seen.latencies);
                 }
             }
@@ -254,17 +255,19 @@ impl Compared {
                     limit,
                     errors.finding(),
                 ));
-                let limit = format!("at most {} times production's", limits.max_latency_ratio);
-                let gate = Gate::of("shadow p99", Unit::Ratio, limit, p99.finding());
-                gates.push(match pressure.note() {
-                    // Neither passed nor failed.
-                    Some(note) => Gate {
-                        verdict: Verdict::Unknown,
-                        note: Some(note),
-                        ..gate
-                    },
-                    None => gate,
-                });
+                gates.extend(p99.as_ref().map(|test| {
+                    let limit = format!("at most {} times production's", limits.max_latency_ratio);
+                    let gate = Gate::of("shadow p99", Unit::Ratio, limit, test.finding());
+                    match pressure.note() {
+                        // Neither passed nor failed.
+                        Some(note) => Gate {
+                            verdict: Verdict::Unknown,
+                            note: Some(note),
+                            ..gate
+                        },
+                        None => gate,
+                    }
+                }));
             }
             Against::Nothing { failures } => {
                 let limit = format!("at most {}", percent(limits.max_error_delta));

@@ -500,6 +500,41 @@ fn a_shadow_can_do_without_agreement() {
     told.assert("rolling back", 0.0);
 }
 
+/// Servers may be so restless that no latency is ever proven.
+#[test]
+fn latency_is_judged_where_it_is_asked_for() {
+    let ratio = |ratio: f64| {
+        move |plan: &mut Plan| {
+            quick(plan);
+            with_shadow(plan);
+            plan.canary.max_latency_ratio = ratio;
+            if let Some(shadow) = &mut plan.shadow {
+                shadow.max_latency_ratio = ratio;
+            }
+        }
+    };
+    let mut slow = compared(100, 100);
+    if let Some(shadow) = &mut slow.shadow {
+        shadow.latencies = vec![(FAST, SLOW, 100)];
+    }
+    let mut told = Told::new(ratio(1.2));
+    told.see_for(60, &slow);
+    told.assert("rolling back", 0.0);
+    let mut told = Told::new(ratio(0.0));
+    told.reach("stage 1", &slow);
+    let mut slow = well(0.25);
+    slow.canary.first_body = vec![(SLOW, 250)].into();
+    slow.canary.complete = vec![(SLOW, 250)].into();
+    told.reach("stage 2", &slow);
+    let names = told.rollout.gates().iter().map(|gate| &*gate.name);
+    assert!(
+        names
+            .clone()
+            .all(|name| !name.contains("p50") && !name.contains("p99")),
+        "{told}"
+    );
+}
+
 /// Equal failures prove nothing, and blame nobody.
 #[test]
 fn what_both_versions_refuse_is_no_agreement() {

@@ -191,12 +191,12 @@ impl Found {
         let what = format!(
             "{most} is less than {FINEST_RATIO}, and latencies are counted in buckets of 3 to 6 %"
         );
-        let told_apart = most.is_finite() && most >= FINEST_RATIO;
+        let told_apart = most.is_finite() && (most >= FINEST_RATIO || most == 0.0);
         self.unless(
             told_apart,
             at,
             what,
-            "write a ratio such as 1.2 for 20 % more",
+            "write a ratio such as 1.2 for 20 % more, or 0 to compare no latencies",
         );
     }
 

@@ -13,7 +13,7 @@ use tests::{
     try_within,
 };
 
-use super::{LONG, Pilot, set};
+use super::{LONG, Pilot, judge_latency, set};
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -43,6 +43,20 @@ struct Broken {
 impl Broken {
     #[track_caller]
     fn new(change: impl FnOnce(&mut toml::Table)) -> Option<Self> {
+        Self::with(change, |_| {})
+    }
+
+    /// The same, and it must not make clients wait, either.
+    #[track_caller]
+    fn judged(change: impl FnOnce(&mut toml::Table)) -> Option<Self> {
+        Self::with(change, judge_latency)
+    }
+
+    #[track_caller]
+    fn with(
+        change: impl FnOnce(&mut toml::Table),
+        plan_too: impl FnOnce(&mut toml::Table),
+    ) -> Option<Self> {
         let mut trial = Trial::quiet(|_| {})?;
         trial.stop_canary();
         let node = trial.scene.net.node.clone();
@@ -55,6 +69,7 @@ impl Broken {
             set(plan, "max_redirect_delta", 0.05);
             set(plan, "max_short_delta", 0.05);
             set(plan, "max_aborted_delta", 0.05);
+            plan_too(plan);
         });
         Some(Self {
             pilot,
@@ -170,7 +185,7 @@ fn is_time_out(error: &anyhow::Error) -> bool {
 /// rollout takes it back with these words.
 #[track_caller]
 fn check(manner: Manner, words: &str) {
-    let Some(broken) = Broken::new(|_| {}) else {
+    let Some(broken) = Broken::judged(|_| {}) else {
         return;
     };
     broken.is_taken_back(manner, words);
@@ -292,7 +307,7 @@ fn a_seventh_is_never_answered_and_clients_are_patient() {
     let change = |service: &mut toml::Table| {
         service.insert("look".into(), look.into());
     };
-    let Some(mut broken) = Broken::new(change) else {
+    let Some(mut broken) = Broken::judged(change) else {
         return;
     };
     broken.patience = Duration::from_secs(1);
@@ -307,7 +322,7 @@ fn bodies_that_say_that_they_are_errors() {
     let change = |service: &mut toml::Table| {
         service.insert("look".into(), look.into());
     };
-    let Some(broken) = Broken::new(change) else {
+    let Some(broken) = Broken::judged(change) else {
         return;
     };
     broken.is_taken_back(Manner::SaysError, " failed");

@@ -121,16 +121,14 @@ fn it_waits_on_for_whom_it_waited() {
     let Some(mut pilot) = Pilot::with_shadow(|plan| {
         hook_at(plan, "before", "127.0.0.1:9000/echo");
         hook_at(plan, "stage", "127.0.0.1:9001/echo");
-        let shadow = plan["shadow"].as_table_mut().unwrap();
-        shadow.insert("min_compared".into(), 3_000.into());
     }) else {
         return;
     };
-    let _traffic = pilot.traffic();
     pilot.order(&["start"]);
     pilot.stays("before");
     let _before = Called::at(&pilot, "127.0.0.1:9000");
     pilot.stays("shadow");
+    let _traffic = pilot.traffic();
     pilot.stays("shadow_passed");
     let stage = Called::at(&pilot, "127.0.0.1:9001");
     pilot.wait_for("stage");

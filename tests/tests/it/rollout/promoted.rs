@@ -1,8 +1,9 @@
 //! A good version goes all the way.
 
-use tests::Trial;
+use anyhow::{Context as _, ensure};
+use tests::{Trial, eventually_within};
 
-use super::Pilot;
+use super::{LONG, Pilot, by_hand, judge_latency};
 
 #[test]
 fn a_good_version_goes_all_the_way() {
@@ -39,6 +40,31 @@ fn a_good_version_goes_all_the_way() {
     assert_eq!(pilot.share(), 0.0);
     let status = pilot.trial.scene.modelmirror(&["status"]);
     assert!(status.contains("version v13"), "{status}");
+}
+
+/// What clients wait for is proven as well, where it is asked for: for the first byte and for the last.
+#[test]
+fn latency_is_proven() {
+    let Some(pilot) = Pilot::new(|plan| {
+        plan.insert("stages".into(), vec![0.5, 1.0].into());
+        by_hand(plan);
+        judge_latency(plan);
+    }) else {
+        return;
+    };
+    let _traffic = pilot.traffic();
+    pilot.order(&["start"]);
+    for name in ["p50", "complete p50"] {
+        eventually_within(LONG, &format!("{name} is within its limit"), || {
+            let state = pilot.state()?;
+            let gates = state["gates"].as_array().context("no gates")?;
+            let gate = gates.iter().find(|gate| gate["name"] == name);
+            let gate = gate.with_context(|| format!("{state:#}"))?;
+            ensure!(gate["verdict"] == "within", "{gate:#}");
+            ensure!(gate["limit"] == "at most 3 times stable's", "{gate:#}");
+            Ok(())
+        });
+    }
 }
 
 /// The same of one on another host, to which connections are translated.

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use nix::sys::signal::Signal;
 use tests::{Mood, eventually};
 
-use super::{Pilot, by_hand, set};
+use super::{Pilot, by_hand, judge_latency, set};
 use crate::faults::disk::SmallDisk;
 use crate::faults::frozen::Disk;
 
@@ -110,11 +110,14 @@ struct Stuck {
     _disk: SmallDisk,
 }
 
-fn stuck() -> Option<Stuck> {
+fn stuck(change: fn(&mut toml::Table)) -> Option<Stuck> {
     let trial = tests::Trial::quiet(|_| {})?;
     let state = trial.scene.home.path().join("state");
     let disk = SmallDisk::mount(&state, 256 << 10).unwrap();
-    let pilot = Pilot::of(trial, |plan| set(plan, "min_duration", "3s"));
+    let pilot = Pilot::of(trial, |plan| {
+        set(plan, "min_duration", "3s");
+        change(plan);
+    });
     let traffic = pilot.traffic();
     pilot.order(&["start"]);
     pilot.wait_for_stage(0);
@@ -153,7 +156,7 @@ impl Stuck {
 
 #[test]
 fn a_full_disk_holds_and_goes_on_when_there_is_room() {
-    let Some(stuck) = stuck() else { return };
+    let Some(stuck) = stuck(|_| {}) else { return };
     stuck.assert_still();
     fs::remove_file(&stuck.filler).unwrap();
     stuck.pilot.wait_for("promoted");
@@ -165,7 +168,9 @@ fn a_full_disk_holds_and_goes_on_when_there_is_room() {
 /// as it is, also when another rollout was begun meanwhile.
 #[track_caller]
 fn check_taken_back(mood: Mood, again: bool) {
-    let Some(mut stuck) = stuck() else { return };
+    let Some(mut stuck) = stuck(judge_latency) else {
+        return;
+    };
     stuck.pilot.trial.canary[0].set_mood(mood);
     stuck.pilot.wait_for("rolled_back");
     assert_eq!(stuck.pilot.kernel_share(), 0.0);

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use tests::{Mood, eventually, eventually_within};
 
-use super::{LONG, Pilot, set};
+use super::{LONG, Pilot, judge_latency, set};
 
 /// The canary becomes bad while it serves; the rollout ends with exit code 3 and these words.
 #[track_caller]
 fn check(change: impl FnOnce(&mut Pilot), words: &str) {
-    let Some(mut pilot) = Pilot::new(|plan| set(plan, "min_duration", "30s")) else {
+    let Some(mut pilot) = Pilot::new(|plan| {
+        set(plan, "min_duration", "30s");
+        judge_latency(plan);
+    }) else {
         return;
     };
     let traffic = pilot.traffic();
