@@ -210,7 +210,7 @@ enum CanaryCommand {
     Set {
         /// From 0 to 1, in steps of 0.0001
         #[arg(value_parser = fine_share)]
-        share: config::Share,
+        share: mirror_rollout::Share,
         #[command(flatten)]
         service: ServiceName,
     },
@@ -314,8 +314,8 @@ fn moment(typed: &str) -> Result<jiff::Timestamp, String> {
         })
 }
 
-fn fine_share(typed: &str) -> Result<config::Share, String> {
-    Ok(config::Share::try_from(share(typed)?)?)
+fn fine_share(typed: &str) -> Result<mirror_rollout::Share, String> {
+    Ok(mirror_rollout::Share::try_from(share(typed)?)?)
 }
 
 fn service_name(typed: &str) -> Result<String, String> {

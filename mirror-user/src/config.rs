@@ -29,7 +29,7 @@ use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
 
 pub use agent_address::{AgentAddress, NoAddress};
-pub use canary::{Affinity, Canary, Share, XdpHook};
+pub use canary::{Affinity, Canary, XdpHook};
 pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::node;
@@ -272,7 +272,7 @@ pub struct Service {
     /// The version on trial, if there is one.
     pub canary: Option<Canary>,
     /// What a rollout does unless it is started with a plan of its own.
-    pub rollout: Option<crate::rollout::plan::Plan>,
+    pub rollout: Option<mirror_rollout::plan::Plan>,
 }
 
 /// An address that clients dial.

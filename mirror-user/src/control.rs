@@ -23,7 +23,6 @@ pub mod shadow;
 mod status;
 
 use crate::dataplane::Mechanism;
-pub use crate::rollout::record::{By, Line};
 pub use crate::serve::Caller;
 pub use crate::state::{Change, Source};
 pub use canary::{
@@ -31,6 +30,7 @@ pub use canary::{
     ServerUse, ShareState, Translations,
 };
 pub use client::{Client, ClientError};
+pub use mirror_rollout::record::{By, Line};
 pub use rollout::{
     Finish, Promote, RolloutHistory, RolloutOrder, RolloutOutcome, RolloutState, RolloutStates,
     RolloutSummary, ServiceRollout, Start, StepName,
@@ -107,7 +107,7 @@ pub enum Reply {
     Status(Box<Status>),
     /// To a command that changed something.
     Done(Done),
-    /// To [`Command::RolloutRecord`]: every line but those of [`Seen`](crate::rollout::record::Event::Seen).
+    /// To [`Command::RolloutRecord`]: every line but those of [`Seen`](mirror_rollout::record::Event::Seen).
     Record(Vec<Line>),
     /// To [`Command::Rollouts`], the last one first.
     Rollouts(Vec<RolloutSummary>),

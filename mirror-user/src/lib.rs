@@ -19,7 +19,6 @@ mod offload;
 mod plain;
 mod private_file;
 mod reset;
-pub mod rollout;
 mod serve;
 mod servers;
 pub mod shadow;

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
+use mirror_rollout::noise::Twin;
 use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -20,7 +21,6 @@ use crate::shadow::compare::Verdict;
 use crate::shadow::exchange::Forgotten;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::message::DropReason;
-use crate::shadow::noise::Twin;
 use crate::shadow::report::Excess;
 use crate::shadow::summary::{ControlSummary, LabelSummary, Latency, SliceSummary, TrafficSummary};
 

@@ -8,9 +8,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mirror_rollout::Share;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, Share};
+use crate::config;
 
 const FILE: &str = "overrides.json";
 const FORMAT: u32 = 1;

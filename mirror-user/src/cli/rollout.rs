@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use mirror_rollout::explain;
 use nix::unistd::{User, getuid};
 use serde::Serialize;
 
@@ -20,7 +21,6 @@ use crate::control::{
     self, By, Client, ClientError, Finish, Line, Promote, RolloutHistory, RolloutOrder,
     RolloutState, RolloutStates, ServiceRollout, Start,
 };
-use crate::rollout::explain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RolloutCommand {

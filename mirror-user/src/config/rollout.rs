@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use mirror_rollout::plan::{
+    Baseline, Canary, FinishProbe, Hook, HookPoint, MetricGate, OnTimeout, Plan, Shadow,
+};
 use toml::Spanned;
 use toml::de::DeValue;
 
 use super::errors::{Error, Fault, Problem};
 use super::table::{Problems, Section, parse};
 use super::values;
-use crate::rollout::plan::{
-    Baseline, Canary, FinishProbe, Hook, HookPoint, MetricGate, OnTimeout, Plan, Shadow,
-};
 
 /// Far more than an answer that is always the same.
 const LARGEST_ANSWER: u64 = 1 << 20;

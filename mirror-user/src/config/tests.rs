@@ -2,6 +2,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use mirror_rollout::Share;
+
 use super::*;
 
 const AGENT_KEY: &str = "7AE7TsxOLw1P8Fa38qS031aZlH55SjH+8KWGHdZs57I=";

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use mirror_rollout::Share;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, Share, XdpHook};
+use crate::config::{Affinity, XdpHook};
 
 /// What the command line changes about one service's canary.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Share;
-use crate::rollout::gates::Gate;
-use crate::rollout::machine::{Rollout, State, Step};
-use crate::rollout::plan::{Plan, Target};
-use crate::rollout::record::By;
-use crate::rollout::waits::Held;
+use mirror_rollout::Share;
+use mirror_rollout::gates::Gate;
+use mirror_rollout::machine::{Rollout, State, Step};
+use mirror_rollout::plan::{Plan, Target};
+use mirror_rollout::record::By;
+use mirror_rollout::waits::Held;
 
 /// What somebody wants of one service's rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

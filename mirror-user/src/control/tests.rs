@@ -2,15 +2,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use mirror_rollout::Share;
+use mirror_rollout::gates::{Gate, Role, Unit};
+use mirror_rollout::record::Event;
+use mirror_rollout::statistics::{Finding, Verdict};
+use mirror_rollout::stories::Story;
 use tokio::sync::mpsc;
 
-use crate::config::{Affinity, Share};
+use crate::config::Affinity;
 
 use super::*;
-use crate::rollout::gates::{Gate, Role, Unit};
-use crate::rollout::record::Event;
-use crate::rollout::statistics::{Finding, Verdict};
-use crate::rollout::stories::Story;
 use crate::transport::frame::Transport;
 
 pub(crate) fn status() -> Status {
@@ -424,11 +425,17 @@ async fn a_daemon_that_stops_says_so() {
     assert_eq!(stopped.to_string(), "the daemon is stopping");
 }
 
-const PLAN: &str = "stages = [0.1, 1.0]\n[canary]\nholdback = 0\nwarmup = \"0s\"\nmin_duration = \"3s\"\nmin_requests = 20";
+/// A plan of seconds.
+fn plan() -> mirror_rollout::plan::Plan {
+    crate::config::plan(
+        "stages = [0.1, 1.0]\n[canary]\nholdback = 0\nwarmup = \"0s\"\nmin_duration = \"3s\"\nmin_requests = 20",
+    )
+    .unwrap()
+}
 
 /// Three seconds of a rollout.
 fn story() -> Story {
-    let mut story = Story::begin(PLAN);
+    let mut story = Story::begin(plan());
     story.pass(2, [90, 1], [10, 0]);
     story
 }
@@ -633,7 +640,7 @@ async fn a_rollout_s_commands_reach_the_daemon() {
     let socket = dir.path().join("control.sock");
     let mut commands = daemon(&socket);
     let client = Client::new(&socket);
-    let mut plan = crate::config::plan(PLAN).unwrap();
+    let mut plan = plan();
     let start = |plan| {
         RolloutOrder::Start(Box::new(Start {
             plan: Some(plan),

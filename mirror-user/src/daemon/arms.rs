@@ -5,6 +5,7 @@ use std::time::Instant;
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
+use mirror_rollout::Share;
 
 use super::health::Failure;
 use super::local_reader::{Looked, Outcome, Tally, Wait};
@@ -12,7 +13,6 @@ use super::place::{Obstacle, Place};
 use super::servers::Versioned;
 use super::services::Service;
 use super::snapshot::Snapshot;
-use crate::config::Share;
 use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
 use crate::dataplane::{self, Counts};
 use crate::state::Overrides;

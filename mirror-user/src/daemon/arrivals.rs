@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer;
 use mirror_common::tunnel::Arm;
+use mirror_rollout::Share;
 
 use super::core::Core;
 use super::place::is_here;
 use super::settings::{NOBODY, Order, Update};
-use crate::config::Share;
 use crate::control::CanaryChange;
 
 /// How long the first connections may take to arrive: in a flood of forged SYNs none does.

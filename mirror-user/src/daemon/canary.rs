@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mirror_common::steer::{Health, Steering, flag};
 use mirror_common::translate::{MAX_LOCAL, Ports};
+use mirror_rollout::Share;
 
 use super::attachments::Away;
 use super::core::{Core, Effect};
@@ -18,7 +19,7 @@ use super::services::Service;
 use super::settings::Update;
 use super::steering::{Wanted, share, steering};
 use super::translating::Room;
-use crate::config::{Canary, Node, Share};
+use crate::config::{Canary, Node};
 use crate::control::{CanaryChange, Refusal};
 use crate::dataplane;
 

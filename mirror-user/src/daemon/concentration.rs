@@ -13,8 +13,9 @@ use std::time::Duration;
 use mirror_common::connection::Connection;
 use mirror_common::flow::{Address, Flow};
 use mirror_common::tunnel::Direction;
+use mirror_rollout::Share;
 
-use crate::config::{Affinity, Share};
+use crate::config::Affinity;
 use crate::control::Concentration;
 
 /// What was sent so long ago counts half.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use mirror_rollout::Share;
+
 use super::way::Way;
-use crate::config::{Affinity, Canary, Protocol, Service, ServiceAddress, Share};
+use crate::config::{Affinity, Canary, Protocol, Service, ServiceAddress};
 use crate::netlink::Link;
 
 /// A service at 10.0.0.5:8000 without mirror and canary.

@@ -11,9 +11,11 @@ mod words;
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use mirror_rollout::Share;
+
 use self::waiting::{Needs, Waiting};
 use super::keeper::Kept;
-use crate::config::{self, Share};
+use crate::config;
 use crate::control::{CanaryChange, Done, Refusal, Rest};
 use crate::state::{Change, Configured, Overrides, Trouble};
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use mirror_common::flow::{Address, Endpoint};
 use mirror_common::steer::{Steering, flag, share_threshold};
 use mirror_common::translate::{MAX_LOCAL, Way};
+use mirror_rollout::Share;
 
 use super::place::Place;
 use super::services::Service;
-use crate::config::{self, Affinity, Canary, Share};
+use crate::config::{self, Affinity, Canary};
 use crate::state::Overrides;
 
 /// How far the limit on new connections may be overdrawn at once.

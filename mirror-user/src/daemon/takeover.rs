@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use mirror_common::policy::{MAX_AGENTS, WHOLE, mirror};
 use mirror_common::steer::{Steering, flag, threshold_share};
+use mirror_rollout::Share;
 
 use super::agents::{Access, Agent};
 use super::core::{Core, Effect};
 use super::numbers::{self, assign};
 use super::services::{self, Service};
-use crate::config::Share;
 use crate::dataplane::Error;
 use crate::transport::frame::Transport;
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::translate::{IDLE_NS, Translation, phase};
+use mirror_rollout::Share;
 
-use crate::config::Share;
 use crate::control::Translations as Use;
 use crate::dataplane::{self, Translations};
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use mirror_rollout::noise::Twin;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
@@ -29,7 +30,6 @@ use super::capture::Capture;
 use super::capture::streams::{Accept, Api, Got, KeyedDoor, OpenDoor};
 use super::mark::Mark;
 use super::memory::Memory;
-use super::noise::Twin;
 use super::replay::{Load, Replay, Sockets};
 use super::resume::{Resume, TapResume};
 use super::{record, summary};

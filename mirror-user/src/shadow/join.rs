@@ -14,9 +14,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use mirror_common::tunnel::Arm;
+use mirror_rollout::noise::Twin;
 
 use super::message::{DropReason, ExchangeId, Response, TapId};
-use super::noise::{Second, Seconds, Twin};
+use super::noise::{Second, Seconds};
 use super::replay::Answered;
 
 /// What is known of an exchange besides its messages.

@@ -9,6 +9,7 @@
 
 mod traffic;
 
+use mirror_rollout::noise::{Twin, in_words};
 use uuid::Uuid;
 
 pub use self::traffic::Traffic;
@@ -17,37 +18,15 @@ use super::message::{Response, ShadowError};
 use super::summary::NoisePairs;
 use crate::config;
 
-/// A second answer to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Twin {
-    /// The old version's, by its copy.
-    Control,
-    /// The shadow's.
-    Repeat,
-}
-
-impl Twin {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Control, Self::Repeat];
-
-    /// The value of the `twin` label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Control => "control",
-            Self::Repeat => "repeat",
-        }
-    }
-
-    /// Whether the request with this id gets this second answer. The id is random, so the choice knows
-    /// nothing of the request, nor of any answer, nor of the other twin.
-    pub fn is_asked(self, control: &config::Control, id: Uuid) -> bool {
-        let (salt, share) = match self {
-            Self::Control => (0x9e37_79b9_7f4a_7c15, control.sample),
-            Self::Repeat => (0xc2b2_ae3d_27d4_eb4f, control.repeat),
-        };
-        let (high, low) = id.as_u64_pair();
-        (mix(low ^ mix(high ^ salt)) as f64) < share * 2_f64.powi(64)
-    }
+/// Whether the request with this id gets this second answer. The id is random, so the choice knows
+/// nothing of the request, nor of any answer, nor of the other twin.
+pub fn is_asked(twin: Twin, control: &config::Control, id: Uuid) -> bool {
+    let (salt, share) = match twin {
+        Twin::Control => (0x9e37_79b9_7f4a_7c15, control.sample),
+        Twin::Repeat => (0xc2b2_ae3d_27d4_eb4f, control.repeat),
+    };
+    let (high, low) = id.as_u64_pair();
+    (mix(low ^ mix(high ^ salt)) as f64) < share * 2_f64.powi(64)
 }
 
 /// SplitMix64's finalizer (Steele, Lea and Flood 2014): every bit depends on every bit.
@@ -217,16 +196,6 @@ pub fn disagree(itself: Verdict, versions: Verdict) -> Option<[bool; 2]> {
     Some([itself, versions])
 }
 
-/// How often the versions disagree, how often one with itself, both 0 to 1, in words.
-pub(crate) fn in_words(twin: Twin, versions: f64, itself: f64) -> String {
-    let whose = match twin {
-        Twin::Control => "the old version",
-        Twin::Repeat => "the new version",
-    };
-    let [versions, itself] = [versions, itself].map(|share| (share * 1e3).round() / 10.0);
-    format!("differs {versions} %, of which {itself} % {whose} differs from itself")
-}
-
 impl NoisePairs {
     /// The same of what was counted; nothing of nothing.
     pub(crate) fn in_words(&self, twin: Twin) -> Option<String> {
@@ -255,7 +224,7 @@ mod tests {
         let control = control(0.1, 0.05);
         let ids: Vec<Uuid> = (0..100_000).map(|_| Uuid::now_v7()).collect();
         let count = |asked: &dyn Fn(&&Uuid) -> bool| ids.iter().filter(asked).count();
-        let by = |twin: Twin| move |id: &&Uuid| twin.is_asked(&control, **id);
+        let by = |twin: Twin| move |id: &&Uuid| is_asked(twin, &control, **id);
         let (first, second) = (by(Twin::Control), by(Twin::Repeat));
         // Four standard deviations: 95, 69 and 22.
         assert!(count(&first).abs_diff(10_000) < 380);
@@ -265,8 +234,8 @@ mod tests {
         let never = self::control(0.0, 0.0);
         let always = self::control(1.0, 1.0);
         for twin in Twin::ALL {
-            assert_eq!(count(&|id| twin.is_asked(&never, **id)), 0);
-            assert_eq!(count(&|id| twin.is_asked(&always, **id)), ids.len());
+            assert_eq!(count(&|id| is_asked(twin, &never, **id)), 0);
+            assert_eq!(count(&|id| is_asked(twin, &always, **id)), ids.len());
         }
     }
 

@@ -4,14 +4,14 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use mirror_rollout::Share;
+use mirror_rollout::gates::Gate;
+use mirror_rollout::statistics::Verdict;
+use mirror_rollout::words;
 use tokio::signal;
 
 use super::super::{Output, Printer, complain, print_text};
-use crate::config::Share;
 use crate::control::{Client, ClientError, RolloutOutcome, RolloutState, StepName};
-use crate::rollout::gates::Gate;
-use crate::rollout::statistics::Verdict;
-use crate::rollout::words;
 
 /// The version was taken back.
 const TAKEN_BACK: u8 = 3;
@@ -229,9 +229,10 @@ fn code(state: &RolloutState) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use mirror_rollout::record::{Event, Want};
+    use mirror_rollout::stories::Story;
+
     use super::*;
-    use crate::rollout::record::{Event, Want};
-    use crate::rollout::stories::Story;
 
     fn state(story: &Story) -> RolloutState {
         RolloutState::of(&story.rollout, story.now)
@@ -251,12 +252,18 @@ mod tests {
         assert_eq!(code(&state(story)), over);
     }
 
-    const PLAN: &str = "stages = [0.1, 1.0]\n[canary]\nholdback = 0\nwarmup = \"0s\"\nmin_duration = \"3s\"\nmin_requests = 20\nproven_from = 1.0\nmax_duration = \"1m\"\nbake = \"0s\"";
+    /// A plan of seconds.
+    fn plan() -> mirror_rollout::plan::Plan {
+        crate::config::plan(
+            "stages = [0.1, 1.0]\n[canary]\nholdback = 0\nwarmup = \"0s\"\nmin_duration = \"3s\"\nmin_requests = 20\nproven_from = 1.0\nmax_duration = \"1m\"\nbake = \"0s\"",
+        )
+        .unwrap()
+    }
 
     #[test]
     fn what_is_new_is_said_once() {
         let mut watch = Watch::default();
-        let mut story = Story::begin(PLAN);
+        let mut story = Story::begin(plan());
         story.pass(1, [90, 0], [10, 0]);
         let first =
             "2026-11-22 12:04:32  v13: stage 1 of 2 at 10 %, 10 answers against 90; waits: ";
@@ -276,7 +283,7 @@ mod tests {
     #[test]
     fn each_end_has_its_code() {
         let check = |end: &dyn Fn(&mut Story), expected| {
-            let mut story = Story::begin(PLAN);
+            let mut story = Story::begin(plan());
             end(&mut story);
             assert_eq!(
                 code(&state(&story)),
@@ -295,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_is_restarted_is_waited_for() {
-        let story = Story::begin(PLAN);
+        let story = Story::begin(plan());
         let mut watch = Watch::default();
         watch.see(Ok(Some(state(&story)))).unwrap();
         let socket = std::path::PathBuf::from("/run/control.sock");
@@ -319,11 +326,11 @@ mod tests {
 
     #[test]
     fn what_came_of_an_earlier_one_is_not_what_comes_of_this_one() {
-        let mut story = Story::begin(PLAN);
+        let mut story = Story::begin(plan());
         story.order(Want::Abort);
         let mut watch = Watch::new(Some("sentiment-1".to_owned()));
         assert_eq!(watch.see(Ok(Some(state(&story)))).unwrap(), Seen::Same);
-        let mut now = state(&Story::begin(PLAN));
+        let mut now = state(&Story::begin(plan()));
         now.id = "sentiment-2".to_owned();
         let seen = watch.see(Ok(Some(now))).unwrap();
         assert!(matches!(seen, Seen::New { .. }), "{seen:?}");
@@ -332,7 +339,7 @@ mod tests {
     #[test]
     fn what_cannot_come_any_more_is_not_waited_for() {
         let mut watch = Watch::default();
-        let mut other = state(&Story::begin(PLAN));
+        let mut other = state(&Story::begin(plan()));
         watch.see(Ok(Some(other.clone()))).unwrap();
         other.id = "sentiment-2".to_owned();
         let lost = watch.see(Ok(Some(other))).unwrap_err();

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use mirror_rollout::plan::{Baseline, Canary, Endpoint, Hook, HookPoint, OnTimeout, Plan};
+
+use mirror_rollout::Share;
+
 use super::*;
-use crate::rollout::plan::{Baseline, Canary, Endpoint, Hook, HookPoint, OnTimeout, Plan};
 
 fn plan_report(text: &str) -> String {
     plan(text).err().map_or_else(String::new, |problems| {

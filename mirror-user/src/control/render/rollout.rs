@@ -4,14 +4,14 @@ use std::fmt;
 
 use comfy_table::CellAlignment;
 use jiff::Timestamp;
+use mirror_rollout::gates::{Gate, Role, Unit};
+use mirror_rollout::statistics::{Finding, Verdict};
+use mirror_rollout::words::share;
 
 use super::{dash, percent, table, trimmed};
 use crate::control::{
     RolloutHistory, RolloutOutcome, RolloutState, RolloutStates, RolloutSummary, StepName,
 };
-use crate::rollout::gates::{Gate, Role, Unit};
-use crate::rollout::statistics::{Finding, Verdict};
-use crate::rollout::words::share;
 
 impl fmt::Display for RolloutStates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

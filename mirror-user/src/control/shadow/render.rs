@@ -4,10 +4,10 @@ use std::fmt;
 
 use bytesize::ByteSize;
 use comfy_table::Table;
+use mirror_rollout::noise::Twin;
 
 use super::{AgentStatus, ServiceStatus, TapStatus};
 use crate::plain;
-use crate::shadow::noise::Twin;
 
 impl fmt::Display for AgentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,10 +6,10 @@ mod rollouts;
 use mirror_common::policy::agent_state;
 use mirror_common::tunnel::Arm;
 use mirror_common::verdict::Reason;
+use mirror_rollout::Share;
 
 use super::world::{FILE, World, view};
 use super::*;
-use crate::config::Share;
 use crate::control::{CanaryChange, Rest};
 use crate::daemon::health::Failure;
 use crate::daemon::lro::Device;

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use mirror_common::steer::threshold_share;
+use mirror_rollout::Share;
+use mirror_rollout::plan::Plan;
+use mirror_rollout::record::Line;
 
 use super::*;
-use crate::config::Share;
 use crate::control::{Done, RolloutOrder, Start};
 use crate::daemon::fixtures::link;
 use crate::daemon::kernel::memory::Memory;
 use crate::daemon::rollout::{Earlier, Last};
-use crate::rollout::plan::Plan;
-use crate::rollout::record::Line;
 use crate::sock_diag::Listener;
 use crate::state::Overrides;
 
@@ -174,7 +174,7 @@ impl World {
             address: None,
             plan: Some(plan),
             again: true,
-            by: crate::rollout::record::By::default(),
+            by: mirror_rollout::record::By::default(),
         };
         let order = RolloutOrder::Start(Box::new(start));
         let service = service.to_owned();

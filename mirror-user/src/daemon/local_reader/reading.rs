@@ -11,10 +11,10 @@ use mirror_common::policy;
 use mirror_common::record::Record;
 use mirror_common::siphash::siphash;
 use mirror_common::tunnel::{Arm, Direction};
+use mirror_rollout::statistics::{CLUSTERS, Sort};
 
 use super::marks::Marks;
 use super::tally::{Outcome, Tally, Wait};
-use crate::rollout::statistics::{CLUSTERS, Sort};
 use crate::shadow::capture::segment_of;
 use crate::shadow::compare::failure::says;
 use crate::shadow::compare::pointer::Pointers;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mirror_common::histogram::Latency;
 use mirror_common::tunnel::Arm;
+use mirror_rollout::statistics::{CLUSTERS, Row, Sort};
 
-use crate::rollout::statistics::{CLUSTERS, Row, Sort};
 use crate::shadow::message::DropReason;
 
 /// The classes of responses, and what has none.

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use mirror_rollout::machine::{Call, Rollout, State, Step};
+use mirror_rollout::plan::{self, Endpoint, Hook, HookPoint, MetricGate, fill};
+use mirror_rollout::record::{Answer, Called, Event, Reading, Window};
+use mirror_rollout::waits::{Held, Kind};
 use tokio::sync::mpsc;
 
 use super::finish::{Probe, Probed};
@@ -16,10 +20,6 @@ use crate::config::Mirror;
 use crate::control::Finish;
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::Ticket;
-use crate::rollout::machine::{Call, Rollout, State, Step};
-use crate::rollout::plan::{self, Endpoint, Hook, HookPoint, MetricGate, fill};
-use crate::rollout::record::{Answer, Called, Event, Reading, Window};
-use crate::rollout::waits::{Held, Kind};
 use crate::shadow::summary::{ServiceSummary, Summary, TrafficSummary};
 
 /// What somebody is asked, for which service's rollout.

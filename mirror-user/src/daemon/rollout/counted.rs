@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
+use mirror_rollout::plan::Baseline;
+use mirror_rollout::record::{Arm, Control, Shadow, Slice};
+use mirror_rollout::statistics::{Clusters, Counts, Latencies, Pairs};
 
 use crate::control::ServerUse;
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
-use crate::rollout::plan::Baseline;
-use crate::rollout::record::{Arm, Control, Shadow, Slice};
-use crate::rollout::statistics::{Clusters, Counts, Latencies, Pairs};
 use crate::shadow::summary::{
     ControlSummary, ErrorPairs, LabelSummary, NoisePairs, RightPairs, ServiceSummary,
     TrafficSummary,

@@ -7,6 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
+use mirror_rollout::machine::State;
+use mirror_rollout::plan::FinishProbe;
+use mirror_rollout::record::{By, Event, Order, Want};
 use reqwest::header::CONNECTION;
 
 use super::asks::Asks;
@@ -17,9 +20,6 @@ use crate::control::{Done, Finish, Refusal};
 use crate::daemon::core::Core;
 use crate::daemon::servers::Versioned;
 use crate::daemon::settings::Ticket;
-use crate::rollout::machine::State;
-use crate::rollout::plan::FinishProbe;
-use crate::rollout::record::{By, Event, Order, Want};
 use crate::servers;
 use crate::sock_diag::Listener;
 use crate::state::Swap;

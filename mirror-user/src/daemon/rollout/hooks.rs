@@ -1,13 +1,13 @@
 //! Calls a hook: a POST with JSON, and what came of it.
 
 use jiff::Timestamp;
+use mirror_rollout::Share;
+use mirror_rollout::plan::{Hook, HookPoint};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Client, StatusCode};
 use serde::Serialize;
 
 use super::{headers, http};
-use crate::config::Share;
-use crate::rollout::plan::{Hook, HookPoint};
 
 /// What a hook is told; docs/pipelines.md describes it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

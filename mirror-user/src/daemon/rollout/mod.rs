@@ -1,7 +1,7 @@
 //! Rollouts as the daemon drives them: what happens is brought to them, written down, and what they
 //! decide is done.
 //!
-//! The state machine is [`crate::rollout::machine`]; its record, an event a line, is what brings it
+//! The state machine is [`mirror_rollout::machine`]; its record, an event a line, is what brings it
 //! back after a restart. Going forward waits until the record has it on the disk; taking a canary
 //! back waits for nothing: the map is written first.
 
@@ -38,15 +38,17 @@ pub(super) use self::past::{Found, LookedBack, Past, Query};
 pub(super) use self::records::Records;
 use self::traffic::Samples;
 pub(super) use self::watch::LOOK;
+use mirror_rollout::Share;
+use mirror_rollout::gates::elapsed;
+use mirror_rollout::machine::{Rollout, State};
+use mirror_rollout::plan::Target;
+use mirror_rollout::record::{Decision, Entry, Event, Line};
+
 use super::core::{Core, Effect};
 use super::now::Now;
 use super::settings::Update;
-use crate::config::{Node, Service, Share};
+use crate::config::{Node, Service};
 use crate::control::RolloutState;
-use crate::rollout::gates::elapsed;
-use crate::rollout::machine::{Rollout, State};
-use crate::rollout::plan::Target;
-use crate::rollout::record::{Decision, Entry, Event, Line};
 use crate::state::Overrides;
 
 /// After so long without a disk a rollout is told of what happened ...
@@ -294,7 +296,7 @@ impl Rollouts {
             text += &serde_json::to_string(line).unwrap_or_default();
             text.push('\n');
         }
-        let sync = lines.iter().any(Line::matters);
+        let sync = lines.iter().any(matters);
         running.number += 1;
         let share = running.rollout.share();
         running.shares.push_back((running.number, share));
@@ -338,13 +340,11 @@ impl Rollouts {
     }
 }
 
-impl Line {
-    /// Whether it must be on the disk before anything follows from it.
-    fn matters(&self) -> bool {
-        match &self.entry {
-            Entry::Event(event) => !matches!(event, Event::Seen(_)),
-            Entry::Decision(decision) => matches!(decision, Decision::Moved(_)),
-        }
+/// Whether it must be on the disk before anything follows from it.
+fn matters(line: &Line) -> bool {
+    match &line.entry {
+        Entry::Event(event) => !matches!(event, Event::Seen(_)),
+        Entry::Decision(decision) => matches!(decision, Decision::Moved(_)),
     }
 }
 

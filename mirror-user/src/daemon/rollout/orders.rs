@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use mirror_rollout::Share;
+use mirror_rollout::machine::Rollout;
+use mirror_rollout::plan::{Plan, Target};
+use mirror_rollout::record::{By, Entry, Event, Order, Started, Want};
+
 use super::journal::Lines;
 use super::past::{Earlier, LookedBack, Query};
 use super::{Running, id, overlay, records};
-use crate::config::{Protocol, Share};
+use crate::config::Protocol;
 use crate::control::{
     CanaryChange, Done, Promote, Refusal, Rest, RolloutOrder, RolloutOutcome, Start,
 };
 use crate::daemon::canary::fresh_key;
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::{Ticket, Update};
-use crate::rollout::machine::Rollout;
-use crate::rollout::plan::{Plan, Target};
-use crate::rollout::record::{By, Entry, Event, Order, Started, Want};
 
 impl Core {
     /// Carries out an order: at once, or when it is known what it depends on.

@@ -1,7 +1,8 @@
 //! The config as rollouts change it: who is the canary, and who is stable. Pure.
 
+use mirror_rollout::plan::Target;
+
 use crate::config::{Canary, Node, Service};
-use crate::rollout::plan::Target;
 use crate::state::Overrides;
 
 /// What the daemon works by: the file, with the versions that rollouts have finished in their new

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mirror_rollout::machine::Rollout;
+use mirror_rollout::record::Line;
 
 use super::clock::Moment;
 use super::records::{self, Records};
 use crate::control::{Refusal, Reply, RolloutSummary, Start};
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::Ticket;
-use crate::rollout::machine::Rollout;
-use crate::rollout::record::Line;
 
 /// The last rollout of each service, or why it cannot be read.
 pub(in crate::daemon) type Past = BTreeMap<String, Result<Option<Last>, String>>;
@@ -87,7 +87,7 @@ impl Last {
 #[cfg(test)]
 impl Last {
     /// The share that it allows.
-    pub(in crate::daemon) fn share(&self) -> crate::config::Share {
+    pub(in crate::daemon) fn share(&self) -> mirror_rollout::Share {
         self.rollout.share()
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use mirror_rollout::plan::Endpoint;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
 use super::http;
-use crate::rollout::plan::Endpoint;
 
 /// How long Prometheus may take, connecting included.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,9 +5,9 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use mirror_rollout::record::{Decision, Entry, Event, Line, Started};
 
 use crate::control::{RolloutSummary, StepName};
-use crate::rollout::record::{Decision, Entry, Event, Line, Started};
 
 /// So many rollouts of a service are remembered.
 const KEPT: usize = 50;

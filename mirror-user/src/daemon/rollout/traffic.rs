@@ -4,15 +4,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use mirror_common::tunnel::Arm;
+use mirror_rollout::Share;
+use mirror_rollout::forecast::{self, Traffic};
+use mirror_rollout::plan::Plan;
 
 use super::counted::{self, Counted};
-use crate::config::{Affinity, Share};
+use crate::config::Affinity;
 use crate::daemon::canary::room;
 use crate::daemon::core::Core;
 use crate::daemon::services::Service;
 use crate::daemon::translating;
-use crate::rollout::forecast::{self, Traffic};
-use crate::rollout::plan::Plan;
 
 /// How often a sample is taken, ...
 const INTERVAL: Duration = Duration::from_secs(5);

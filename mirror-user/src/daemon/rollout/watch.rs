@@ -6,6 +6,10 @@ use std::time::Duration;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
+use mirror_rollout::machine::Step;
+use mirror_rollout::record::{Event, Window};
+use mirror_rollout::statistics::Clusters;
+use mirror_rollout::waits::{Held, Kind};
 
 use super::asks::SentByNode;
 use super::counted::{self, Counted};
@@ -17,10 +21,6 @@ use crate::daemon::place::Place;
 use crate::daemon::servers::Versioned;
 use crate::daemon::services::{Service, counters};
 use crate::dataplane;
-use crate::rollout::machine::Step;
-use crate::rollout::record::{Event, Window};
-use crate::rollout::statistics::Clusters;
-use crate::rollout::waits::{Held, Kind};
 
 /// How often: severe failures are to be answered within a second.
 pub(in crate::daemon) const LOOK: Duration = Duration::from_millis(250);

@@ -1,12 +1,13 @@
 //! Metrics of rollouts.
 
+use mirror_rollout::statistics::Verdict;
+use mirror_rollout::waits::Kind;
+
 use super::{
     ROLLOUT_EVIDENCE, ROLLOUT_GATE, ROLLOUT_SECONDS, ROLLOUT_STAGE, ROLLOUT_STATE, ROLLOUT_WAITING,
     Scrape,
 };
 use crate::control::{RolloutState, StepName};
-use crate::rollout::statistics::Verdict;
-use crate::rollout::waits::Kind;
 
 impl Scrape {
     pub(super) fn rollout(&mut self, service: &str, rollout: &RolloutState) {

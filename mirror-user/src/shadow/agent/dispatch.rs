@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mirror_common::tunnel::Arm;
+use mirror_rollout::noise::Twin;
 use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use crate::shadow::exchange::{ConnectionId, Event};
 use crate::shadow::join::{Origin, Pair, Pending};
 use crate::shadow::memory::Memory;
 use crate::shadow::message::{DropReason, ExchangeId};
-use crate::shadow::noise::{NoData, Second, Twin};
+use crate::shadow::noise::{NoData, Second, is_asked};
 use crate::shadow::replay::{Job, QueueFull, Replay};
 use crate::shadow::selection::Selection;
 
@@ -175,7 +176,7 @@ impl Seconds {
     /// What is asked for the second time, by [`Twin`]: the request, unless memory is short.
     fn again(&self, job: &Job, memory: &Memory) -> [Option<Result<Job, NoData>>; 2] {
         Twin::ALL.map(|twin| {
-            if !twin.is_asked(&self.control, job.id) {
+            if !is_asked(twin, &self.control, job.id) {
                 return None;
             }
             let again = || {

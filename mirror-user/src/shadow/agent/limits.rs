@@ -1,9 +1,9 @@
 //! What the host lets the agent have: files, and so sockets.
 
+use mirror_rollout::noise::Twin;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::config;
-use crate::shadow::noise::Twin;
 
 /// Descriptors that are for others than connections to shadows: records, scrapers, people, and what
 /// libraries open.

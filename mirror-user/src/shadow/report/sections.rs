@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mirror_rollout::noise::Twin;
+
 use super::Service;
 use super::figures::{count, cut, figure, milliseconds, percent, points, second, span};
 use super::labels::{Accuracy, LabelsRead, Right, RightSlice};
@@ -12,7 +14,6 @@ use super::service::{Canary, Fidelity, LegLatency};
 use super::statistics::{Difference, Quantiles, Share};
 use crate::shadow::compare::Values;
 use crate::shadow::message::DropReason;
-use crate::shadow::noise::Twin;
 
 /// Rows of a list that are shown; `--output json` has all.
 const ROWS: usize = 10;

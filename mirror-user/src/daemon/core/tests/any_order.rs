@@ -1,10 +1,10 @@
 //! Whatever happens in whatever order.
 
+use mirror_rollout::record::By;
 use proptest::prelude::*;
 
 use super::*;
 use crate::control::{Finish, Promote, RolloutOrder};
-use crate::rollout::record::By;
 
 /// What may happen.
 #[derive(Clone, Debug)]

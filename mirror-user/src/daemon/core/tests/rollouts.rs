@@ -1,9 +1,10 @@
 //! Rollouts as the daemon drives them.
 
+use mirror_rollout::plan::{Hook, HookPoint};
+use mirror_rollout::record::By;
+
 use super::*;
 use crate::control::{Promote, RolloutOrder};
-use crate::rollout::plan::{Hook, HookPoint};
-use crate::rollout::record::By;
 
 fn order(world: &mut World, service: &str, order: RolloutOrder) -> Ticket {
     let service = service.to_owned();
@@ -165,7 +166,7 @@ fn a_share_that_finds_no_ports_is_refused() {
         world.pass(SECOND);
     }
     let some = |parts| {
-        move |plan: &mut crate::rollout::plan::Plan| plan.stages = vec![share(parts), Share::ALL]
+        move |plan: &mut mirror_rollout::plan::Plan| plan.stages = vec![share(parts), Share::ALL]
     };
     let ticket = world.start_rollout("b", some(1_000));
     let why = world.answer(ticket).unwrap().unwrap_err();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mirror_common::tunnel::Arm;
+use mirror_rollout::noise::Twin;
 
 use super::{Judge, Service, lock};
 use crate::config;
@@ -15,7 +16,7 @@ use crate::shadow::compare::{Comparison, Verdict};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::health::{Health, News, Queue};
 use crate::shadow::message::{Exchange, ExchangeId};
-use crate::shadow::noise::{self, NoData, Second, Seconds, Traffic, Twin};
+use crate::shadow::noise::{self, NoData, Second, Seconds, Traffic};
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::summary::{ControlSummary, TrafficSummary};
 

@@ -1,0 +1,95 @@
+use super::*;
+use crate::Share;
+use crate::plan::Hook;
+use crate::stories::Story;
+
+/// Two stages of seconds.
+fn plan() -> Plan {
+    let mut plan = Plan {
+        stages: vec![Share::of_parts(1_000), Share::ALL],
+        ..Plan::default()
+    };
+    let canary = &mut plan.canary;
+    canary.holdback = Share::NONE;
+    canary.warmup = Duration::ZERO;
+    canary.min_duration = Duration::from_secs(2);
+    canary.min_requests = 20;
+    canary.hard_error_rate = 0.9;
+    plan
+}
+
+/// The story has lines that begin so, in this order.
+fn check(story: &Story, expected: &[&str]) {
+    let told = tell(&story.lines);
+    let mut lines = told.lines();
+    for part in expected {
+        let found = lines.any(|line| line.trim_start().starts_with(part));
+        assert!(found, "{part:?} does not come next in:\n{told}");
+    }
+}
+
+#[test]
+fn a_rollback_is_told_with_its_numbers() {
+    let mut story = Story::begin(plan());
+    story.pass(3, [900, 1], [100, 0]);
+    story.order(Want::Pause);
+    story.order(Want::Resume);
+    story.pass(20, [900, 1], [100, 12]);
+    story.tell(Event::TakenBack);
+    let expected = [
+        "Rollout sentiment-1 of sentiment: v13 at 10.0.0.5:8001 instead of v12.",
+        "No shadow stage. Then 10 %, 100 % of the connections, each for 2s to 1h and 20 answers",
+        "2026-11-22 12:04:31  started by anna: retrained",
+        "2026-11-22 12:04:31  stage 1 of 2 at 10 %: the first stage begins",
+        "2026-11-22 12:04:31  waits: 0s of 2s are over",
+        "and: 0 of 20 requests of v12 were seen at this stage",
+        "2026-11-22 12:04:33  stage 1 passed: no gate is proven beyond its limit",
+        "after 2s, 1800 answers of stable and 200 of the canary",
+        "p50 is not proven to be within its limit",
+        "2026-11-22 12:04:33  stage 2 of 2 at 100 %: the next stage begins",
+        "2026-11-22 12:04:34  anna asks to pause: lunch",
+        "2026-11-22 12:04:34  paused at stage 2",
+        "2026-11-22 12:04:34  anna asks to go on: lunch",
+        "2026-11-22 12:04:34  goes on at stage 2",
+        "2026-11-22 12:04:44  errors is beyond its limit, at most 0.5 percentage points more than stable: 9.23 % (120 of 1300)",
+        "2026-11-22 12:04:44  rolling back: errors is beyond its limit",
+        "2026-11-22 12:04:54  the kernel gives the canary no new connections",
+        "2026-11-22 12:04:54  rolled back",
+        "v13 was rolled back after 23s: errors is beyond its limit",
+    ];
+    check(&story, &expected);
+}
+
+#[test]
+fn a_hook_that_does_not_approve_is_named() {
+    let mut plan = plan();
+    plan.hooks.push(Hook {
+        on: HookPoint::Before,
+        url: "http://ci/ok".into(),
+        headers_file: None,
+        approve: true,
+        timeout: Duration::from_secs(5),
+    });
+    let mut story = Story::begin(plan);
+    let called = |answer| {
+        Event::Called(Called {
+            hook: 0,
+            point: HookPoint::Before,
+            answer,
+        })
+    };
+    story.tell(called(Answer::Failed("connection refused".to_owned())));
+    story.tell(called(Answer::Approved));
+    let expected = [
+        "2026-11-22 12:04:31  the hook at ci, called before the start, fails: connection refused",
+        "2026-11-22 12:04:31  the hook at ci, asked before the start, approves",
+        "2026-11-22 12:04:31  stage 1 of 2 at 10 %",
+        "v13 is on its way, 0s after the start.",
+    ];
+    check(&story, &expected);
+}
+
+#[test]
+fn what_has_no_beginning_is_said_so() {
+    assert_eq!(tell(&[]), "This record has no beginning.\n");
+}

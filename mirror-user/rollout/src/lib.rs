@@ -1,0 +1,24 @@
+//! The rollout: from the shadow over a canary's stages to its promotion, or back. Pure.
+//!
+//! [`plan`] is what the config asks for, [`statistics`] what can be said from what was counted,
+//! [`gates`] which of that decides, and [`machine`] what follows. Nothing here knows a clock, a
+//! socket or a file: the daemon's `rollout` brings what happened as events, writes them down as a
+//! [`record`], and does what follows.
+
+pub mod explain;
+pub mod forecast;
+pub mod gates;
+pub mod machine;
+pub mod noise;
+pub mod plan;
+mod reached;
+pub mod record;
+mod severe;
+mod share;
+pub mod statistics;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod stories;
+pub mod waits;
+pub mod words;
+
+pub use share::Share;
