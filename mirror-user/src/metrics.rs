@@ -16,6 +16,7 @@ use prometheus::{
 pub use node::Node;
 
 use crate::servers::Usage;
+use crate::shadow::capture::GaveWay;
 use crate::shadow::capture::{Refusals, Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::exchange::Forgotten;
@@ -174,6 +175,8 @@ metrics! {
         retries: IntCounterVec = "modelmirror_shadow_retries_total" ["service"],
         /// Connections of production's that are not followed any more for want of room, by what they were.
         forgotten_connections: IntCounterVec = "modelmirror_shadow_forgotten_connections_total" ["service", "reason"],
+        /// Taps that are not remembered any more, by why.
+        forgotten_taps: IntCounterVec = "modelmirror_shadow_forgotten_taps_total" ["reason"],
         /// Connections that the agent refused or closed, by why.
         refused_connections: IntCounterVec = "modelmirror_shadow_refused_connections_total" ["reason"],
         /// Copies of a tap by what became of them, and other datagrams by what they were.
@@ -330,6 +333,33 @@ impl Agent {
             (&self.tunnel_sent_bytes, totals.sent.bytes),
         ] {
             advance(&counters.with_label_values(&[name]), figure);
+        }
+    }
+
+    /// A tap is not remembered any more.
+    pub fn forget_tap(&self, name: &str) {
+        let late = ["late", "duplicate"];
+        let outcomes = Outcome::ALL.iter().map(|outcome| outcome.label());
+        // Some may never have been shown.
+        for outcome in outcomes.chain(late) {
+            let _ = self.tunnel_packets.remove_label_values(&[name, outcome]);
+            let _ = self.tunnel_bytes.remove_label_values(&[name, outcome]);
+        }
+        for counters in [
+            &self.tunnel_earlier_packets,
+            &self.tunnel_earlier_bytes,
+            &self.tunnel_sent_packets,
+            &self.tunnel_sent_bytes,
+        ] {
+            let _ = counters.remove_label_values(&[name]);
+        }
+    }
+
+    /// Shows how many taps are not remembered any more.
+    pub fn forgotten_taps(&self, counts: &[u64; GaveWay::ALL.len()]) {
+        for why in GaveWay::ALL {
+            let counter = self.forgotten_taps.with_label_values(&[why.label()]);
+            advance(&counter, counts[why as usize]);
         }
     }
 

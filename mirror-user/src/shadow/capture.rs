@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use mirror_common::tunnel::{Datagram, DecodeError, decode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,11 +14,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use self::classify::Classifier;
 use self::keys::Keys;
 use self::notices::Notices;
-use self::roster::Roster;
+use self::roster::{Gone, Roster};
 use self::socket::{Buffers, Received, Socket};
 use self::streams::{Accept, Got, Inlet, Item, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
-use super::memory::Memory;
+use super::memory::{Lease, Memory};
 use super::message::{Segment, TapId};
 use super::resume::TapResume;
 use crate::config;
@@ -36,6 +36,7 @@ mod socket;
 pub(crate) mod streams;
 
 pub(crate) use self::classify::segment_of;
+pub use self::roster::GaveWay;
 pub(crate) use self::socket::bind;
 pub(crate) use self::streams::Streams;
 pub use self::streams::{Refusal, Refusals};
@@ -45,6 +46,12 @@ const BATCHES: usize = 8;
 
 /// How long it waits for datagrams while streams wait for it.
 const OVERLOADED: Duration = Duration::from_millis(2);
+
+/// What is kept of taps besides their copies takes this part of `memory` more.
+const PART: usize = 16;
+
+/// What a tap's word on a service takes, in bytes, wherever it is kept.
+const SERVICE: usize = 1 << 10;
 
 /// The longest name of a service or version that is remembered, in characters: no config has longer ones.
 const MAX_NAME: usize = 63;
@@ -110,6 +117,8 @@ pub(crate) enum StreamNews {
     Resumes(TapId, TapResume),
     /// It has ended.
     Ends(TapId),
+    /// The tap with this name is not remembered any more.
+    Forgotten(TapId, String),
 }
 
 /// What is known of one tap.
@@ -133,6 +142,10 @@ pub struct Tap {
     boot: u64,
     /// ... and how often those of a service have begun anew, by its id.
     lives: HashMap<u32, u64>,
+    /// Whether a datagram has come since the last tick.
+    heard: bool,
+    /// What its services and its ledger take of the agent's memory.
+    room: Option<Lease>,
 }
 
 impl Tap {
@@ -199,6 +212,9 @@ struct Table {
     paused: bool,
     notices: Notices,
     changed: bool,
+    memory: Memory,
+    /// Taps that are not remembered any more, by [`GaveWay`].
+    gave_way: [u64; GaveWay::ALL.len()],
 }
 
 impl Capture {
@@ -208,6 +224,8 @@ impl Capture {
     /// # Errors
     /// When the kernel does not say what it grants.
     pub(crate) fn open(config: &config::Shadow, sockets: Vec<UdpSocket>) -> std::io::Result<Self> {
+        let memory = &Memory::new(config.memory / PART);
+        let named = config.taps.iter().map(|tap| tap.name.clone());
         let sockets = sockets.into_iter().map(Socket::open);
         let (outlet, inlet) = streams::pair()?;
         Ok(Self {
@@ -219,7 +237,7 @@ impl Capture {
             table: Table {
                 allow: config.allow.clone(),
                 classifier: Classifier::new(&config.services),
-                roster: Roster::default(),
+                roster: Roster::new(named, memory),
                 taps: BTreeMap::new(),
                 sources: HashMap::new(),
                 keys: Keys::default(),
@@ -230,6 +248,8 @@ impl Capture {
                 paused: false,
                 notices: Notices::new(&config.services),
                 changed: false,
+                memory: memory.clone(),
+                gave_way: Default::default(),
             },
         })
     }
@@ -336,11 +356,14 @@ impl Capture {
         self.table.strays
     }
 
-    /// Moves the ledgers on: call it about once a second.
+    /// Taps that are not remembered any more, by [`GaveWay`].
+    pub fn gave_way(&self) -> [u64; GaveWay::ALL.len()] {
+        self.table.gave_way
+    }
+
+    /// Moves the ledgers on, and forgets taps that are gone: call it about once a second.
     pub fn tick(&mut self) {
-        for tap in self.table.taps.values_mut() {
-            tap.ledger.tick();
-        }
+        self.table.tick(Instant::now());
     }
 
     /// Closes the ledgers.
@@ -450,6 +473,7 @@ impl Table {
                     copy.hand_on(outcome, sink);
                 }
             }
+            // Whoever sends such needs no key, and no connection.
             Ok(Datagram::Vxlan { payload, .. }) => {
                 let address = received.source.ip().to_canonical();
                 let found = self.source(address);
@@ -458,6 +482,7 @@ impl Table {
                     self.not_allowed += 1;
                     return self.notices.not_allowed(address);
                 };
+                tap.heard = true;
                 let time_ns = arrival_ns(received.timestamp);
                 let copy = self.classifier.vxlan(id, payload, time_ns);
                 let outcome = copy.outcome(overloaded);
@@ -473,10 +498,15 @@ impl Table {
 
     /// Takes in what a tap says in a stream. Returns how many copies that is, or 1.
     fn item(&mut self, id: TapId, name: &str, item: Item, sink: &mut impl FnMut(Segment)) -> usize {
+        // Each connection begins with a hello: what comes without one is left of a tap that was forgotten.
+        if !self.taps.contains_key(&id) && !matches!(item, Item::Hello(_)) {
+            return 1;
+        }
+        let memory = &self.memory;
         let tap = self
             .taps
             .entry(id)
-            .or_insert_with(|| Tap::new(name.to_owned()));
+            .or_insert_with(|| Tap::new(name.to_owned(), memory));
         match item {
             Item::Hello(hello) => {
                 if let (Some(key), Ok(number)) = (hello.mac_key, u16::try_from(id.0)) {
@@ -511,6 +541,9 @@ impl Table {
                 self.notices.services(name, &report.services);
                 let notices = &self.notices;
                 report.services.retain(|service| notices.knows(service.id));
+                if tap.admit(&mut report.services) {
+                    self.notices.no_memory(name);
+                }
                 self.changed |= tap.report(report);
             }
             Item::Copies(copies) => {
@@ -530,6 +563,35 @@ impl Table {
         1
     }
 
+    fn tick(&mut self, now: Instant) {
+        for tap in self.taps.values_mut() {
+            tap.ledger.tick();
+            tap.keep_to_memory();
+        }
+        let taps = self.taps.values_mut();
+        let heard = taps.filter_map(|tap| std::mem::take(&mut tap.heard).then_some(&*tap.name));
+        self.roster.heard(heard, now);
+        for gone in self.roster.take_gone(now) {
+            self.forget(gone);
+        }
+    }
+
+    fn forget(&mut self, gone: Gone) {
+        let Gone {
+            id,
+            name,
+            silent,
+            why,
+        } = gone;
+        let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
+        tracing::info!(tap = name, reason = why.label(), %silent, "tap forgotten");
+        self.gave_way[why as usize] += 1;
+        self.taps.remove(&id);
+        self.sources.retain(|_, known| *known != id);
+        self.keys.forget(id);
+        self.streams.push(StreamNews::Forgotten(id, name));
+    }
+
     /// The number of the tap at this address, if it is listened to.
     fn source(&mut self, address: IpAddr) -> Option<TapId> {
         if let Some(&known) = self.sources.get(&address) {
@@ -539,18 +601,22 @@ impl Table {
             return None;
         }
         let name = address.to_string();
-        let id = self.roster.number(&name)?;
+        let id = self.roster.number(&name, Instant::now())?;
         self.sources.insert(address, id);
-        self.taps.entry(id).or_insert_with(|| Tap::new(name));
+        let memory = &self.memory;
+        self.taps
+            .entry(id)
+            .or_insert_with(|| Tap::new(name, memory));
         Some(id)
     }
 }
 
 impl Tap {
-    fn new(name: String) -> Self {
+    fn new(name: String, memory: &Memory) -> Self {
         tracing::info!(tap = name, "new tap");
         Self {
             name,
+            room: Some(memory.empty_lease()),
             ..Self::default()
         }
     }
@@ -592,6 +658,28 @@ impl Tap {
             self.services.insert(service.id, service);
         }
         changed
+    }
+
+    /// Leaves out what a report says of services that there is no memory for. Says whether that is so.
+    fn admit(&mut self, reported: &mut Vec<ServiceReport>) -> bool {
+        let before = reported.len();
+        let (services, room) = (&self.services, &mut self.room);
+        reported.retain(|service| {
+            services.contains_key(&service.id)
+                || room.as_mut().is_none_or(|room| room.grow(SERVICE))
+        });
+        reported.len() < before
+    }
+
+    /// Where there is no memory for copies that may still come, they are settled as lost.
+    fn keep_to_memory(&mut self) {
+        let Some(room) = &mut self.room else { return };
+        let bytes = self.services.len() * SERVICE + self.ledger.bytes();
+        let more = bytes.saturating_sub(room.bytes());
+        if !room.grow(more) {
+            self.ledger.settle();
+        }
+        room.shrink_to(bytes);
     }
 }
 

@@ -14,6 +14,7 @@ mod not_a_number;
 mod places;
 pub mod pointer;
 mod prediction;
+mod room;
 mod slices;
 mod streams;
 mod tensors;
@@ -35,6 +36,8 @@ use crate::config;
 pub(crate) use self::coding::{MAX_TIME, cpu_time};
 pub use self::places::{Places, Values};
 pub use self::prediction::Summary;
+pub use self::room::Room;
+pub(crate) use self::room::Written;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
 pub use self::walk::Tolerance;
 pub(crate) use self::words::short;
@@ -100,14 +103,14 @@ pub(crate) const NOT_SERVED: u16 = 400;
 /// How long a body is without these codings, where it can be read.
 pub(crate) fn decoded_length(codings: &str, body: &[u8]) -> Option<usize> {
     let headers = [Field::of("content-encoding", codings)];
-    let decoded = coding::decode(&headers, body, json::MAX_PARSED);
+    let decoded = coding::decode(&headers, body, json::MAX_PARSED, &Room::unlimited());
     decoded.ok().map(|decoded| decoded.len())
 }
 
 /// How many leaves the values of a body of this type have, where it is JSON.
 pub(crate) fn leaves(kind: &str, body: &[u8]) -> Option<u64> {
     let headers = [Field::of("content-type", kind)];
-    match Body::of(&headers, body).content() {
+    match Body::of(&headers, body, &Room::unlimited()).content() {
         Content::Json(node) => Some(node.leaves()),
         Content::Text(..) | Content::Bytes(_) => None,
     }
@@ -129,8 +132,7 @@ pub(crate) fn weight(headers: &[Field], body: &[u8]) -> usize {
     body.len().saturating_mul(times)
 }
 
-/// Whether an exchange of such [`weight`] is to be compared by itself: parsed, it takes up to 128
-/// MiB that no [`super::memory::Lease`] covers.
+/// Whether an exchange of such [`weight`] is to be compared by itself: two of them would leave each other no memory.
 pub(crate) fn is_huge(weight: usize) -> bool {
     weight > HUGE
 }
@@ -195,27 +197,32 @@ impl Comparer {
         }
     }
 
-    /// Compares production's answer with the shadow's. The caller sees to it that few huge ones are
-    /// compared at once, see [`is_huge`].
+    /// Compares production's answer with the shadow's, however much memory that takes.
     pub fn compare(&self, exchange: &Exchange) -> Comparison {
+        self.compare_within(exchange, &Room::unlimited())
+    }
+
+    /// The same within `room`: where that [`Room::is_short`], the comparison says nothing.
+    pub fn compare_within(&self, exchange: &Exchange, room: &Room) -> Comparison {
         let production = &exchange.production;
         let mut comparison = Comparison {
-            slice: self.slice(&exchange.request),
+            slice: self.slice(&exchange.request, room),
             ..Comparison::default()
         };
         let shadow = match &exchange.shadow {
             Ok(shadow) => shadow,
             Err(error) => {
-                comparison.production_prediction = self.prediction(production);
+                comparison.production_prediction = self.prediction(production, room);
                 return comparison.unlike(Verdict::Error, 0.0, error_words(*error).to_owned());
             }
         };
-        self.answers(production, shadow, comparison)
+        self.answers(production, shadow, comparison, room)
     }
 
-    /// What two answers to one request come to.
-    pub fn agree(&self, one: &Response, other: &Response) -> Verdict {
-        self.answers(one, other, Comparison::default()).verdict
+    /// What two answers to one request come to, see [`Comparer::compare_within`].
+    pub fn agree(&self, one: &Response, other: &Response, room: &Room) -> Verdict {
+        self.answers(one, other, Comparison::default(), room)
+            .verdict
     }
 
     fn answers(
@@ -223,6 +230,7 @@ impl Comparer {
         production: &Response,
         shadow: &Response,
         mut comparison: Comparison,
+        room: &Room,
     ) -> Comparison {
         if production.status >= NOT_SERVED && shadow.status >= NOT_SERVED {
             comparison.verdict = Verdict::BothFailed;
@@ -230,11 +238,25 @@ impl Comparer {
             return comparison;
         }
         if production.status == shadow.status && production.body == shadow.body {
-            comparison.production_prediction = self.prediction(production);
+            comparison.production_prediction = self.prediction(production, room);
             comparison.shadow_prediction = comparison.production_prediction.clone();
             return comparison;
         }
-        let [was, now] = [production, shadow].map(|answer| Body::of(&answer.headers, &answer.body));
+        let before = room.taken();
+        let compared = self.bodies(production, shadow, comparison, room);
+        room.back_to(before);
+        compared
+    }
+
+    fn bodies(
+        &self,
+        production: &Response,
+        shadow: &Response,
+        mut comparison: Comparison,
+        room: &Room,
+    ) -> Comparison {
+        let [was, now] =
+            [production, shadow].map(|answer| Body::of(&answer.headers, &answer.body, room));
         let (left, right) = (was.content(), now.content());
         comparison.production_prediction = self.prediction_in(&left);
         comparison.shadow_prediction = self.prediction_in(&right);
@@ -290,12 +312,17 @@ impl Comparer {
         }
     }
 
-    fn prediction(&self, response: &Response) -> Option<Value> {
+    fn prediction(&self, response: &Response, room: &Room) -> Option<Value> {
         if self.rules.prediction.is_empty() {
             return None;
         }
-        let body = Body::of(&response.headers, &response.body);
-        self.prediction_in(&body.content())
+        let before = room.taken();
+        let found = {
+            let body = Body::of(&response.headers, &response.body, room);
+            self.prediction_in(&body.content())
+        };
+        room.back_to(before);
+        found
     }
 
     fn prediction_in(&self, content: &Content<'_>) -> Option<Value> {
@@ -307,7 +334,7 @@ impl Comparer {
         }
     }
 
-    fn slice(&self, request: &Request) -> Option<String> {
+    fn slice(&self, request: &Request, room: &Room) -> Option<String> {
         match self.slice.as_ref()? {
             Slice::Redacted => Some(REDACTED.to_owned()),
             Slice::Header(name) => {
@@ -315,8 +342,15 @@ impl Comparer {
                 slices::name(&String::from_utf8_lossy(value))
             }
             Slice::Pointer(pointer) => {
-                let body = Body::of(&request.headers, &request.body);
-                match prediction::extract(&body.document()?, pointer, &self.rules.redact)? {
+                let before = room.taken();
+                let found = {
+                    let body = Body::of(&request.headers, &request.body, room);
+                    let document = body.document();
+                    document
+                        .and_then(|node| prediction::extract(&node, pointer, &self.rules.redact))
+                };
+                room.back_to(before);
+                match found? {
                     Value::String(text) => slices::name(&text),
                     other => slices::name(&other.to_string()),
                 }

@@ -563,11 +563,28 @@ impl Exchanges {
         reason: DropReason,
         events: &mut Vec<Event>,
     ) {
-        self.parking
-            .retain(|key, arm| keep(key.service, arm, &key.flow));
+        let keep = |key: &Key, arm| keep(key.service, arm, &key.flow);
+        self.keep(keep, Some(reason), events);
+    }
+
+    /// Forgets a tap that sends no more, and what it has begun.
+    pub fn forget_tap(&mut self, tap: TapId, events: &mut Vec<Event>) {
+        self.keep(|key, _| key.tap != tap, None, events);
+        self.clocks.remove(&tap);
+        self.timers.remove(&tap);
+        self.requests_only.retain(|(known, _)| *known != tap);
+    }
+
+    fn keep(
+        &mut self,
+        keep: impl Fn(&Key, Arm) -> bool,
+        reason: Option<DropReason>,
+        events: &mut Vec<Event>,
+    ) {
+        self.parking.retain(&keep);
         let dropped = self
             .connections
-            .extract_if(|key, connection| !keep(key.service, connection.arm, &key.flow));
+            .extract_if(|key, connection| !keep(key, connection.arm));
         for (key, mut connection) in dropped {
             let mut journal = Journal::of(
                 &key,
@@ -576,7 +593,7 @@ impl Exchanges {
                 &mut self.unneeded,
                 events,
             );
-            connection.close(Duration::MAX, Some(reason), &mut journal);
+            connection.close(Duration::MAX, reason, &mut journal);
             if let Some(timer) = connection.timer
                 && let Some(timers) = self.timers.get_mut(&key.tap)
             {

@@ -37,6 +37,9 @@ const MAX_MARKS: usize = 64;
 /// Copies of one lane that came in parts and are not whole.
 const MAX_IN_PARTS: usize = 1 << 10;
 
+/// What one of them takes, in bytes, about.
+const IN_PARTS: usize = 128;
+
 /// What became of a copy. Every copy that a tap sent has exactly one. Label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
@@ -305,6 +308,20 @@ impl TapLedger {
         }
     }
 
+    /// What is kept of copies that may still come, in bytes.
+    pub fn bytes(&self) -> usize {
+        let lanes = self.lanes.values();
+        lanes.map(LaneLedger::bytes).sum()
+    }
+
+    /// Settles what has not come by now as lost.
+    pub fn settle(&mut self) {
+        for ledger in self.lanes.values_mut() {
+            ledger.settle_to(ledger.next());
+            ledger.window.shrink_to_fit();
+        }
+    }
+
     /// The agent stops, or the tap begins another life. What has not arrived is lost, but for what
     /// still waits at a tap that goes on: the ledger ends with the last copy.
     fn end(&mut self, goes_on: bool) {
@@ -434,6 +451,13 @@ impl LaneLedger {
             marks,
             ..Self::starting_at(number)
         };
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.window.capacity() * size_of::<Slot>()
+            + self.marks.capacity() * size_of::<Mark>()
+            + self.parts.len() * IN_PARTS
     }
 
     fn next(&self) -> u64 {

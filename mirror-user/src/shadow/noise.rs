@@ -13,7 +13,7 @@ use mirror_rollout::noise::{Twin, in_words};
 use uuid::Uuid;
 
 pub use self::traffic::Traffic;
-use super::compare::{Comparer, NOT_SERVED, Verdict};
+use super::compare::{Comparer, NOT_SERVED, Room, Verdict};
 use super::message::{Response, ShadowError};
 use super::summary::NoisePairs;
 use crate::config;
@@ -55,7 +55,7 @@ pub enum NoData {
     QueueFull,
     /// This host had no socket for it.
     AgentLimit,
-    /// Less than half of the agent's memory was free.
+    /// Less than half of the agent's memory was free, or too little to hold it against the first.
     Memory,
     /// There is no first answer to hold it against, or it was not kept.
     NoFirst,
@@ -167,6 +167,7 @@ pub fn itself(
     comparer: &Comparer,
     first: Option<&Response>,
     second: &Second,
+    room: &Room,
 ) -> Option<Result<Verdict, NoData>> {
     let second = match second {
         Second::NotAsked => return None,
@@ -180,7 +181,11 @@ pub fn itself(
     if first.status < NOT_SERVED && second.status >= NOT_SERVED {
         return Some(Err(NoData::NotServed));
     }
-    Some(Ok(comparer.agree(first, second)))
+    let verdict = comparer.agree(first, second, room);
+    Some(match room.is_short() {
+        true => Err(NoData::Memory),
+        false => Ok(verdict),
+    })
 }
 
 /// Whether a version disagrees with itself, and the versions with each other, on one request; nothing where
@@ -244,7 +249,10 @@ mod tests {
         let comparer = Comparer::new(&compare_config(), &record_config());
         let answer = |status, body: &str| response(status, JSON, body.as_bytes());
         let check = |first: Option<Response>, second, expected| {
-            assert_eq!(itself(&comparer, first.as_ref(), &second), expected);
+            assert_eq!(
+                itself(&comparer, first.as_ref(), &second, &Room::unlimited()),
+                expected
+            );
         };
         let one = || Some(answer(200, "{\"label\":1}"));
         let is = |status, body| Second::Is(answer(status, body));

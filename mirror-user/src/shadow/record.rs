@@ -12,6 +12,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use anyhow::{Context as _, ensure};
 
 use self::form::Form;
 use self::store::Store;
-use super::compare::Comparison;
+use super::compare::{Comparison, Room, Written};
 use super::memory::Lease;
 use super::message::Exchange;
 use super::report::LedgerFile;
@@ -176,11 +177,19 @@ impl Recorder {
     }
 
     fn line(&self, service: usize, exchange: &Exchange, comparison: &Comparison) -> Option<()> {
-        let record = self.forms.get(service)?.record(exchange, comparison);
-        let mut line = Vec::with_capacity(LINE);
-        serde_json::to_writer(&mut line, &record).ok()?;
-        line.push(b'\n');
-        let lease = exchange.request.lease.sibling(line.len())?;
+        let form = self.forms.get(service)?;
+        let room = Room::beside(&exchange.request.lease);
+        let line = {
+            let record = form.record(exchange, comparison, &room);
+            let mut line = Written::new(&room, LINE)?;
+            serde_json::to_writer(&mut line, &record).ok()?;
+            line.write_all(b"\n").ok()?;
+            line.into_bytes()
+        };
+        if room.is_short() {
+            return None;
+        }
+        let lease = room.into_lease(line.capacity())?;
         let length = line.len();
         let waiting = self
             .shared

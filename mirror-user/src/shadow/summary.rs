@@ -2,6 +2,8 @@
 //! before, by keys.
 
 use std::collections::BTreeMap;
+use std::iter::Sum;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -219,7 +221,7 @@ pub struct LabelSummary {
     pub labelled: u64,
     /// By who was right.
     pub pairs: RightPairs,
-    /// The same by label, a thousand labels at most: those that came first.
+    /// The same by label, a thousand labels at most, the most frequent; all others are `other`.
     pub by_label: BTreeMap<String, RightPairs>,
     /// Labels that say nothing, by reason.
     #[serde(default)]
@@ -245,7 +247,7 @@ pub struct RightPairs {
 
 impl RightPairs {
     /// Counts a pair in which production and the shadow were right, or not.
-    pub fn add(&mut self, right: [bool; 2]) {
+    pub fn count_one(&mut self, right: [bool; 2]) {
         *match right {
             [true, true] => &mut self.both_right,
             [true, false] => &mut self.production_only,
@@ -257,6 +259,38 @@ impl RightPairs {
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.both_right + self.production_only + self.shadow_only + self.neither
+    }
+}
+
+impl Add for RightPairs {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            both_right: self.both_right + more.both_right,
+            production_only: self.production_only + more.production_only,
+            shadow_only: self.shadow_only + more.shadow_only,
+            neither: self.neither + more.neither,
+        }
+    }
+}
+
+impl Sub for RightPairs {
+    type Output = Self;
+
+    fn sub(self, less: Self) -> Self {
+        Self {
+            both_right: self.both_right - less.both_right,
+            production_only: self.production_only - less.production_only,
+            shadow_only: self.shadow_only - less.shadow_only,
+            neither: self.neither - less.neither,
+        }
+    }
+}
+
+impl Sum for RightPairs {
+    fn sum<I: Iterator<Item = Self>>(pairs: I) -> Self {
+        pairs.fold(Self::default(), Add::add)
     }
 }
 

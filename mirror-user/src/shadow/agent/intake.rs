@@ -302,6 +302,11 @@ impl Work {
                 self.resume(tap, &left, now);
                 self.exchanges.streams(tap, true, now);
             }
+            StreamNews::Forgotten(tap, name) => {
+                self.exchanges.forget_tap(tap, &mut self.batch);
+                self.seen.retain(|(known, _), _| *known != tap);
+                self.judge.forget_tap(tap, &name);
+            }
         }
     }
 
@@ -373,6 +378,7 @@ impl Work {
         );
         metrics.strays(&self.capture.strays());
         metrics.refusals(self.capture.refusals());
+        metrics.forgotten_taps(&self.capture.gave_way());
         self.judge.forgotten(self.exchanges.forgotten());
         let mut taps = Vec::new();
         let mut of_taps = HashMap::new();

@@ -18,7 +18,7 @@ use crate::control::shadow::{
 };
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
-use crate::shadow::compare::{self, Comparer, Slices};
+use crate::shadow::compare::{self, Comparer, Room, Slices};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::exchange::Forgotten;
 use crate::shadow::health::{Health, News, Queue};
@@ -233,6 +233,12 @@ impl Judge {
         }
     }
 
+    /// A tap is not remembered any more.
+    pub(super) fn forget_tap(&self, tap: TapId, name: &str) {
+        lock(&self.versions).retain(|(known, ..), _| *known != tap);
+        self.metrics.forget_tap(name);
+    }
+
     /// Judges a pair, on another thread: others wait for this one meanwhile, and their latency is measured
     /// here; how long a body takes, its length does not tell.
     pub(super) fn complete(self: &Arc<Self>, pair: Pair) {
@@ -276,8 +282,16 @@ impl Judge {
             return;
         };
         let exchange = self.exchange(pair);
-        let mut comparison = service.comparer.compare(&exchange);
-        service.compare_seconds(&exchange, &seconds, &mut comparison);
+        let room = Room::beside(&exchange.request.lease);
+        let mut comparison = service.comparer.compare_within(&exchange, &room);
+        if room.is_short() {
+            return self.dropped(Dropped {
+                service: index,
+                reason: DropReason::Memory,
+            });
+        }
+        service.compare_seconds(&exchange, &seconds, &mut comparison, &room);
+        drop(room);
         // Records name every slice; the report tells the most frequent.
         self.recorder.write(index, &exchange, &comparison);
         let (slice, gone) = lock(&service.slices).admit(comparison.slice.take());

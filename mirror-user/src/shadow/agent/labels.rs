@@ -178,7 +178,7 @@ impl Follower {
         LabelSummary {
             labelled: self.joined.pairs.count(),
             pairs: self.joined.pairs,
-            by_label: self.joined.by_label.clone(),
+            by_label: self.joined.by_label.figures(),
             unused: unused
                 .map(|(why, count)| (why.label().to_owned(), *count))
                 .collect(),

@@ -7,6 +7,7 @@ use mirror_common::tunnel::Datagram;
 use mirror_common::tunnel::mac::Key;
 
 use super::Stray;
+use crate::shadow::message::TapId;
 
 /// The taps' keys by the number that the agent gave each.
 #[derive(Debug, Default)]
@@ -16,6 +17,11 @@ impl Keys {
     /// From now on the tap with this number signs with `key`.
     pub(super) fn set(&mut self, tap: u16, key: Key) {
         self.0.insert(tap, key);
+    }
+
+    /// Nobody has this number any more.
+    pub(super) fn forget(&mut self, tap: TapId) {
+        self.0.retain(|&known, _| u32::from(known) != tap.0);
     }
 
     /// Passes on what the tap that it names has written. VXLAN has nothing to sign with.

@@ -24,6 +24,8 @@ pub(super) enum Notice {
         name: String,
         ours: String,
     },
+    /// There is no memory for what a tap says of its services.
+    NoMemory { tap: String },
 }
 
 impl fmt::Display for Notice {
@@ -42,6 +44,10 @@ impl fmt::Display for Notice {
                 name,
                 ours,
             } => write!(f, "{tap} calls service {id} {name:?}, here it is {ours:?}"),
+            Self::NoMemory { tap } => write!(
+                f,
+                "no memory for what {tap} says of its services; their versions are not known: raise memory"
+            ),
         }
     }
 }
@@ -65,6 +71,12 @@ impl Notices {
     /// Somebody who is not listened to has sent something.
     pub(super) fn not_allowed(&mut self, peer: IpAddr) {
         self.say(Notice::NotAllowed(peer));
+    }
+
+    /// What a tap says of its services is left out.
+    pub(super) fn no_memory(&mut self, tap: &str) {
+        let tap = tap.to_owned();
+        self.say(Notice::NoMemory { tap });
     }
 
     /// Whether the config has a service of this id.

@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use mirror_common::packet::{ACK, Link, SYN, parse};
 use mirror_common::tunnel::mac::Key;
-use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH};
+use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH, Meta};
 
 use super::*;
 use crate::shadow::conversation::{self, Connection, KEY};
@@ -26,6 +26,10 @@ fn config(listen: SocketAddr, allow: &str) -> config::Shadow {
         services: vec![service(7, &[]), service(101, &["10.0.0.5:8000"])],
         ..crate::shadow::fixtures::shadow()
     }
+}
+
+fn memory() -> Memory {
+    Memory::new(64 << 20)
 }
 
 /// An agent's end and a tap's socket that is connected to it.
@@ -453,7 +457,7 @@ fn what_a_tap_says_of_itself_is_bounded() {
 
 #[test]
 fn counters_that_begin_anew_are_another_life() {
-    let mut tap = Tap::new("node".to_owned());
+    let mut tap = Tap::new("node".to_owned(), &memory());
     let mut said = |boot, packets: Option<u64>| {
         let service = packets.map(|packets| ServiceReport {
             id: 101,
@@ -472,4 +476,71 @@ fn counters_that_begin_anew_are_another_life() {
     assert_eq!(said(7, Some(9)), (7, 1));
     assert_eq!(said(7, None), (7, 2));
     assert_eq!(said(8, Some(20)).0, 8);
+}
+
+#[test]
+fn a_tap_that_is_silent_for_a_day_leaves_nothing_behind() {
+    let (mut capture, _socket) = loopback();
+    let table = &mut capture.table;
+    let now = Instant::now();
+    let id = table.source(Ipv4Addr::new(127, 0, 0, 9).into()).unwrap();
+    let mut tap = conversation::Tap::new(1);
+    let report = Item::Report(tap.report(&[(7, "v12")]));
+    table.item(id, "127.0.0.9", report, &mut |_| ());
+    assert!(table.memory.used() > 0);
+    table.streams.clear();
+
+    let day = Duration::from_secs(24 * 3600);
+    table.taps.get_mut(&id).unwrap().heard = true;
+    table.tick(now + day);
+    assert!(table.taps.contains_key(&id), "it was heard of");
+    table.tick(now + 2 * day);
+    assert!(!table.taps.contains_key(&id) && table.sources.is_empty());
+    assert_eq!((table.gave_way, table.memory.used()), ([1, 0], 0));
+    let news = table.streams.pop();
+    assert!(matches!(news, Some(StreamNews::Forgotten(gone, _)) if gone == id));
+    // What is left of its connection is nobody's.
+    let report = Item::Report(tap.report(&[(7, "v12")]));
+    table.item(id, "127.0.0.9", report, &mut |_| ());
+    assert!(!table.taps.contains_key(&id));
+}
+
+#[test]
+fn what_taps_say_keeps_to_the_agent_s_memory() {
+    let memory = Memory::new(SERVICE);
+    let mut tap = Tap::new("node".to_owned(), &memory);
+    let report = |id| ServiceReport {
+        id,
+        ..ServiceReport::default()
+    };
+    let mut reported = vec![report(7), report(101)];
+    assert!(tap.admit(&mut reported));
+    assert_eq!(reported.iter().map(|r| r.id).collect::<Vec<_>>(), [7]);
+    tap.report(TapReport {
+        services: reported,
+        ..TapReport::default()
+    });
+    let mut known = vec![report(7)];
+    assert!(!tap.admit(&mut known) && known.len() == 1);
+
+    // Copies that may still come need memory, too: here there is none, and they are settled.
+    let meta = |sequence| Meta {
+        direction: Direction::Request,
+        arm: Arm::Stable,
+        piece: false,
+        last_piece: false,
+        cpu: 0,
+        length: 10,
+        sequence,
+        time_ns: 0,
+        tap: 1,
+        mac: 0,
+    };
+    tap.ledger.datagram(&meta(1), 0, 10, Outcome::Received);
+    tap.ledger.datagram(&meta(9), 0, 10, Outcome::Received);
+    tap.keep_to_memory();
+    let totals = tap.totals();
+    assert_eq!(totals.of(Outcome::Lost).copies, 7);
+    assert_eq!(totals.of(Outcome::Received).copies, 2);
+    assert_eq!(memory.used(), SERVICE);
 }

@@ -14,6 +14,7 @@ use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use nix::time::{ClockId, clock_gettime};
 use ruzstd::decoding::StreamingDecoder;
 
+use super::room::{Leased, Room};
 use crate::shadow::message::Field;
 
 /// Codings of one body. Nobody uses two; a proxy may add one to a server's.
@@ -63,8 +64,9 @@ pub(super) fn decode<'a>(
     headers: &[Field],
     body: &'a [u8],
     limit: usize,
+    room: &Room,
 ) -> Result<Cow<'a, [u8]>, Coded> {
-    decode_within(headers, body, limit, MAX_TIME)
+    decode_within(headers, body, limit, MAX_TIME, room)
 }
 
 fn decode_within<'a>(
@@ -72,6 +74,7 @@ fn decode_within<'a>(
     body: &'a [u8],
     limit: usize,
     time: Duration,
+    room: &Room,
 ) -> Result<Cow<'a, [u8]>, Coded> {
     let codings = codings(headers);
     // An answer to HEAD names the coding that its body would have.
@@ -89,6 +92,7 @@ fn decode_within<'a>(
         if bytes.len() > limit {
             return Err(Coded::TooLarge(named()));
         }
+        let before = room.taken();
         let mut layer = Layer {
             input: BufReader::with_capacity(
                 CHUNK,
@@ -99,12 +103,14 @@ fn decode_within<'a>(
             ),
             output: Vec::new(),
             limit,
+            room,
         };
         let taken_off = match coding.as_str() {
             "gzip" | "x-gzip" | "deflate" | "br" | "zstd" => layer.take_off(coding),
             _ => return Err(Coded::Unknown(named())),
         };
         let output = layer.output;
+        room.back_to(before + output.len());
         if allowance.is_used_up.get() {
             return Err(Coded::TooLong(named()));
         }
@@ -162,6 +168,7 @@ struct Layer<'a> {
     input: BufReader<Watched<'a>>,
     output: Vec<u8>,
     limit: usize,
+    room: &'a Room,
 }
 
 impl Layer<'_> {
@@ -170,21 +177,31 @@ impl Layer<'_> {
             input,
             output,
             limit,
+            room,
         } = self;
+        let limit = *limit;
+        // These keep what they have brought forth, to copy from it.
+        let copies = if matches!(coding, "br" | "zstd") {
+            2
+        } else {
+            1
+        };
         for _ in 0..MAX_MEMBERS {
-            match coding {
-                "zstd" => {
-                    let frame = StreamingDecoder::new(&mut *input).map_err(io::Error::other)?;
-                    read(frame, output, *limit)?;
-                }
-                "br" => return read(Decompressor::new(input, CHUNK), output, *limit),
-                "deflate" if is_zlib(input.fill_buf()?) => {
-                    return read(ZlibDecoder::new(input), output, *limit);
-                }
-                "deflate" => return read(DeflateDecoder::new(input), output, *limit),
-                _ => read(GzDecoder::new(&mut *input), output, *limit)?,
-            }
-            if output.len() > *limit || input.fill_buf()?.is_empty() {
+            let member: &mut dyn Read = match coding {
+                "zstd" => &mut StreamingDecoder::new(&mut *input).map_err(io::Error::other)?,
+                "br" => &mut Decompressor::new(&mut *input, CHUNK),
+                "deflate" if is_zlib(input.fill_buf()?) => &mut ZlibDecoder::new(&mut *input),
+                "deflate" => &mut DeflateDecoder::new(&mut *input),
+                _ => &mut GzDecoder::new(&mut *input),
+            };
+            let member = Leased {
+                from: member,
+                room,
+                copies,
+            };
+            read(member, output, limit)?;
+            let is_one = matches!(coding, "br" | "deflate");
+            if is_one || output.len() > limit || input.fill_buf()?.is_empty() {
                 return Ok(());
             }
         }
@@ -225,6 +242,7 @@ mod tests {
 
     use super::*;
     use crate::shadow::compare::fixture::fields;
+    use crate::shadow::memory::Memory;
 
     const TEXT: &[u8] = br#"{"label": "cat", "scores": [0.5, 0.25, 0.25]}"#;
 
@@ -232,7 +250,8 @@ mod tests {
     fn check(coding: &str, base64: &str, expected: Result<&[u8], &str>) {
         let body = STANDARD.decode(base64).unwrap();
         let headers = fields(&[("Content-Encoding", coding)]);
-        let decoded = decode(&headers, &body, 100).map_err(|coded| coded.to_string());
+        let decoded =
+            decode(&headers, &body, 100, &Room::unlimited()).map_err(|coded| coded.to_string());
         match (decoded, expected) {
             (Ok(decoded), Ok(expected)) => assert_eq!(
                 String::from_utf8_lossy(&decoded),
@@ -308,7 +327,9 @@ mod tests {
     fn check_bomb(coding: &str, body: &[u8], expected: &str) {
         let before = cpu_time();
         let headers = fields(&[("content-encoding", coding)]);
-        let error = decode(&headers, body, 16 << 20).unwrap_err().to_string();
+        let error = decode(&headers, body, 16 << 20, &Room::unlimited())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error}");
         let took = cpu_time() - before;
         assert!(took < MAX_TIME + Duration::from_secs(1), "{took:?}");
@@ -337,7 +358,7 @@ mod tests {
         let zstd = STANDARD.decode(zstd).unwrap().repeat(3);
         for (coding, body) in [("gzip", gzip), ("zstd", zstd)] {
             let headers = fields(&[("content-encoding", coding)]);
-            let decoded = decode(&headers, &body, 1_000).unwrap();
+            let decoded = decode(&headers, &body, 1_000, &Room::unlimited()).unwrap();
             assert_eq!(*decoded, TEXT.repeat(3), "{coding}");
         }
     }
@@ -362,7 +383,7 @@ mod tests {
         ] {
             let headers = fields(&[("content-encoding", coding)]);
             // The clock moves between two looks at it.
-            let decoded = decode_within(&headers, &body, 100, Duration::ZERO);
+            let decoded = decode_within(&headers, &body, 100, Duration::ZERO, &Room::unlimited());
             assert_eq!(decoded, Err(Coded::TooLong(coding.to_owned())));
         }
     }
@@ -380,5 +401,22 @@ mod tests {
         check("br", "/////w==", Err("content-encoding br: "));
         check("zstd", "AAAA", Err("content-encoding zstd: "));
         check("gzip, gzip, gzip", "AAAA", Err("content-encoding gzip, "));
+    }
+
+    #[test]
+    fn what_comes_out_keeps_to_the_agent_s_memory() {
+        let memory = Memory::new(1 << 20);
+        let body = gzip(&vec![7; 3 << 20]);
+        let headers = fields(&[("content-encoding", "gzip")]);
+        let room = Room::in_memory(&memory);
+        let decoded = decode(&headers, &body, 16 << 20, &room);
+        assert!(decoded.is_err() && room.is_short());
+        drop(room);
+        assert_eq!(memory.used(), 0);
+
+        let room = Room::in_memory(&memory);
+        let decoded = decode(&headers, &gzip(&vec![7; 300_000]), 16 << 20, &room).map(|d| d.len());
+        assert_eq!((decoded, room.is_short()), (Ok(300_000), false));
+        assert_eq!(memory.used(), 300_000);
     }
 }

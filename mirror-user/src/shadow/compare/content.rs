@@ -6,6 +6,7 @@ use crate::shadow::message::{Field, header};
 
 use super::coding;
 use super::json::{MAX_PARSED, Node, Unparsed};
+use super::room::Room;
 use super::words::excerpts;
 use super::{streams, tensors};
 
@@ -18,6 +19,8 @@ pub(crate) struct Body<'a> {
     form: Form,
     /// The media type, in lower case.
     kind: String,
+    /// Where what it becomes is taken from.
+    room: &'a Room,
 }
 
 /// How a body is read, by its headers and its first byte.
@@ -49,8 +52,8 @@ pub(super) enum Content<'a> {
 
 impl<'a> Body<'a> {
     /// Takes the codings off.
-    pub(crate) fn of(headers: &[Field], body: &'a [u8]) -> Self {
-        let (bytes, coded) = match coding::decode(headers, body, MAX_PARSED) {
+    pub(crate) fn of(headers: &[Field], body: &'a [u8], room: &'a Room) -> Self {
+        let (bytes, coded) = match coding::decode(headers, body, MAX_PARSED, room) {
             Ok(bytes) => (bytes, None),
             Err(coded) => (body.into(), Some(coded)),
         };
@@ -61,6 +64,7 @@ impl<'a> Body<'a> {
             coded,
             form,
             kind,
+            room,
         }
     }
 
@@ -82,7 +86,7 @@ impl<'a> Body<'a> {
             Form::Events | Form::Lines => return None,
             Form::Json | Form::SeemsJson | Form::Other => &self.bytes,
         };
-        Node::parse(json).ok()
+        Node::parse(json, self.room).ok()
     }
 
     /// Whether all of it is in the document.
@@ -104,10 +108,10 @@ impl<'a> Body<'a> {
             return Content::Bytes(Some(Unparsed::TooLarge.to_string()));
         }
         let parsed = match self.form {
-            Form::Json | Form::SeemsJson => Some(Node::parse(&self.bytes)),
-            Form::Tensors(length) => Some(tensors::parse(&self.bytes, length)),
-            Form::Events => Some(streams::events(&self.bytes)),
-            Form::Lines => Some(streams::lines(&self.bytes)),
+            Form::Json | Form::SeemsJson => Some(Node::parse(&self.bytes, self.room)),
+            Form::Tensors(length) => Some(tensors::parse(&self.bytes, length, self.room)),
+            Form::Events => Some(streams::events(&self.bytes, self.room)),
+            Form::Lines => Some(streams::lines(&self.bytes, self.room)),
             Form::Other => None,
         };
         let why = match parsed {

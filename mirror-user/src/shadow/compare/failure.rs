@@ -3,12 +3,15 @@
 use super::content::{Body, Content};
 use super::json::Node;
 use super::pointer::Pointers;
+use super::room::Room;
 use crate::shadow::message::Response;
 
 /// Whether something stands at one of these places in the response's JSON, or in one of its events or
 /// lines where it is a stream: anything but `null` and `false`.
 pub(crate) fn says(response: &Response, places: &Pointers) -> bool {
-    let body = Body::of(&response.headers, &response.body);
+    // The node reads a sample, and has no memory figure of its own.
+    let room = Room::unlimited();
+    let body = Body::of(&response.headers, &response.body, &room);
     let Content::Json(node) = body.content() else {
         return false;
     };

@@ -1,7 +1,6 @@
 //! JSON as the comparison reads it: borrowed from the body, bounded, with whole integers.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
@@ -9,13 +8,10 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::not_a_number;
 use super::pointer::Pointers;
+use super::room::{Budget, MAX_VALUES, Room};
 
 /// Bodies larger than this, in bytes, are not parsed.
 pub const MAX_PARSED: usize = 16 << 20;
-
-/// Values in one body. A parsed value takes up to sixteen times its text, so that the text's length
-/// alone does not bound the memory.
-const MAX_VALUES: u32 = 2 << 20;
 
 /// A JSON value (RFC 8259).
 #[derive(Clone, Debug, PartialEq)]
@@ -57,43 +53,56 @@ pub enum Unparsed {
     /// Not JSON, or nested deeper than 127 levels.
     #[error("not valid JSON ({0})")]
     Invalid(String),
+    /// The agent's memory has no room for its values.
+    #[error("no memory to read it")]
+    Memory,
     /// Not JSON with tensors behind it.
     #[error("not tensors: {0}")]
     Tensors(&'static str),
 }
 
 impl<'a> Node<'a> {
-    /// Parses a whole body.
-    pub fn parse(body: &'a [u8]) -> Result<Self, Unparsed> {
-        Self::parse_within(body, &Self::budget())
-    }
-
-    /// How many values one body may have.
-    pub(super) fn budget() -> Cell<u32> {
-        Cell::new(MAX_VALUES)
+    /// Parses a whole body. What that takes stays taken of `room`.
+    pub fn parse(body: &'a [u8], room: &Room) -> Result<Self, Unparsed> {
+        Self::parse_within(body, &Budget::new(room))
     }
 
     /// Parses a value of a body that may have so many more.
-    pub(super) fn parse_within(body: &'a [u8], left: &Cell<u32>) -> Result<Self, Unparsed> {
+    pub(super) fn parse_within(body: &'a [u8], budget: &Budget<'_>) -> Result<Self, Unparsed> {
         if body.len() > MAX_PARSED {
             return Err(Unparsed::TooLarge);
         }
         // A byte order mark may be passed over (RFC 8259, section 8.1).
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-        Self::read(body, left).or_else(|unparsed| {
+        let (room, before) = (budget.room(), budget.room().taken());
+        Self::read(body, budget).or_else(|unparsed| {
+            if room.is_short() || !not_a_number::has_words(body) {
+                return Err(unparsed);
+            }
+            room.back_to(before);
+            // The words with their marks are four times as long at most.
+            budget.take(4 * body.len())?;
             let quoted = not_a_number::quoted(body).ok_or(unparsed)?;
-            Node::read(&quoted, left).map(not_a_number::unquoted)
+            // Texts are copied, each into a piece of its own.
+            let quotes = quoted.iter().filter(|&&byte| byte == b'"').count();
+            budget.take(quoted.len() + quotes * TEXT)?;
+            Node::read(&quoted, budget).map(not_a_number::unquoted)
         })
     }
 
-    fn read(body: &'a [u8], left: &Cell<u32>) -> Result<Self, Unparsed> {
+    fn read(body: &'a [u8], budget: &Budget<'_>) -> Result<Self, Unparsed> {
+        if body.contains(&b'\\') {
+            // The parser puts a text with escapes together before it hands it on.
+            budget.take(body.len())?;
+        }
         let mut parser = serde_json::Deserializer::from_slice(body);
-        let node = Seed(left)
+        let node = Seed(budget)
             .deserialize(&mut parser)
             .and_then(|node| parser.end().map(|()| node));
-        node.map_err(|error| match left.get() {
-            0 => Unparsed::TooManyValues,
-            _ => Unparsed::Invalid(error.to_string()),
+        node.map_err(|error| match budget.is_spent() {
+            _ if budget.room().is_short() => Unparsed::Memory,
+            true => Unparsed::TooManyValues,
+            false => Unparsed::Invalid(error.to_string()),
         })
     }
 
@@ -175,18 +184,17 @@ impl Number {
     }
 }
 
+/// Half of the smallest piece that holds a text.
+const TEXT: usize = 16;
+
 #[derive(Clone, Copy)]
-struct Seed<'b>(&'b Cell<u32>);
+struct Seed<'b>(&'b Budget<'b>);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Node<'de>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, parser: D) -> Result<Node<'de>, D::Error> {
-        let left = self.0.get().saturating_sub(1);
-        self.0.set(left);
-        if left == 0 {
-            return Err(D::Error::custom("too many values"));
-        }
+        self.0.spend(1).map_err(D::Error::custom)?;
         parser.deserialize_any(self)
     }
 }
@@ -222,24 +230,29 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Node::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node<'de>, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Node<'de>, E> {
+        self.0.take(value.len()).map_err(E::custom)?;
         Ok(Node::Text(Cow::Owned(value.to_owned())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node<'de>, A::Error> {
         let mut array = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
-            array.push(item);
+            self.0.push(&mut array, item).map_err(A::Error::custom)?;
         }
         Ok(Node::Array(array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Node<'de>, A::Error> {
         let mut object: Vec<(Cow<'de, str>, Node<'de>)> = Vec::new();
-        while let Some(key) = members.next_key_seed(Key)? {
-            object.push((key, members.next_value_seed(self)?));
+        while let Some(key) = members.next_key_seed(Key(self.0))? {
+            let member = (key, members.next_value_seed(self)?);
+            self.0.push(&mut object, member).map_err(A::Error::custom)?;
         }
-        object.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let bytes = size_of_val(object.as_slice());
+        let sort = || object.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // As much as it sorts: it puts aside what it moves.
+        self.0.while_taking(bytes, sort).map_err(A::Error::custom)?;
         // The sort is stable: of equal names the last one written stands last, and stays.
         object.dedup_by(|later, earlier| {
             let same = later.0 == earlier.0;
@@ -252,9 +265,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-struct Key;
+struct Key<'b>(&'b Budget<'b>);
 
-impl<'de> DeserializeSeed<'de> for Key {
+impl<'de> DeserializeSeed<'de> for Key<'_> {
     type Value = Cow<'de, str>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, parser: D) -> Result<Self::Value, D::Error> {
@@ -262,7 +275,7 @@ impl<'de> DeserializeSeed<'de> for Key {
     }
 }
 
-impl<'de> Visitor<'de> for Key {
+impl<'de> Visitor<'de> for Key<'_> {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -273,7 +286,8 @@ impl<'de> Visitor<'de> for Key {
         Ok(Cow::Borrowed(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
+        self.0.take(value.len()).map_err(E::custom)?;
         Ok(Cow::Owned(value.to_owned()))
     }
 }
@@ -325,9 +339,14 @@ impl Serialize for Redacted<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shadow::memory::Memory;
+
+    fn parse(json: &[u8]) -> Result<Node<'_>, Unparsed> {
+        Node::parse(json, &Room::unlimited())
+    }
 
     fn check(json: &str, expected: &str) {
-        let node = Node::parse(json.as_bytes()).unwrap();
+        let node = parse(json.as_bytes()).unwrap();
         let redact = None;
         let written = serde_json::to_string(&Redacted {
             node: &node,
@@ -361,7 +380,7 @@ mod tests {
     #[test]
     fn what_json_has_no_words_for_is_read() {
         let check = |json: &str, expected: &str| {
-            let node = Node::parse(json.as_bytes()).unwrap();
+            let node = parse(json.as_bytes()).unwrap();
             assert_eq!(format!("{node:?}"), expected, "{json}");
         };
         check("NaN", "Number(Float(NaN))");
@@ -374,7 +393,7 @@ mod tests {
 
     #[test]
     fn redaction_sees_through_escapes_and_repeated_names() {
-        let node = Node::parse(br#"{"p\u0077":"one","pw":"two","list":[{"k":1},{"k":2}]}"#);
+        let node = parse(br#"{"p\u0077":"one","pw":"two","list":[{"k":1},{"k":2}]}"#);
         let written = serde_json::to_string(&Redacted {
             node: &node.unwrap(),
             redact: Some(&Pointers::new(&["/pw", "/list/*/k"])),
@@ -386,16 +405,72 @@ mod tests {
     #[test]
     fn depth_and_number_of_values_are_bounded() {
         let deep = "[".repeat(1000);
-        assert!(matches!(
-            Node::parse(deep.as_bytes()),
-            Err(Unparsed::Invalid(_))
-        ));
+        assert!(matches!(parse(deep.as_bytes()), Err(Unparsed::Invalid(_))));
         let many = format!("[{}0]", "0,".repeat(MAX_VALUES as usize));
-        assert_eq!(Node::parse(many.as_bytes()), Err(Unparsed::TooManyValues));
+        assert_eq!(parse(many.as_bytes()), Err(Unparsed::TooManyValues));
         let large = vec![b' '; MAX_PARSED + 1];
-        assert_eq!(Node::parse(&large), Err(Unparsed::TooLarge));
-        assert!(matches!(Node::parse(b"nan"), Err(Unparsed::Invalid(_))));
-        assert!(matches!(Node::parse(b"[NaN"), Err(Unparsed::Invalid(_))));
-        assert!(matches!(Node::parse(b"[1] 2"), Err(Unparsed::Invalid(_))));
+        assert_eq!(parse(&large), Err(Unparsed::TooLarge));
+        assert!(matches!(parse(b"nan"), Err(Unparsed::Invalid(_))));
+        assert!(matches!(parse(b"[NaN"), Err(Unparsed::Invalid(_))));
+        assert!(matches!(parse(b"[1] 2"), Err(Unparsed::Invalid(_))));
+    }
+
+    /// What a value occupies, in bytes: lists with what they have room for, and what the allocator adds.
+    fn occupied(node: &Node<'_>) -> usize {
+        let piece = |bytes: usize| bytes.max(16) + 16;
+        let text = |text: &Cow<'_, str>| match text {
+            Cow::Owned(text) if text.capacity() > 0 => text.capacity(),
+            _ => 0,
+        };
+        match node {
+            Node::Text(value) => text(value),
+            Node::Array(items) if items.capacity() > 0 => {
+                let own = piece(items.capacity() * size_of::<Node<'_>>());
+                own + items.iter().map(occupied).sum::<usize>()
+            }
+            Node::Object(members) if members.capacity() > 0 => {
+                let own = piece(members.capacity() * size_of::<(Cow<'_, str>, Node<'_>)>());
+                let each = members
+                    .iter()
+                    .map(|(name, node)| text(name) + occupied(node));
+                own + each.sum::<usize>()
+            }
+            _ => 0,
+        }
+    }
+
+    /// What values of such text take is leased; it is so many times the text at most.
+    #[track_caller]
+    fn check_room(json: &str, most: usize) {
+        let memory = Memory::new(1 << 30);
+        let room = Room::in_memory(&memory);
+        let node = Node::parse(json.as_bytes(), &room).unwrap();
+        let (occupied, taken) = (occupied(&node), room.taken());
+        assert!(occupied <= taken, "{occupied} of {taken}");
+        let times = taken as f64 / json.len() as f64;
+        assert!(times <= most as f64, "{times}");
+        assert_eq!(memory.used(), taken);
+        drop((node, room));
+        assert_eq!(memory.used(), 0);
+
+        let room = Room::in_memory(&Memory::new(taken / 2));
+        assert_eq!(Node::parse(json.as_bytes(), &room), Err(Unparsed::Memory));
+        assert!(room.is_short());
+    }
+
+    #[test]
+    fn what_values_take_is_leased_before() {
+        let many = |piece: &str| format!("[{}0]", piece.repeat(10_000));
+        // Numbers as an embedding has them, short ones, and lists of lists: the longest and the shortest text.
+        check_room(&many("0.0123456789,"), 5);
+        check_room(&many("0,"), 32);
+        check_room(&many("[0],"), 64);
+        let deep = format!("{}0{},", "[".repeat(99), "]".repeat(99));
+        check_room(&many(&deep), 80);
+        check_room(&many(r#"{"":0},"#), 64);
+        check_room(&many(r#""\u0041","#), 12);
+        check_room(&format!("[NaN,{}", &many(r#""a","#)[1..]), 40);
+        let members: String = (0..10_000).map(|n| format!(r#""{n}":0,"#)).collect();
+        check_room(&format!(r#"{{{members}"a":0}}"#), 24);
     }
 }

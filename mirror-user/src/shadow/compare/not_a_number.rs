@@ -21,6 +21,14 @@ const WORDS: [(&[u8], &[u8], &str, f64); 3] = [
     ),
 ];
 
+/// Whether such a word may be in it.
+pub(super) fn has_words(body: &[u8]) -> bool {
+    let mut rest = body.iter().enumerate();
+    rest.any(|(at, first)| {
+        matches!(first, b'N' | b'I') && WORDS.iter().any(|(word, ..)| body[at..].starts_with(word))
+    })
+}
+
 /// The body with such words quoted, where it has any.
 pub(super) fn quoted(body: &[u8]) -> Option<Vec<u8>> {
     let mut quoted = Vec::new();

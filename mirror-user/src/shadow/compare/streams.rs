@@ -1,38 +1,39 @@
 //! Answers that come piece by piece, a token at a time most often: an array of their pieces. Pure.
 
 use super::json::{Node, Unparsed};
+use super::room::{Budget, Room};
 
 /// What ends the events of a chat completion (OpenAI's API): the one piece that is not JSON.
 const DONE: &str = "[DONE]";
 
 /// JSON lines: the values in their order.
-pub(super) fn lines(body: &[u8]) -> Result<Node<'_>, Unparsed> {
-    let left = Node::budget();
-    body.split(|&byte| byte == b'\n')
-        .filter(|line| !line.trim_ascii().is_empty())
-        .map(|line| Node::parse_within(line, &left))
-        .collect::<Result<_, _>>()
-        .map(Node::Array)
+pub(super) fn lines<'a>(body: &'a [u8], room: &Room) -> Result<Node<'a>, Unparsed> {
+    let budget = Budget::new(room);
+    let mut values = Vec::new();
+    let lines = body.split(|&byte| byte == b'\n');
+    for line in lines.filter(|line| !line.trim_ascii().is_empty()) {
+        budget.push(&mut values, Node::parse_within(line, &budget)?)?;
+    }
+    Ok(Node::Array(values))
 }
 
 /// Server-sent events (WHATWG HTML, 9.2.6) whose data is JSON: `{"data", "event", "id"}` each, as
 /// far as they are there. Comments are left out.
-pub(super) fn events(body: &[u8]) -> Result<Node<'_>, Unparsed> {
+pub(super) fn events<'a>(body: &'a [u8], room: &Room) -> Result<Node<'a>, Unparsed> {
     let text = std::str::from_utf8(body).map_err(|error| Unparsed::Invalid(error.to_string()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let left = Node::budget();
+    let budget = Budget::new(room);
     let mut events = Vec::new();
     let mut event = Event::default();
     // The end of the body ends an event as an empty line does.
     for line in text.split('\n').chain([""]) {
         match line.strip_suffix('\r').unwrap_or(line) {
             "" => {
-                let members = std::mem::take(&mut event).members(&left)?;
+                let members = std::mem::take(&mut event).members(&budget)?;
                 if !members.is_empty() {
                     // Events without data are values, too.
-                    let more = left.get().checked_sub(1).filter(|&more| more > 0);
-                    left.set(more.ok_or(Unparsed::TooManyValues)?);
-                    events.push(Node::Object(members));
+                    budget.spend(1)?;
+                    budget.push(&mut events, Node::Object(members))?;
                 }
             }
             line => event.take(line)?,
@@ -67,11 +68,11 @@ impl<'a> Event<'a> {
     /// Sorted by name, as all members are.
     fn members(
         self,
-        left: &std::cell::Cell<u32>,
+        budget: &Budget<'_>,
     ) -> Result<Vec<(std::borrow::Cow<'a, str>, Node<'a>)>, Unparsed> {
         let data = match self.data {
             Some(DONE) => Some(Node::Text(DONE.into())),
-            Some(data) => Some(Node::parse_within(data.as_bytes(), left)?),
+            Some(data) => Some(Node::parse_within(data.as_bytes(), budget)?),
             None => None,
         };
         let text = |text: &'a str| Node::Text(text.into());
@@ -80,10 +81,13 @@ impl<'a> Event<'a> {
             ("event", self.name.map(text)),
             ("id", self.id.map(text)),
         ];
-        let members = members.into_iter();
-        Ok(members
-            .filter_map(|(name, node)| Some((name.into(), node?)))
-            .collect())
+        let mut present = Vec::new();
+        for (name, node) in members {
+            if let Some(node) = node {
+                budget.push(&mut present, (name.into(), node))?;
+            }
+        }
+        Ok(present)
     }
 }
 
@@ -91,6 +95,14 @@ impl<'a> Event<'a> {
 mod tests {
     use super::super::json::Redacted;
     use super::*;
+
+    fn lines(body: &[u8]) -> Result<Node<'_>, Unparsed> {
+        super::lines(body, &Room::unlimited())
+    }
+
+    fn events(body: &[u8]) -> Result<Node<'_>, Unparsed> {
+        super::events(body, &Room::unlimited())
+    }
 
     #[track_caller]
     fn check(parsed: Result<Node<'_>, Unparsed>, expected: Option<&str>) {

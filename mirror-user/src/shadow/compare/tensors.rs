@@ -5,21 +5,21 @@
 //! It becomes what the answer would be without the extension: `data` holds the numbers.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 
 use sha2::{Digest as _, Sha256};
 
 use super::json::{Node, Number, Unparsed};
+use super::room::{Budget, Room};
 
 /// Members of an object.
 type Members<'a> = Vec<(Cow<'a, str>, Node<'a>)>;
 
 /// Parses a body whose first `json` bytes are JSON.
-pub(super) fn parse(body: &[u8], json: usize) -> Result<Node<'_>, Unparsed> {
+pub(super) fn parse<'a>(body: &'a [u8], json: usize, room: &Room) -> Result<Node<'a>, Unparsed> {
     let (header, mut rest) = body
         .split_at_checked(json)
         .ok_or(Unparsed::Tensors("the JSON is longer than the body"))?;
-    let left = Node::budget();
+    let left = Budget::new(room);
     let mut node = Node::parse_within(header, &left)?;
     if let Some(Node::Array(outputs)) = node.member_mut("outputs") {
         for output in outputs {
@@ -33,7 +33,7 @@ pub(super) fn parse(body: &[u8], json: usize) -> Result<Node<'_>, Unparsed> {
 }
 
 /// Takes a tensor's data off the front of `rest`, if it is there.
-fn fill<'a>(tensor: &mut Node<'a>, rest: &mut &'a [u8], left: &Cell<u32>) -> Result<(), Unparsed> {
+fn fill<'a>(tensor: &mut Node<'a>, rest: &mut &'a [u8], left: &Budget<'_>) -> Result<(), Unparsed> {
     let Some(size) = take_size(tensor) else {
         return Ok(());
     };
@@ -84,7 +84,7 @@ fn insert<'a>(members: &mut Members<'a>, name: &'static str, node: Node<'a>) {
 fn elements<'a>(
     datatype: &str,
     data: &'a [u8],
-    left: &Cell<u32>,
+    left: &Budget<'_>,
 ) -> Result<Vec<Node<'a>>, Unparsed> {
     match datatype {
         "BOOL" => fixed(data, left, |[byte]| Node::Bool(byte != 0)),
@@ -109,26 +109,31 @@ fn elements<'a>(
 
 fn fixed<'a, const WIDTH: usize>(
     data: &[u8],
-    left: &Cell<u32>,
+    left: &Budget<'_>,
     element: impl Fn([u8; WIDTH]) -> Node<'a>,
 ) -> Result<Vec<Node<'a>>, Unparsed> {
     let (elements, rest) = data.as_chunks::<WIDTH>();
     if !rest.is_empty() {
         return Err(Unparsed::Tensors("a tensor that ends within an element"));
     }
-    spend(left, elements.len())?;
+    left.spend(elements.len())?;
+    left.take(size_of::<Node<'_>>() * elements.len())?;
     Ok(elements.iter().map(|&bytes| element(bytes)).collect())
 }
 
 /// Each with its length in four bytes before it.
-fn strings<'a>(mut data: &'a [u8], left: &Cell<u32>) -> Result<Vec<Node<'a>>, Unparsed> {
+fn strings<'a>(mut data: &'a [u8], left: &Budget<'_>) -> Result<Vec<Node<'a>>, Unparsed> {
     let mut elements = Vec::new();
     while let Some((length, rest)) = data.split_first_chunk::<4>() {
         let (element, rest) = rest
             .split_at_checked(u32::from_le_bytes(*length) as usize)
             .ok_or(Unparsed::Tensors("a tensor that ends within an element"))?;
-        spend(left, 1)?;
-        elements.push(Node::Text(string(element)));
+        left.spend(1)?;
+        let text = string(element);
+        if let Cow::Owned(_) = text {
+            left.take(DIGEST)?;
+        }
+        left.push(&mut elements, Node::Text(text))?;
         data = rest;
     }
     if !data.is_empty() {
@@ -136,6 +141,9 @@ fn strings<'a>(mut data: &'a [u8], left: &Cell<u32>) -> Result<Vec<Node<'a>>, Un
     }
     Ok(elements)
 }
+
+/// Room for the words that stand for what is not text.
+const DIGEST: usize = 96;
 
 /// What is not text, an image for one, is told apart by its digest.
 fn string(element: &[u8]) -> Cow<'_, str> {
@@ -146,13 +154,6 @@ fn string(element: &[u8]) -> Cow<'_, str> {
             format!("{} bytes, sha256 {digest:x}", element.len()).into()
         }
     }
-}
-
-fn spend(left: &Cell<u32>, values: usize) -> Result<(), Unparsed> {
-    let values = u32::try_from(values).ok();
-    let rest = values.and_then(|values| left.get().checked_sub(values));
-    left.set(rest.ok_or(Unparsed::TooManyValues)?);
-    Ok(())
 }
 
 fn natural<'a>(value: impl Into<u64>) -> Node<'a> {
@@ -193,7 +194,8 @@ mod tests {
     fn check(outputs: &str, data: &[u8], expected: Result<&str, &str>) {
         let json = format!(r#"{{"outputs":[{outputs}]}}"#);
         let body = [json.as_bytes(), data].concat();
-        let parsed = parse(&body, json.len());
+        let room = Room::unlimited();
+        let parsed = parse(&body, json.len(), &room);
         let written = parsed.map(|node| {
             let redact = None;
             serde_json::to_string(&Redacted {
@@ -292,6 +294,6 @@ mod tests {
         );
         check("BYTES", 2, &[2, 0], "a tensor that ends within an element");
         check("FP8", 1, &[1], "a datatype that is not known");
-        assert!(parse(b"{}", 3).is_err());
+        assert!(parse(b"{}", 3, &Room::unlimited()).is_err());
     }
 }

@@ -7,9 +7,10 @@ use mirror_common::tunnel::Arm;
 use super::{Id, Label, is_right};
 use crate::shadow::compare::{OTHER, Tolerance};
 use crate::shadow::record::line::Record;
+use crate::shadow::report::frequent::Frequent;
 use crate::shadow::summary::RightPairs;
 
-/// Labels and slices that are told apart.
+/// Labels and slices that are told apart: the most frequent.
 const MAX_KINDS: usize = 1000;
 
 /// Why a label says nothing.
@@ -65,28 +66,78 @@ impl Unused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     /// Production and the shadow, right or not, in the slice of that number.
-    Right([bool; 2], Option<usize>),
+    Right([bool; 2], Option<u64>),
     Unused(Unused),
 }
 
 /// Records of one service, as they come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Join {
     found: HashMap<Id, Found>,
-    slices: HashMap<String, usize>,
+    /// Each has a number that no other one had, nor one that made room for it.
+    slices: Frequent<String, u64>,
+    last_slice: u64,
+}
+
+impl Default for Join {
+    fn default() -> Self {
+        Self {
+            found: HashMap::new(),
+            slices: Frequent::new(MAX_KINDS),
+            last_slice: 0,
+        }
+    }
 }
 
 /// What the labels of one service say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Joined {
     /// By who was right.
     pub pairs: RightPairs,
-    /// The same by label, a thousand of them at most.
-    pub by_label: BTreeMap<String, RightPairs>,
+    /// The same by label.
+    pub by_label: Kinds,
     /// The same by the request's slice.
-    pub slices: BTreeMap<String, RightPairs>,
+    pub slices: Kinds,
     /// Labels that have a record, and say nothing.
     pub unused: BTreeMap<Unused, u64>,
+}
+
+/// Who was right, by kinds: the most frequent thousand, and what made room for them as [`OTHER`].
+#[derive(Clone, Debug)]
+pub struct Kinds {
+    frequent: Frequent<String, RightPairs>,
+    all: RightPairs,
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Self {
+            frequent: Frequent::new(MAX_KINDS),
+            all: RightPairs::default(),
+        }
+    }
+}
+
+impl Kinds {
+    fn add(&mut self, name: &str, right: [bool; 2]) {
+        self.all.count_one(right);
+        let pairs = self.frequent.add(name, RightPairs::default);
+        pairs.count_one(right);
+    }
+
+    /// Each with its figures: together they are all that were added.
+    pub fn figures(&self) -> BTreeMap<String, RightPairs> {
+        let kept = self.frequent.iter();
+        let mut figures: BTreeMap<_, _> =
+            kept.map(|(name, pairs)| (name.clone(), *pairs)).collect();
+        let known = figures.values().copied().sum();
+        let rest = self.all - known;
+        if rest.count() > 0 {
+            let other = figures.entry(OTHER.to_owned()).or_default();
+            *other = *other + rest;
+        }
+        figures
+    }
 }
 
 impl Join {
@@ -121,11 +172,12 @@ impl Join {
         }
     }
 
-    fn slice(&mut self, name: &str) -> usize {
-        let known = self.slices.len() < MAX_KINDS || self.slices.contains_key(name);
-        let name = if known { name } else { OTHER };
-        let next = self.slices.len();
-        *self.slices.entry(name.to_owned()).or_insert(next)
+    fn slice(&mut self, name: &str) -> u64 {
+        let last = &mut self.last_slice;
+        *self.slices.add(name, || {
+            *last += 1;
+            *last
+        })
     }
 
     /// Labels that a record was found for.
@@ -135,20 +187,19 @@ impl Join {
 
     /// Adds what was found to what was found before.
     pub fn finish(self, labels: &HashMap<Id, Label>, joined: &mut Joined) {
-        let mut names = vec![""; self.slices.len()];
-        for (name, &index) in &self.slices {
-            names[index] = name;
-        }
+        let names = self.slices.iter();
+        let names: HashMap<u64, &str> = names.map(|(name, number)| (*number, &**name)).collect();
         for (id, found) in &self.found {
             match *found {
                 Found::Unused(why) => joined.unused(why, 1),
                 Found::Right(right, slice) => {
-                    joined.pairs.add(right);
+                    joined.pairs.count_one(right);
                     if let Some(label) = labels.get(id) {
-                        count(&mut joined.by_label, label.as_str(), right);
+                        joined.by_label.add(label.as_str(), right);
                     }
-                    if let Some(slice) = slice.and_then(|slice| names.get(slice)) {
-                        count(&mut joined.slices, slice, right);
+                    if let Some(slice) = slice {
+                        let name = names.get(&slice).copied().unwrap_or(OTHER);
+                        joined.slices.add(name, right);
                     }
                 }
             }
@@ -179,14 +230,6 @@ fn find<'l>(labels: &'l HashMap<Id, Label>, record: &Record<'_>) -> Option<(Id, 
                 .encode_lower(&mut uuid::Uuid::encode_buffer()),
         )
     })
-}
-
-fn count(kinds: &mut BTreeMap<String, RightPairs>, name: &str, right: [bool; 2]) {
-    if let Some(pairs) = kinds.get_mut(name) {
-        pairs.add(right);
-    } else if kinds.len() < MAX_KINDS {
-        kinds.entry(name.to_owned()).or_default().add(right);
-    }
 }
 
 #[cfg(test)]
@@ -261,10 +304,43 @@ mod tests {
             list.iter().map(pair).collect()
         };
         let expected = by(&[("1", [1, 1, 1, 0]), ("2", [0, 0, 0, 1])]);
-        assert_eq!(joined.by_label, expected);
+        assert_eq!(joined.by_label.figures(), expected);
         let expected = by(&[("x", [1, 1, 0, 0]), ("y", [0, 0, 1, 1])]);
-        assert_eq!(joined.slices, expected);
+        assert_eq!(joined.slices.figures(), expected);
         assert_eq!(joined.unused, BTreeMap::new());
+    }
+
+    /// Ten thousand slices and labels of a request each come first, then one of each that makes up a third.
+    #[test]
+    fn the_rarest_kinds_give_way() {
+        let ids: Vec<String> = (0..15_000).map(|index| format!("id-{index}")).collect();
+        let kind = |index: usize| match index {
+            0..10_000 => format!("{index}"),
+            _ => "77".to_owned(),
+        };
+        let label = |(index, id): (usize, &String)| (Id::of(id), Label::new(&kind(index)).unwrap());
+        let labels = ids.iter().enumerate().map(label).collect();
+        let records: Vec<String> = ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| {
+                record(|record| {
+                    record["request_id"] = id.as_str().into();
+                    record["slice"] = format!("s{}", kind(index)).into();
+                })
+            })
+            .collect();
+        let joined = join(&labels, &records);
+        let (by_label, slices) = (joined.by_label.figures(), joined.slices.figures());
+        let count = |figures: &BTreeMap<String, RightPairs>, name: &str| figures[name].count();
+        assert_eq!(count(&slices, "s77"), 5_000);
+        // What made room for it and came back in between is among the others.
+        assert!(count(&by_label, "77") >= 4_990, "{by_label:?}");
+        for figures in [by_label, slices] {
+            assert!(figures.len() <= MAX_KINDS + 1);
+            assert!(figures[OTHER].count() > 8_000);
+            assert_eq!(figures.values().copied().sum::<RightPairs>(), joined.pairs);
+        }
     }
 
     /// One record, and one label for each of its ids that are given.

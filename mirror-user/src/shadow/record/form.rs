@@ -12,7 +12,7 @@ use crate::config::{self, Payloads};
 use crate::shadow::compare::content::Body;
 use crate::shadow::compare::json::{REDACTED, Redacted};
 use crate::shadow::compare::pointer::Pointers;
-use crate::shadow::compare::{Comparison, Verdict};
+use crate::shadow::compare::{Comparison, Room, Verdict, Written};
 use crate::shadow::message::{Exchange, Field, Response, header};
 
 /// Bodies larger than this, in bytes, are not written.
@@ -50,6 +50,7 @@ impl Form {
         &'a self,
         exchange: &'a Exchange,
         comparison: &'a Comparison,
+        room: &'a Room,
     ) -> Record<'a> {
         let request = &exchange.request;
         let production = &exchange.production;
@@ -64,7 +65,7 @@ impl Form {
                 } else {
                     sha256(&shadow.body).into()
                 }),
-                ..self.answer(shadow, exchange.shadow_request_ns, payload)
+                ..self.answer(shadow, exchange.shadow_request_ns, payload, room)
             },
             Err(error) => Answer {
                 version: Cow::Borrowed(&self.shadow_version),
@@ -86,13 +87,13 @@ impl Form {
             request: RequestPart {
                 bytes: request.body.len() as u64,
                 sha256: sha256(&request.body).into(),
-                payload: self.payload(&request.headers, &request.body, payload),
+                payload: self.payload(&request.headers, &request.body, payload, room),
             },
             production: Answer {
                 version: Cow::Borrowed(&exchange.production_version),
                 prediction: comparison.production_prediction.as_ref().map(Cow::Borrowed),
                 sha256: production.is_kept().then(|| digest.into()),
-                ..self.answer(production, request.last_byte_ns, payload)
+                ..self.answer(production, request.last_byte_ns, payload, room)
             },
             shadow,
             verdict: comparison.verdict,
@@ -120,14 +121,20 @@ impl Form {
     }
 
     /// What a leg's answer itself tells; `request_ns` is when the last byte of its request passed.
-    fn answer<'a>(&self, response: &'a Response, request_ns: u64, payload: bool) -> Answer<'a> {
+    fn answer<'a>(
+        &self,
+        response: &'a Response,
+        request_ns: u64,
+        payload: bool,
+        room: &'a Room,
+    ) -> Answer<'a> {
         Answer {
             status: Some(response.status),
             bytes: Some(response.body_bytes.max(response.body.len() as u64)),
             first_byte_ms: Some(milliseconds(request_ns, response.first_byte_ns)),
             total_ms: Some(milliseconds(request_ns, response.last_byte_ns)),
             payload: match response.is_kept() {
-                true => self.payload(&response.headers, &response.body, payload),
+                true => self.payload(&response.headers, &response.body, payload, room),
                 false => Payload {
                     headers: payload.then(|| self.headers(&response.headers)),
                     body_withheld: payload
@@ -139,13 +146,19 @@ impl Form {
         }
     }
 
-    fn payload<'a>(&self, headers: &[Field], body: &'a [u8], wanted: bool) -> Payload<'a> {
+    fn payload<'a>(
+        &self,
+        headers: &[Field],
+        body: &'a [u8],
+        wanted: bool,
+        room: &'a Room,
+    ) -> Payload<'a> {
         if !wanted {
             return Payload::default();
         }
         Payload {
             headers: Some(self.headers(headers)),
-            ..self.body(headers, body)
+            ..self.body(headers, body, room)
         }
     }
 
@@ -175,8 +188,8 @@ impl Form {
         shown.any(|shown| shown.eq_ignore_ascii_case(name))
     }
 
-    /// A body without its content codings, where they can be taken off.
-    fn body<'a>(&self, headers: &[Field], body: &'a [u8]) -> Payload<'a> {
+    /// A body without its content codings, where they can be taken off. What it takes stays taken of `room`.
+    fn body<'a>(&self, headers: &[Field], body: &'a [u8], room: &'a Room) -> Payload<'a> {
         let withheld = |why: &'static str| Payload {
             body_withheld: Some(why.into()),
             ..Payload::default()
@@ -185,7 +198,7 @@ impl Form {
             body: Some(body),
             ..Payload::default()
         };
-        let body = Body::of(headers, body);
+        let body = Body::of(headers, body, room);
         if body.bytes().len() > MAX_BODY {
             return withheld("larger than 16 MiB");
         }
@@ -193,11 +206,10 @@ impl Form {
             let document = body.document().filter(|_| body.is_document());
             let redacted = document.and_then(|node| {
                 let redact = Some(&self.redact_fields);
-                serde_json::to_string(&Redacted {
-                    node: &node,
-                    redact,
-                })
-                .ok()
+                let node = &node;
+                let mut json = Written::new(room, 0)?;
+                serde_json::to_writer(&mut json, &Redacted { node, redact }).ok()?;
+                String::from_utf8(json.into_bytes()).ok()
             });
             return redacted.map_or_else(
                 || withheld("not JSON, so that redact_fields cannot be applied"),
@@ -206,6 +218,7 @@ impl Form {
         }
         match text(body.into_bytes()) {
             Ok(text) => written(text),
+            Err(bytes) if !room.take(bytes.len() / 3 * 4 + 4) => withheld("no memory"),
             Err(bytes) => Payload {
                 body_base64: Some(STANDARD.encode(bytes).into()),
                 ..Payload::default()

@@ -114,6 +114,11 @@ impl<K: Clone + Eq + Hash + Ord, V> Frequent<K, V> {
         self.kept.is_empty()
     }
 
+    /// All that are kept, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.kept.iter().map(|kept| (&kept.key, &kept.value))
+    }
+
     /// The most frequent first.
     pub(crate) fn finish(self) -> Vec<Counted<K, V>> {
         let counted = self.kept.into_iter().map(|kept| Counted {

@@ -170,6 +170,7 @@ impl Labels {
         join.finish(&self.by_id, &mut joined);
         let mut slices: Vec<RightSlice> = joined
             .slices
+            .figures()
             .into_iter()
             .map(|(slice, pairs)| RightSlice {
                 slice,

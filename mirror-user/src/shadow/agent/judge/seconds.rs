@@ -12,7 +12,7 @@ use mirror_rollout::noise::Twin;
 use super::{Judge, Service, lock};
 use crate::config;
 use crate::metrics;
-use crate::shadow::compare::{Comparison, Verdict};
+use crate::shadow::compare::{Comparison, Room, Verdict};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::health::{Health, News, Queue};
 use crate::shadow::message::{Exchange, ExchangeId};
@@ -170,10 +170,11 @@ impl Service {
         exchange: &Exchange,
         seconds: &Seconds,
         comparison: &mut Comparison,
+        room: &Room,
     ) {
         let firsts = [Some(&exchange.production), exchange.shadow.as_ref().ok()];
         for (twin, first) in Twin::ALL.into_iter().zip(firsts) {
-            let found = match noise::itself(&self.comparer, first, seconds.of(twin)) {
+            let found = match noise::itself(&self.comparer, first, seconds.of(twin), room) {
                 None => continue,
                 Some(Ok(verdict)) => Some(verdict),
                 Some(Err(why)) => {
@@ -203,7 +204,11 @@ impl Service {
             before
         };
         let Some(before) = before else { return };
-        let verdict = self.comparer.agree(&before, &exchange.production);
+        let room = Room::beside(&exchange.request.lease);
+        let verdict = self.comparer.agree(&before, &exchange.production, &room);
+        if room.is_short() {
+            return;
+        }
         let (_, said) = &mut *lock(&self.noise.traffic);
         said.repeated += 1;
         said.differing += u64::from(verdict != Verdict::Match);

@@ -76,6 +76,8 @@ struct Line {
     name: String,
     items: mpsc::Receiver<Item>,
     progress: Arc<Progress>,
+    /// Nobody fills it any more.
+    is_over: bool,
 }
 
 /// Wakes the capture thread, once for all that has come until it looks.
@@ -135,6 +137,7 @@ impl Outlet {
             name: name.to_owned(),
             items,
             progress: Arc::clone(&progress),
+            is_over: false,
         };
         // Nobody listens when the agent is gone.
         let _ = self.lines.send(line);
@@ -188,8 +191,12 @@ impl Inlet {
         for _ in 0..TURNS {
             self.left = false;
             for line in &mut self.lines {
-                let Ok(item) = line.items.try_recv() else {
-                    continue;
+                let item = match line.items.try_recv() {
+                    Ok(item) => item,
+                    Err(error) => {
+                        line.is_over = error == mpsc::error::TryRecvError::Disconnected;
+                        continue;
+                    }
                 };
                 self.left = true;
                 let (copies, go_on) = take(line.tap, &line.name, item);
@@ -204,6 +211,7 @@ impl Inlet {
                 break;
             }
         }
+        self.lines.retain(|line| !line.is_over);
         count
     }
 }

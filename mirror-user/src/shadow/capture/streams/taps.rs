@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -10,7 +11,7 @@ use super::door::Stream;
 use super::error::{Refusal, Refusals, Refused};
 use super::keep::{BASE, Got, Keep, Memories};
 use super::line::Outlet;
-use crate::shadow::capture::roster::Roster;
+use crate::shadow::capture::roster::{Roster, Seat};
 use crate::shadow::memory::Memory;
 use crate::shadow::message::TapId;
 use crate::transport::frame::{self, Hello, Kind};
@@ -29,6 +30,7 @@ pub(crate) struct Taps {
 
 /// One tap's place, which has one connection at a time.
 struct Slot {
+    name: String,
     keep: tokio::sync::Mutex<Keep>,
     /// Number of the newest connection.
     newest: watch::Sender<u64>,
@@ -69,7 +71,7 @@ impl Taps {
         hello: Hello,
         stop: watch::Receiver<bool>,
     ) -> Result<(), Refused> {
-        let slot = self.slot(name)?;
+        let (slot, _seat) = self.slot(name)?;
         let mut mine = 0;
         slot.newest.send_modify(|newest| {
             *newest += 1;
@@ -131,14 +133,16 @@ impl Taps {
         keeps.filter_map(|mut keep| keep.got()).collect()
     }
 
-    fn slot(&self, name: &str) -> Result<Arc<Slot>, Refused> {
-        let id = self
+    fn slot(&self, name: &str) -> Result<(Arc<Slot>, Seat), Refused> {
+        let (id, seat) = self
             .roster
-            .number(name)
+            .connect(name, Instant::now())
             .ok_or_else(|| Refusal::TooManyTaps.because("there are too many taps"))?;
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|&id, slot| self.roster.is(id, &slot.name));
         let slot = slots.entry(id).or_insert_with(|| {
             Arc::new(Slot {
+                name: name.to_owned(),
                 keep: Keep::new(
                     id,
                     name,
@@ -150,6 +154,6 @@ impl Taps {
                 newest: watch::Sender::new(0),
             })
         });
-        Ok(Arc::clone(slot))
+        Ok((Arc::clone(slot), seat))
     }
 }

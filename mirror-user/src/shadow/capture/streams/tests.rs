@@ -74,11 +74,11 @@ impl Scene {
             ..crate::shadow::fixtures::shadow()
         };
         change(&mut config);
+        let memory = Memory::new(256 << 20);
         let mut capture = Capture::open(&config, Vec::new()).unwrap();
         capture.resume(left);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let memory = Memory::new(256 << 20);
         let streams = capture
             .listen(listener, door(&config), &memory, api)
             .unwrap();

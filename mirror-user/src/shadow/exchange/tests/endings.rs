@@ -150,3 +150,25 @@ fn the_body_s_first_byte_has_a_time_and_its_length_is_known() {
     check(&[chunked, "5\r\n", "abc", "de\r\n0\r\n\r\n"], Some(2), 5);
     check(&[chunked, "0\r\n\r\n"], None, 0);
 }
+
+#[test]
+fn a_tap_that_is_forgotten_takes_its_connections_with_it() {
+    let mut talk = Talk::new();
+    let mut table = Table::new();
+    table.exchanges.streams(TapId(9), true, Duration::ZERO);
+    let mut segments = talk.open();
+    segments.push(talk.client(post("/a", "abc")));
+    table.feed(segments);
+    table.told.clear();
+    let mut events = Vec::new();
+    table.exchanges.forget_tap(TapId(8), &mut events);
+    assert!(events.is_empty() && table.exchanges.connections() == 1);
+    table.exchanges.forget_tap(TapId(9), &mut events);
+    table.tell(events);
+    table.told(&["dropped 1 response_incomplete", "closed 1"]);
+    assert_eq!(
+        (table.exchanges.connections(), table.exchanges.deadline()),
+        (0, None)
+    );
+    table.empty();
+}
