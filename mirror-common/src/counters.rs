@@ -67,6 +67,8 @@ mod pod {
     unsafe impl aya::Pod for Sent {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::measure::ArmCounters {}
+    // SAFETY: integers, `repr(C)`, no padding, every bit pattern is a value.
+    unsafe impl aya::Pod for crate::measure::ByClient {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::connection::Connection {}
     // SAFETY: as above.
@@ -84,7 +86,7 @@ mod tests {
     use crate::connection::Connection;
     use crate::flow::{Endpoint, Flow};
     use crate::histogram::{Latency, RunTime};
-    use crate::measure::ArmCounters;
+    use crate::measure::{ArmCounters, ByClient};
     use crate::policy::{Agent, Budget, Service, Tap};
     use crate::steer::{Arrivals, Choice, Health, Steering};
     use crate::translate::{Ports, Translation};
@@ -106,6 +108,7 @@ mod tests {
             ("Flow", size_of::<Flow>()),
             ("Connection", size_of::<Connection>()),
             ("ArmCounters", size_of::<ArmCounters>()),
+            ("ByClient", size_of::<ByClient>()),
             ("Steering", size_of::<Steering>()),
             ("reasons", Reason::COUNT),
             ("Health", size_of::<Health>()),
@@ -114,7 +117,7 @@ mod tests {
             ("choices", Choice::COUNT),
             ("Arrivals", size_of::<Arrivals>()),
         ];
-        let version_6 = [
+        let version_7 = [
             ("Endpoint", 24),
             ("Service", 80),
             ("Agent", 104),
@@ -127,6 +130,7 @@ mod tests {
             ("Flow", 48),
             ("Connection", 128),
             ("ArmCounters", 240),
+            ("ByClient", 1024),
             ("Steering", 272),
             ("reasons", 29),
             ("Health", 16),
@@ -135,6 +139,6 @@ mod tests {
             ("choices", 12),
             ("Arrivals", 16),
         ];
-        assert_eq!((crate::ABI_VERSION, layouts), (6, version_6));
+        assert_eq!((crate::ABI_VERSION, layouts), (7, version_7));
     }
 }

@@ -24,4 +24,4 @@ pub mod verdict;
 ///
 /// Pins live in a directory of this number, so two layouts never meet.
 /// `counters::tests::layouts_are_versioned` fails when a layout changes and this number does not.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -3,7 +3,9 @@
 use core::ops::AddAssign;
 
 use crate::connection::Seen;
+use crate::flow::Endpoint;
 use crate::packet::{ACK, FIN, Packet, RST, SYN};
+use crate::siphash::siphash;
 use crate::steer::Choice;
 use crate::tunnel::{Arm, Direction};
 
@@ -54,6 +56,56 @@ pub struct ArmCounters {
     pub early: [u64; 2],
 }
 
+/// Clients of a version are put together into so many clusters: those that share one count as one.
+pub const CLUSTERS: usize = 64;
+
+/// A client's cluster, by the service's key.
+#[inline(always)]
+pub const fn cluster(client: &Endpoint, key: [u64; 2]) -> usize {
+    let [high, low] = client.address.lanes();
+    // Where a connection has its own cluster, its port stands here.
+    siphash::<1, 3, 3>(key, &[high, low, 0]) as usize % CLUSTERS
+}
+
+/// One version's connections by their clients' clusters: whose they are that fail. Row = as of [`ArmCounters`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByClient {
+    /// New connections.
+    pub connections: [u64; CLUSTERS],
+    /// Those that the server reset, and SYNs that it left unanswered.
+    pub failed: [u64; CLUSTERS],
+}
+
+impl Default for ByClient {
+    fn default() -> Self {
+        Self {
+            connections: [0; CLUSTERS],
+            failed: [0; CLUSTERS],
+        }
+    }
+}
+
+impl AddAssign<&Self> for ByClient {
+    fn add_assign(&mut self, other: &Self) {
+        add(&mut self.connections, &other.connections);
+        add(&mut self.failed, &other.failed);
+    }
+}
+
+fn add<const N: usize>(sums: &mut [u64; N], values: &[u64; N]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
+    }
+}
+
+/// Whether the version has failed a connection with this packet.
+#[inline(always)]
+pub const fn fails(direction: Direction, seen: &Seen, on_trial: bool) -> bool {
+    let by_server = matches!(direction, Direction::Response);
+    seen.unanswered || seen.reset && by_server && on_trial
+}
+
 impl ArmCounters {
     /// Counts a packet and what it told; a reset only where it tells of the version on trial.
     #[inline(always)]
@@ -82,11 +134,6 @@ impl ArmCounters {
 
 impl AddAssign<&Self> for ArmCounters {
     fn add_assign(&mut self, other: &Self) {
-        fn add<const N: usize>(sums: &mut [u64; N], values: &[u64; N]) {
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum += value;
-            }
-        }
         add(&mut self.choices, &other.choices);
         self.answered += other.answered;
         self.delivered += other.delivered;

@@ -8,7 +8,7 @@ use mirror_common::connection::Connection;
 use mirror_common::counters::{Counters, Sent};
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::histogram::{Latency, RunTime};
-use mirror_common::measure::ArmCounters;
+use mirror_common::measure::{ArmCounters, ByClient};
 use mirror_common::policy::{
     Agent, Budget, MAX_AGENTS, MAX_ENDPOINTS, MAX_RINGS, MAX_SERVICES, Service, Tap,
 };
@@ -117,6 +117,10 @@ pub static OPENING: Array<u64> = Array::pinned(MAX_SERVICES, 0);
 /// Service index * 2 + arm -> what that version does. Written by the tap.
 #[map]
 pub static ARMS: PerCpuArray<ArmCounters> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
+
+/// The same -> whose its connections are, and whose fail. Written by the tap.
+#[map]
+pub static CLIENTS: PerCpuArray<ByClient> = PerCpuArray::pinned(MAX_SERVICES * 2, 0);
 
 /// `measure::handshake_key` -> how long a version's handshakes take. The daemon makes the entries, of
 /// services with a canary only, since they are large.

@@ -9,7 +9,7 @@ use core::ops::ControlFlow;
 use mirror_common::checksum;
 use mirror_common::connection::{Connection, Said, Seen, side, state};
 use mirror_common::flow::{Endpoint, Flow};
-use mirror_common::measure::may_end_handshake;
+use mirror_common::measure::{fails, may_end_handshake};
 use mirror_common::packet::{FIN, Packet, RST, SYN};
 use mirror_common::policy::{self, Service, WHOLE, here, opens};
 use mirror_common::steer::{Choice, Readiness, Socket, Steering, flag};
@@ -272,7 +272,7 @@ impl<H: Hand> Case<'_, H> {
             if !H::LOCAL && !connection.is_away() {
                 return Break(None);
             }
-            tally::choice(self.service, choice);
+            tally::choice(self.service, self.flow, choice);
             if is_known && (!within || connection.is_away()) {
                 // Nor are the ports' last connection's packets to be taken for this one's.
                 let _ = maps::CONNECTIONS.remove(self.flow);
@@ -388,6 +388,9 @@ impl<H: Hand> Case<'_, H> {
         if let Some(counters) = tally::of(connection.service, arm) {
             let is_on_trial = connection.is_since(self.steering.trial_ns);
             counters.count(self.packet, self.direction, seen, is_on_trial);
+            if fails(self.direction, seen, is_on_trial) {
+                tally::client(self.service, self.flow, arm, true);
+            }
         }
         tally::sample(connection.service, arm, seen);
         Followed { arm, onward }
@@ -533,7 +536,7 @@ impl<H: Hand> Case<'_, H> {
     fn join(&self, now: u64) -> Option<Arm> {
         let service = self.service;
         if self.is_arriving() && self.ends_handshake_of_canary(now) {
-            tally::choice(service, Choice::Cookie);
+            tally::choice(service, self.flow, Choice::Cookie);
             return Some(Arm::Canary);
         }
         // Whatever carries no bytes tells nothing of a connection that is met midway.

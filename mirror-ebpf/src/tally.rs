@@ -1,7 +1,8 @@
 //! What is counted of each version.
 
 use mirror_common::connection::Seen;
-use mirror_common::measure::{ArmCounters, handshake_key};
+use mirror_common::flow::Flow;
+use mirror_common::measure::{ArmCounters, cluster, handshake_key};
 use mirror_common::packet::{Packet, RST};
 use mirror_common::policy::Service;
 use mirror_common::steer::Choice;
@@ -23,13 +24,32 @@ pub fn sample(service: u32, arm: Arm, seen: &Seen) {
 
 /// Counts who was chosen for a connection, and why.
 #[inline(always)]
-pub fn choice(service: &Service, choice: Choice) {
+pub fn choice(service: &Service, flow: &Flow, choice: Choice) {
+    client(service, flow, choice.arm(), false);
     if let Some(counters) = of(service.index, choice.arm())
         && let Some(counter) = counters
             .choices
             .get_mut(core::hint::black_box(choice as u32) as usize)
     {
         *counter += 1;
+    }
+}
+
+/// Counts a connection for its client: a new one, or one that failed.
+#[inline(always)]
+pub fn client(service: &Service, flow: &Flow, arm: Arm, failed: bool) {
+    let Some(clients) = maps::CLIENTS.get_ptr_mut(service.index * 2 + arm as u32) else {
+        return;
+    };
+    // SAFETY: a per-CPU value, as in `sample`.
+    let clients = unsafe { &mut *clients };
+    let counts = match failed {
+        true => &mut clients.failed,
+        false => &mut clients.connections,
+    };
+    let at = core::hint::black_box(cluster(&flow.client, service.key) as u32);
+    if let Some(count) = counts.get_mut(at as usize) {
+        *count += 1;
     }
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 /// | `/chunked/N` | N bytes in chunks, and a trailer |
 /// | `/delay/MS` | the request's body, after MS milliseconds |
 /// | `/status/CODE` | that status, with an empty body |
+/// | `/reset` | none: the server resets the connection |
 /// | `/label` | JSON as a classifier would answer, made from the request's body |
 /// | anything else | 404 |
 ///

@@ -19,7 +19,7 @@ use crate::client::Exchange;
 use crate::namespace::Namespace;
 
 /// How often a thread looks whether it should stop.
-const TURN: Duration = Duration::from_millis(50);
+pub(crate) const TURN: Duration = Duration::from_millis(50);
 
 /// What passed, or did not, of one direction of a connection.
 #[derive(Clone, Debug, Default)]
@@ -202,7 +202,7 @@ impl Drop for Relay {
 }
 
 /// Passes a connection on to the agent, both ways, until it ends.
-fn pass_on(namespace: &Namespace, tap: TcpStream, agent: SocketAddr) -> io::Result<()> {
+pub(crate) fn pass_on(namespace: &Namespace, tap: TcpStream, agent: SocketAddr) -> io::Result<()> {
     tap.set_nonblocking(false)?;
     let agent = namespace.run(|| TcpStream::connect(agent))?;
     for (from, to) in [(tap.try_clone()?, agent.try_clone()?), (agent, tap)] {

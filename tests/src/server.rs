@@ -283,6 +283,7 @@ async fn respond(
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
+    let resets = path == "/reset";
     let mood = *lock(&state.mood);
     let mut answer = match mood {
         Mood::Noisy(one_in) if by_chance().is_multiple_of(one_in) => {
@@ -307,6 +308,9 @@ async fn respond(
         },
         trailers,
     });
+    if resets {
+        anyhow::bail!("reset, as asked");
+    }
     match mood {
         Mood::Answer | Mood::Noisy(_) => {}
         Mood::Late(delay) => tokio::time::sleep(delay).await,

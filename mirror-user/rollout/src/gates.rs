@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use self::clients::Clients;
 pub(super) use self::clients::in_words;
-use self::crowds::Crowds;
 pub(super) use self::crowds::FEW;
+use self::crowds::{Crowds, Dialling};
 use self::metrics::Metrics;
 use self::shadow::Compared;
 use super::plan::{Baseline, Plan};
@@ -119,8 +119,7 @@ impl Evidence {
 
     /// Takes in what may be severe. While stable fails as well, it says nothing of the canary that it fails.
     pub fn see_severe(&mut self, window: &Window, stable_fails: bool) {
-        self.clients
-            .see_severe(&window.stable, &window.canary, stable_fails);
+        self.clients.see_severe(window, stable_fails);
     }
 
     /// Takes in what the canary did before clients, beside stable, and what Prometheus says of it.

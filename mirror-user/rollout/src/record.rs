@@ -267,6 +267,9 @@ pub struct Arm {
     /// Its requests by connection, where each connection goes by the share for itself.
     #[serde(skip_serializing_if = "Clusters::is_empty")]
     pub by_connection: Clusters,
+    /// Its connections, and those that its server reset or did not answer, by client.
+    #[serde(skip_serializing_if = "Clusters::is_empty")]
+    pub connections_by_client: Clusters,
     /// CPU seconds that its server used; nothing where it cannot be seen from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
@@ -308,6 +311,7 @@ impl Default for Arm {
             complete: Latencies::default(),
             clients: Clusters::default(),
             by_connection: Clusters::default(),
+            connections_by_client: Clusters::default(),
             cpu_seconds: None,
             resident_bytes: None,
         }

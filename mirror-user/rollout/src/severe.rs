@@ -135,6 +135,10 @@ pub(super) struct Recent {
     failed: VecDeque<(Timestamp, [u64; 2])>,
     /// Who is served by either version.
     served: Served,
+    /// The same of whose connections failed, and of who opens some.
+    cut: VecDeque<(Timestamp, u64)>,
+    dialling: Served,
+    by_client: bool,
     /// When stable answered last.
     stable_answered: Option<Timestamp>,
     /// The canary was asked first, since it answered last.
@@ -179,6 +183,7 @@ impl Recent {
             of_stable.add(stable, Counts::default(), now);
             of_canary.add(canary, stable, now);
         }
+        self.by_client = window.by_client;
         self.see_clients(window, now);
         let strayed = canary.gone_astray();
         self.strayed.add(strayed, Counts::default(), now);
@@ -217,6 +222,13 @@ impl Recent {
         if failed != [0, 0] {
             self.failed.push_back((now, failed));
         }
+        self.cut.retain(|(then, _)| elapsed(*then, now) < INCIDENT);
+        self.dialling.see(&stable.connections_by_client);
+        self.dialling.see(&canary.connections_by_client);
+        let cut = canary.connections_by_client.mask(Sort::Failed);
+        if cut != 0 {
+            self.cut.push_back((now, cut));
+        }
     }
 
     /// Whether so few are failed that it may be their own doing. A gateway is no client.
@@ -229,6 +241,15 @@ impl Recent {
             _ => clients,
         };
         (1..CLIENTS).contains(&failed.count_ones())
+    }
+
+    /// The same of connections: whether those that failed are so few clients' that it may be their own doing.
+    fn cuts_few(&self, now: Timestamp) -> bool {
+        let of_late = self.cut.iter();
+        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
+        let clients = of_late.fold(0, |mask, (_, more)| mask | more);
+        let is_gateway = !self.by_client && self.dialling.effective() < FEW;
+        !is_gateway && (1..CLIENTS).contains(&clients.count_ones())
     }
 
     /// Takes in how long stable's answers take.
@@ -331,7 +352,9 @@ impl Recent {
                 "{events} of the canary's last {trials} requests failed"
             ));
         }
-        if let Some(Counts { events, trials }) = self.connections[1].far_worse(PART) {
+        if let Some(Counts { events, trials }) = self.connections[1].far_worse(PART)
+            && !self.cuts_few(now)
+        {
             return Some(format!(
                 "{events} of the canary's last {trials} connections were reset by its server or not answered"
             ));

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use mirror_common::counters::{Counters, Sent};
 use mirror_common::histogram::{Latency, RunTime};
-use mirror_common::measure::{ArmCounters, handshake_key};
+use mirror_common::measure::{ArmCounters, ByClient, handshake_key};
 use mirror_common::tunnel::Arm;
 
 use super::maps::map_error;
@@ -15,6 +15,7 @@ use super::{Error, Hook, pins};
 pub(super) const COUNTERS: &str = "COUNTERS";
 pub(super) const SENT: &str = "SENT";
 pub(super) const ARMS: &str = "ARMS";
+pub(super) const CLIENTS: &str = "CLIENTS";
 pub(super) const HANDSHAKES: &str = "HANDSHAKES";
 const RUN_TIME: &str = "RUN_TIME";
 
@@ -32,6 +33,9 @@ pub trait Counts: fmt::Debug + Send + Sync {
     /// What one version of a service does, all CPUs together.
     fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error>;
 
+    /// Whose its connections are, and whose fail, all CPUs together.
+    fn clients(&self, row: u32, arm: Arm) -> Result<ByClient, Error>;
+
     /// How long one version's handshakes take, all CPUs together; nothing where they are not measured.
     fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error>;
 }
@@ -42,6 +46,7 @@ pub(super) struct Pinned {
     run_time: PerCpuArray<MapData, RunTime>,
     sent: PerCpuArray<MapData, Sent>,
     arms: PerCpuArray<MapData, ArmCounters>,
+    clients: PerCpuArray<MapData, ByClient>,
     handshakes: PerCpuHashMap<MapData, u32, Latency>,
 }
 
@@ -59,6 +64,7 @@ impl Pinned {
             run_time: per_cpu(maps, RUN_TIME)?,
             sent: per_cpu(maps, SENT)?,
             arms: per_cpu(maps, ARMS)?,
+            clients: per_cpu(maps, CLIENTS)?,
             handshakes: PerCpuHashMap::try_from(Map::PerCpuHashMap(pins::open(maps, HANDSHAKES)?))
                 .map_err(|source| map_error(HANDSHAKES, source))?,
         })
@@ -85,6 +91,11 @@ impl Counts for Pinned {
     fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
         let values = self.arms.get(&(row * 2 + arm as u32), 0);
         sum(values.map_err(|source| map_error(ARMS, source))?)
+    }
+
+    fn clients(&self, row: u32, arm: Arm) -> Result<ByClient, Error> {
+        let values = self.clients.get(&(row * 2 + arm as u32), 0);
+        sum(values.map_err(|source| map_error(CLIENTS, source))?)
     }
 
     fn handshakes(&self, row: u32, arm: Arm) -> Result<Latency, Error> {

@@ -2,12 +2,12 @@
 
 use aya::maps::{MapError, PerCpuHashMap, PerCpuValues};
 use mirror_common::histogram::Latency;
-use mirror_common::measure::{ArmCounters, handshake_key};
+use mirror_common::measure::{ArmCounters, ByClient, handshake_key};
 use mirror_common::steer::{Arrivals, Health, Steering};
 use mirror_common::translate::Ports;
 use mirror_common::tunnel::Arm;
 
-use super::counts::{ARMS, HANDSHAKES};
+use super::counts::{ARMS, CLIENTS, HANDSHAKES};
 use super::maps::map_error;
 use super::{DataPlane, Error};
 
@@ -69,6 +69,7 @@ impl DataPlane {
     pub(super) fn clear_arms(&mut self, row: u32) -> Result<(), Error> {
         for arm in [Arm::Stable, Arm::Canary] {
             self.clear_per_cpu::<ArmCounters>(ARMS, row * 2 + arm as u32)?;
+            self.clear_per_cpu::<ByClient>(CLIENTS, row * 2 + arm as u32)?;
             let _ = self.histograms()?.remove(&handshake_key(row, arm));
         }
         Ok(())

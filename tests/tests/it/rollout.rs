@@ -6,6 +6,7 @@ mod crowd;
 mod finished;
 mod held;
 mod killed;
+mod lied;
 mod metrics;
 mod noisy;
 mod orders;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::resources::Resources;
-use super::{Crowds, Events, Gate, Role, Unit, percent};
+use super::{Crowds, Dialling, Events, Gate, Role, Unit, percent};
 use crate::plan::{Baseline, Canary, Plan};
-use crate::record::Arm;
+use crate::record::{Arm, Window};
 use crate::statistics::{Counts, Latencies, QuantileRatio, Rate, ShortBodies, Sort, Verdict};
 
 /// What the canary has shown before clients so far.
@@ -16,6 +16,8 @@ pub(super) struct Clients {
     limits: Canary,
     ends: Vec<End>,
     connections: Events,
+    dialling: Dialling,
+    compared: bool,
     hard: Rate,
     hard_crowds: Crowds,
     waits: Vec<Wait>,
@@ -151,6 +153,8 @@ impl Clients {
         Self {
             ends: ends(&limits, compared).into_iter().map(end).collect(),
             connections: Events::new(compared, limits.hard_reset_delta, alpha),
+            dialling: Dialling::new(),
+            compared,
             hard: Rate::at_most(limits.hard_error_rate, alpha),
             hard_crowds: Crowds::of(Sort::Failed),
             waits: waits(&limits, compared).map(wait).collect(),
@@ -163,7 +167,9 @@ impl Clients {
         }
     }
 
-    pub(super) fn see_severe(&mut self, stable: &Arm, canary: &Arm, stable_fails: bool) {
+    pub(super) fn see_severe(&mut self, window: &Window, stable_fails: bool) {
+        let (stable, canary) = (&window.stable, &window.canary);
+        self.dialling.see(window, self.compared);
         self.connections
             .observe(stable.failed_connections(), canary.failed_connections());
         let [stable_failed, canary_failed] = [stable, canary].map(Arm::failed);
@@ -218,7 +224,7 @@ impl Clients {
                 "{events} of {trials} requests of the canary failed, which is proven to be more than hard_error_rate = {limit}"
             ));
         }
-        let connections = self.connections.finding(None);
+        let connections = self.connections.finding(self.dialling.crowd());
         (connections.verdict == Verdict::Worse).then(|| {
             let ([_, events], [_, trials]) = (connections.events, connections.trials);
             let limit = self.limits.hard_reset_delta;
@@ -252,9 +258,10 @@ impl Clients {
         let hard = self.hard.finding_of(self.hard_crowds.crowd());
         let hard = Gate::of("hard errors", Unit::Share, limit, hard);
         gates.push(hard.with(Role::Severe));
+        let crowd = self.dialling.crowd();
         let connections = self
             .connections
-            .gate("connections", limits.hard_reset_delta, None);
+            .gate("connections", limits.hard_reset_delta, crowd);
         gates.push(connections.with(Role::Severe));
         gates.extend(self.resources.gates(""));
         gates

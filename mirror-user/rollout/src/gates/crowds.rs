@@ -1,6 +1,6 @@
 //! Whose requests a gate goes by: of clients, or of connections where few clients share them all.
 
-use crate::record::Arm;
+use crate::record::{Arm, Window};
 use crate::statistics::{Clustering, Crowd, Sort};
 
 /// With fewer clients, weighted by their requests, one of them decides too much.
@@ -40,5 +40,37 @@ impl Crowds {
         // A gateway is no client: behind it are many, each on connections of its own.
         let is_gateway = clients.effective < FEW;
         connections.filter(|_| is_gateway).or(Some(clients))
+    }
+}
+
+/// Whose connections the kernel counts. Every one goes by itself but for what its client does to it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Dialling {
+    clients: Clustering,
+    by_client: bool,
+}
+
+impl Dialling {
+    pub(super) fn new() -> Self {
+        Self {
+            clients: Clustering::of(Sort::Failed),
+            by_client: true,
+        }
+    }
+
+    pub(super) fn see(&mut self, window: &Window, compared: bool) {
+        let [stable, canary] =
+            [&window.stable, &window.canary].map(|arm| &arm.connections_by_client);
+        match compared {
+            true => self.clients.observe([stable, canary]),
+            false => self.clients.observe_alone(canary),
+        }
+        self.by_client = window.by_client;
+    }
+
+    /// Behind a gateway are many, whose connections go by the share one by one.
+    pub(super) fn crowd(&self) -> Option<Crowd> {
+        let crowd = self.clients.crowd()?;
+        (self.by_client || crowd.effective >= FEW).then_some(crowd)
     }
 }

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 /// So many clusters there are: clients that share one count as one.
-pub const CLUSTERS: usize = 64;
+pub const CLUSTERS: usize = mirror_common::measure::CLUSTERS;
 
 /// What is counted of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

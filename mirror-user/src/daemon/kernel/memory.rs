@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use mirror_common::counters::{Counters, Sent};
 use mirror_common::histogram::{Latency, RunTime};
-use mirror_common::measure::ArmCounters;
+use mirror_common::measure::{ArmCounters, ByClient};
 use mirror_common::tunnel::Arm;
 
 use super::*;
@@ -106,6 +106,10 @@ impl Counts for Counted {
     fn arm(&self, row: u32, arm: Arm) -> Result<ArmCounters, Error> {
         let arms = self.arms.lock().unwrap();
         Ok(arms.get(&(row, arm as u32)).copied().unwrap_or_default())
+    }
+
+    fn clients(&self, _: u32, _: Arm) -> Result<ByClient, Error> {
+        Ok(ByClient::default())
     }
 
     fn handshakes(&self, _: u32, _: Arm) -> Result<Latency, Error> {

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror_common::flow::Address;
+use mirror_common::flow::Endpoint;
+use mirror_common::measure::cluster;
 use mirror_common::policy;
 use mirror_common::record::Record;
 use mirror_common::siphash::siphash;
@@ -379,11 +380,10 @@ impl Begun {
 
 /// The clusters of a client and of its connection: keyed, so that nobody chooses with whom it is counted.
 fn clusters(client: SocketAddr, key: [u64; 2]) -> [usize; 2] {
-    let [high, low] = Address::from(client.ip()).lanes();
-    [0, client.port()].map(|port| {
-        let hash = siphash::<1, 3, 3>(key, &[high, low, port.into()]);
-        (hash % CLUSTERS as u64) as usize
-    })
+    let endpoint = Endpoint::from(client);
+    let [high, low] = endpoint.address.lanes();
+    let hash = siphash::<1, 3, 3>(key, &[high, low, endpoint.port().into()]);
+    [cluster(&endpoint, key), (hash % CLUSTERS as u64) as usize]
 }
 
 /// What the client knows of an exchange without a whole response.

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use mirror_common::measure::ArmCounters;
+use mirror_common::measure::{ArmCounters, ByClient};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 use mirror_rollout::plan::Baseline;
 use mirror_rollout::record::{Arm, Control, Shadow, Slice};
-use mirror_rollout::statistics::{Clusters, Counts, Latencies, Pairs};
+use mirror_rollout::statistics::{CLUSTERS, Clusters, Counts, Latencies, Pairs, Sort};
 
 use crate::control::ServerUse;
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
@@ -21,6 +21,7 @@ use crate::shadow::summary::{
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
     pub(super) counters: ArmCounters,
+    pub(super) by_client: ByClient,
     pub(super) looked: Looked,
     /// The share of its connections that is read now.
     pub(super) sample: f64,
@@ -68,12 +69,28 @@ pub(super) fn arm(now: &Counted, then: &Counted) -> Arm {
         complete: waited(Wait::End),
         clients: clusters(0),
         by_connection: clusters(1),
+        connections_by_client: connections(&then.by_client, &now.by_client),
         cpu_seconds: now
             .server
             .zip(then.server)
             .map(|(now, then)| (now.cpu_seconds - then.cpu_seconds).max(0.0)),
         resident_bytes: now.server.map(|server| server.resident_bytes),
     }
+}
+
+/// Connections, and those that failed, by their clients.
+fn connections(then: &ByClient, now: &ByClient) -> Clusters {
+    let since =
+        |of: fn(&ByClient) -> &[u64; CLUSTERS], at: usize| of(now)[at].saturating_sub(of(then)[at]);
+    let row = |at: usize| {
+        let failed = since(|counted| &counted.failed, at);
+        let mut row = [0; Sort::COUNT];
+        row[Sort::Failed as usize] = failed;
+        // One that fails may have been opened in an earlier window.
+        row[Sort::Requests as usize] = since(|counted| &counted.connections, at).max(failed);
+        (at as u8, row)
+    };
+    (0..CLUSTERS).map(row).collect()
 }
 
 /// Connections that were the canary's and went to stable, by why.
@@ -283,6 +300,7 @@ mod tests {
     fn an_arm_did_what_was_counted_since() {
         let mut then = Counted {
             counters: ArmCounters::default(),
+            by_client: ByClient::default(),
             looked: Looked::default(),
             sample: 1.0,
             server: None,
@@ -297,6 +315,8 @@ mod tests {
         now.counters.choices[Choice::Canary as usize] = 6;
         (now.counters.resets, now.counters.bytes) = ([5, 2], [900, 1]);
         (now.counters.unanswered, now.sample) = (3, 0.5);
+        (now.by_client.connections[5], now.by_client.failed[5]) = (6, 2);
+        now.by_client.failed[63] = 1;
         now.looked.wait_mut(Wait::Body).count_in(1_000_000);
         let arm = arm(&now, &then);
         assert_eq!((arm.connections, arm.unanswered_connections), (6, 3));
@@ -311,6 +331,14 @@ mod tests {
         );
         assert_eq!((arm.first_body.count(), arm.complete.count()), (1, 0));
         assert_eq!(arm.sample, 0.75);
+        let row = |connections, failed| {
+            let mut row = [0; Sort::COUNT];
+            row[Sort::Requests as usize] = connections;
+            row[Sort::Failed as usize] = failed;
+            row
+        };
+        let by_client = [(5, row(6, 2)), (63, row(1, 1))].into_iter().collect();
+        assert_eq!(arm.connections_by_client, by_client);
         assert_eq!(super::arm(&then, &then), Arm::default());
         now.counters.choices[Choice::NoCanary as usize] = 2;
         now.counters.choices[Choice::NoAnswer as usize] = 1;

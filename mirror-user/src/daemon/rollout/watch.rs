@@ -330,6 +330,7 @@ impl Core {
         let tally = self.local_reader.tally(config.id);
         Ok(Counted {
             counters: self.kernel.counts().arm(service.row, arm)?,
+            by_client: self.kernel.counts().clients(service.row, arm)?,
             looked: tally.map_or_else(Looked::default, |tally| tally.read(arm)),
             sample: self.local_reader.sample(config.id)[arm as usize],
             server: self.servers.usage().get(&server).map(Into::into),

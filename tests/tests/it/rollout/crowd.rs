@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tests::{Client, Request, Trial, eventually_within};
+use tests::{Client, Mood, Request, Trial, eventually_within};
 
 use super::{LONG, Pilot, by_hand, request};
 
@@ -94,6 +94,69 @@ fn one_client_takes_no_version_back() {
     );
     let explained = pilot.order(&["status"]);
     assert!(explained.contains("since clients differ"), "{explained}");
+}
+
+/// Connections of the canary that the kernel has seen reset by its server, as the gate knows them.
+fn cut(pilot: &Pilot) -> anyhow::Result<u64> {
+    let state = pilot.state()?;
+    let gates = state["gates"].as_array().cloned().unwrap_or_default();
+    let gate = gates.iter().find(|gate| gate["name"] == "connections");
+    let events = gate.and_then(|gate| gate["finding"]["events"][1].as_u64());
+    events.ok_or_else(|| anyhow::anyhow!("{state:#}"))
+}
+
+/// Every connection of one client ends in a reset by the server, which the kernel counts; those of thirty others do not.
+#[test]
+fn resets_of_one_client_take_no_version_back() {
+    let Some((pilot, clients)) = crowd(0.5) else {
+        return;
+    };
+    let of_canary = || pilot.trial.canary[0].received().len();
+    let meets_canary = |client: &&Client| {
+        let before = of_canary();
+        client.load(1, 1, |_, index| request(index)).unwrap();
+        of_canary() > before
+    };
+    let cutter = clients.iter().find(meets_canary).expect("half of them do");
+    let sent = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..POISON {
+                let got = cutter.load(1, 1, |_, _| Request::post("/reset", b"x"));
+                assert!(got.is_err(), "{got:?}");
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let is_over = || sent.load(Ordering::Relaxed) >= POISON && of_canary() > 4 * POISON;
+        ask_until(&clients, is_over);
+    });
+    eventually_within(LONG, "the daemon has counted all of them", || {
+        let cut = cut(&pilot)?;
+        anyhow::ensure!(cut == POISON as u64, "{cut}");
+        Ok(())
+    });
+    let said = pilot.state().unwrap();
+    let stays = (said["stage"].as_u64(), pilot.share());
+    assert_eq!(stays, (Some(0), 0.5), "{said:#}");
+}
+
+/// A canary that does so to all of its clients is rolled back.
+#[test]
+fn resets_of_all_clients_take_it_back() {
+    let Some((pilot, clients)) = crowd(0.5) else {
+        return;
+    };
+    pilot.trial.canary[0].set_mood(Mood::Reset);
+    let is_back = || pilot.share() == 0.0;
+    let next = AtomicUsize::new(0);
+    while !is_back() {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        // Those of the canary fail.
+        let _ = clients[at % clients.len()].load(1, 1, |_, _| request(at));
+    }
+    let said = pilot.wait_for("rolled_back");
+    let reason = said["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("reset by its server"), "{said:#}");
 }
 
 #[test]

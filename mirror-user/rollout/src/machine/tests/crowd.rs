@@ -133,3 +133,55 @@ fn a_gateway_is_told_by_its_connections() {
         told.assert("rolling back", 0.0);
     }
 }
+
+/// Clients with so many connections each, and so many of them that were reset.
+fn dialled(resets: &[(u8, [u64; 2])]) -> Arm {
+    let own: Vec<Asks> = resets
+        .iter()
+        .map(|&(at, counts)| (at, counts, false))
+        .collect();
+    let mut arm = arm_of(&well_asking(0..0));
+    arm.connections_by_client = clusters(&own);
+    arm.connections = resets.iter().map(|(_, [opened, _])| opened).sum();
+    arm.resets = resets.iter().map(|(_, [_, reset])| reset).sum();
+    arm
+}
+
+/// Of thirty clients of the canary so many have each of their connections reset.
+fn reset_for(clients: u8) -> Window {
+    let stable: Vec<_> = (0..30).map(|at| (at, [3, 0])).collect();
+    let canary = (30..60).map(|at| (at, [3, if at < 30 + clients { 3 } else { 0 }]));
+    Window {
+        stable: dialled(&stable),
+        canary: dialled(&canary.collect::<Vec<_>>()),
+        by_client: true,
+        ..Window::default()
+    }
+}
+
+#[test]
+fn resets_of_one_client_take_no_version_back() {
+    for (clients, expected) in [(1, "stage 1"), (30, "rolling back")] {
+        let mut told = at_first_stage();
+        told.see_for(90, &reset_for(clients));
+        let share = if clients == 1 { 0.25 } else { 0.0 };
+        told.assert(expected, share);
+    }
+}
+
+/// One client alone meets the canary, and has every connection reset: nobody knows whose doing that is, but behind a
+/// gateway are many.
+#[test]
+fn resets_of_the_only_client_tell_nothing_but_behind_a_gateway() {
+    for (by_client, expected, share) in [(true, "stage 1", 0.25), (false, "rolling back", 0.0)] {
+        let window = Window {
+            stable: dialled(&[(7, [90, 0])]),
+            canary: dialled(&[(7, [30, 30])]),
+            by_client,
+            ..Window::default()
+        };
+        let mut told = at_first_stage();
+        told.see_for(90, &window);
+        told.assert(expected, share);
+    }
+}
