@@ -44,11 +44,16 @@ pub(super) enum Bet {
 const EDGE: f64 = 1e-6;
 /// No single request takes more of a bet than this part.
 const LARGEST_LOSS: f64 = 0.99;
+/// After a smaller step, as a part, the next one is nothing.
+const CLOSE: f64 = 1e-4;
 
 /// A rate whose odds are `odds` times as far on `side` as those of `rate`.
 pub(super) fn beyond(side: Side, rate: f64, odds: f64) -> f64 {
     let rate = rate.clamp(1e-4, 1.0 - 1e-4);
-    let odds = rate / (1.0 - rate) * odds.powf(side.sign());
+    let odds = match side {
+        Side::Above => rate / (1.0 - rate) * odds,
+        Side::Below => rate / (1.0 - rate) / odds,
+    };
     odds / (1.0 + odds)
 }
 
@@ -83,7 +88,14 @@ impl Stake {
 
     /// ln of what it makes of so many events, and of so many trials without one.
     fn ln(self, events: f64, others: f64) -> f64 {
-        events * (self.k * (1.0 - self.at)).ln_1p() + others * (-self.k * self.at).ln_1p()
+        let part = |count: f64, stake: f64| {
+            if count == 0.0 {
+                0.0
+            } else {
+                count * stake.ln_1p()
+            }
+        };
+        part(events, self.k * (1.0 - self.at)) + part(others, -self.k * self.at)
     }
 
     fn gain(self, counts: Counts) -> f64 {
@@ -172,30 +184,37 @@ fn stakes(side: Side, margin: f64, believed: [f64; 2], trials: [f64; 2]) -> Opti
 }
 
 /// Stable's rate at the point `canary = stable + margin` that is nearest to what is believed: the
-/// smallest sum of trials times Kullback-Leibler divergence, by Newton's method in a bracket.
+/// smallest sum of trials times Kullback-Leibler divergence, by Newton's method in a bracket. It begins where
+/// that is for events that are rare, which a quadratic equation tells.
 fn nearest(margin: f64, [stable, canary]: [f64; 2], trials: [f64; 2]) -> f64 {
     let floor = (-margin).max(0.0) + EDGE;
     let ceiling = (1.0 - margin).min(1.0) - EDGE;
     let other = canary - margin;
     let mut low = stable.min(other).clamp(floor, ceiling);
     let mut high = stable.max(other).clamp(floor, ceiling);
-    let mean = (trials[0] * stable + trials[1] * other) / (trials[0] + trials[1]);
-    let mut at = mean.clamp(low, high);
+    let all = trials[0] + trials[1];
+    let events = trials[0] * stable + trials[1] * canary;
     if margin == 0.0 {
-        return at;
+        return (events / all).clamp(low, high);
     }
-    let bend = |rate: f64, at: f64| rate / (at * at) + (1.0 - rate) / ((1.0 - at) * (1.0 - at));
+    let half = (events - all * margin) / 2.0;
+    let root = (half * half + all * trials[0] * stable * margin).max(0.0);
+    let mut at = ((half + root.sqrt()) / all).clamp(low, high);
     for _ in 0..6 {
-        let slope = trials[0] * (at - stable) / variance(at)
-            + trials[1] * (at + margin - canary) / variance(at + margin);
-        *(if slope > 0.0 { &mut high } else { &mut low }) = at;
-        let next =
-            at - slope / (trials[0] * bend(stable, at) + trials[1] * bend(canary, at + margin));
-        at = if low < next && next < high {
-            next
-        } else {
-            (low + high) / 2.0
+        let of_arm = |trials: f64, rate: f64, at: f64| {
+            let (event, other) = (1.0 / at, 1.0 / (1.0 - at));
+            let bend = rate * event * event + (1.0 - rate) * other * other;
+            (trials * (at - rate) * event * other, trials * bend)
         };
+        let of_stable = of_arm(trials[0], stable, at);
+        let of_canary = of_arm(trials[1], canary, at + margin);
+        let slope = of_stable.0 + of_canary.0;
+        *(if slope > 0.0 { &mut high } else { &mut low }) = at;
+        let step = slope / (of_stable.1 + of_canary.1);
+        at = (at - step).clamp(low, high);
+        if step.abs() <= CLOSE * at {
+            break;
+        }
     }
     at
 }

@@ -132,14 +132,19 @@ impl Default for Tails {
 impl Tails {
     pub(super) fn of(counts: impl Iterator<Item = (usize, u64)>) -> Self {
         let mut tails = Self::default();
+        let (mut first, mut end) = (BUCKETS, 0);
         for (bucket, count) in counts {
-            tails.above[bucket.min(LAST)] += count as f64;
+            let bucket = bucket.min(LAST);
+            tails.above[bucket] += count as f64;
+            (first, end) = (first.min(bucket), end.max(bucket + 1));
         }
-        for above in tails.above.iter_mut().rev() {
+        let first = first.min(end);
+        for above in tails.above[first..end].iter_mut().rev() {
             let here = *above;
             *above = tails.count;
             tails.count += here;
         }
+        tails.above[..first].fill(tails.count);
         tails
     }
 
@@ -224,43 +229,65 @@ pub(super) struct Thresholds {
 const REACH: usize = 3;
 /// By what factor the odds of what lies above it may differ from the quantile's own.
 const NEAR: f64 = 3.0;
+/// So many buckets a threshold of either side may be: those around the quantile's, and one below.
+const AROUND: usize = 2 * REACH + 2;
 
-impl Thresholds {
+/// The buckets near a quantile, among which are stable's thresholds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around {
+    /// The quantile's.
+    own: usize,
+    /// Whether about as much lies above them, from `own - REACH - 1` on.
+    near: [bool; AROUND],
+}
+
+impl Around {
+    pub(super) fn of(tails: &Tails, quantile: f64) -> Self {
+        let own = tails.bucket(quantile);
+        let is_near = |at: usize| {
+            let bucket = (own + at).checked_sub(REACH + 1);
+            bucket.is_some_and(|bucket| bucket < LAST && tails.is_near(bucket, quantile))
+        };
+        Self {
+            own,
+            near: std::array::from_fn(is_near),
+        }
+    }
+
     /// A threshold near stable's quantile, and `ratio` times as much for the canary, rounded to a
     /// bucket's bound: up where "above" is to be proven, down where "below" is. Of those that are near
     /// enough the one that loses least by rounding.
-    pub(super) fn of(side: Side, stable: &Tails, quantile: f64, ratio: f64) -> Option<Self> {
-        let own = stable.bucket(quantile);
+    pub(super) fn thresholds(&self, side: Side, ratio: f64) -> Option<Thresholds> {
         match side {
-            Side::Above => Self::best(stable, quantile, ratio, own, |target| {
-                Some(Latency::bucket(
-                    ((target * (1.0 - 1e-9)).ceil() as u64).saturating_sub(1),
-                ))
+            Side::Above => self.best(ratio, self.own, |target| {
+                let ns = (target * (1.0 - 1e-9)).ceil() as u64;
+                Some(Latency::bucket(ns.saturating_sub(1)))
             }),
-            Side::Below => Self::best(stable, quantile, ratio, own.saturating_sub(1), |target| {
+            Side::Below => self.best(ratio, self.own.saturating_sub(1), |target| {
                 below(target * (1.0 + 1e-9))
             }),
         }
     }
 
     fn best(
-        tails: &Tails,
-        quantile: f64,
+        &self,
         ratio: f64,
         own: usize,
         canary: impl Fn(f64) -> Option<usize>,
-    ) -> Option<Self> {
-        let near = |bucket: usize| bucket == own || tails.is_near(bucket, quantile);
-        let mut best: Option<(f64, Self)> = None;
+    ) -> Option<Thresholds> {
+        let mut best: Option<(f64, Thresholds)> = None;
         for stable in (own.saturating_sub(REACH)..=own + REACH).filter(|stable| *stable < LAST) {
+            if stable != own && !self.near[stable + REACH + 1 - self.own] {
+                continue;
+            }
             let target = Latency::upper_bound_ns(stable) as f64 * ratio;
-            let Some(canary) = canary(target).filter(|_| near(stable)) else {
+            let Some(canary) = canary(target) else {
                 continue;
             };
             let rounding = (Latency::upper_bound_ns(canary) as f64 / target - 1.0).abs();
             let loss = rounding + 1e-6 * stable.abs_diff(own) as f64;
             if best.is_none_or(|(least, _)| loss < least) {
-                best = Some((loss, Self { stable, canary }));
+                best = Some((loss, Thresholds { stable, canary }));
             }
         }
         best.map(|(_, thresholds)| thresholds)
@@ -385,7 +412,7 @@ mod tests {
             for ratio in [0.5, 1.0, 1.07, 1.2, 3.0] {
                 for quantile in [0.5, 0.99] {
                     if let Some(Thresholds { stable, canary }) =
-                        Thresholds::of(Side::Above, &tails, quantile, ratio)
+                        Around::of(&tails, quantile).thresholds(Side::Above, ratio)
                     {
                         assert!(
                             canary == LAST || bound(canary) >= bound(stable) * ratio * (1.0 - 1e-8)
@@ -393,7 +420,7 @@ mod tests {
                         assert!(stable.abs_diff(tails.bucket(quantile)) <= REACH);
                     }
                     if let Some(Thresholds { stable, canary }) =
-                        Thresholds::of(Side::Below, &tails, quantile, ratio)
+                        Around::of(&tails, quantile).thresholds(Side::Below, ratio)
                     {
                         assert!(bound(canary) <= bound(stable) * ratio * (1.0 + 1e-8));
                         assert!(canary < LAST && stable < LAST);
@@ -410,8 +437,8 @@ mod tests {
             let window: Vec<_> = (0..60).map(|bucket| (from + bucket, 100)).collect();
             let tails = tails(&window);
             for at in [
-                Thresholds::of(Side::Above, &tails, 0.5, 1.2),
-                Thresholds::of(Side::Below, &tails, 0.5, 1.2),
+                Around::of(&tails, 0.5).thresholds(Side::Above, 1.2),
+                Around::of(&tails, 0.5).thresholds(Side::Below, 1.2),
             ] {
                 let Thresholds { stable, canary } = at.unwrap();
                 let bounds = [stable, canary].map(Latency::upper_bound_ns);

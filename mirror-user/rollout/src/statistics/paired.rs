@@ -2,7 +2,7 @@
 
 use super::bet::{self, Bet, Side};
 use super::contest::Contest;
-use super::latencies::{Latencies, Tails, Thresholds};
+use super::latencies::{Around, Latencies, Tails, Thresholds};
 use super::quantile;
 use super::rate::requests;
 use super::{Counts, Finding, MEMORY, Pairs, plausible};
@@ -124,20 +124,17 @@ impl PairedQuantileRatio {
             return;
         }
         if self.recent.count() > 0.0 {
-            let (recent, total, quantile) = (&self.recent, &self.total, self.quantile);
+            let (recent, total) = (&self.recent, &self.total);
+            let around = Around::of(recent, self.quantile);
             self.contest.observe(1.0, |ratio, side| {
-                let game = Game::new(recent, total, quantile, window, ratio, side);
+                let game = Game::new(around, total, window, ratio, side);
                 move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });
         }
         let arms = [&production, &shadow];
-        let at = Thresholds::of(
-            Side::Above,
-            &self.recent,
-            self.quantile,
-            self.contest.limit(),
-        );
-        let at = at
+        let around = Around::of(&self.recent, self.quantile);
+        let at = around
+            .thresholds(Side::Above, self.contest.limit())
             .filter(|_| self.recent.count() > 0.0)
             .map(|at| [at.stable, at.canary]);
         for (arm, tails) in arms.into_iter().enumerate() {
@@ -170,7 +167,8 @@ impl PairedQuantileRatio {
     /// latencies are these and the shadow's do not depend on them; nothing where it never is.
     pub fn needed_for_within(&self, production: &Latencies) -> Option<u64> {
         let tails = Tails::of(production.iter());
-        let at = Thresholds::of(Side::Below, &tails, self.quantile, self.contest.limit())?;
+        let around = Around::of(&tails, self.quantile);
+        let at = around.thresholds(Side::Below, self.contest.limit())?;
         let [slow, slower] =
             [at.stable, at.canary].map(|at| plausible(tails.above(at) / tails.count().max(1.0)));
         let only = [slow * (1.0 - slower), slower * (1.0 - slow)];
@@ -191,14 +189,13 @@ struct Game {
 impl Game {
     /// Nothing where there is no threshold to bet at.
     fn new(
-        recent: &Tails,
+        around: Around,
         [production, shadow]: &[Tails; 2],
-        quantile: f64,
         window: &[(u16, u16, u64)],
         ratio: f64,
         side: Side,
     ) -> Option<Self> {
-        let at = Thresholds::of(side, recent, quantile, ratio)?;
+        let at = around.thresholds(side, ratio)?;
         let (slow, slower) = (production.above(at.stable), shadow.above(at.canary));
         // How often they are slow together is not known here: as if never.
         let count = production.count() + DOUBT;

@@ -2,7 +2,7 @@
 
 use super::bet::{self, Bet, Side};
 use super::contest::Contest;
-use super::latencies::{Latencies, Tails, Thresholds};
+use super::latencies::{Around, Latencies, Tails};
 use super::rate::requests;
 use super::rates::{doubt, weight};
 use super::wander::Wander;
@@ -49,13 +49,13 @@ impl QuantileRatio {
         let window = [stable, canary].map(|arm| Tails::of(arm.iter()));
         let bounded = self.recent.bounded();
         if bounded.count() > 0.0 && window.iter().all(|arm| arm.count() > 0.0) {
-            let (matched, quantile) = (&self.matched, self.quantile);
-            let recent = [&self.recent, &bounded];
+            let (matched, recent) = (&self.matched, &self.recent);
+            let around = Around::of(&bounded, self.quantile);
             let effect = self
                 .wander
                 .effect(window.each_ref().map(|arm| arm.counts(0)));
             self.contest.observe(effect, |ratio, side| {
-                let game = Game::new(recent, matched, quantile, &window, ratio, side);
+                let game = Game::new(recent, around, matched, &window, ratio, side);
                 move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });
         }
@@ -92,8 +92,9 @@ impl QuantileRatio {
 
     /// Counts what lies beyond the thresholds at the limit; before there are any, all are within.
     fn count(&mut self, window: &[Tails; 2], bounded: &Tails) {
-        let at = Thresholds::of(Side::Above, bounded, self.quantile, self.contest.limit());
-        let at = at.filter(|_| bounded.count() > 0.0);
+        let at = Around::of(bounded, self.quantile)
+            .thresholds(Side::Above, self.contest.limit())
+            .filter(|_| bounded.count() > 0.0);
         let events = |arm: usize, tails: &Tails| match at {
             Some(at) => tails.counts([at.stable, at.canary][arm]),
             None => Counts {
@@ -142,12 +143,8 @@ impl QuantileRatio {
     /// never is.
     pub fn needed_for_within(&self, stable: &Latencies, ratio: f64) -> Option<u64> {
         let tails = Tails::of(stable.iter());
-        let at = Thresholds::of(
-            Side::Below,
-            &tails.bounded(),
-            self.quantile,
-            self.contest.limit(),
-        )?;
+        let around = Around::of(&tails.bounded(), self.quantile);
+        let at = around.thresholds(Side::Below, self.contest.limit())?;
         let rates =
             [at.stable, at.canary].map(|at| plausible(tails.above(at) / tails.count().max(1.0)));
         let growth = bet::growth_of_two(Side::Below, 0.0, rates, [ratio, 1.0])?;
@@ -166,14 +163,14 @@ struct Game {
 impl Game {
     /// Nothing where there is no threshold to bet at. Thresholds lie among the answers that came.
     fn new(
-        [recent, bounded]: [&Tails; 2],
+        recent: &Tails,
+        around: Around,
         [stable, canary]: &[Tails; 2],
-        quantile: f64,
         window: &[Tails; 2],
         ratio: f64,
         side: Side,
     ) -> Option<Self> {
-        let at = Thresholds::of(side, bounded, quantile, ratio)?;
+        let at = around.thresholds(side, ratio)?;
         let base = plausible((recent.above(at.stable) + 0.5) / (recent.count() + 1.0));
         let gap = canary.above(at.canary) - stable.above(at.stable);
         Some(Self {

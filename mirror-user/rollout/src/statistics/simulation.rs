@@ -4,6 +4,8 @@
 //!     cargo test --release -p mirror-rollout --lib -- --ignored --nocapture simulation
 
 mod power;
+mod rivals;
+mod servers;
 mod whole;
 mod worlds;
 

@@ -5,298 +5,24 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 
-use super::whole::{arm, gate_of, started};
-use super::*;
+use super::rivals;
+use super::servers::{CALM, Nature, Servers};
+use super::whole::{gate_of, started};
 use crate::Share;
 use crate::machine::{Rollout, State};
 use crate::plan::Plan;
-use crate::record::{self, Arm, Event};
+use crate::record::Event;
 
-/// Requests of both versions a second.
-const REQUESTS: f64 = 200.0;
-
-/// Errors that come in bursts come in so many.
-const BURST: f64 = 20.0;
-
-/// How much of a server's slowness is left after a second.
-const LASTS: f64 = 0.95;
-
-/// What happens to the servers, and what the canary is like.
-#[derive(Clone, Copy, Debug)]
-struct Nature {
-    /// Requests that fail, at first.
-    errors: f64,
-    /// A server stands still for up to a second, in so many seconds.
-    pauses: f64,
-    /// How much the logarithm of a server's latency wanders.
-    wander: f64,
-    /// The part of errors that comes in bursts.
-    bursts: f64,
-    /// A request that failed is repeated, and fails again with this chance.
-    fails_again: f64,
-    /// Both fail so much more often, for so many seconds, once the canary has this share.
-    incident: Option<(f64, u32, f64)>,
-    /// The load rises and falls by so much in two hours.
-    tide: f64,
-    /// The canary is so many times slower, for so many seconds from its first request on.
-    slower: (f64, u32),
-    /// The canary fails so much more often.
-    worse: f64,
-    /// So many clients ask, each of which has one version, and fails and is slow in its own way; 0 = each request is of
-    /// another.
-    clients: u32,
-    /// Each asks less often than the one before it: the exponent of Zipf's law.
-    uneven: f64,
+/// How a rollout has ended.
+struct End {
+    /// As its state says, or with the gate that took it back.
+    how: String,
+    /// What the canary was asked until then, at that stage and once it was warm.
+    requests: u64,
 }
 
-const CALM: Nature = Nature {
-    errors: 0.01,
-    pauses: 0.0,
-    wander: 0.0,
-    bursts: 0.0,
-    fails_again: 0.0,
-    incident: None,
-    tide: 0.0,
-    slower: (1.0, 0),
-    worse: 0.0,
-    clients: 0,
-    uneven: 0.0,
-};
-
-/// Two servers, second by second.
-struct Servers {
-    nature: Nature,
-    rng: SmallRng,
-    /// Equally likely latencies in nanoseconds.
-    latencies: Vec<f64>,
-    second: u32,
-    /// The logarithm of how slow each is.
-    slow: [f64; 2],
-    incident_since: Option<u32>,
-    canary_since: Option<u32>,
-    clients: Vec<Client>,
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-struct Client {
-    /// With what chance a request is of this one, or of one before.
-    until: f64,
-    /// It meets the canary from this share on.
-    share: f64,
-    /// How often its requests fail.
-    errors: f64,
-    /// How many times the usual it waits.
-    slow: f64,
-    cluster: u8,
-}
-
-impl Servers {
-    fn new(nature: Nature, seed: u64) -> Self {
-        let buckets = lognormal(1.0);
-        let mut servers = Self {
-            nature,
-            rng: SmallRng::seed_from_u64(seed),
-            latencies: buckets
-                .into_iter()
-                .map(|bucket| Latency::upper_bound_ns(usize::from(bucket)) as f64 * 0.97)
-                .collect(),
-            second: 0,
-            slow: [0.0; 2],
-            incident_since: None,
-            canary_since: None,
-            clients: Vec::new(),
-        };
-        servers.slow = [0, 1].map(|_| servers.normal() * nature.wander);
-        servers.meet();
-        servers
-    }
-
-    fn meet(&mut self) {
-        let Nature {
-            clients, uneven, ..
-        } = self.nature;
-        let parts = (1..=clients).map(|rank| f64::from(rank).powf(-uneven));
-        let all: f64 = parts.clone().sum();
-        let mut until = 0.0;
-        for part in parts {
-            until += part / all;
-            let client = Client {
-                until,
-                share: self.uniform(),
-                errors: -self.uniform().max(1e-12).ln() * self.nature.errors,
-                slow: (0.1 * self.normal()).exp(),
-                cluster: (self.rng.next_u64() % CLUSTERS as u64) as u8,
-            };
-            self.clients.push(client);
-        }
-    }
-
-    /// What both do in the next second for clients that keep their version.
-    fn window_of_clients(&mut self, share: f64) -> record::Window {
-        self.second += 1;
-        let mut window = record::Window {
-            by_client: true,
-            ..record::Window::default()
-        };
-        let mut rows = [[[0; Sort::COUNT]; CLUSTERS]; 2];
-        let mut buckets = [Vec::new(), Vec::new()];
-        let mut counts = [Counts::default(); 2];
-        for _ in 0..REQUESTS as u32 {
-            let drawn = self.uniform();
-            let at = self.clients.partition_point(|client| client.until < drawn);
-            let client = self.clients[at.min(self.clients.len() - 1)];
-            let arm = usize::from(client.share < share);
-            let worse = if arm == 1 { self.nature.worse } else { 0.0 };
-            let failed = self.happens(client.errors + worse);
-            let draw = self.rng.next_u64();
-            let latency = self.latencies[(draw & 0xfff) as usize] * client.slow;
-            let bucket = Latency::bucket(latency as u64);
-            buckets[arm].push((bucket as u16, 1));
-            counts[arm].trials += 1;
-            counts[arm].events += u64::from(failed);
-            let slow =
-                [0.5, 0.99].map(|quantile| latency > self.latencies[(quantile * 4096.0) as usize]);
-            let row = &mut rows[arm][usize::from(client.cluster)];
-            for (sort, is) in [
-                (Sort::Requests, true),
-                (Sort::Failed, failed),
-                (Sort::BodyP50, slow[0]),
-                (Sort::BodyP99, slow[1]),
-                (Sort::EndP50, slow[0]),
-                (Sort::EndP99, slow[1]),
-            ] {
-                row[sort as usize] += u64::from(is);
-            }
-        }
-        for (at, of) in [&mut window.stable, &mut window.canary]
-            .into_iter()
-            .enumerate()
-        {
-            let latencies = std::mem::take(&mut buckets[at]).into_iter().collect();
-            *of = arm(&mut self.rng, counts[at], &latencies);
-            of.clients = (0..).zip(rows[at]).collect();
-        }
-        window
-    }
-
-    fn uniform(&mut self) -> f64 {
-        (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Twelve uniform numbers are normal enough.
-    fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-    }
-
-    fn happens(&mut self, chance: f64) -> bool {
-        chance > 0.0 && self.uniform() < chance
-    }
-
-    /// What both do in the next second.
-    fn window(&mut self, share: f64) -> record::Window {
-        if !self.clients.is_empty() {
-            return self.window_of_clients(share);
-        }
-        self.second += 1;
-        let turn = std::f64::consts::TAU * f64::from(self.second) / 7_200.0;
-        let load = REQUESTS * (1.0 + self.nature.tide * turn.sin());
-        let requests = load as u64 + u64::from(self.happens(load.fract()));
-        let of_canary = (0..requests).filter(|_| self.happens(share)).count() as u64;
-        let extra = self.incident(share);
-        if of_canary > 0 {
-            self.canary_since.get_or_insert(self.second);
-        }
-        let stable = self.arm(0, requests - of_canary, extra, share);
-        let canary = self.arm(1, of_canary, extra, share);
-        record::Window {
-            stable,
-            canary,
-            ..record::Window::default()
-        }
-    }
-
-    /// How much more often both fail now: two minutes after the canary has got its share.
-    fn incident(&mut self, share: f64) -> f64 {
-        let Some((at, lasts, extra)) = self.nature.incident else {
-            return 0.0;
-        };
-        if share >= at {
-            self.incident_since.get_or_insert(self.second + 120);
-        }
-        let is_now = self
-            .incident_since
-            .is_some_and(|since| (since..since + lasts).contains(&self.second));
-        if is_now { extra } else { 0.0 }
-    }
-
-    fn arm(&mut self, at: usize, requests: u64, extra: f64, share: f64) -> Arm {
-        let nature = self.nature;
-        let own = if at == 1 { nature.worse } else { 0.0 };
-        let rate = nature.errors + extra + own;
-        let (events, repeated) = self.failures(requests, rate, [1.0 - share, share][at]);
-        let trials = requests + repeated;
-        let latencies = self.latencies_of(at, trials);
-        arm(&mut self.rng, Counts { events, trials }, &latencies)
-    }
-
-    /// Of so many requests: those that fail, and those that repeat others.
-    fn failures(&mut self, requests: u64, rate: f64, share: f64) -> (u64, u64) {
-        let nature = self.nature;
-        let single = rate * (1.0 - nature.bursts);
-        let mut failed = (0..requests).filter(|_| self.happens(single)).count() as u64;
-        // A burst is one client's, and meets one version.
-        let bursts = REQUESTS * nature.errors * nature.bursts / BURST;
-        let mut more = 0;
-        if self.happens(bursts * share) {
-            let burst = (BURST * (0.5 + self.uniform())) as u64;
-            (failed, more) = (failed + burst, burst);
-        }
-        let repeated = if nature.fails_again > 0.0 { failed } else { 0 };
-        for _ in 0..repeated {
-            more += 1;
-            while self.happens(nature.fails_again) {
-                (failed, more) = (failed + 1, more + 1);
-            }
-        }
-        (failed, more)
-    }
-
-    fn latencies_of(&mut self, at: usize, requests: u64) -> Latencies {
-        let nature = self.nature;
-        let fresh = (1.0 - LASTS * LASTS).sqrt() * nature.wander * self.normal();
-        self.slow[at] = self.slow[at] * LASTS + fresh;
-        let mut factor = self.slow[at].exp();
-        let (slower, lasts) = nature.slower;
-        let is_new = self
-            .canary_since
-            .is_some_and(|since| self.second < since.saturating_add(lasts));
-        if at == 1 && is_new {
-            factor *= slower;
-        }
-        let paused = if self.happens(nature.pauses) {
-            self.uniform()
-        } else {
-            0.0
-        };
-        let latency = |_| {
-            let draw = self.rng.next_u64();
-            let mut latency = self.latencies[(draw & 0xfff) as usize] * factor;
-            // It came while the server stood still, and waited for the rest of that.
-            let came = (draw >> 12) as f64 / (1u64 << 52) as f64;
-            latency += (paused - came).max(0.0) * 1e9;
-            let bucket = Latency::bucket(latency as u64);
-            (u16::try_from(bucket).unwrap_or(u16::MAX), 1)
-        };
-        (0..requests).map(latency).collect()
-    }
-}
-
-/// How a rollout has ended: as its state says, or with the gate that took it back.
-fn end(nature: Nature, plan: &Plan, seed: u64) -> String {
+fn end(nature: Nature, plan: &Plan, seed: u64) -> End {
     let mut servers = Servers::new(nature, seed);
     let mut now = Timestamp::UNIX_EPOCH;
     let mut rollout = Rollout::start(started(plan), now);
@@ -304,40 +30,64 @@ fn end(nature: Nature, plan: &Plan, seed: u64) -> String {
         let seen = servers.window(f64::from(rollout.share()));
         now += SignedDuration::from_secs(1);
         rollout.tell(&Event::Seen(Box::new(seen)), now);
-        match rollout.state() {
-            State::RollingBack { why, .. } => return format!("rolled back: {}", gate_of(why)),
-            State::Going(_) => {}
-            state => return state.to_string(),
-        }
+        let how = match rollout.state() {
+            State::RollingBack { why, .. } => format!("rolled back: {}", gate_of(why)),
+            State::Going(_) => continue,
+            state => state.to_string(),
+        };
+        let [_, requests] = rollout.requests();
+        return End { how, requests };
     }
 }
 
-/// What so many rollouts have come to, by two threads.
-fn ends(nature: Nature, plan: &Plan, runs: u64) -> BTreeMap<String, u64> {
-    let half = |of: u64| (0..runs).filter(move |run| run % 2 == of);
-    let all: Vec<String> = std::thread::scope(|scope| {
-        let threads = [0, 1].map(|of| {
-            scope.spawn(move || {
-                half(of)
-                    .map(|run| end(nature, plan, run))
-                    .collect::<Vec<_>>()
+/// What so many runs come to, by as many threads as there are processors.
+fn many<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    std::thread::scope(|scope| {
+        let part = |of: u64| (of..runs).step_by(threads as usize);
+        let all: Vec<_> = (0..threads)
+            .map(|of| {
+                let run = &run;
+                scope.spawn(move || part(of).map(run).collect::<Vec<_>>())
             })
-        });
-        threads
-            .into_iter()
+            .collect();
+        all.into_iter()
             .flat_map(|thread| thread.join().unwrap())
             .collect()
-    });
-    let mut ends = BTreeMap::new();
-    for end in all {
-        *ends.entry(end).or_default() += 1;
-    }
-    ends
+    })
 }
 
-fn of(ends: &BTreeMap<String, u64>, begins: &str) -> u64 {
-    let such = ends.iter().filter(|(end, _)| end.starts_with(begins));
-    such.map(|(_, count)| count).sum()
+/// What so many rollouts have come to.
+#[derive(Debug, Default)]
+struct Ends {
+    ways: BTreeMap<String, u64>,
+    /// What those that were taken back had been asked.
+    until: Vec<u64>,
+}
+
+impl Ends {
+    fn of(nature: Nature, plan: &Plan, runs: u64) -> Self {
+        let mut ends = Self::default();
+        for End { how, requests } in many(runs, |seed| end(nature, plan, seed)) {
+            if how.starts_with("rolled back") {
+                ends.until.push(requests);
+            }
+            *ends.ways.entry(how).or_default() += 1;
+        }
+        ends
+    }
+
+    fn count(&self, begins: &str) -> u64 {
+        let such = self.ways.iter().filter(|(end, _)| end.starts_with(begins));
+        such.map(|(_, count)| count).sum()
+    }
+}
+
+fn median(mut values: Vec<u64>) -> String {
+    values.sort_unstable();
+    values
+        .get(values.len() / 2)
+        .map_or_else(String::new, |median| format!(" ({median})"))
 }
 
 fn incident(share: f64, seconds: u32) -> Nature {
@@ -408,6 +158,38 @@ fn worlds() -> Vec<(&'static str, Nature)> {
     ]
 }
 
+/// Those in which the canary is as good as stable, and such in which it is not; each with its plan.
+fn all() -> Vec<(&'static str, Nature, Plan)> {
+    let half = || Plan {
+        stages: [0.5, 1.0].into_iter().flat_map(Share::try_from).collect(),
+        ..Plan::default()
+    };
+    let even = Nature {
+        clients: 1_000,
+        ..FAILS_MORE
+    };
+    let slower_from = |slower_from| Nature {
+        slower_from,
+        ..SLOWER
+    };
+    let worse = [
+        (
+            "the canary fails 2 points more",
+            FAILS_MORE,
+            Plan::default(),
+        ),
+        ("the same before 1,000 even clients", even, Plan::default()),
+        ("it fails 2 points more, from 50 % on", FAILS_MORE, half()),
+        ("the same to 1,000 even clients", even, half()),
+        ("the canary is three times slower", SLOWER, Plan::default()),
+        ("only from 25 % on", slower_from(0.25), Plan::default()),
+        ("only from 95 % on", slower_from(0.95), Plan::default()),
+    ];
+    let equal = worlds().into_iter();
+    let equal = equal.map(|(name, nature)| (name, nature, Plan::default()));
+    equal.chain(worse).collect()
+}
+
 const FAILS_MORE: Nature = Nature {
     worse: 0.02,
     ..CALM
@@ -438,8 +220,8 @@ fn short() -> Plan {
 fn an_equal_version_is_not_taken_back_in_any_world() {
     let mut back = Vec::new();
     for (name, nature) in worlds() {
-        let ends = ends(nature, &short(), 6);
-        if of(&ends, "rolled back") > 0 {
+        let ends = Ends::of(nature, &short(), 6);
+        if ends.count("rolled back") > 0 {
             back.push((name, ends));
         }
     }
@@ -456,34 +238,37 @@ fn a_worse_version_is_never_promoted() {
             ..SLOWER
         },
     ] {
-        let ends = ends(nature, &short(), 2);
-        assert_eq!(of(&ends, "promoted"), 0, "{ends:?}");
+        let ends = Ends::of(nature, &short(), 2);
+        assert_eq!(ends.count("promoted"), 0, "{ends:?}");
     }
 }
 
+/// Beside the rivals; for those that are taken back, the median of what the canary was asked until then.
 #[test]
-#[ignore = "prints a table of docs/decisions.md; minutes"]
+#[ignore = "prints the table of `cargo xtask bench --decisions`; minutes to hours"]
 fn table_worlds() {
     let runs = std::env::var("RUNS").map_or(20, |runs| runs.parse().unwrap());
     let only = std::env::var("WORLD").unwrap_or_default();
-    let plan = Plan::default();
-    let worse = [
-        ("the canary fails 2 points more", FAILS_MORE),
-        (
-            "the same before 1,000 even clients",
-            Nature {
-                clients: 1_000,
-                ..FAILS_MORE
-            },
-        ),
-        ("the canary is three times slower", SLOWER),
-    ];
-    for (name, nature) in worlds().into_iter().chain(worse) {
+    println!(
+        "| {runs} rollouts a world | rolled back | held | promoted | fixed samples | Kayenta-like | mSPRT |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for (name, nature, plan) in all() {
         if !name.contains(&only) {
             continue;
         }
-        let ends = ends(nature, &plan, runs);
-        let [back, held, promoted] = ["rolled back", "held", "promoted"].map(|end| of(&ends, end));
-        println!("| {name} | {back} | {held} | {promoted} | <!-- {ends:?} -->");
+        let ends = Ends::of(nature, &plan, runs);
+        let [back, held, promoted] = ["rolled back", "held", "promoted"].map(|end| ends.count(end));
+        let others = many(runs, |seed| rivals::taken_back(nature, &plan, seed));
+        let rivals = [0, 1, 2].map(|rival: usize| {
+            let until: Vec<u64> = others.iter().filter_map(|back| back[rival]).collect();
+            format!("{}{}", until.len(), median(until))
+        });
+        let until = median(ends.until);
+        let rivals = rivals.join(" | ");
+        println!(
+            "| {name} | {back}{until} | {held} | {promoted} | {rivals} | <!-- {:?} -->",
+            ends.ways
+        );
     }
 }
