@@ -319,18 +319,13 @@ impl Default for Arm {
 }
 
 impl Arm {
-    /// Whether it did nothing that a gate looks at.
+    /// Whether nothing is known of it: of nothing, any sample is nothing.
     fn is_idle(&self) -> bool {
-        let counts = [
-            self.connections,
-            self.unanswered_connections,
-            self.resets,
-            self.request_bytes,
-            self.response_bytes,
-            self.requests,
-            self.unseen.values().sum(),
-        ];
-        counts == [0; 7]
+        let nothing = Self {
+            sample: self.sample,
+            ..Self::default()
+        };
+        *self == nothing
     }
 
     /// Its requests, those that were not read included.

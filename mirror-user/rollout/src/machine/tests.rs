@@ -1,5 +1,6 @@
 //! Tables of states and events, by a clock that stands still until it is moved.
 
+mod any_windows;
 mod crowd;
 mod last_step;
 mod noise;
@@ -8,7 +9,6 @@ mod outage;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proptest::prelude::*;
 
 use super::*;
 use crate::plan::{Baseline, Hook, HookPoint, MetricGate, Shadow as ShadowPlan, Target};
@@ -867,90 +867,4 @@ fn what_the_kernel_has_taken_back_stays_so() {
     told.see(well(0.25));
     told.tell(Event::TakenBack);
     told.assert("rolled back", 0.0);
-}
-
-fn window() -> impl Strategy<Value = Window> {
-    let arm = (0..200u64, 0..=100u64, 100..200u16, 0..20u64);
-    let arm = arm.prop_map(|(responses, errors, bucket, resets)| Arm {
-        errors: responses * errors / 100,
-        resets,
-        ..arm_of(responses, bucket)
-    });
-    (arm.clone(), arm, proptest::option::of(0..3u8)).prop_map(|(stable, canary, trouble)| Window {
-        stable,
-        canary,
-        unreachable: (trouble == Some(0)).then(|| "gone".into()),
-        ..Window::default()
-    })
-}
-
-fn arm_of(responses: u64, bucket: u16) -> Arm {
-    arm(responses, 0, bucket)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// The record alone brings a rollout to where it is, and through the same decisions.
-    #[test]
-    fn a_record_replays_to_the_same_decisions(
-        windows in proptest::collection::vec(window(), 1..60),
-        orders in proptest::collection::vec((0..60usize, 0..4usize), 0..4),
-    ) {
-        let mut told = Told::new(quick);
-        for (at, window) in windows.into_iter().enumerate() {
-            for (_, order) in orders.iter().filter(|(when, _)| *when == at) {
-                let want = [Want::Pause, Want::Resume, Want::Promote, Want::Abort][*order];
-                let _ = told.order(want);
-            }
-            told.see(window);
-        }
-        // As it is read from the disk.
-        let text: Vec<String> = told.lines.iter().map(|line| serde_json::to_string(line).unwrap()).collect();
-        let lines: Vec<Line> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-        prop_assert_eq!(&lines, &told.lines);
-        let again = Rollout::replay(&lines).unwrap();
-        prop_assert_eq!(again.state(), told.rollout.state());
-        prop_assert_eq!(again.gates(), told.rollout.gates());
-        prop_assert_eq!(again.waits(), told.rollout.waits());
-        let mut replayed: Option<Rollout> = None;
-        let mut decisions = Vec::new();
-        for line in &lines {
-            match (&line.entry, &mut replayed) {
-                (Entry::Event(Event::Started(started)), None) => {
-                    replayed = Some(Rollout::start((**started).clone(), line.time));
-                }
-                (Entry::Event(event), Some(rollout)) => decisions.extend(rollout.tell(event, line.time)),
-                _ => {}
-            }
-        }
-        let written = told.lines.iter().filter_map(|line| match &line.entry {
-            Entry::Decision(decision) => Some(decision.clone()),
-            Entry::Event(_) => None,
-        });
-        prop_assert_eq!(decisions, written.collect::<Vec<_>>());
-    }
-
-    /// However windows come, a stage is only left forward when it has what the plan asks for.
-    #[test]
-    fn nothing_goes_forward_without_evidence(windows in proptest::collection::vec(window(), 1..120)) {
-        let mut told = Told::new(|_| {});
-        let mut seen = [0, 0];
-        let mut seconds = 0;
-        for window in windows {
-            let before = told.rollout.share();
-            let stage = told.rollout.step();
-            seen[0] += window.stable.responses;
-            seen[1] += window.canary.responses;
-            seconds += 1;
-            told.see(window);
-            if told.rollout.share() > before {
-                prop_assert!(seen.iter().all(|count| *count >= 50), "{:?} at {:?}", seen, stage);
-                prop_assert!(seconds >= 5, "after {} s", seconds);
-            }
-            if told.rollout.step() != stage {
-                (seen, seconds) = ([0, 0], 0);
-            }
-        }
-    }
 }

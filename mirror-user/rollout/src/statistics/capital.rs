@@ -48,10 +48,10 @@ impl Capital {
         capital
     }
 
-    /// Multiplies each bet by its e-value of one window, given as logarithm.
+    /// Multiplies each bet by its e-value of one window, given as logarithm, of at most [`MOST`].
     pub(super) fn multiply(&mut self, gains: impl Iterator<Item = f64>) {
         for (bet, gain) in self.bets.iter_mut().zip(gains) {
-            *bet += gain.min(MOST);
+            *bet += gain;
         }
         let start = self.reserve.as_mut().and_then(Reserve::pass_window);
         if let Some(start) = start {

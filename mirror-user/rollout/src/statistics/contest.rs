@@ -3,6 +3,7 @@
 
 use super::bet::{Bet, Side};
 use super::capital::{Capital, MOST};
+use super::wander::Effect;
 use super::{Crowd, Finding, Verdict};
 
 /// A quantity against its limit.
@@ -50,28 +51,29 @@ impl Contest {
     }
 
     /// Looks at one window: `game` gives, for a limit and a side, ln of its e-value for each bet, of which
-    /// only the part `1 / effect` counts: a root of an e-value is one too.
+    /// only a part counts: a root of an e-value is one too, and so is one that is cut.
     pub(super) fn observe<G: Fn(Bet) -> f64>(
         &mut self,
-        effect: f64,
+        effect: Effect,
         game: impl Fn(f64, Side) -> G,
     ) {
-        self.effect = effect.max(1.0);
-        let effect = self.effect;
+        self.effect = effect.by;
+        let most = MOST / effect.windows;
+        let part = |gain: f64| (gain / effect.by).min(most);
         for (side, capital) in [
             (Side::Above, &mut self.above),
             (Side::Below, &mut self.below),
         ] {
             let gain = game(self.limit, side);
             let fixed = self.fixed.iter().map(|&by| Bet::Fixed(by));
-            capital.multiply(fixed.chain([Bet::Expected]).map(|bet| gain(bet) / effect));
+            capital.multiply(fixed.chain([Bet::Expected]).map(|bet| part(gain(bet))));
         }
         for other in &mut self.elsewhere {
             for (side, capital) in [
                 (Side::Above, &mut other.above),
                 (Side::Below, &mut other.below),
             ] {
-                *capital += (game(other.limit, side)(Bet::Expected) / effect).min(MOST);
+                *capital += part(game(other.limit, side)(Bet::Expected));
             }
         }
     }

@@ -5,6 +5,7 @@ use super::contest::Contest;
 use super::latencies::{Around, Latencies, Tails, Thresholds};
 use super::quantile;
 use super::rate::requests;
+use super::wander::Effect;
 use super::{Counts, Finding, MEMORY, Pairs, plausible};
 
 const GRID: &[f64] = &[
@@ -42,7 +43,7 @@ impl PairedDifference {
         let count = self.total.count() as f64 + DOUBT;
         let mean = excess(self.total) / count;
         let square = (self.total.different() as f64 + 1.0) / count;
-        self.contest.observe(1.0, |limit, side| {
+        self.contest.observe(Effect::NONE, |limit, side| {
             let limit = limit.clamp(-0.999, 0.999);
             move |bet| {
                 let stake = match bet {
@@ -126,7 +127,7 @@ impl PairedQuantileRatio {
         if self.recent.count() > 0.0 {
             let (recent, total) = (&self.recent, &self.total);
             let around = Around::of(recent, self.quantile);
-            self.contest.observe(1.0, |ratio, side| {
+            self.contest.observe(Effect::NONE, |ratio, side| {
                 let game = Game::new(around, total, window, ratio, side);
                 move |bet| game.as_ref().map_or(0.0, |game| game.gain(side, bet))
             });

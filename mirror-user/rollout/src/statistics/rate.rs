@@ -2,6 +2,7 @@
 
 use super::bet::{self, Bet, Side};
 use super::contest::Contest;
+use super::wander::Effect;
 use super::{Counts, Crowd, Finding, MEMORY, ODDS, plausible};
 
 const GRID: &[f64] = &[
@@ -62,7 +63,7 @@ impl Rate {
             return;
         }
         let expected = self.recent.rate();
-        self.contest.observe(1.0, |limit, side| {
+        self.contest.observe(Effect::NONE, |limit, side| {
             move |bet| {
                 let believed = match bet {
                     Bet::Fixed(odds) => bet::beyond(side, limit, odds),

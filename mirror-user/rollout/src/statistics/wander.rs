@@ -5,6 +5,10 @@
 //! apart those of independent requests would be. What moves both versions alike says nothing against one of them, so
 //! where it is known how far apart the versions' difference is in successive windows, the smaller of the two counts.
 //! It is never larger than stable's own: no canary hides behind its own restlessness.
+//!
+//! For a quantile the rate is that of answers above a mark near stable's own quantile, whatever the limit. A canary that
+//! is just at its limit is slower by as much, and passes its own threshold as restlessly as stable passes the mark. At
+//! that threshold stable itself may well be calm, but nothing is to be proven of stable.
 
 use super::Counts;
 use super::rates::weight;
@@ -20,6 +24,23 @@ const ENOUGH: f64 = 8.0;
 
 /// What both versions did: stable, the canary.
 type Both = [Counts; 2];
+
+/// What the evidence of a window counts, as requests are not independent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Effect {
+    /// So many requests count as one, at least 1: gains are divided by it.
+    pub(super) by: f64,
+    /// So many windows in a row tell as much as one, at least 1: together they gain at most what one may.
+    pub(super) windows: f64,
+}
+
+impl Effect {
+    /// All requests are independent.
+    pub(super) const NONE: Self = Self {
+        by: 1.0,
+        windows: 1.0,
+    };
+}
 
 /// The design effect of one rate.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,19 +114,30 @@ impl Wander {
         }
     }
 
-    /// By how much the gain of a window with so many trials is to be divided: at least 1.
-    pub(super) fn effect(&self, window: Both) -> f64 {
+    /// What a window with so many trials counts.
+    pub(super) fn effect(&self, window: Both) -> Effect {
         let of_span = |span: &Span| {
             let [own, gap] =
                 [own_info(window), gap_info(window)].map(|info| info * f64::from(span.windows));
             let ratio = span.own.ratio(own);
-            if gap > 0.0 && span.gap.seen >= ENOUGH * gap {
+            let ratio = if gap > 0.0 && span.gap.seen >= ENOUGH * gap {
                 ratio.min(span.gap.ratio(gap))
             } else {
                 ratio
-            }
+            };
+            ratio.max(1.0)
         };
-        self.spans.iter().map(of_span).fold(1.0, f64::max)
+        let single = of_span(&self.spans[0]);
+        let none = Effect::NONE;
+        self.spans.iter().fold(none, |most, span| {
+            let by = of_span(span);
+            if by > most.by {
+                let windows = (by / single).min(f64::from(span.windows));
+                Effect { by, windows }
+            } else {
+                most
+            }
+        })
     }
 }
 
@@ -196,6 +228,10 @@ mod tests {
 
     /// What so many windows come to, in which the versions have these rates.
     fn after(windows: u32, rates: impl Fn(u32) -> [f64; 2]) -> f64 {
+        after_all(windows, rates).by
+    }
+
+    fn after_all(windows: u32, rates: impl Fn(u32) -> [f64; 2]) -> Effect {
         let mut dice = Dice(SmallRng::seed_from_u64(5));
         let mut wander = Wander::default();
         for window in 0..windows {
@@ -205,7 +241,9 @@ mod tests {
                 dice.counts(WINDOW[1], canary),
             ]);
         }
-        wander.effect(WINDOW.map(|trials| Counts { events: 0, trials }))
+        wander
+            .effect(WINDOW.map(|trials| Counts { events: 0, trials }))
+            .by
     }
 
     /// Slow and fast by turns, each for so many windows.
@@ -233,6 +271,20 @@ mod tests {
             let effect = after(1_200, |window| [square(window, windows), 0.5]);
             assert!(effect > 10.0, "{windows}: {effect}");
         }
+    }
+
+    /// Slow and fast spells are known for what they are: not by how far apart successive seconds are.
+    #[test]
+    fn a_spell_is_told_from_a_second() {
+        let windows = |spell: u32| {
+            let effect = after_all(1_200, |window| [square(window, spell), 0.5]);
+            effect.windows
+        };
+        let found = [1, 10, 60].map(windows);
+        assert_eq!(found[0], 1.0, "{found:?}");
+        assert!(found[1] > 2.0 && found[2] > 2.0 * found[1], "{found:?}");
+        let calm = after_all(1_200, |_| [0.5; 2]);
+        assert!(calm.windows < 1.5, "{calm:?}");
     }
 
     #[test]
@@ -274,8 +326,8 @@ mod tests {
             events: 0,
             trials: 100,
         };
-        assert!(wander.effect([arm, arm]) > 10.0, "{wander:?}");
+        assert!(wander.effect([arm, arm]).by > 10.0, "{wander:?}");
         wander.begin_anew();
-        assert!(wander.effect([arm, arm]) > 10.0, "{wander:?}");
+        assert!(wander.effect([arm, arm]).by > 10.0, "{wander:?}");
     }
 }
