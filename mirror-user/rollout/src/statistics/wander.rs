@@ -241,9 +241,7 @@ mod tests {
                 dice.counts(WINDOW[1], canary),
             ]);
         }
-        wander
-            .effect(WINDOW.map(|trials| Counts { events: 0, trials }))
-            .by
+        wander.effect(WINDOW.map(|trials| Counts { events: 0, trials }))
     }
 
     /// Slow and fast by turns, each for so many windows.
