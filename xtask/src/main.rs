@@ -11,6 +11,7 @@ use anyhow::Result;
 use clap::Parser;
 
 mod check;
+mod decisions;
 mod fuzz;
 mod kernels;
 mod licences;
@@ -36,7 +37,16 @@ enum Command {
     /// Two versions of a small model, mirrored and compared, in about a minute.
     Demo(Arguments),
     /// Measure the cost of mirroring and steering against other ways of doing it; writes docs/benchmarks.md.
-    Bench(Arguments),
+    Bench(Bench),
+}
+
+/// What to measure.
+#[derive(clap::Args)]
+struct Bench {
+    #[command(flatten)]
+    decisions: decisions::Options,
+    #[command(flatten)]
+    others: Arguments,
 }
 
 /// What follows the command.
@@ -64,6 +74,9 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Demo(Arguments { arguments }) => program::run(&program::DEMO, &arguments),
-        Command::Bench(Arguments { arguments }) => program::run(&program::BENCH, &arguments),
+        Command::Bench(Bench { decisions, .. }) if decisions.decisions => {
+            decisions::run(&decisions)
+        }
+        Command::Bench(Bench { others, .. }) => program::run(&program::BENCH, &others.arguments),
     }
 }
