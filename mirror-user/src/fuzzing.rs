@@ -12,15 +12,16 @@ use mirror_common::packet::{self, Link};
 use mirror_common::record::{Reader, Record};
 use mirror_common::translate::Clamp;
 use mirror_common::tunnel::{self, Arm, Datagram, Direction};
+use mirror_wire::body::MAX_TIME;
+use mirror_wire::body::cpu_time;
+use mirror_wire::exchange::{Event, Exchanges, Limits};
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{ExchangeId, Extras, Multipath, Segment, TapId};
+use mirror_wire::stream::Stream;
 
 use crate::config::Columns;
 use crate::shadow::capture::streams::{self, Copied, Frames, Order, Said};
-use crate::shadow::compare::{self, MAX_TIME, cpu_time};
-use crate::shadow::exchange::{Event, Exchanges, Limits};
 use crate::shadow::labels::Decoder;
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{ExchangeId, Extras, Multipath, Segment, TapId};
-use crate::shadow::stream::Stream;
 use crate::tap_report::TapReport;
 use crate::transport::frame::{self, Header, Hello, Kind, Positions, Welcome};
 
@@ -253,7 +254,7 @@ pub fn coding(input: &[u8]) {
     let times = 1 << (input.number(1) % 12);
     let body = input.0.repeat(times);
     let before = cpu_time();
-    let length = compare::decoded_length(coding, &body);
+    let length = mirror_wire::body::decoded_length(coding, &body);
     assert!(length.is_none_or(|length| length <= 16 << 20));
     let took = cpu_time() - before;
     let most = MAX_TIME + Duration::from_secs(8);
@@ -267,7 +268,7 @@ pub fn events(input: &[u8]) {
         "application/x-ndjson",
         "application/json",
     ] {
-        let leaves = compare::leaves(kind, input);
+        let leaves = mirror_wire::body::leaves(kind, input);
         assert!(leaves.is_none_or(|leaves| leaves <= input.len() as u64 + 1));
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use mirror_common::tunnel::Arm;
 use mirror_rollout::noise::Twin;
+use mirror_wire::exchange::Forgotten;
+use mirror_wire::message::DropReason;
 use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -19,9 +21,7 @@ use crate::servers::Usage;
 use crate::shadow::capture::GaveWay;
 use crate::shadow::capture::{Refusals, Stray, Tap};
 use crate::shadow::compare::Verdict;
-use crate::shadow::exchange::Forgotten;
 use crate::shadow::ledger::Outcome;
-use crate::shadow::message::DropReason;
 use crate::shadow::report::Excess;
 use crate::shadow::summary::{ControlSummary, LabelSummary, Latency, SliceSummary, TrafficSummary};
 
@@ -529,7 +529,7 @@ impl ServiceMetrics {
     }
 
     /// The shadow failed to answer.
-    pub fn failed(&self, error: crate::shadow::message::ShadowError) {
+    pub fn failed(&self, error: mirror_wire::message::ShadowError) {
         self.errors
             .with_label_values(&[self.name.as_str(), error.label()])
             .inc();

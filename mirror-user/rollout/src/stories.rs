@@ -21,7 +21,8 @@ pub struct Story {
 impl Story {
     /// With this plan.
     pub fn begin(plan: Plan) -> Self {
-        let now: Timestamp = "2026-11-22T12:04:31Z".parse().unwrap();
+        // 12:04:31 UTC on 22 November 2026.
+        let now = Timestamp::constant(1795349071, 0);
         let started = Started {
             id: "sentiment-1".to_owned(),
             service: "sentiment".to_owned(),

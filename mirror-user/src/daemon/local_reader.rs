@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use mirror_common::policy::{self, LOOK_RING, threshold};
 use mirror_common::tunnel::Arm;
+use mirror_wire::body::pointer::Pointers;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::reading::{Reading, Rule};
@@ -36,7 +37,6 @@ use super::kernel::Kernel;
 use crate::config;
 use crate::control::{LookState, LookedArm, LookedExchanges};
 use crate::dataplane::{Bell, Ring};
-use crate::shadow::compare::pointer::Pointers;
 
 pub(crate) use self::tally::{Looked, Outcome, Tally, Wait};
 pub(crate) use self::work::Figures;

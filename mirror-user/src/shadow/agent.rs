@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use mirror_rollout::noise::Twin;
+use mirror_wire::mark::Mark;
+use mirror_wire::memory::Memory;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
@@ -28,8 +30,6 @@ use self::judge::{Judge, SecondSink};
 use self::labels::Follower;
 use super::capture::Capture;
 use super::capture::streams::{Accept, Api, Got, KeyedDoor, OpenDoor};
-use super::mark::Mark;
-use super::memory::Memory;
 use super::replay::{Load, Replay, Sockets};
 use super::resume::{Resume, TapResume};
 use super::{record, summary};

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mirror_common::tunnel::{Datagram, DecodeError, decode};
+use mirror_wire::memory::{Lease, Memory};
+use mirror_wire::message::{Segment, TapId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::classify::Classifier;
@@ -18,8 +20,6 @@ use self::roster::{Gone, Roster};
 use self::socket::{Buffers, Received, Socket};
 use self::streams::{Accept, Got, Inlet, Item, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
-use super::memory::{Lease, Memory};
-use super::message::{Segment, TapId};
 use super::resume::TapResume;
 use crate::config;
 use crate::control::shadow::TapStatus;
@@ -28,14 +28,12 @@ use crate::tap_report::{ServiceReport, TapReport};
 use crate::transport::frame::Transport;
 
 mod classify;
-mod header;
 mod keys;
 mod notices;
 mod roster;
 mod socket;
 pub(crate) mod streams;
 
-pub(crate) use self::classify::segment_of;
 pub use self::roster::GaveWay;
 pub(crate) use self::socket::bind;
 pub(crate) use self::streams::Streams;

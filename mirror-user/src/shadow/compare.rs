@@ -3,44 +3,31 @@
 //! Only the status decides first; then the bodies are compared as JSON, as text, or byte for byte,
 //! by what they are. `docs/comparison.md` says it for users. Headers are not compared.
 
-mod coding;
-pub(crate) mod content;
 pub(crate) mod distribution;
-pub(crate) mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod json;
-mod not_a_number;
 mod places;
-pub mod pointer;
 mod prediction;
-mod room;
 mod slices;
-mod streams;
-mod tensors;
 #[cfg(test)]
 mod tests;
 mod walk;
-mod words;
 
+use mirror_wire::body::Room;
+use mirror_wire::body::content::{self, Body, Content, Unequal};
+use mirror_wire::body::json::{self, REDACTED};
+use mirror_wire::body::pointer::Pointers;
+use mirror_wire::message::{Exchange, Request, Response, ShadowError, header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::content::{Body, Content, Unequal};
-use self::json::REDACTED;
-use self::pointer::Pointers;
 use self::walk::{Finding, Rules};
-use super::message::{Exchange, Field, Request, Response, ShadowError, header};
 use crate::config;
 
-pub(crate) use self::coding::{MAX_TIME, cpu_time};
 pub use self::places::{Places, Values};
 pub use self::prediction::Summary;
-pub use self::room::Room;
-pub(crate) use self::room::Written;
 pub use self::slices::{MAX_SLICES, OTHER, Slices};
 pub use self::walk::Tolerance;
-pub(crate) use self::words::short;
 
 /// What the comparison of one exchange came to. Label `verdict`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -99,43 +86,6 @@ pub struct Comparison {
 
 /// A status from which on a request was not served: refused or failed (RFC 9110, 15.5 and 15.6).
 pub(crate) const NOT_SERVED: u16 = 400;
-
-/// How long a body is without these codings, where it can be read.
-pub(crate) fn decoded_length(codings: &str, body: &[u8]) -> Option<usize> {
-    let headers = [Field::of("content-encoding", codings)];
-    let decoded = coding::decode(&headers, body, json::MAX_PARSED, &Room::unlimited());
-    decoded.ok().map(|decoded| decoded.len())
-}
-
-/// How many leaves the values of a body of this type have, where it is JSON.
-pub(crate) fn leaves(kind: &str, body: &[u8]) -> Option<u64> {
-    let headers = [Field::of("content-type", kind)];
-    match Body::of(&headers, body, &Room::unlimited()).content() {
-        Content::Json(node) => Some(node.leaves()),
-        Content::Text(..) | Content::Bytes(_) => None,
-    }
-}
-
-/// See [`is_huge`].
-const HUGE: usize = 1 << 20;
-
-/// How many times its length a coded body is taken to have.
-const UNFOLDED: usize = 16;
-
-/// What reading a message takes, in bytes, as far as its length tells.
-pub(crate) fn weight(headers: &[Field], body: &[u8]) -> usize {
-    let times = if coding::is_coded(headers) {
-        UNFOLDED
-    } else {
-        1
-    };
-    body.len().saturating_mul(times)
-}
-
-/// Whether an exchange of such [`weight`] is to be compared by itself: two of them would leave each other no memory.
-pub(crate) fn is_huge(weight: usize) -> bool {
-    weight > HUGE
-}
 
 /// The rules of one service. What its `[service.record]` redacts is quoted nowhere in a
 /// [`Comparison`].

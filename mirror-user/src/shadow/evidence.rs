@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use mirror_common::histogram;
 use mirror_common::tunnel::Arm;
+use mirror_wire::message::{Exchange, Response, ShadowError};
 
 use super::compare::{Comparison, OTHER, Verdict};
-use super::message::{Exchange, Response, ShadowError};
 use super::noise;
 use super::summary::{ErrorPairs, NoisePairs, SliceSummary};
 
@@ -154,8 +154,10 @@ fn bucket(first_byte: Duration) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use mirror_wire::fixtures::response;
+
     use super::*;
-    use crate::shadow::compare::fixture::{exchange, response};
+    use crate::shadow::compare::fixture::exchange;
 
     const MS: u64 = 1_000_000;
 

@@ -3,10 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
+use mirror_wire::fixtures::{empty_response, request};
+use mirror_wire::message::ExchangeId;
 
-use super::memory::Memory;
-use super::message::{ExchangeId, Field, Request, Response, Version};
 use super::replay::{Answered, Job};
 use crate::config;
 
@@ -63,48 +62,6 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
     }
 }
 
-/// A request without header fields and body.
-pub(crate) fn request(method: &str, target: &str) -> Request {
-    Request {
-        method: method.into(),
-        target: target.into(),
-        version: Version::Http11,
-        headers: Vec::new(),
-        body: Bytes::new(),
-        chunked: false,
-        trailers: Vec::new(),
-        first_byte_ns: 0,
-        last_byte_ns: 0,
-        late: false,
-        saturated: false,
-        lease: Memory::new(usize::MAX).lease(0).unwrap(),
-    }
-}
-
-impl Request {
-    /// Adds a header field.
-    pub(crate) fn push(&mut self, name: &'static str, value: &'static str) {
-        self.headers.push(Field {
-            name: Bytes::from_static(name.as_bytes()),
-            value: Bytes::from_static(value.as_bytes()),
-        });
-    }
-}
-
-/// A response without header fields and body.
-pub(crate) fn response(status: u16) -> Response {
-    Response {
-        status,
-        headers: Vec::new(),
-        body: Bytes::new(),
-        first_byte_ns: 0,
-        body_ns: None,
-        last_byte_ns: 0,
-        body_bytes: 0,
-        lease: Memory::new(usize::MAX).lease(0).unwrap(),
-    }
-}
-
 /// A request that the shadow answered with `status`.
 pub(crate) fn answered(exchange: ExchangeId, status: u16) -> Answered {
     Answered {
@@ -114,6 +71,6 @@ pub(crate) fn answered(exchange: ExchangeId, status: u16) -> Answered {
             request: request("GET", "/"),
         },
         written_ns: 0,
-        shadow: Ok(response(status)),
+        shadow: Ok(empty_response(status)),
     }
 }

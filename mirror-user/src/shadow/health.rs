@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::message::ShadowError;
+use mirror_wire::message::ShadowError;
 
 /// So many requests in a row without an answer, and the shadow is down.
 const FAILURES: u32 = 3;

@@ -15,8 +15,8 @@ use std::net::SocketAddr;
 
 use mirror_common::tunnel::Arm;
 use mirror_rollout::noise::Twin;
+use mirror_wire::message::{DropReason, ExchangeId, Response, TapId};
 
-use super::message::{DropReason, ExchangeId, Response, TapId};
 use super::noise::{Second, Seconds};
 use super::replay::Answered;
 
@@ -382,13 +382,17 @@ mod tests {
     #[test]
     fn answers_are_joined_in_either_order() {
         let mut pending = replaying();
-        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(
+            pending
+                .response(ID, mirror_wire::fixtures::empty_response(200))
+                .is_none()
+        );
         check_pair(pair_of(pending.answered(answered())));
         assert!(pending.is_empty());
 
         let mut pending = replaying();
         assert!(pending.answered(answered()).is_none());
-        check_pair(pending.response(ID, fixtures::response(200)));
+        check_pair(pending.response(ID, mirror_wire::fixtures::empty_response(200)));
         assert!(pending.is_empty());
     }
 
@@ -405,7 +409,11 @@ mod tests {
 
         let mut pending = replaying();
         assert!(pending.discard(ID, DropReason::QueueFull).is_some());
-        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(
+            pending
+                .response(ID, mirror_wire::fixtures::empty_response(200))
+                .is_none()
+        );
         assert!(pending.is_empty());
 
         let mut pending = replaying();
@@ -435,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_pair_waits_for_the_second_answers_that_were_asked_for() {
-        let second = || Second::Is(fixtures::response(202));
+        let second = || Second::Is(mirror_wire::fixtures::empty_response(202));
         let asked = || {
             let mut pending = replaying();
             Twin::ALL.into_iter().for_each(|twin| pending.ask(ID, twin));
@@ -445,7 +453,11 @@ mod tests {
         assert!(pending.second(ID, Twin::Control, second()).is_none());
         assert!(!pending.wants_second(ID, Twin::Control));
         assert!(pending.answered(answered()).is_none());
-        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(
+            pending
+                .response(ID, mirror_wire::fixtures::empty_response(200))
+                .is_none()
+        );
         assert!(pending.wants_second(ID, Twin::Repeat) && !pending.wants_answer(ID));
         let missing = Second::Missing(NoData::Timeout);
         let pair = pending.second(ID, Twin::Repeat, missing).unwrap();
@@ -465,7 +477,11 @@ mod tests {
             assert!(pending.second(ID, twin, second()).is_none());
         }
         assert!(!pending.has_seconds(ID));
-        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(
+            pending
+                .response(ID, mirror_wire::fixtures::empty_response(200))
+                .is_none()
+        );
         check_pair(pair_of(pending.answered(answered())));
         assert!(pending.is_empty());
     }
@@ -476,13 +492,17 @@ mod tests {
         pending.ask(ID, Twin::Control);
         pending.discard(ID, DropReason::QueueFull);
         assert!(!pending.wants_second(ID, Twin::Control));
-        let second = Second::Is(fixtures::response(202));
+        let second = Second::Is(mirror_wire::fixtures::empty_response(202));
         assert!(pending.second(ID, Twin::Control, second).is_none());
 
         let mut pending = replaying();
         pending.ask(ID, Twin::Control);
         assert!(pending.answered(answered()).is_none());
-        assert!(pending.response(ID, fixtures::response(200)).is_none());
+        assert!(
+            pending
+                .response(ID, mirror_wire::fixtures::empty_response(200))
+                .is_none()
+        );
         let mut pairs = pending.release();
         assert!(matches!(
             pairs[0].seconds.of(Twin::Control),

@@ -5,15 +5,10 @@ pub mod agent;
 pub mod capture;
 pub mod compare;
 pub mod evidence;
-pub mod exchange;
 pub mod health;
-pub mod http;
 pub mod join;
 pub mod labels;
 pub mod ledger;
-pub mod mark;
-pub mod memory;
-pub mod message;
 pub mod noise;
 pub mod record;
 pub mod replay;
@@ -21,11 +16,8 @@ pub mod report;
 pub mod requests;
 pub(crate) mod resume;
 pub mod selection;
-pub mod stream;
 pub mod summary;
 
-#[cfg(test)]
-mod allocated;
 #[cfg(test)]
 pub(crate) mod conversation;
 #[cfg(test)]

@@ -10,11 +10,12 @@
 mod traffic;
 
 use mirror_rollout::noise::{Twin, in_words};
+use mirror_wire::body::Room;
+use mirror_wire::message::{Response, ShadowError};
 use uuid::Uuid;
 
 pub use self::traffic::Traffic;
-use super::compare::{Comparer, NOT_SERVED, Room, Verdict};
-use super::message::{Response, ShadowError};
+use super::compare::{Comparer, NOT_SERVED, Verdict};
 use super::summary::NoisePairs;
 use crate::config;
 
@@ -213,8 +214,11 @@ impl NoisePairs {
 
 #[cfg(test)]
 mod tests {
+    use mirror_wire::fixtures::JSON;
+    use mirror_wire::fixtures::response;
+
     use super::*;
-    use crate::shadow::compare::fixture::{JSON, compare_config, record_config, response};
+    use crate::shadow::compare::fixture::{compare_config, record_config};
 
     fn control(sample: f64, repeat: f64) -> config::Control {
         config::Control {

@@ -21,12 +21,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use mirror_wire::body::Room;
+use mirror_wire::body::Written;
+use mirror_wire::memory::Lease;
+use mirror_wire::message::Exchange;
 
 use self::form::Form;
 use self::store::Store;
-use super::compare::{Comparison, Room, Written};
-use super::memory::Lease;
-use super::message::Exchange;
+use super::compare::Comparison;
 use super::report::LedgerFile;
 use super::resume;
 use crate::config;

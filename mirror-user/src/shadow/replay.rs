@@ -10,6 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mirror_wire::exchange::ConnectionId;
+use mirror_wire::mark::Mark;
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{ExchangeId, Request, Response, ShadowError};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -17,10 +21,6 @@ use self::connection::{Answer, Connection, Failure};
 use self::order::Order;
 use self::sockets::Refused;
 use self::wire::Stamp;
-use super::exchange::ConnectionId;
-use super::mark::Mark;
-use super::memory::Memory;
-use super::message::{ExchangeId, Request, Response, ShadowError};
 use crate::config;
 
 mod connection;

@@ -23,13 +23,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use mirror_wire::message::DropReason;
 use serde::{Deserialize, Serialize};
 
 use self::labels::Labels;
 use self::service::Tally;
 use super::compare::Comparer;
 use super::labels::Join;
-use super::message::DropReason;
 use super::record::read::{NoRecord, read};
 
 pub use self::differences::{Difference, Example};

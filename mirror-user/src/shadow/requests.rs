@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::message::{DropReason, Unreadable};
+use mirror_wire::message::{DropReason, Unreadable};
 
 /// The ledger of one service. Written and read by any thread.
 #[derive(Debug, Default)]

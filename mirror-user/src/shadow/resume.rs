@@ -11,9 +11,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use mirror_wire::exchange::{Anchor, MAX_CONNECTIONS};
 use serde::{Deserialize, Serialize};
 
-use super::exchange::{Anchor, MAX_CONNECTIONS};
 use crate::transport::frame::Position;
 
 /// Its name in `record_dir`.

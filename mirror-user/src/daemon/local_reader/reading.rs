@@ -13,15 +13,15 @@ use mirror_common::record::Record;
 use mirror_common::siphash::siphash;
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_rollout::statistics::{CLUSTERS, Sort};
+use mirror_wire::body::failure::says;
+use mirror_wire::body::pointer::Pointers;
+use mirror_wire::exchange::{Event, Exchanges, Limits};
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{DropReason, Ending, ExchangeId, Partial, TapId};
+use mirror_wire::segment::segment_of;
 
 use super::marks::Marks;
 use super::tally::{Outcome, Tally, Wait};
-use crate::shadow::capture::segment_of;
-use crate::shadow::compare::failure::says;
-use crate::shadow::compare::pointer::Pointers;
-use crate::shadow::exchange::{Event, Exchanges, Limits};
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{DropReason, Ending, ExchangeId, Partial, TapId};
 
 /// What waits for bytes before it, of all connections.
 const MEMORY: usize = 32 << 20;

@@ -9,7 +9,7 @@ use mirror_common::histogram::Latency;
 use mirror_common::tunnel::Arm;
 use mirror_rollout::statistics::{CLUSTERS, Row, Sort};
 
-use crate::shadow::message::DropReason;
+use mirror_wire::message::DropReason;
 
 /// The classes of responses, and what has none.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mirror_common::tunnel::Arm;
 use mirror_rollout::noise::Twin;
+use mirror_wire::exchange::{ConnectionId, Event};
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{DropReason, ExchangeId};
 use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
 use super::judge::{Judge, SecondSink};
 use crate::config;
-use crate::shadow::exchange::{ConnectionId, Event};
 use crate::shadow::join::{Origin, Pair, Pending};
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{DropReason, ExchangeId};
 use crate::shadow::noise::{NoData, Second, is_asked};
 use crate::shadow::replay::{Job, QueueFull, Replay};
 use crate::shadow::selection::Selection;

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use mirror_common::flow::Flow;
 use mirror_common::tunnel::Arm;
+use mirror_wire::exchange::{self, Event, Exchanges, HandedOver, Limits};
+use mirror_wire::mark::Mark;
+use mirror_wire::memory::Memory;
+use mirror_wire::message::TapId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::judge::{Judge, OfTap};
 use crate::config;
 use crate::shadow::capture::{Capture, StreamNews};
-use crate::shadow::exchange::{self, Event, Exchanges, HandedOver, Limits};
-use crate::shadow::mark::Mark;
-use crate::shadow::memory::Memory;
-use crate::shadow::message::TapId;
 use crate::shadow::resume::{Left, TapResume, unix_ns};
 
 /// The longest sleep: gaps are declared by the clock, not by datagrams.

@@ -10,6 +10,12 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use self::seconds::Noise;
 pub(super) use self::seconds::SecondSink;
+use mirror_wire::body::Room;
+use mirror_wire::exchange::Forgotten;
+use mirror_wire::message::{
+    DropReason, Exchange, ExchangeId, Response, ShadowError, TapId, Unreadable,
+};
+
 use super::Figures;
 use super::workers::{Job, Workers};
 use crate::config;
@@ -18,14 +24,10 @@ use crate::control::shadow::{
 };
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
-use crate::shadow::compare::{self, Comparer, Room, Slices};
+use crate::shadow::compare::{Comparer, Slices};
 use crate::shadow::evidence::Evidence;
-use crate::shadow::exchange::Forgotten;
 use crate::shadow::health::{Health, News, Queue};
 use crate::shadow::join::{Dropped, Joined, Origin, Pair, Pending};
-use crate::shadow::message::{
-    DropReason, Exchange, ExchangeId, Response, ShadowError, TapId, Unreadable,
-};
 use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
@@ -245,7 +247,7 @@ impl Judge {
         let size = weight(&pair);
         let job = Job {
             // Of what unfolds to many times its memory, one at a time for each service.
-            group: compare::is_huge(size).then_some(pair.origin.service),
+            group: mirror_wire::body::is_huge(size).then_some(pair.origin.service),
             job: pair,
         };
         let judge = Arc::clone(self);
@@ -511,13 +513,14 @@ impl Judge {
 /// What judging a pair takes, in bytes, as far as lengths tell.
 fn weight(pair: &Pair) -> usize {
     let Answered { job, shadow, .. } = &pair.shadow;
-    let request = compare::weight(&job.request.headers, &job.request.body);
+    let request = mirror_wire::body::weight(&job.request.headers, &job.request.body);
     let responses = [Some(&pair.production), shadow.as_ref().ok()];
     let responses = responses
         .into_iter()
         .flatten()
         .chain(pair.seconds.responses());
-    let responses = responses.map(|response| compare::weight(&response.headers, &response.body));
+    let responses =
+        responses.map(|response| mirror_wire::body::weight(&response.headers, &response.body));
     responses.fold(request, usize::saturating_add)
 }
 

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use mirror_wire::memory::{Lease, Memory};
 
 use crate::config;
 use crate::shadow::compare::Tolerance;
 use crate::shadow::labels::file::LabelFile;
 use crate::shadow::labels::{BadLine, Id, Join, Joined, Label, Unused};
-use crate::shadow::memory::{Lease, Memory};
 use crate::shadow::record::read::read;
 use crate::shadow::summary::LabelSummary;
 

@@ -2,19 +2,15 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use mirror_common::flow::Endpoint;
-use mirror_common::packet::{Link, Packet, Transport, parse};
-use mirror_common::policy::{flow, worth_copying};
-use mirror_common::record::Record;
+use mirror_common::packet::Link;
 use mirror_common::tunnel::{Arm, Direction, Header};
-use mirror_common::verdict::Reason;
+use mirror_wire::message::{Segment, TapId};
+use mirror_wire::segment::{Found, Unreadable, dissect};
 
-use super::header;
 use super::streams::Copied;
 use crate::config::ShadowService;
 use crate::shadow::ledger::Outcome;
-use crate::shadow::message::{Extras, Segment, TapId};
 
 /// Whose a copy is.
 #[derive(Debug)]
@@ -30,17 +26,6 @@ pub(super) struct Copy<'a> {
     /// Payload bytes in this datagram.
     pub(super) length: u32,
     found: Result<Found<'a>, Outcome>,
-}
-
-struct Found<'a> {
-    service: usize,
-    tap: TapId,
-    direction: Direction,
-    arm: Arm,
-    time_ns: u64,
-    packet: Packet,
-    extras: Extras,
-    payload: &'a [u8],
 }
 
 impl Classifier {
@@ -64,7 +49,7 @@ impl Classifier {
         let meta = &header.meta;
         let (packet, extras, payload) = match dissect(inner, Link::Ip) {
             Ok(dissected) => dissected,
-            Err(outcome) => return Copy::dropped(meta.length, outcome),
+            Err(unreadable) => return Copy::dropped(meta.length, unreadable.into()),
         };
         let service = self.by_id.get(&header.vni).copied();
         Copy {
@@ -89,7 +74,7 @@ impl Classifier {
         let record = &copied.record;
         let (packet, extras, payload) = match dissect(&copied.packet, Link::Ip) {
             Ok(dissected) => dissected,
-            Err(outcome) => return Copy::dropped(0, outcome),
+            Err(unreadable) => return Copy::dropped(0, unreadable.into()),
         };
         let service = self.by_id.get(&record.service).copied();
         Copy {
@@ -105,7 +90,7 @@ impl Classifier {
     pub(super) fn vxlan<'a>(&self, tap: TapId, inner: &'a [u8], time_ns: u64) -> Copy<'a> {
         let (packet, extras, payload) = match dissect(inner, Link::Ethernet) {
             Ok(dissected) => dissected,
-            Err(outcome) => return Copy::dropped(0, outcome),
+            Err(unreadable) => return Copy::dropped(0, unreadable.into()),
         };
         let towards = self.by_address.get(&packet.destination);
         let from = self.by_address.get(&packet.source);
@@ -132,32 +117,13 @@ impl Classifier {
     }
 }
 
-/// The segment in a record's packet, where there is one that says anything: for whoever reads records
-/// and keeps no ledger.
-pub(crate) fn segment_of(
-    service: usize,
-    tap: TapId,
-    record: &Record,
-    packet: &[u8],
-) -> Option<Segment> {
-    let dissected = dissect(packet, Link::Ip).ok()?;
-    Found::of_record(service, tap, record, dissected).segment()
-}
-
-/// The TCP segment inside.
-fn dissect(inner: &[u8], link: Link) -> Result<(Packet, Extras, &[u8]), Outcome> {
-    let packet = parse(&inner, inner.len() as u32, link).map_err(|reason| match reason {
-        // What the header promises and the datagram lacks: a tap that cuts frames off.
-        Reason::Truncated => Outcome::Truncated,
-        _ => Outcome::NotTcp,
-    })?;
-    if packet.transport != Transport::Tcp {
-        return Err(Outcome::NotTcp);
+impl From<Unreadable> for Outcome {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Truncated => Self::Truncated,
+            Unreadable::NotTcp => Self::NotTcp,
+        }
     }
-    let start = packet.payload_offset as usize;
-    let end = start + packet.payload_length as usize;
-    let payload = inner.get(start..end).ok_or(Outcome::Truncated)?;
-    Ok((packet, header::extras(inner, &packet), payload))
 }
 
 impl Copy<'_> {
@@ -189,43 +155,5 @@ impl Copy<'_> {
         if let Some(segment) = found.and_then(Found::segment) {
             sink(segment);
         }
-    }
-}
-
-impl<'a> Found<'a> {
-    /// What a record says, and the packet in it.
-    fn of_record(
-        service: usize,
-        tap: TapId,
-        record: &Record,
-        (packet, extras, payload): (Packet, Extras, &'a [u8]),
-    ) -> Self {
-        Self {
-            service,
-            tap,
-            direction: record.direction,
-            arm: record.arm,
-            time_ns: record.time_ns,
-            packet,
-            extras,
-            payload,
-        }
-    }
-
-    /// The segment, if it carries anything.
-    fn segment(self) -> Option<Segment> {
-        worth_copying(&self.packet).then(|| Segment {
-            service: self.service,
-            tap: self.tap,
-            flow: flow(&self.packet, self.direction),
-            direction: self.direction,
-            arm: self.arm,
-            time_ns: self.time_ns,
-            sequence: self.packet.sequence,
-            acknowledgement: self.packet.acknowledgement,
-            flags: self.packet.flags,
-            extras: self.extras,
-            payload: Bytes::copy_from_slice(self.payload),
-        })
     }
 }

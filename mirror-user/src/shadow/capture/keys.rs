@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use mirror_common::packet::{Link, parse};
 use mirror_common::tunnel::Datagram;
 use mirror_common::tunnel::mac::Key;
+use mirror_wire::message::TapId;
 
 use super::Stray;
-use crate::shadow::message::TapId;
 
 /// The taps' keys by the number that the agent gave each.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::shadow::memory::{Lease, Memory};
-use crate::shadow::message::TapId;
+use mirror_wire::memory::{Lease, Memory};
+use mirror_wire::message::TapId;
 
 /// Taps at once, besides those that the config names; what comes of more is not listened to.
 const MAX_TAPS: usize = 4096;

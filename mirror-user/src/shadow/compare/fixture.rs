@@ -2,34 +2,11 @@
 
 use bytes::Bytes;
 use mirror_common::tunnel::Arm;
+use mirror_wire::fixtures::{JSON, fields, response};
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{Exchange, Request, Response, ShadowError, Version};
 
 use crate::config;
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{Exchange, Field, Request, Response, ShadowError, Version};
-
-pub(crate) const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
-
-pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<Field> {
-    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    let field = |&(name, value): &(&str, &str)| Field {
-        name: bytes(name),
-        value: bytes(value),
-    };
-    fields.iter().map(field).collect()
-}
-
-pub(crate) fn response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Response {
-    Response {
-        status,
-        headers: fields(headers),
-        body: Bytes::copy_from_slice(body),
-        first_byte_ns: 7_000_000,
-        body_ns: (!body.is_empty()).then_some(7_000_000),
-        last_byte_ns: 9_500_000,
-        body_bytes: body.len() as u64,
-        lease: Memory::new(0).lease(0).unwrap(),
-    }
-}
 
 /// An exchange with a small JSON request; the request ends at 5 ms, the shadow's at 6 ms.
 pub(crate) fn exchange(production: Response, shadow: Result<Response, ShadowError>) -> Exchange {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::json::Node;
+use mirror_wire::body::json::Node;
 
 /// Places of one exchange that are noted.
 const MAX_PLACES: usize = 16;

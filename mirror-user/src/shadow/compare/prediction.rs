@@ -1,11 +1,11 @@
 //! What a model said: the values that the prediction pointer names, kept small.
 
+use mirror_wire::body::json::{Node, Redacted};
+use mirror_wire::body::pointer::Pointers;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::distribution::{Label, is_one};
-use super::json::{Node, Redacted};
-use super::pointer::Pointers;
 
 /// Numbers that a prediction is written with; with more it is summarised.
 const MAX_NUMBERS: usize = 64;

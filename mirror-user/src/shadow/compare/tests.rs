@@ -1,11 +1,12 @@
 use std::io::Write as _;
 
+use mirror_wire::fixtures::JSON;
+use mirror_wire::fixtures::fields;
+use mirror_wire::fixtures::response;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::fixture::{
-    JSON, compare_config, exchange, fields, json_exchange, record_config, response,
-};
+use super::fixture::{compare_config, exchange, json_exchange, record_config};
 use super::*;
 
 fn comparer(change: impl FnOnce(&mut config::Compare)) -> Comparer {

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use mirror_wire::body::json::{Node, Number};
+use mirror_wire::body::pointer::{Pointers, push_token};
+use mirror_wire::body::words::{excerpts, number_pair, short};
+
 use super::distribution::{self, Label};
-use super::json::{Node, Number};
 use super::places::{Places, Values};
-use super::pointer::{Pointers, push_token};
-use super::words::{excerpts, number_pair, short};
 
 /// What the comparison goes by.
 #[derive(Clone, Debug, Default)]

@@ -1,10 +1,10 @@
 //! A label, and whether a prediction is right by it.
 
+use mirror_wire::body::json::Number;
 use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::shadow::compare::distribution::labels;
-use crate::shadow::compare::json::Number;
 use crate::shadow::compare::{Summary, Tolerance};
 
 /// From this probability on a single one says yes.

@@ -6,10 +6,10 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher as _;
 
 use bytes::Bytes;
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{Exchange, Response};
 
 use crate::shadow::compare::NOT_SERVED;
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{Exchange, Response};
 
 /// Answers that are remembered.
 const MOST: usize = 256;
@@ -95,8 +95,11 @@ fn size(answer: &Response) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use mirror_wire::fixtures::JSON;
+    use mirror_wire::fixtures::response;
+
     use super::*;
-    use crate::shadow::compare::fixture::{JSON, exchange, response};
+    use crate::shadow::compare::fixture::exchange;
 
     fn asked(body: &str, answer: &[u8]) -> Exchange {
         let mut exchange = exchange(response(200, JSON, answer), Ok(response(200, JSON, b"")));

@@ -7,13 +7,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
+use mirror_wire::body::Room;
+use mirror_wire::body::Written;
+use mirror_wire::body::content::Body;
+use mirror_wire::body::json::{REDACTED, Redacted};
+use mirror_wire::body::pointer::Pointers;
+use mirror_wire::message::{Exchange, Field, Response, header};
+
 use super::line::{Answer, Payload, Record, RequestPart};
 use crate::config::{self, Payloads};
-use crate::shadow::compare::content::Body;
-use crate::shadow::compare::json::{REDACTED, Redacted};
-use crate::shadow::compare::pointer::Pointers;
-use crate::shadow::compare::{Comparison, Room, Verdict, Written};
-use crate::shadow::message::{Exchange, Field, Response, header};
+use crate::shadow::compare::{Comparison, Verdict};
 
 /// Bodies larger than this, in bytes, are not written.
 const MAX_BODY: usize = 16 << 20;

@@ -1,16 +1,17 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use mirror_wire::fixtures::JSON;
+use mirror_wire::fixtures::fields;
+use mirror_wire::fixtures::response;
+use mirror_wire::message::ShadowError;
 use serde_json::{Value, json};
 
 use super::form::milliseconds;
 use super::*;
 use crate::config::{Payloads, Shadow, ShadowService};
 use crate::shadow::compare::Comparer;
-use crate::shadow::compare::fixture::{
-    JSON, compare_config, exchange, fields, json_exchange, record_config, response,
-};
-use crate::shadow::message::ShadowError;
+use crate::shadow::compare::fixture::{compare_config, exchange, json_exchange, record_config};
 
 fn config(record_dir: &Path, record: config::Record) -> Shadow {
     let localhost = "127.0.0.1:0".parse().unwrap();
@@ -310,7 +311,7 @@ fn without_memory_the_record_is_lost_and_counted() {
         Recorder::open(&config(&folder.path().join("records"), record_config())).unwrap();
     let mut exchange = json_exchange("1", "1");
     let comparison = Comparer::new(&compare_config(), &record_config()).compare(&exchange);
-    exchange.request.lease = crate::shadow::memory::Memory::new(10).lease(0).unwrap();
+    exchange.request.lease = mirror_wire::memory::Memory::new(10).lease(0).unwrap();
     assert_eq!(recorder.write(0, &exchange, &comparison), Outcome::Lost);
     assert_eq!(recorder.write(9, &exchange, &comparison), Outcome::Lost);
     let state = recorder.state();

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use mirror_wire::http::{Decoder, Fault, Step, Unfit};
+use mirror_wire::message::{Response, ShadowError};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, Interest, ReadBuf};
 
 use super::Target;
 use super::sockets::{Refused, Socket};
 use super::wire::Encoded;
-use crate::shadow::http::{Decoder, Fault, Step, Unfit};
-use crate::shadow::message::{Response, ShadowError};
 
 /// What is read at once, and copied out of the buffer that all connections share: most responses
 /// are smaller, and need no more memory than they fill.

@@ -4,8 +4,9 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
+use mirror_wire::exchange::ConnectionId;
+
 use super::Job;
-use crate::shadow::exchange::ConnectionId;
 
 /// Requests that wait, and how many are under way.
 #[derive(Debug)]
@@ -80,17 +81,16 @@ impl Order {
 
 #[cfg(test)]
 mod tests {
+    use mirror_wire::message::ExchangeId;
     use uuid::Uuid;
 
     use super::*;
-    use crate::shadow::fixtures;
-    use crate::shadow::message::ExchangeId;
 
     fn job(exchange: u64) -> Job {
         Job {
             exchange: ExchangeId(exchange),
             id: Uuid::nil(),
-            request: fixtures::request("GET", "/"),
+            request: mirror_wire::fixtures::request("GET", "/"),
         }
     }
 

@@ -89,7 +89,7 @@ impl Scene {
         method: &str,
         body: &[u8],
     ) -> Result<(), QueueFull> {
-        let mut request = fixtures::request(method, &format!("/{}", self.next));
+        let mut request = mirror_wire::fixtures::request(method, &format!("/{}", self.next));
         request.push("Host", "a");
         request.push("Transfer-Encoding", "chunked");
         request.chunked = true;
@@ -419,7 +419,7 @@ async fn large_bodies_move_by_turns() {
         stream.write_all(&vec![0; BODY]).await.unwrap();
         stream
     });
-    let mut request = fixtures::request("POST", "/");
+    let mut request = mirror_wire::fixtures::request("POST", "/");
     request.body = vec![b'x'; BODY].into();
     let stamp = Stamp {
         id: Uuid::nil(),

@@ -6,8 +6,8 @@ use std::io::Write as _;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::shadow::mark::MARK_HEADER;
-use crate::shadow::message::{Field, Request, Version, header};
+use mirror_wire::mark::MARK_HEADER;
+use mirror_wire::message::{Field, Request, Version, header};
 
 /// Names the exchange, in the shadow's logs and in our records.
 pub const ID_HEADER: &str = "x-modelmirror-id";
@@ -154,7 +154,7 @@ fn put(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shadow::fixtures::request;
+    use mirror_wire::fixtures::request;
 
     const ID: Uuid = Uuid::from_u128(0x0123);
     const ADDED: &str = "x-modelmirror-id: 00000000-0000-0000-0000-000000000123\r\n\

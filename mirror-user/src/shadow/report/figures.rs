@@ -1,6 +1,6 @@
 //! Figures as people read them.
 
-use crate::shadow::compare::short;
+use mirror_wire::body::short;
 
 /// A number in groups of three digits.
 pub(super) fn count(n: u64) -> String {

@@ -7,12 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mirror_common::tunnel::Arm;
+use mirror_wire::body::json::REDACTED;
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{Exchange, Field, Request, Response, Version};
 use serde::Serialize;
 
-use crate::shadow::compare::json::REDACTED;
 use crate::shadow::compare::{Comparer, NOT_SERVED, Verdict};
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{Exchange, Field, Request, Response, Version};
 use crate::shadow::record::form::sha256;
 use crate::shadow::record::line::{Answer, Payload, Record};
 
@@ -209,6 +209,6 @@ fn exchange(
     }
 }
 
-fn lease() -> crate::shadow::memory::Lease {
+fn lease() -> mirror_wire::memory::Lease {
     Memory::new(0).empty_lease()
 }

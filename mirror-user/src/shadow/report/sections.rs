@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mirror_rollout::noise::Twin;
+use mirror_wire::message::DropReason;
 
 use super::Service;
 use super::figures::{count, cut, figure, milliseconds, percent, points, second, span};
@@ -13,7 +14,6 @@ use super::selection::Pair;
 use super::service::{Canary, Fidelity, LegLatency};
 use super::statistics::{Difference, Quantiles, Share};
 use crate::shadow::compare::Values;
-use crate::shadow::message::DropReason;
 
 /// Rows of a list that are shown; `--output json` has all.
 const ROWS: usize = 10;

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use mirror_common::tunnel::Arm;
 use mirror_rollout::noise::Twin;
+use mirror_wire::body::Room;
+use mirror_wire::message::{Exchange, ExchangeId};
 
 use super::{Judge, Service, lock};
 use crate::config;
 use crate::metrics;
-use crate::shadow::compare::{Comparison, Room, Verdict};
+use crate::shadow::compare::{Comparison, Verdict};
 use crate::shadow::evidence::Evidence;
 use crate::shadow::health::{Health, News, Queue};
-use crate::shadow::message::{Exchange, ExchangeId};
 use crate::shadow::noise::{self, NoData, Second, Seconds, Traffic};
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::summary::{ControlSummary, TrafficSummary};

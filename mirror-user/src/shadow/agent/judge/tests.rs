@@ -1,11 +1,11 @@
 use std::sync::mpsc;
 
 use bytes::Bytes;
+use mirror_wire::memory::{Lease, Memory};
+use mirror_wire::message::TapId;
 
 use super::*;
 use crate::shadow::fixtures;
-use crate::shadow::memory::{Lease, Memory};
-use crate::shadow::message::TapId;
 use crate::shadow::noise::Seconds;
 
 const ID: u32 = 101;
@@ -50,7 +50,7 @@ impl Scene {
 
     fn pair(&self, lengths: Lengths) -> Pair {
         let mut shadow = fixtures::answered(ExchangeId(1), 200);
-        let mut production = fixtures::response(200);
+        let mut production = mirror_wire::fixtures::empty_response(200);
         let request = &mut shadow.job.request;
         (request.body, request.lease) = self.body(lengths.request);
         (production.body, production.lease) = self.body(lengths.production);

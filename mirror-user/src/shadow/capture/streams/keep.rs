@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use mirror_wire::memory::{Lease, Memory};
+use mirror_wire::message::TapId;
 use tokio::sync::mpsc;
 
 use super::error::{Refusal, Refused};
 use super::line::{Item, Outlet, Progress};
 use super::order::{Copied, Order};
 use super::tap::Said;
-use crate::shadow::memory::{Lease, Memory};
-use crate::shadow::message::TapId;
 use crate::transport::frame::{Header, Hello, Kind, Position, Positions, Welcome};
 
 /// How far an agent has got in a tap's rings.

@@ -8,11 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as threads};
 
+use mirror_wire::message::TapId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{Notify, mpsc};
 
 use super::order::Copied;
-use crate::shadow::message::TapId;
 use crate::tap_report::TapReport;
 use crate::transport::frame::Hello;
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mirror_wire::memory::Memory;
+use mirror_wire::message::TapId;
 use tokio::sync::watch;
 
 use super::connection::{Connection, End, Quit, leave};
@@ -12,8 +14,6 @@ use super::error::{Refusal, Refusals, Refused};
 use super::keep::{BASE, Got, Keep, Memories};
 use super::line::Outlet;
 use crate::shadow::capture::roster::{Roster, Seat};
-use crate::shadow::memory::Memory;
-use crate::shadow::message::TapId;
 use crate::transport::frame::{self, Hello, Kind};
 
 /// What is shared by all connections.

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use mirror_common::packet::ACK;
 use mirror_common::tunnel::{Arm, Direction};
+use mirror_wire::memory::Memory;
+use mirror_wire::message::{Segment, TapId};
 
 use super::fixtures::{Kept, Rings};
 use super::*;
@@ -13,8 +15,6 @@ use crate::config;
 use crate::shadow::capture::{Capture, Tap};
 use crate::shadow::conversation;
 use crate::shadow::ledger::Outcome;
-use crate::shadow::memory::Memory;
-use crate::shadow::message::{Segment, TapId};
 use crate::shadow::resume::TapResume;
 use crate::tap_report::{LaneSent, TapReport};
 use crate::transport::frame::{PREFACE, Position, Positions, Welcome};

@@ -1,0 +1,75 @@
+//! Messages for tests.
+
+use bytes::Bytes;
+
+use crate::memory::Memory;
+use crate::message::{Field, Request, Response, Version};
+
+/// Header fields of JSON.
+pub const JSON: &[(&str, &str)] = &[("Content-Type", "application/json")];
+
+/// Header fields with these names and values.
+pub fn fields(fields: &[(&str, &str)]) -> Vec<Field> {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let field = |&(name, value): &(&str, &str)| Field {
+        name: bytes(name),
+        value: bytes(value),
+    };
+    fields.iter().map(field).collect()
+}
+
+/// A whole response.
+pub fn response(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    Response {
+        status,
+        headers: fields(headers),
+        body: Bytes::copy_from_slice(body),
+        first_byte_ns: 7_000_000,
+        body_ns: (!body.is_empty()).then_some(7_000_000),
+        last_byte_ns: 9_500_000,
+        body_bytes: body.len() as u64,
+        lease: Memory::new(0).empty_lease(),
+    }
+}
+
+/// A request without header fields and body.
+pub fn request(method: &str, target: &str) -> Request {
+    Request {
+        method: method.into(),
+        target: target.into(),
+        version: Version::Http11,
+        headers: Vec::new(),
+        body: Bytes::new(),
+        chunked: false,
+        trailers: Vec::new(),
+        first_byte_ns: 0,
+        last_byte_ns: 0,
+        late: false,
+        saturated: false,
+        lease: Memory::new(usize::MAX).empty_lease(),
+    }
+}
+
+impl Request {
+    /// Adds a header field.
+    pub fn push(&mut self, name: &'static str, value: &'static str) {
+        self.headers.push(Field {
+            name: Bytes::from_static(name.as_bytes()),
+            value: Bytes::from_static(value.as_bytes()),
+        });
+    }
+}
+
+/// A response without header fields and body.
+pub fn empty_response(status: u16) -> Response {
+    Response {
+        status,
+        headers: Vec::new(),
+        body: Bytes::new(),
+        first_byte_ns: 0,
+        body_ns: None,
+        last_byte_ns: 0,
+        body_bytes: 0,
+        lease: Memory::new(usize::MAX).empty_lease(),
+    }
+}

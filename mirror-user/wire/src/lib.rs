@@ -1,0 +1,17 @@
+//! What passes between clients and a model server, read from packets: segments become streams, streams messages of
+//! HTTP/1, and messages exchanges. Pure; the agent and the daemon read by the same lines.
+//!
+//! In the order that bytes travel: [`segment`], [`stream`], [`http`], [`exchange`], [`body`].
+
+#[cfg(test)]
+mod allocated;
+pub mod body;
+pub mod exchange;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
+pub mod http;
+pub mod mark;
+pub mod memory;
+pub mod message;
+pub mod segment;
+pub mod stream;
