@@ -1,5 +1,6 @@
 //! A file of labels, piece by piece: CSV with a header (RFC 4180), or JSON lines. Pure.
 
+use std::borrow::Cow;
 use std::str;
 
 use csv::{ByteRecord, ReaderBuilder};
@@ -233,12 +234,18 @@ impl Decoder {
         places: [usize; 2],
         visit: &mut impl FnMut(Result<(Id, Label), BadLine>),
     ) {
-        let mut reader = reader(lines, delimiter);
+        // The reader takes off a mark wherever it begins to read, which is not where the file begins.
+        let (guard, before) = match lines.starts_with(MARK) {
+            true => (Cow::Owned([b"\n", lines].concat()), 1),
+            false => (Cow::Borrowed(lines), 0),
+        };
+        let mut reader = reader(&guard, delimiter);
         let mut record = ByteRecord::new();
         // A slice is always read, and records may be of any length.
         while reader.read_byte_record(&mut record).is_ok_and(|more| more) {
             let found = fields(&record, places);
-            let line = self.lines + record.position().map_or(1, |begun| line_of(lines, begun));
+            let line =
+                self.lines + record.position().map_or(1, |begun| line_of(&guard, begun)) - before;
             visit(found.map_err(|what| BadLine { line, what }));
         }
         self.lines += newlines(lines);

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
-use tests::{Request, Scene, eventually, pattern};
+use tests::{Mood, Request, Scene, eventually, pattern};
 
 /// Clients at once, more than the agent's host has descriptors or ports for.
 const CLIENTS: usize = 400;
@@ -135,5 +135,35 @@ fn many_clients_that_rest() {
     let forgotten = "modelmirror_shadow_forgotten_connections_total";
     assert_eq!(outcome.metrics.sum(forgotten, &[]), 0.0);
     let peak = peak(&scene);
+    assert!(peak <= MEMORY * 13 / 10 + (64 << 20), "{} MiB", peak >> 20);
+}
+
+/// JSON that becomes fifty times as much when it is read: lists of one number each.
+fn lists(bytes: usize) -> Vec<u8> {
+    format!("{{\"lists\":[{}0]}}", "[0],".repeat(bytes / 4)).into_bytes()
+}
+
+/// What comparing takes is a part of `memory`: what fits is compared, and what does not is dropped by name.
+#[test]
+fn bodies_that_become_large_when_they_are_read() {
+    const MEMORY: u64 = 64 << 20;
+    let Some(mut scene) = Scene::new() else {
+        return;
+    };
+    scene.set_shadow("memory", MEMORY as i64);
+    scene.set_shadow_service("max_body", "8MiB");
+    scene.start();
+    // Both answers are read: no two of the shadow's are like production's.
+    scene.model().set_mood(Mood::Noisy(1));
+    let sent = scene.load(4, 10, |_, index| {
+        let bytes = if index % 2 == 0 { 3_500_000 } else { 100_000 };
+        Request::post("/echo", &lists(bytes))
+    });
+    let outcome = scene.account(&sent);
+    let (memory, different) = (outcome.requests("memory"), outcome.verdicts("different"));
+    assert_eq!(memory + different, 40, "{}", outcome.metrics);
+    assert!(memory >= 20 && different > 0, "{}", outcome.metrics);
+    let peak = peak(&scene);
+    println!("{} MiB of {}", peak >> 20, MEMORY >> 20);
     assert!(peak <= MEMORY * 13 / 10 + (64 << 20), "{} MiB", peak >> 20);
 }

@@ -156,7 +156,7 @@ fn resets_of_all_clients_take_it_back() {
     }
     let said = pilot.wait_for("rolled_back");
     let reason = said["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("reset by its server"), "{said:#}");
+    assert!(reason.contains("of the canary's last"), "{said:#}");
 }
 
 #[test]
