@@ -3,6 +3,7 @@
 //!
 //!     cargo test --release -p mirror-rollout --lib -- --ignored --nocapture simulation
 
+mod oracle;
 mod power;
 mod rivals;
 mod servers;

@@ -149,9 +149,7 @@ impl Stage {
             let Some((gap, variance)) = beyond(counts, limit) else {
                 return false;
             };
-            let mixed = variance + deviation * deviation;
-            let pull = deviation * deviation * gap * gap / (2.0 * variance * mixed);
-            gap > 0.0 && 0.5 * (variance / mixed).ln() + pull >= -ALPHA.ln()
+            gap > 0.0 && mixture(gap, variance, deviation) >= -ALPHA.ln()
         })
     }
 
@@ -174,6 +172,13 @@ impl Stage {
             rank >= 0.0 && shifts[rank as usize] > TOLERANCE * estimate.abs()
         })
     }
+}
+
+/// ln of the likelihood ratio of a gap with this variance between gaps that are normal with this deviation, and none.
+pub(super) fn mixture(gap: f64, variance: f64, deviation: f64) -> f64 {
+    let mixed = variance + deviation * deviation;
+    let pull = deviation * deviation * gap * gap / (2.0 * variance * mixed);
+    0.5 * (variance / mixed).ln() + pull
 }
 
 /// By how much the canary's rate is beyond the limit, and the variance of that.
