@@ -58,22 +58,33 @@ impl Contest {
         game: impl Fn(f64, Side) -> G,
     ) {
         self.effect = effect.by;
-        let most = MOST / effect.windows;
-        let part = |gain: f64| (gain / effect.by).min(most);
+        // Spells are held back where they accuse. What clears a version comes a little at a time, or from stable's own.
+        let part = |side: Side, gain: f64| {
+            let windows = if side == Side::Above {
+                effect.windows
+            } else {
+                1.0
+            };
+            (gain / effect.by).min(MOST / windows)
+        };
         for (side, capital) in [
             (Side::Above, &mut self.above),
             (Side::Below, &mut self.below),
         ] {
             let gain = game(self.limit, side);
             let fixed = self.fixed.iter().map(|&by| Bet::Fixed(by));
-            capital.multiply(fixed.chain([Bet::Expected]).map(|bet| part(gain(bet))));
+            capital.multiply(
+                fixed
+                    .chain([Bet::Expected])
+                    .map(|bet| part(side, gain(bet))),
+            );
         }
         for other in &mut self.elsewhere {
             for (side, capital) in [
                 (Side::Above, &mut other.above),
                 (Side::Below, &mut other.below),
             ] {
-                *capital += part(game(other.limit, side)(Bet::Expected));
+                *capital += part(side, game(other.limit, side)(Bet::Expected));
             }
         }
     }
