@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, StatusCode};
+use mirror_api::AgentAddress;
+use mirror_api::summary::Summary;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{AgentAddress, Mirror};
+use crate::config::Mirror;
 use crate::http_client::{self, Broken};
-use crate::shadow::summary::Summary;
 use crate::transport::frame::ALPN_API;
 use crate::transport::keys::{KeyFileError, PrivateKey, PublicKey};
 use crate::transport::tls::{self, Refusal};

@@ -16,11 +16,12 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use mirror_api::Mechanism;
+use mirror_api::plain;
 use serde::Serialize;
 
-use crate::dataplane::Mechanism;
 use crate::shadow::report::{Threshold, Versions};
-use crate::{config, daemon, plain};
+use crate::{config, daemon};
 
 /// Exit code for a config that is refused; clap uses the same for bad arguments.
 const BAD_CONFIG: u8 = 2;

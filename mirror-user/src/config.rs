@@ -4,7 +4,6 @@
 //! key by key, remember where each value stands, collect every problem, and only then build the
 //! types below.
 
-mod agent_address;
 mod canary;
 mod defaults;
 mod errors;
@@ -21,15 +20,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use globset::Glob;
+use mirror_api::Transport;
+use mirror_api::{AgentAddress, XdpHook};
 use mirror_common::tunnel::Arm;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
 
-pub use agent_address::{AgentAddress, NoAddress};
-pub use canary::{Affinity, Canary, XdpHook};
+pub use canary::Canary;
 pub use defaults::default_text;
 pub use errors::{Error, Fault, Place, Problem, Report};
 pub use node::node;

@@ -14,35 +14,18 @@
 //!
 //! What is refused is answered with 4xx or 5xx and `{"error": "..."}`.
 
-mod canary;
 mod client;
-mod render;
-mod rollout;
 mod server;
 pub mod shadow;
-mod status;
 
-use crate::dataplane::Mechanism;
-pub use crate::serve::Caller;
-pub use crate::state::{Change, Source};
-pub use canary::{
-    Achieved, Arm, CanaryChange, CanaryState, ChoiceCount, Concentration, Quantiles, Rest,
-    ServerUse, ShareState, Translations,
-};
-pub use client::{Client, ClientError};
-pub use mirror_rollout::record::{By, Line};
-pub use rollout::{
-    Finish, Promote, RolloutHistory, RolloutOrder, RolloutOutcome, RolloutState, RolloutStates,
-    RolloutSummary, ServiceRollout, Start, StepName,
-};
-pub use server::{bind, replace, serve};
-pub use status::{
-    Agent, Interface, LookState, LookedArm, LookedExchanges, MirrorState, Mirrored, PacketCount,
-    RingState, RunTimes, Sample, Service, Status,
-};
-
+use mirror_api::{CanaryChange, Change, Done, RolloutOrder, RolloutSummary, Status};
+use mirror_rollout::record::Line;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+
+pub use crate::serve::Caller;
+pub use client::{Client, ClientError};
+pub use server::{bind, replace, serve};
 
 /// What the daemon is asked to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,16 +94,6 @@ pub enum Reply {
     Record(Vec<Line>),
     /// To [`Command::Rollouts`], the last one first.
     Rollouts(Vec<RolloutSummary>),
-}
-
-/// A command that was carried out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// What was done, a line for each step.
-    pub done: Vec<String>,
-    /// What the caller should know all the same, such as a state file that could not be written.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
 }
 
 /// Why a command was not carried out.

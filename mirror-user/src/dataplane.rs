@@ -28,7 +28,7 @@ use mirror_common::ABI_VERSION;
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::Service;
 
-use crate::config::XdpHook;
+use mirror_api::{Mechanism, XdpHook};
 
 pub use attach::{Chain, foreign_programs, tcx_works};
 pub use connections::{Connections, Place};
@@ -109,16 +109,6 @@ pub enum Error {
         /// Why.
         source: Box<MapError>,
     },
-}
-
-/// How programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mechanism {
-    /// TCX links (Linux 6.6): survive the daemon, replaced atomically.
-    Tcx,
-    /// The clsact qdisc.
-    Clsact,
 }
 
 /// What an interface is to us.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mirror_api::tap_report::TapReport;
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::packet::{self, Link};
 use mirror_common::record::{Reader, Record};
@@ -22,7 +23,6 @@ use mirror_wire::stream::Stream;
 use crate::config::Columns;
 use crate::shadow::capture::streams::{self, Copied, Frames, Order, Said};
 use crate::shadow::labels::Decoder;
-use crate::tap_report::TapReport;
 use crate::transport::frame::{self, Header, Hello, Kind, Positions, Welcome};
 
 /// What is done with an input.

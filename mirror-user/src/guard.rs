@@ -3,7 +3,9 @@
 
 use std::panic::{self, AssertUnwindSafe};
 
-use crate::{metrics, plain};
+use mirror_api::plain;
+
+use crate::metrics;
 
 /// Has every panic logged and counted, from now on.
 pub(crate) fn watch_for_panics() {

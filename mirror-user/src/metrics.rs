@@ -5,6 +5,7 @@ mod node;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use mirror_api::summary::{ControlSummary, LabelSummary, Latency, SliceSummary, TrafficSummary};
 use mirror_common::tunnel::Arm;
 use mirror_rollout::noise::Twin;
 use mirror_wire::exchange::Forgotten;
@@ -23,7 +24,6 @@ use crate::shadow::capture::{Refusals, Stray, Tap};
 use crate::shadow::compare::Verdict;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::report::Excess;
-use crate::shadow::summary::{ControlSummary, LabelSummary, Latency, SliceSummary, TrafficSummary};
 
 /// Something that is made of a name, a help text and label names.
 trait Metric: Collector + Clone + Sized + 'static {

@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use mirror_api::{Change, Source};
 use mirror_rollout::Share;
 use serde::{Deserialize, Serialize};
 
@@ -15,40 +16,6 @@ use crate::config;
 
 const FILE: &str = "overrides.json";
 const FORMAT: u32 = 1;
-
-/// What the command line changes about one service's mirror.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Change {
-    /// Mirror, whatever the file says.
-    On,
-    /// Do not mirror, whatever the file says.
-    Off,
-    /// Share of connections, 0 to 1.
-    Sample(f64),
-    /// Back to what the file says.
-    Clear,
-}
-
-/// Who decides about a service's mirror.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The config file.
-    File,
-    /// The command line.
-    Cli,
-}
-
-impl Source {
-    /// The word for it.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::File => "config",
-            Self::Cli => "cli",
-        }
-    }
-}
 
 /// What is set for one service; nothing = as the file says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use bytesize::ByteSize;
+use mirror_api::{AgentAddress, Transport};
 use mirror_common::tunnel::{OVERHEAD_IPV4, OVERHEAD_IPV6};
 
 use super::{Finding, api};
-use crate::config::{AgentAddress, Mirror, Node};
+use crate::config::{Mirror, Node};
 use crate::daemon;
 use crate::netlink::{self, Link, Netlink, offloads};
-use crate::transport::frame::Transport;
 
 /// Ports where other tunnels listen: VXLAN (RFC 7348), Linux's VXLAN, GENEVE (RFC 8926).
 const TAKEN_PORTS: [(u16, &str); 3] = [(4789, "VXLAN"), (8472, "Linux's VXLAN"), (6081, "GENEVE")];

@@ -2,10 +2,12 @@
 //!
 //! It is asked as a rollout asks it, by its api: a daemon that runs keeps its own connection.
 
+use mirror_api::AgentAddress;
+use mirror_api::summary::Summary;
+
 use super::Finding;
 use crate::agent_api::{self, Access, Error};
-use crate::config::{AgentAddress, Mirror, Node, Service};
-use crate::shadow::summary::Summary;
+use crate::config::{Mirror, Node, Service};
 use crate::transport::tls::Refusal;
 
 /// What the agent of this mirror says, to all services that are mirrored there.
@@ -114,11 +116,12 @@ fn knows(agent: &AgentAddress, summary: &Summary, service: &Service) -> Finding 
 
 #[cfg(test)]
 mod tests {
+    use mirror_api::summary::ServiceSummary;
+
     use super::*;
     use crate::check::Level;
     use crate::check::fixture::check;
     use crate::config::Protocol;
-    use crate::shadow::summary::ServiceSummary;
     use crate::transport::keys::PublicKey;
 
     fn service(name: &str, id: u32) -> Service {

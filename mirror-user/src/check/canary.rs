@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use mirror_api::XdpHook;
 use tokio::net::TcpStream;
 
 use super::Finding;
 use super::memory::{Memory, shown};
 use super::services::about;
-use crate::config::{Canary, Node, PortRange, Service, XdpHook};
+use crate::config::{Canary, Node, PortRange, Service};
 use crate::netlink::{self, HostAddress, Link, Netlink};
 use crate::offload::Lro;
 use crate::{dataplane, sock_diag};

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mirror_api::{CanaryChange, Change, Done, Rest};
 use serde::Serialize;
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::check;
 use crate::config::{self, File};
-use crate::control::{CanaryChange, Change, Client, Done, Rest};
+use crate::control::Client;
 use crate::shadow::compare::Comparer;
 use crate::shadow::report::{Labelled, Options, Wanted, summarize};
 
@@ -26,12 +27,6 @@ const BELOW: u8 = 5;
 
 /// Exit code of a report without the data that was asked for.
 const NO_DATA: u8 = 6;
-
-impl fmt::Display for Done {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.done.join("\n"))
-    }
-}
 
 pub(super) fn mirror(
     printer: &Printer,

@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 
+use mirror_api::plain;
 use tracing_subscriber::EnvFilter;
 
-use crate::{guard, plain};
+use crate::guard;
 
 /// A newer kernel says more than the netlink crates know, or than was asked for, which they report
 /// for every message.

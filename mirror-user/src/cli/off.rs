@@ -9,12 +9,13 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use mirror_api::Done;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::commands::print_done;
 use super::{Global, Printer, block_on};
 use crate::config;
-use crate::control::{Client, ClientError, Done};
+use crate::control::{Client, ClientError};
 use crate::dataplane;
 use crate::offload::{Devices, Ethtool, Switched};
 use crate::state::{Overrides, State};

@@ -9,7 +9,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use mirror_api::{
+    Finish, Promote, RolloutHistory, RolloutOrder, RolloutState, RolloutStates, ServiceRollout,
+    Start,
+};
 use mirror_rollout::explain;
+use mirror_rollout::record::By;
+use mirror_rollout::record::Line;
 use nix::unistd::{User, getuid};
 use serde::Serialize;
 
@@ -17,10 +23,7 @@ use self::wait::Watch;
 use super::commands::print_done;
 use super::{Printer, ServiceName, block_on, complain, service_name};
 use crate::config;
-use crate::control::{
-    self, By, Client, ClientError, Finish, Line, Promote, RolloutHistory, RolloutOrder,
-    RolloutState, RolloutStates, ServiceRollout, Start,
-};
+use crate::control::{Client, ClientError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RolloutCommand {
@@ -188,7 +191,7 @@ async fn rollout_of(client: &Client, service: &str) -> Result<Option<RolloutStat
 
 fn status(printer: &Printer, client: &Client, service: Option<String>) -> anyhow::Result<ExitCode> {
     let status = block_on(async { Ok(client.status(service.as_deref()).await?) })?;
-    let entry = |service: control::Service| ServiceRollout {
+    let entry = |service: mirror_api::Service| ServiceRollout {
         service: service.name,
         rollout: service.rollout,
     };

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{anyhow, bail};
+use mirror_api::Status;
+use mirror_api::shadow::AgentStatus;
 use serde::Serialize;
 
 use super::{Printer, block_on, complain};
 use crate::config;
-use crate::control::shadow::AgentStatus;
-use crate::control::{Client, ClientError, Status};
+use crate::control::{Client, ClientError};
 
 /// What runs here. In JSON the daemon's status as it always was, and the agent's beside it.
 #[derive(Serialize)]
@@ -172,7 +173,10 @@ mod tests {
             "{why}"
         );
 
-        serve(&agent, shadow::router(|| Some(shadow::tests::status())));
+        serve(
+            &agent,
+            shadow::router(|| Some(mirror_api::fixtures::agent_status())),
+        );
         let alone = shown(None).unwrap();
         assert!(alone.daemon.is_none() && alone.shadow_agent.is_some());
         let json = serde_json::to_value(&alone).unwrap();
@@ -188,7 +192,7 @@ mod tests {
             "{why}"
         );
 
-        let status = crate::control::tests::status();
+        let status = mirror_api::fixtures::status();
         let said = Json(status.clone());
         let router = axum::Router::new().route("/v1/status", get(async move || said));
         serve(&node, router);
@@ -208,7 +212,10 @@ mod tests {
     fn a_socket_is_asked_whoever_listens_there() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent");
-        serve(&socket, shadow::router(|| Some(shadow::tests::status())));
+        serve(
+            &socket,
+            shadow::router(|| Some(mirror_api::fixtures::agent_status())),
+        );
         let printer = Printer(super::super::Output::Json);
         for only_agent in [false, true] {
             status(&printer, Some(&socket), only_agent, None).unwrap();

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mirror_api::{Affinity, XdpHook};
 use mirror_rollout::Share;
-use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::errors::Fault;
@@ -28,45 +28,6 @@ pub struct Canary {
     pub max_new_connections_per_second: u32,
     /// Where packets of a canary on another host are taken; nothing = at TC.
     pub xdp: Option<XdpHook>,
-}
-
-/// Where XDP programs run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum XdpHook {
-    /// In the driver.
-    Native,
-    /// In the kernel's receive path, on any interface: for trying things out.
-    Generic,
-}
-
-impl XdpHook {
-    /// Its name in the config, in pins and in messages.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-
-    /// The one that it is not.
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Native => Self::Generic,
-            Self::Generic => Self::Native,
-        }
-    }
-}
-
-/// What always goes to the same version while the share stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Affinity {
-    /// All connections of a client's address.
-    #[default]
-    Client,
-    /// A connection, by both its ends.
-    Connection,
 }
 
 impl Canary {

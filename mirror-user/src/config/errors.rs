@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::plain;
+use mirror_api::plain;
 
 /// So many problems are shown: they often have one cause.
 const SHOWN: usize = 50;

@@ -7,17 +7,14 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use mirror_api::{AgentAddress, Transport};
 use mirror_common::tunnel::Arm;
 
 use super::canary::TypedCanary;
 use super::errors::{Fault, Problem};
 use super::rollout::{Copied, TypedPlan};
 use super::table::{Problems, Section, parse};
-use super::{
-    AgentAddress, Directions, Look, Mirror, Node, PortRange, Protocol, Service, ServiceAddress,
-    values,
-};
-use crate::transport::frame::Transport;
+use super::{Directions, Look, Mirror, Node, PortRange, Protocol, Service, ServiceAddress, values};
 use crate::transport::keys::PublicKey;
 
 /// Reads the text of a node's config.

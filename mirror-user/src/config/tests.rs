@@ -2,6 +2,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use mirror_api::Affinity;
 use mirror_rollout::Share;
 
 use super::*;

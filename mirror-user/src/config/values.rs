@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use globset::{Glob, GlobBuilder};
 use ipnet::IpNet;
+use mirror_api::{AgentAddress, NoAddress};
 use mirror_rollout::Share;
 use toml::de::DeValue;
 
 use super::errors::Fault;
 use super::table::nearest;
-use super::{AgentAddress, NoAddress, PortRange, ServiceAddress, Slice};
+use super::{PortRange, ServiceAddress, Slice};
 use crate::transport::keys::{NotAKey, PublicKey};
 
 /// As a value was typed, for messages.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, StatusCode};
+use mirror_api::shadow::{self, AgentStatus};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::shadow::{self, AgentStatus};
 use super::{CanaryChange, Change, Done, ErrorBody, Line, RolloutOrder, RolloutSummary, Status};
 use crate::http_client;
 

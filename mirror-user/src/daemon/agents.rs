@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mirror_api::AgentAddress;
+use mirror_api::Transport;
+use mirror_api::tap_report::TapReport;
 use mirror_common::counters::Sent;
 use mirror_common::policy::{self, agent_state, transport};
 
 use super::sender::{Failure, What};
 use super::way::{NoWay, Way};
-use crate::config::{AgentAddress, Mirror};
+use crate::config::Mirror;
 use crate::dataplane::{self, Counts, Ring};
-use crate::tap_report::TapReport;
-use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
 
 /// An agent that leaves reports unanswered for this long does not answer. It is asked once a second
@@ -516,7 +517,9 @@ mod tests {
         agent.on_event(What::Echo { sent_at_ns: 0 }, Instant::now(), 0);
         report.number += 1;
         assert!(!agent.should_hear(&report, Instant::now()));
-        report.lanes.push(crate::tap_report::LaneSent::default());
+        report
+            .lanes
+            .push(mirror_api::tap_report::LaneSent::default());
         assert!(agent.should_hear(&report, Instant::now()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use mirror_api::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
@@ -13,7 +14,6 @@ use super::place::{Obstacle, Place};
 use super::servers::Versioned;
 use super::services::Service;
 use super::snapshot::Snapshot;
-use crate::control::{Achieved, Arm, CanaryState, ChoiceCount, Quantiles, ServerUse, ShareState};
 use crate::dataplane::{self, Counts};
 use crate::state::Overrides;
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use mirror_api::CanaryChange;
 use mirror_common::measure::ArmCounters;
 use mirror_common::steer;
 use mirror_common::tunnel::Arm;
@@ -12,7 +13,6 @@ use mirror_rollout::Share;
 use super::core::Core;
 use super::place::is_here;
 use super::settings::{NOBODY, Order, Update};
-use crate::control::CanaryChange;
 
 /// How long the first connections may take to arrive: in a flood of forged SYNs none does.
 const GRACE: Duration = Duration::from_secs(3);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use mirror_api::XdpHook;
+
 use super::kernel::Kernel;
 use super::way::Way;
-use crate::config::XdpHook;
 use crate::dataplane::{Error, Interface, Role};
 use crate::netlink::Link;
 

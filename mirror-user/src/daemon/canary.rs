@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mirror_api::CanaryChange;
 use mirror_common::steer::{Health, Steering, flag};
 use mirror_common::translate::{MAX_LOCAL, Ports};
 use mirror_rollout::Share;
@@ -20,7 +21,7 @@ use super::settings::Update;
 use super::steering::{Wanted, share, steering};
 use super::translating::Room;
 use crate::config::{Canary, Node};
-use crate::control::{CanaryChange, Refusal};
+use crate::control::Refusal;
 use crate::dataplane;
 
 /// When the canary's connections of a service are ended.

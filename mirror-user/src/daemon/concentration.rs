@@ -15,8 +15,7 @@ use mirror_common::flow::{Address, Flow};
 use mirror_common::tunnel::Direction;
 use mirror_rollout::Share;
 
-use crate::config::Affinity;
-use crate::control::Concentration;
+use mirror_api::{Affinity, Concentration};
 
 /// What was sent so long ago counts half.
 const HALF_LIFE: Duration = Duration::from_secs(30);

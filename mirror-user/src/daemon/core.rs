@@ -17,6 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mirror_api::tap_report::TapReport;
+use mirror_api::{AgentAddress, Mechanism};
 use mirror_common::policy::Tap;
 use tokio::sync::watch;
 
@@ -45,14 +47,13 @@ use super::snapshot::Snapshot;
 use super::status;
 use super::translating::Janitor;
 use super::way::Way;
-use crate::config::{AgentAddress, Node};
+use crate::config::Node;
 use crate::control::{Command, Refusal, Reply};
-use crate::dataplane::{Error, Mechanism};
+use crate::dataplane::Error;
 use crate::offload::{Devices, Failures};
 use crate::serve::Caller;
 use crate::servers::Watch;
 use crate::state::Overrides;
-use crate::tap_report::TapReport;
 
 /// How often everything is looked after.
 pub(super) const TICK: Duration = Duration::from_secs(1);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use mirror_api::Affinity;
 use mirror_rollout::Share;
 
 use super::way::Way;
-use crate::config::{Affinity, Canary, Protocol, Service, ServiceAddress};
+use crate::config::{Canary, Protocol, Service, ServiceAddress};
 use crate::netlink::Link;
 
 /// A service at 10.0.0.5:8000 without mirror and canary.

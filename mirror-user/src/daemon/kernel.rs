@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use mirror_api::XdpHook;
 use mirror_common::flow::Endpoint;
 use mirror_common::policy::{Agent, Service};
 use mirror_common::steer::{Arrivals, Health, Steering};
 use mirror_common::translate::Ports;
 
-use crate::config::XdpHook;
 use crate::dataplane::{Chain, Counts, DataPlane, Error, Interface, Ring, Role};
 use crate::servers;
 use crate::sock_diag::{self, Listener};

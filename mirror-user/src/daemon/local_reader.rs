@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender as Channel};
 use std::time::{Duration, Instant};
 
+use mirror_api::{LookState, LookedArm, LookedExchanges};
 use mirror_common::policy::{self, LOOK_RING, threshold};
 use mirror_common::tunnel::Arm;
 use mirror_wire::body::pointer::Pointers;
@@ -35,7 +36,6 @@ use self::work::{Order, Work};
 use super::core::Core;
 use super::kernel::Kernel;
 use crate::config;
-use crate::control::{LookState, LookedArm, LookedExchanges};
 use crate::dataplane::{Bell, Ring};
 
 pub(crate) use self::tally::{Looked, Outcome, Tally, Wait};

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use mirror_common::steer::Steering;
 
-use crate::control::{Achieved, Arm};
+use mirror_api::{Achieved, Arm};
 
 /// By the services' rows.
 #[derive(Clone, Debug, Default)]

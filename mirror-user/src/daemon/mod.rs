@@ -74,10 +74,12 @@ pub(crate) use self::reach::{ring_size_of, rings_of};
 pub(crate) use self::sender::Figures;
 pub(crate) use self::services::UNKNOWN_SPEED_BUDGET;
 pub(crate) use self::snapshot::Snapshot;
+use mirror_api::Mechanism;
+
 use crate::admin;
 use crate::config::Node;
 use crate::control;
-use crate::dataplane::{self, DataPlane, Mechanism, Sizes};
+use crate::dataplane::{self, DataPlane, Sizes};
 use crate::guard;
 use crate::metrics;
 use crate::offload::{Devices, Ethtool, Switched};

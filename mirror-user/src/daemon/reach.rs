@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use mirror_api::{AgentAddress, Transport};
 use mirror_common::record::ring_size;
 
 use super::agents::Agent;
 use super::core::Core;
 use super::kernel::Kernel;
 use super::sender::{Event, What};
-use crate::config::{AgentAddress, Node};
+use crate::config::Node;
 use crate::dataplane;
-use crate::transport::frame::Transport;
 
 impl Core {
     /// Something has happened to the connection to an agent.

@@ -28,11 +28,12 @@ use tokio::task::AbortHandle;
 pub(super) use self::dial::Failure;
 pub(crate) use self::work::Figures;
 pub(super) use self::work::Pace;
+use mirror_api::AgentAddress;
+use mirror_api::Transport;
+use mirror_api::tap_report::TapReport;
+
 use self::work::{Order, Work};
-use crate::config::AgentAddress;
 use crate::dataplane::{Bell, Ring};
-use crate::tap_report::TapReport;
-use crate::transport::frame::Transport;
 use crate::transport::keys::PublicKey;
 
 /// Whom to keep a connection to.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use mirror_api::ServerUse;
 use mirror_common::tunnel::Arm;
 
 use crate::config::{Node, ServiceAddress};
-use crate::control::ServerUse;
 use crate::servers::Usage;
 
 /// Whose server it is. Another version is another server, and begins with nothing.

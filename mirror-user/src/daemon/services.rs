@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use mirror_api::AgentAddress;
+use mirror_api::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
 use mirror_common::counters::Counters;
 use mirror_common::policy::Tap;
 use mirror_common::tunnel::{Direction, OVERHEAD_IPV6};
@@ -12,10 +14,9 @@ use super::agents::Agent;
 use super::budget::{Load, next_limit};
 use super::directions::BothWays;
 use super::rules::Rule;
-use crate::config::{self, AgentAddress, Directions};
+use crate::config::{self, Directions};
 use crate::dataplane::{self, Counts};
 use crate::state::{Effective, Overrides};
-use crate::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
 
 /// What an uplink whose speed is unknown is taken to carry of copies, in bytes per second.
 pub(crate) const UNKNOWN_SPEED_BUDGET: u64 = 100_000_000;

@@ -11,13 +11,14 @@ mod words;
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use mirror_api::{CanaryChange, Change, Done, Rest};
 use mirror_rollout::Share;
 
 use self::waiting::{Needs, Waiting};
 use super::keeper::Kept;
 use crate::config;
-use crate::control::{CanaryChange, Done, Refusal, Rest};
-use crate::state::{Change, Configured, Overrides, Trouble};
+use crate::control::Refusal;
+use crate::state::{Configured, Overrides, Trouble};
 
 /// Which order an answer belongs to.
 pub(super) type Ticket = u64;

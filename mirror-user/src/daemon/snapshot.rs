@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use mirror_api::Status;
+
 use super::local_reader::{self, Tally};
 use super::milestones::Milestones;
 use super::sender::Figures;
 use super::servers::Versioned;
 use crate::admin::Readiness;
-use crate::control::Status;
 use crate::dataplane::{Counts, Ring};
 use crate::servers::Watch;
 

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mirror_api::{
+    Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, RingState, RunTimes, Sample,
+    Status, XdpHook,
+};
 use mirror_common::ABI_VERSION;
 use mirror_common::tunnel::Direction;
 use mirror_common::verdict::Reason;
@@ -12,11 +16,8 @@ use super::attachments::Attachment;
 use super::core::Core;
 use super::snapshot::Snapshot;
 use super::{arms, concentration};
-use crate::config::{ServiceAddress, XdpHook};
-use crate::control::{
-    self, Agent, CanaryState, Interface, MirrorState, Mirrored, PacketCount, Refusal, Reply,
-    RingState, RunTimes, Sample, Status,
-};
+use crate::config::ServiceAddress;
+use crate::control::{Refusal, Reply};
 use crate::dataplane;
 
 use super::services::counters;
@@ -124,9 +125,9 @@ impl Core {
                         && canary.by.is_some()
                     {
                         let found = translations.by_canary.get(&canary.address);
-                        let found = found.copied().unwrap_or_else(|| control::Translations {
+                        let found = found.copied().unwrap_or_else(|| mirror_api::Translations {
                             limit: super::canary::room(&self.config).limit(),
-                            ..control::Translations::default()
+                            ..mirror_api::Translations::default()
                         });
                         let said = found.warning(&described.name);
                         canary.translations = Some(found);
@@ -212,9 +213,9 @@ impl Core {
     fn describe_service(
         &self,
         service: &super::services::Service,
-    ) -> Result<control::Service, dataplane::Error> {
+    ) -> Result<mirror_api::Service, dataplane::Error> {
         let wanted = service.wanted(self.settings.holds());
-        let mut described = control::Service {
+        let mut described = mirror_api::Service {
             name: service.config.name.clone(),
             id: service.config.id,
             addresses: service.config.addresses.iter().map(address).collect(),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use mirror_api::Affinity;
 use mirror_common::flow::{Address, Endpoint};
 use mirror_common::steer::{Steering, flag, share_threshold};
 use mirror_common::translate::{MAX_LOCAL, Way};
@@ -10,7 +11,7 @@ use mirror_rollout::Share;
 
 use super::place::Place;
 use super::services::Service;
-use crate::config::{self, Affinity, Canary};
+use crate::config::{self, Canary};
 use crate::state::Overrides;
 
 /// How far the limit on new connections may be overdrawn at once.

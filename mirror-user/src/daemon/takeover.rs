@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mirror_api::Transport;
 use mirror_common::policy::{MAX_AGENTS, WHOLE, mirror};
 use mirror_common::steer::{Steering, flag, threshold_share};
 use mirror_rollout::Share;
@@ -14,7 +15,6 @@ use super::core::{Core, Effect};
 use super::numbers::{self, assign};
 use super::services::{self, Service};
 use crate::dataplane::Error;
-use crate::transport::frame::Transport;
 
 impl Core {
     /// Makes services and agents those of the config.

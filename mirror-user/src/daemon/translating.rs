@@ -10,11 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mirror_api::Translations as Use;
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::translate::{IDLE_NS, Translation, phase};
 use mirror_rollout::Share;
 
-use crate::control::Translations as Use;
 use crate::dataplane::{self, Translations};
 
 /// New connections a second for each port, as measured: 2,000 with 4,536 ports, whoever closes first (`cargo xtask

@@ -8,11 +8,9 @@ use std::path::Path;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use mirror_api::{Mechanism, XdpHook};
 
-use super::{
-    DataPlane, Error, Hook, Interface, Mechanism, PROGRAMS, Role, chain, classifier, once, qdiscs,
-};
-use crate::config::XdpHook;
+use super::{DataPlane, Error, Hook, Interface, PROGRAMS, Role, chain, classifier, once, qdiscs};
 
 /// Where our filters stand in a clsact chain: before all that ask for no place of their own.
 const CLSACT_PRIORITY: u16 = 1;

@@ -5,11 +5,11 @@ use std::path::Path;
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
+use mirror_api::XdpHook;
 use mirror_common::ABI_VERSION;
 
 use super::attach::{attach_error, attach_pinned, detach_pinned, link_name};
 use super::{DataPlane, Error, Interface, chain, once};
-use crate::config::XdpHook;
 
 /// The program's name.
 pub(super) const EARLY: &str = "early";

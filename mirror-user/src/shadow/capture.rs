@@ -8,6 +8,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use mirror_api::Transport;
+use mirror_api::plain;
+use mirror_api::shadow::TapStatus;
+use mirror_api::tap_report::{ServiceReport, TapReport};
 use mirror_common::tunnel::{Datagram, DecodeError, decode};
 use mirror_wire::memory::{Lease, Memory};
 use mirror_wire::message::{Segment, TapId};
@@ -22,10 +26,6 @@ use self::streams::{Accept, Got, Inlet, Item, Outlet};
 use super::ledger::{Outcome, TapLedger, Totals, Volume};
 use super::resume::TapResume;
 use crate::config;
-use crate::control::shadow::TapStatus;
-use crate::plain;
-use crate::tap_report::{ServiceReport, TapReport};
-use crate::transport::frame::Transport;
 
 mod classify;
 mod keys;

@@ -6,7 +6,7 @@ use mirror_common::packet::{ACK, FIN, Link, RST, SYN, parse};
 use mirror_common::tunnel::mac::Key;
 use mirror_common::tunnel::{Arm, Direction, Header, Meta};
 
-use crate::tap_report::{LaneSent, ServiceReport, TapReport};
+use mirror_api::tap_report::{LaneSent, ServiceReport, TapReport};
 
 /// What an ordinary path carries of TCP's payload in one segment.
 pub(crate) const SEGMENT: usize = 1_448;

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mirror_api::summary::{ErrorPairs, NoisePairs, SliceSummary};
 use mirror_common::histogram;
 use mirror_common::tunnel::Arm;
 use mirror_wire::message::{Exchange, Response, ShadowError};
 
 use super::compare::{Comparison, OTHER, Verdict};
 use super::noise;
-use super::summary::{ErrorPairs, NoisePairs, SliceSummary};
 
 /// A status from which on an answer is an error: the server's own fault (RFC 9110, 15.6).
 const FAILED: u16 = 500;

@@ -16,9 +16,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{AddAssign, Sub};
 
+use mirror_api::tap_report::LaneSent;
 use mirror_common::tunnel::Meta;
 
-use crate::tap_report::LaneSent;
 use crate::transport::frame::MAX_LANES;
 
 mod parts;

@@ -9,14 +9,13 @@
 
 mod traffic;
 
-use mirror_rollout::noise::{Twin, in_words};
+use mirror_rollout::noise::Twin;
 use mirror_wire::body::Room;
 use mirror_wire::message::{Response, ShadowError};
 use uuid::Uuid;
 
 pub use self::traffic::Traffic;
 use super::compare::{Comparer, NOT_SERVED, Verdict};
-use super::summary::NoisePairs;
 use crate::config;
 
 /// Whether the request with this id gets this second answer. The id is random, so the choice knows
@@ -202,16 +201,6 @@ pub fn disagree(itself: Verdict, versions: Verdict) -> Option<[bool; 2]> {
     Some([itself, versions])
 }
 
-impl NoisePairs {
-    /// The same of what was counted; nothing of nothing.
-    pub(crate) fn in_words(&self, twin: Twin) -> Option<String> {
-        let count = self.count();
-        let share = |part: u64| part as f64 / count as f64;
-        let [versions, itself] = [self.versions, self.itself].map(|only| share(self.both + only));
-        (count > 0).then(|| in_words(twin, versions, itself))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mirror_wire::fixtures::JSON;
@@ -280,19 +269,6 @@ mod tests {
         let mut forgone = answer(200, "");
         forgone.body_bytes = 5;
         check(Some(forgone), is(200, "{}"), Some(Err(NoData::NoFirst)));
-    }
-
-    #[test]
-    fn noise_is_said_in_words() {
-        let pairs = NoisePairs {
-            both: 200,
-            itself: 86,
-            versions: 90,
-            neither: 624,
-        };
-        let words = "differs 29 %, of which 28.6 % the old version differs from itself";
-        assert_eq!(pairs.in_words(Twin::Control).as_deref(), Some(words));
-        assert_eq!(NoisePairs::default().in_words(Twin::Control), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! tap sends its rings' bytes in rounds, and once in a while a report; the agent says how far it has
 //! got, and echoes reports. All numbers are little-endian.
 
+use mirror_api::Transport;
 use mirror_common::record;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ pub enum Kind {
     Records = 2,
     /// Tap: the end of a round.
     Round = 3,
-    /// Tap: a [`crate::tap_report::TapReport`].
+    /// Tap: a [`mirror_api::tap_report::TapReport`].
     Report = 4,
     /// Tap: it stops for good.
     Bye = 5,
@@ -179,27 +180,6 @@ pub fn message(kind: Kind, body: &impl Serialize) -> Vec<u8> {
     let mut bytes = Header::new(kind, body.len()).encode().to_vec();
     bytes.extend_from_slice(&body);
     bytes
-}
-
-/// How copies travel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// In this connection, out of the kernel's rings.
-    #[default]
-    Stream,
-    /// As datagrams, which the kernel sends by itself.
-    Geneve,
-}
-
-impl Transport {
-    /// The word for it in configs and metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::Geneve => "geneve",
-        }
-    }
 }
 
 /// A place in a lane's ring.

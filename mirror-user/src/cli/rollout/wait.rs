@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use mirror_api::{RolloutOutcome, RolloutState, StepName};
 use mirror_rollout::Share;
 use mirror_rollout::gates::Gate;
 use mirror_rollout::statistics::Verdict;
@@ -11,7 +12,7 @@ use mirror_rollout::words;
 use tokio::signal;
 
 use super::super::{Output, Printer, complain, print_text};
-use crate::control::{Client, ClientError, RolloutOutcome, RolloutState, StepName};
+use crate::control::{Client, ClientError};
 
 /// The version was taken back.
 const TAKEN_BACK: u8 = 3;

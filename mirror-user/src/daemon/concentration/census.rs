@@ -6,8 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mirror_api::Concentration;
+
 use super::Tracker;
-use crate::control::Concentration;
 use crate::dataplane::Connections;
 
 /// After a look it rests for so many times what that took: 2 % of a CPU at most.

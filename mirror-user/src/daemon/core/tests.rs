@@ -3,6 +3,7 @@
 mod any_order;
 mod rollouts;
 
+use mirror_api::{CanaryChange, Change, Rest};
 use mirror_common::policy::agent_state;
 use mirror_common::tunnel::Arm;
 use mirror_common::verdict::Reason;
@@ -10,12 +11,10 @@ use mirror_rollout::Share;
 
 use super::world::{FILE, World, view};
 use super::*;
-use crate::control::{CanaryChange, Rest};
 use crate::daemon::health::Failure;
 use crate::daemon::lro::Device;
 use crate::daemon::sender::What;
 use crate::offload::Lro;
-use crate::state::Change;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -377,7 +376,7 @@ fn a_reload_changes_what_it_can_and_a_bad_one_nothing() {
     };
     let status = reload(&mut world, Err("line 3: no"));
     assert_eq!(status.services.len(), 2);
-    let said = |status: &crate::control::Status| status.warnings.join("; ");
+    let said = |status: &mirror_api::Status| status.warnings.join("; ");
     assert!(said(&status).contains("line 3: no"));
 
     // Another name for a service, and another agent: the first one hears the last of it.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use mirror_api::{Done, RolloutOrder, Start};
 use mirror_common::steer::threshold_share;
 use mirror_rollout::Share;
 use mirror_rollout::plan::Plan;
 use mirror_rollout::record::Line;
 
 use super::*;
-use crate::control::{Done, RolloutOrder, Start};
 use crate::daemon::fixtures::link;
 use crate::daemon::kernel::memory::Memory;
 use crate::daemon::rollout::{Earlier, Last};

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use mirror_api::Finish;
+use mirror_api::summary::{ServiceSummary, Summary, TrafficSummary};
 use mirror_rollout::machine::{Call, Rollout, State, Step};
 use mirror_rollout::plan::{self, Endpoint, Hook, HookPoint, MetricGate, fill};
 use mirror_rollout::record::{Answer, Called, Event, Reading, Window};
@@ -17,10 +19,8 @@ use super::prometheus::Prometheus;
 use super::{counted, hooks, http};
 use crate::agent_api::{self, Access};
 use crate::config::Mirror;
-use crate::control::Finish;
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::Ticket;
-use crate::shadow::summary::{ServiceSummary, Summary, TrafficSummary};
 
 /// What somebody is asked, for which service's rollout.
 #[derive(Debug)]
@@ -469,8 +469,9 @@ fn notice(rollout: &Rollout, event: HookPoint, time: Timestamp) -> hooks::Notice
 
 #[cfg(test)]
 mod tests {
+    use mirror_api::summary::OfNode;
+
     use super::*;
-    use crate::shadow::summary::OfNode;
 
     #[track_caller]
     fn check(of_this_node: Option<(u64, u64)>, why: Option<&str>) {

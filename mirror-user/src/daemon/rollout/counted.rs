@@ -3,6 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use mirror_api::ServerUse;
+use mirror_api::summary::{
+    ControlSummary, ErrorPairs, LabelSummary, NoisePairs, RightPairs, ServiceSummary,
+    TrafficSummary,
+};
 use mirror_common::measure::{ArmCounters, ByClient};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
@@ -10,12 +15,7 @@ use mirror_rollout::plan::Baseline;
 use mirror_rollout::record::{Arm, Control, Shadow, Slice};
 use mirror_rollout::statistics::{CLUSTERS, Clusters, Counts, Latencies, Pairs, Sort};
 
-use crate::control::ServerUse;
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
-use crate::shadow::summary::{
-    ControlSummary, ErrorPairs, LabelSummary, NoisePairs, RightPairs, ServiceSummary,
-    TrafficSummary,
-};
 
 /// What one version has done so far.
 #[derive(Clone, Debug)]

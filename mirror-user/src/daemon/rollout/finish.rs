@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use mirror_api::{Done, Finish};
 use mirror_common::tunnel::Arm;
 use mirror_rollout::machine::State;
 use mirror_rollout::plan::FinishProbe;
@@ -16,7 +17,7 @@ use super::asks::Asks;
 use super::http;
 use super::orders::done;
 use crate::config::ServiceAddress;
-use crate::control::{Done, Finish, Refusal};
+use crate::control::Refusal;
 use crate::daemon::core::Core;
 use crate::daemon::servers::Versioned;
 use crate::daemon::settings::Ticket;

@@ -38,6 +38,7 @@ pub(super) use self::past::{Found, LookedBack, Past, Query};
 pub(super) use self::records::Records;
 use self::traffic::Samples;
 pub(super) use self::watch::LOOK;
+use mirror_api::RolloutState;
 use mirror_rollout::Share;
 use mirror_rollout::gates::elapsed;
 use mirror_rollout::machine::{Rollout, State};
@@ -48,7 +49,6 @@ use super::core::{Core, Effect};
 use super::now::Now;
 use super::settings::Update;
 use crate::config::{Node, Service};
-use crate::control::RolloutState;
 use crate::state::Overrides;
 
 /// After so long without a disk a rollout is told of what happened ...

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use mirror_api::{CanaryChange, Done, Promote, Rest, RolloutOrder, RolloutOutcome, Start};
 use mirror_rollout::Share;
 use mirror_rollout::machine::Rollout;
 use mirror_rollout::plan::{Plan, Target};
@@ -12,9 +13,7 @@ use super::journal::Lines;
 use super::past::{Earlier, LookedBack, Query};
 use super::{Running, id, overlay, records};
 use crate::config::Protocol;
-use crate::control::{
-    CanaryChange, Done, Promote, Refusal, Rest, RolloutOrder, RolloutOutcome, Start,
-};
+use crate::control::Refusal;
 use crate::daemon::canary::fresh_key;
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::{Ticket, Update};

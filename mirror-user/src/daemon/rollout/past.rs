@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use mirror_api::{RolloutSummary, Start};
 use mirror_rollout::machine::Rollout;
 use mirror_rollout::record::Line;
 
 use super::clock::Moment;
 use super::records::{self, Records};
-use crate::control::{Refusal, Reply, RolloutSummary, Start};
+use crate::control::{Refusal, Reply};
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::Ticket;
 

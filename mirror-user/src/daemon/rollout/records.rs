@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use mirror_rollout::record::{Decision, Entry, Event, Line, Started};
 
-use crate::control::{RolloutSummary, StepName};
+use mirror_api::{RolloutSummary, StepName};
 
 /// So many rollouts of a service are remembered.
 const KEPT: usize = 50;

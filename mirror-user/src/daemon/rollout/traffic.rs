@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use mirror_api::Affinity;
 use mirror_common::tunnel::Arm;
 use mirror_rollout::Share;
 use mirror_rollout::forecast::{self, Traffic};
 use mirror_rollout::plan::Plan;
 
 use super::counted::{self, Counted};
-use crate::config::Affinity;
 use crate::daemon::canary::room;
 use crate::daemon::core::Core;
 use crate::daemon::services::Service;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use mirror_api::Affinity;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
@@ -13,7 +14,6 @@ use mirror_rollout::waits::{Held, Kind};
 
 use super::asks::SentByNode;
 use super::counted::{self, Counted};
-use crate::config::Affinity;
 use crate::daemon::core::Core;
 use crate::daemon::health::Failure;
 use crate::daemon::local_reader::Looked;

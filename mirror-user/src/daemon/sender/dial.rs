@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ConstantBuilder, ExponentialBuilder};
+use mirror_api::Transport;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -16,7 +17,7 @@ use super::pipe::Pipe;
 use super::work::{Link, Order};
 use super::{Door, Event, Orders, Target, What};
 use crate::transport::frame::{
-    self, HEADER_LENGTH, Header, Hello, Kind, PREFACE, Position, Refused, Transport, Welcome,
+    self, HEADER_LENGTH, Header, Hello, Kind, PREFACE, Position, Refused, Welcome,
 };
 use crate::transport::keys::PublicKey;
 use crate::transport::tls::{self, Refusal};

@@ -8,9 +8,10 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
+use mirror_api::tap_report::{LaneSent, TapReport};
+
 use super::pipe::Pipe;
 use crate::dataplane::Ring;
-use crate::tap_report::{LaneSent, TapReport};
 use crate::transport::frame::{Header, Kind, LONGEST_STRETCH, Position, Positions, Refused, split};
 
 /// Reports that may wait to be written; while the socket takes nothing, newer ones say more.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use mirror_api::tap_report::TapReport;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::time::{ClockId, clock_gettime};
@@ -21,7 +22,6 @@ use crate::config::Node;
 use crate::daemon::now;
 use crate::daemon::priority::yield_to_everybody;
 use crate::dataplane::{Bell, Ring};
-use crate::tap_report::TapReport;
 use crate::transport::frame::Position;
 
 /// How long the thread may be ahead of its share of a CPU.

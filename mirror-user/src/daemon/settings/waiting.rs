@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use mirror_api::Done;
+
 use super::{Action, Ticket};
-use crate::control::{Done, Refusal};
+use crate::control::Refusal;
 
 /// How long an answer waits for a disk.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::control::{CanaryChange, Rest};
-use crate::state::{Change, Overrides};
+use mirror_api::{CanaryChange, Change, Rest};
+
+use crate::state::Overrides;
 
 /// What a change of a mirror came to, for the one who made it.
 pub(super) fn of_mirror(service: &str, change: Change, overrides: &Overrides) -> String {

@@ -1,5 +1,6 @@
 //! Metrics of services that have a canary: both versions apart.
 
+use mirror_api::CanaryState;
 use mirror_common::histogram::Latency;
 use mirror_common::tunnel::{Arm, Direction};
 
@@ -10,7 +11,6 @@ use super::{
     TRANSLATIONS, TRANSLATIONS_EVICTED, TRANSLATIONS_LIMIT, TRANSLATIONS_USED, UNANSWERED,
     UNTRANSLATED, XDP_PACKETS,
 };
-use crate::control::{self, CanaryState};
 use crate::daemon::local_reader::{Tally, Wait};
 use crate::daemon::{Snapshot, arms};
 
@@ -95,7 +95,7 @@ impl Scrape {
         }
     }
 
-    fn arm(&mut self, service: &str, arm: &control::Arm) {
+    fn arm(&mut self, service: &str, arm: &mirror_api::Arm) {
         let labels = labels(service, arm);
         let with = |name, value| [labels[0], labels[1], labels[2], (name, value)];
         self.counter(&CONNECTIONS, &labels, arm.connections);
@@ -137,7 +137,7 @@ impl Scrape {
         &mut self,
         family: &Family,
         service: &str,
-        arm: &control::Arm,
+        arm: &mirror_api::Arm,
         durations: &Latency,
     ) {
         let bounds = (FIRST_OCTAVE * 16 - 1..LAST_OCTAVE * 16).step_by(4);
@@ -153,7 +153,7 @@ impl Scrape {
     }
 }
 
-fn labels<'a>(service: &'a str, arm: &'a control::Arm) -> [(&'a str, &'a str); 3] {
+fn labels<'a>(service: &'a str, arm: &'a mirror_api::Arm) -> [(&'a str, &'a str); 3] {
     [
         ("service", service),
         ("arm", &arm.arm),

@@ -1,5 +1,6 @@
 //! Metrics of rollouts.
 
+use mirror_api::{RolloutState, StepName};
 use mirror_rollout::statistics::Verdict;
 use mirror_rollout::waits::Kind;
 
@@ -7,7 +8,6 @@ use super::{
     ROLLOUT_EVIDENCE, ROLLOUT_GATE, ROLLOUT_SECONDS, ROLLOUT_STAGE, ROLLOUT_STATE, ROLLOUT_WAITING,
     Scrape,
 };
-use crate::control::{RolloutState, StepName};
 
 impl Scrape {
     pub(super) fn rollout(&mut self, service: &str, rollout: &RolloutState) {

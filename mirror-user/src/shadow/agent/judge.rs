@@ -10,6 +10,10 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use self::seconds::Noise;
 pub(super) use self::seconds::SecondSink;
+use mirror_api::shadow::{
+    AgentStatus, LastError, LastRefusal, Malformed, RecordStatus, ServiceStatus, TapStatus,
+};
+use mirror_api::summary::{LabelSummary, OfNode, ServerSummary, ServiceSummary, Summary};
 use mirror_wire::body::Room;
 use mirror_wire::exchange::Forgotten;
 use mirror_wire::message::{
@@ -19,9 +23,6 @@ use mirror_wire::message::{
 use super::Figures;
 use super::workers::{Job, Workers};
 use crate::config;
-use crate::control::shadow::{
-    AgentStatus, LastError, LastRefusal, Malformed, RecordStatus, ServiceStatus, TapStatus,
-};
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
 use crate::servers::Usage;
 use crate::shadow::compare::{Comparer, Slices};
@@ -32,7 +33,6 @@ use crate::shadow::record::Recorder;
 use crate::shadow::replay::{Answered, Sink};
 use crate::shadow::report::LedgerFile;
 use crate::shadow::requests::{Balance, RequestLedger};
-use crate::shadow::summary::{LabelSummary, OfNode, ServerSummary, ServiceSummary, Summary};
 
 mod seconds;
 

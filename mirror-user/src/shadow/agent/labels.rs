@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use mirror_api::summary::LabelSummary;
 use mirror_wire::memory::{Lease, Memory};
 
 use crate::config;
@@ -18,7 +19,6 @@ use crate::shadow::compare::Tolerance;
 use crate::shadow::labels::file::LabelFile;
 use crate::shadow::labels::{BadLine, Id, Join, Joined, Label, Unused};
 use crate::shadow::record::read::read;
-use crate::shadow::summary::LabelSummary;
 
 /// Labels that are looked for at once.
 const BATCH: usize = 100_000;
@@ -250,11 +250,11 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use mirror_api::summary::RightPairs;
     use serde_json::json;
 
     use super::*;
     use crate::shadow::fixtures;
-    use crate::shadow::summary::RightPairs;
 
     const SINCE: &str = "2026-11-22T03:00:00Z";
 

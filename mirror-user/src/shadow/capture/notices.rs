@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
+use mirror_api::tap_report::ServiceReport;
+
 use crate::config;
-use crate::tap_report::ServiceReport;
 
 /// Things that are said, at most: whoever likes can send from many addresses.
 const MAX_NOTICES: usize = 256;

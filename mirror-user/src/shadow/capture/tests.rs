@@ -1,12 +1,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use mirror_api::tap_report::Mirrored;
 use mirror_common::packet::{ACK, Link, SYN, parse};
 use mirror_common::tunnel::mac::Key;
 use mirror_common::tunnel::{Arm, Direction, HEADER_LENGTH, Meta};
 
 use super::*;
 use crate::shadow::conversation::{self, Connection, KEY};
-use crate::tap_report::Mirrored;
 use crate::transport::frame::{Hello, VERSION};
 
 const WAIT: Duration = Duration::from_secs(10);

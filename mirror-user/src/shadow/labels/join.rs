@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use mirror_api::summary::RightPairs;
 use mirror_common::tunnel::Arm;
 
 use super::{Id, Label, is_right};
 use crate::shadow::compare::{OTHER, Tolerance};
 use crate::shadow::record::line::Record;
 use crate::shadow::report::frequent::Frequent;
-use crate::shadow::summary::RightPairs;
 
 /// Labels and slices that are told apart: the most frequent.
 const MAX_KINDS: usize = 1000;

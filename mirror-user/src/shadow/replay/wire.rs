@@ -153,8 +153,9 @@ fn put(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use mirror_wire::fixtures::request;
+
+    use super::*;
 
     const ID: Uuid = Uuid::from_u128(0x0123);
     const ADDED: &str = "x-modelmirror-id: 00000000-0000-0000-0000-000000000123\r\n\

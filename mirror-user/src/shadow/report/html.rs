@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use mirror_api::plain;
+
 use super::Report;
 use super::sections::{Cell, Section, heading, labels_read, sections};
-use crate::plain;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\

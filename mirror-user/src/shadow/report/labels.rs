@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::bail;
+use mirror_api::summary::RightPairs;
 use serde::Serialize;
 
 use super::statistics::{Difference, Share};
@@ -12,7 +13,6 @@ use crate::shadow::compare::Tolerance;
 use crate::shadow::labels::file::LabelFile;
 use crate::shadow::labels::{BadLine, Id, Join, Joined, Label, Unused};
 use crate::shadow::record::line::Record;
-use crate::shadow::summary::RightPairs;
 
 /// Labels of one report: a gigabyte of memory.
 const MAX_LABELS: usize = 10_000_000;

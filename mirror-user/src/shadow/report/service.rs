@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use mirror_api::summary::NoisePairs;
 use mirror_common::tunnel::Arm;
 use serde::Serialize;
 
@@ -18,7 +19,6 @@ use super::statistics::{Difference, Durations, Quantiles, Share};
 use crate::shadow::compare::{OTHER, Verdict};
 use crate::shadow::noise;
 use crate::shadow::record::line::{Answer, Record};
-use crate::shadow::summary::NoisePairs;
 
 /// Slices that are told apart.
 const MAX_SLICES: usize = 1000;

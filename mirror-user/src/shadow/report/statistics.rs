@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::shadow::summary::{NoisePairs, RightPairs};
+use mirror_api::summary::{NoisePairs, RightPairs};
 
 /// A share with its 95 % interval (Wilson, 1927), all from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use mirror_api::plain;
 
 use super::sections::{Cell, Section, heading, labels_read, sections};
 use super::{Report, Service};
-use crate::plain;
 
 const WIDTH: u16 = 96;
 

@@ -1,10 +1,10 @@
 //! Whatever happens in whatever order.
 
+use mirror_api::{Finish, Promote, RolloutOrder};
 use mirror_rollout::record::By;
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::{Finish, Promote, RolloutOrder};
 
 /// What may happen.
 #[derive(Clone, Debug)]

@@ -1,10 +1,10 @@
 //! Rollouts as the daemon drives them.
 
+use mirror_api::{Promote, RolloutOrder};
 use mirror_rollout::plan::{Hook, HookPoint};
 use mirror_rollout::record::By;
 
 use super::*;
-use crate::control::{Promote, RolloutOrder};
 
 fn order(world: &mut World, service: &str, order: RolloutOrder) -> Ticket {
     let service = service.to_owned();

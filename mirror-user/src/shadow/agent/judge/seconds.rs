@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use mirror_api::summary::{ControlSummary, TrafficSummary};
 use mirror_common::tunnel::Arm;
 use mirror_rollout::noise::Twin;
 use mirror_wire::body::Room;
@@ -19,7 +20,6 @@ use crate::shadow::evidence::Evidence;
 use crate::shadow::health::{Health, News, Queue};
 use crate::shadow::noise::{self, NoData, Second, Seconds, Traffic};
 use crate::shadow::replay::{Answered, Sink};
-use crate::shadow::summary::{ControlSummary, TrafficSummary};
 
 /// Where second answers go.
 pub(in crate::shadow::agent) struct SecondSink {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use mirror_api::shadow::LastRefusal;
 use mirror_common::record::DecodeError;
 
-use crate::control::shadow::LastRefusal;
 use crate::transport::frame::{self, Kind};
 
 /// Why bytes are not a tap's.

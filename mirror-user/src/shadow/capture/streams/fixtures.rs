@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use mirror_api::Transport;
+use mirror_api::tap_report::TapReport;
 use mirror_common::record::{Reader, Record};
 use mirror_common::tunnel::mac::Key;
 use mirror_common::tunnel::{Arm, Datagram, Direction, decode};
 
-use crate::tap_report::TapReport;
-use crate::transport::frame::{
-    Header, Hello, Kind, PREFACE, Position, Transport, VERSION, message,
-};
+use crate::transport::frame::{Header, Hello, Kind, PREFACE, Position, VERSION, message};
 
 /// Rings that are never full. Time goes on with every record.
 #[derive(Default)]

@@ -122,10 +122,10 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use mirror_api::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tap_report::{LaneSent, Mirrored, ServiceReport, TapReport};
     use crate::transport::frame::{MAX_LANES, message};
 
     /// All parts of these bytes, records of one frame joined.

@@ -8,12 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as threads};
 
+use mirror_api::tap_report::TapReport;
 use mirror_wire::message::TapId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{Notify, mpsc};
 
 use super::order::Copied;
-use crate::tap_report::TapReport;
 use crate::transport::frame::Hello;
 
 /// Items of one tap that wait.

@@ -1,11 +1,11 @@
 //! One tap's connection: bytes in, ordered records and reports out. Pure.
 
 use bytes::Bytes;
+use mirror_api::tap_report::TapReport;
 
 use super::error::{Refusal, Refused};
 use super::frames::{Frames, Part};
 use super::order::{Copied, Order};
-use crate::tap_report::TapReport;
 use crate::transport::frame::Kind;
 
 /// What a tap has said.

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use mirror_api::tap_report::{LaneSent, TapReport};
 use mirror_common::packet::ACK;
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_wire::memory::Memory;
@@ -16,7 +17,6 @@ use crate::shadow::capture::{Capture, Tap};
 use crate::shadow::conversation;
 use crate::shadow::ledger::Outcome;
 use crate::shadow::resume::TapResume;
-use crate::tap_report::{LaneSent, TapReport};
 use crate::transport::frame::{PREFACE, Position, Positions, Welcome};
 use crate::transport::keys::PrivateKey;
 use crate::transport::tls;

@@ -32,7 +32,7 @@ pub enum RolloutOrder {
 
 impl RolloutOrder {
     /// Who wants it.
-    pub(super) fn by(&self) -> &By {
+    pub fn by(&self) -> &By {
         match self {
             Self::Start(start) => &start.by,
             Self::Promote(promote) => &promote.by,

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use mirror_rollout::Share;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Affinity, XdpHook};
+use crate::Affinity;
+use crate::XdpHook;
 
 /// What the command line changes about one service's canary.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

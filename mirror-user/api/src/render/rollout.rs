@@ -9,9 +9,12 @@ use mirror_rollout::statistics::{Finding, Verdict};
 use mirror_rollout::words::share;
 
 use super::{dash, percent, table, trimmed};
-use crate::control::{
-    RolloutHistory, RolloutOutcome, RolloutState, RolloutStates, RolloutSummary, StepName,
-};
+use crate::RolloutHistory;
+use crate::RolloutOutcome;
+use crate::RolloutState;
+use crate::RolloutStates;
+use crate::RolloutSummary;
+use crate::StepName;
 
 impl fmt::Display for RolloutStates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 /// Whether a character does something else than to be seen: controls, marks that change the direction of text
 /// ([UAX #9](https://www.unicode.org/reports/tr9/)), and what has no width.
-pub(crate) fn is_odd(c: char) -> bool {
+pub fn is_odd(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -13,7 +13,7 @@ pub(crate) fn is_odd(c: char) -> bool {
 }
 
 /// Text of several lines, with odd characters written out.
-pub(crate) fn text(text: &str) -> Cow<'_, str> {
+pub fn text(text: &str) -> Cow<'_, str> {
     let is_odd = |c| is_odd(c) && c != '\n' && c != '\t';
     match text.contains(is_odd) {
         true => Cow::Owned(escaped(text.chars(), is_odd)),
@@ -22,7 +22,7 @@ pub(crate) fn text(text: &str) -> Cow<'_, str> {
 }
 
 /// One line of at most so many characters, with odd ones written out.
-pub(crate) fn line(text: &str, most: usize) -> String {
+pub fn line(text: &str, most: usize) -> String {
     let mut line = escaped(text.chars().take(most), is_odd);
     if text.chars().nth(most).is_some() {
         line.push('…');
@@ -31,7 +31,7 @@ pub(crate) fn line(text: &str, most: usize) -> String {
 }
 
 /// JSON, with odd characters written out as it has them (RFC 8259, 7).
-pub(crate) fn json(json: &str) -> String {
+pub fn json(json: &str) -> String {
     let mut plain = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

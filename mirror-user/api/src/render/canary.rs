@@ -6,8 +6,11 @@ use std::time::Duration;
 use comfy_table::CellAlignment;
 
 use super::{bytes, dash, percent, table, trimmed};
-use crate::config::Affinity;
-use crate::control::{Arm, CanaryState, Quantiles, ServerUse};
+use crate::Affinity;
+use crate::Arm;
+use crate::CanaryState;
+use crate::Quantiles;
+use crate::ServerUse;
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, canary: &CanaryState) -> fmt::Result {
     let kept = match canary.affinity {

@@ -6,10 +6,11 @@ use mirror_common::histogram::{Latency, RunTime};
 use serde::{Deserialize, Serialize};
 
 use super::{CanaryState, Quantiles, RolloutState};
-use crate::config::{AgentAddress, XdpHook};
-use crate::dataplane::Mechanism;
-use crate::state::Source;
-use crate::transport::frame::Transport;
+use crate::AgentAddress;
+use crate::Mechanism;
+use crate::Source;
+use crate::Transport;
+use crate::XdpHook;
 
 /// The daemon and all it looks after.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

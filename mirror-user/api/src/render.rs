@@ -9,10 +9,16 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table};
 
-use super::Mechanism;
 use super::status::{
     Agent, Interface, LookState, MirrorState, PacketCount, RingState, Service, Status,
 };
+use super::{Done, Mechanism};
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.done.join("\n"))
+    }
+}
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
