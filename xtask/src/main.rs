@@ -80,3 +80,29 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(Bench { others, .. }) => program::run(&program::BENCH, &others.arguments),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn bench(line: &str) -> Bench {
+        let words = ["cargo xtask", "bench"].into_iter();
+        match Command::try_parse_from(words.chain(line.split_whitespace())) {
+            Ok(Command::Bench(bench)) => bench,
+            Ok(_) => panic!("not a bench: {line}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn what_only_the_bench_knows_is_passed_on() {
+        for line in ["--quick --rounds 3", "--rollout", ""] {
+            let Bench { decisions, others } = bench(line);
+            assert!(!decisions.decisions);
+            assert_eq!(others.arguments.join(" "), line);
+        }
+        let Bench { decisions, others } = bench("--decisions --runs 5 --world pauses");
+        assert!(decisions.decisions && others.arguments.is_empty());
+    }
+}
