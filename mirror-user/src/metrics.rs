@@ -656,10 +656,10 @@ mod documentation {
     use crate::shadow::labels::Unused;
     use crate::shadow::noise::NoData;
 
-    /// docs/metrics.md names whatever a scrape can show.
+    /// docs/reference/metrics.md names whatever a scrape can show.
     #[test]
     fn every_metric_and_every_label_value_is_documented() {
-        let page = include_str!("../../docs/metrics.md");
+        let page = include_str!("../../docs/reference/metrics.md");
         let sources = [include_str!("metrics.rs"), include_str!("metrics/node.rs")];
         let names = sources.iter().flat_map(|source| source.split('"'));
         let named = |text: &&str| {
@@ -687,5 +687,38 @@ mod documentation {
                 "{word} is not documented"
             );
         }
+    }
+
+    /// What a scrape says of each metric stands there word for word.
+    #[test]
+    fn every_help_text_is_the_page_s() {
+        let page = include_str!("../../docs/reference/metrics.md");
+        let sources = [include_str!("metrics.rs"), include_str!("metrics/node.rs")];
+        let (mut help, mut found) = (Vec::new(), 0);
+        for line in sources.iter().flat_map(|source| source.lines()) {
+            let line = line.trim();
+            if let Some(doc) = line.strip_prefix("/// ") {
+                help.push(doc);
+                continue;
+            }
+            let name = line
+                .split('"')
+                .nth(1)
+                .filter(|name| name.starts_with("modelmirror_"));
+            if let (Some(name), false) = (name, help.is_empty()) {
+                let help = help.join(" ");
+                let row = page
+                    .lines()
+                    .find(|row| row.starts_with(&format!("| `{name}` |")));
+                let meaning = row.and_then(|row| row.splitn(4, '|').nth(3));
+                assert!(
+                    meaning.is_some_and(|meaning| meaning.trim().starts_with(&help)),
+                    "{name}: {help:?} is not what its row begins with: {row:?}"
+                );
+                found += 1;
+            }
+            help.clear();
+        }
+        assert!(found > 90, "only {found} were found");
     }
 }

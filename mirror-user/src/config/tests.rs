@@ -121,8 +121,11 @@ fn keys(kind: Kind) -> impl Iterator<Item = &'static str> {
 
 #[test]
 fn every_key_is_documented() {
-    let docs = include_str!("../../../docs/configuration.md");
-    let (node, shadow) = docs.split_once("\n## Shadow host").unwrap();
+    let node = concat!(
+        include_str!("../../../docs/reference/config-node.md"),
+        include_str!("../../../docs/reference/plan-file.md")
+    );
+    let shadow = include_str!("../../../docs/reference/config-agent.md");
     for (kind, docs) in [(Kind::Node, node), (Kind::Shadow, shadow)] {
         assert!(keys(kind).count() > 10);
         for key in keys(kind) {

@@ -9,6 +9,7 @@ mod alone;
 mod bodies;
 mod budget;
 mod connections;
+mod docs;
 mod evidence;
 mod faults;
 mod forged;

@@ -229,9 +229,9 @@ fn keys_of_the_earlier_shadow_host_are_told_what_became_of_them() {
 fn what_the_docs_show_is_accepted() {
     const PREDICTION: &str = "[service.compare]\nprediction = \"/outputs/0/data\"\n";
     let pages = [
-        include_str!("../../../../docs/commands.md"),
-        include_str!("../../../../docs/labels.md"),
-        include_str!("../../../../docs/security.md"),
+        include_str!("../../../../docs/reference/cli.md"),
+        include_str!("../../../../docs/how-to/join-labels.md"),
+        include_str!("../../../../docs/how-to/harden.md"),
     ];
     let (line_of_key, without_tap) = (AGENT_LINE.trim_end(), SHADOW.replace(TAP, ""));
     let mut shown = 0;
