@@ -82,7 +82,7 @@ pub fn answers(skb: &Skb, link: Link) -> i32 {
 
 /// A packet that this host forwards between two tapped interfaces counts where it came in.
 ///
-/// Also where its addresses were translated since, and it was no service's then: docs/operation.md,
+/// Also where its addresses were translated since, and it was no service's then: docs/how-to/choose-interface.md,
 /// "Where to attach". What it was cannot be remembered per CPU: the kernel receives lists of packets,
 /// all of which pass ingress before the first one passes egress. The packet itself is never written
 /// to. A table of the connections that came in would tell, for a look-up per packet of each service.

@@ -35,7 +35,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug, Parser)]
 #[command(
     name = "modelmirror",
-    about = "Mirrors a model server's traffic in the kernel to a shadow model, and compares every answer",
+    about = "Mirrors a model server's traffic in the kernel to a shadow model, and compares the responses",
     version = VERSION.as_str(),
     after_help = "To begin, on each host:
   modelmirror keys new                                  and give the other host what it prints
@@ -85,7 +85,7 @@ enum Command {
     Run {
         #[command(flatten)]
         file: ConfigFile,
-        /// Take the programs and maps away when the daemon stops
+        /// Remove programs and maps when the daemon stops
         #[arg(long)]
         detach_on_exit: bool,
         /// How to attach [default: tcx where the kernel has it (6.6), else clsact]
@@ -97,7 +97,7 @@ enum Command {
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Check whether this host is ready: ok, warn or refuse, with the cure
+    /// Check whether this host is ready: ok, warn or refuse, and what to do
     ///
     /// The config tells which host it is. Nothing is changed. On a node each agent is asked
     /// for its summary, which shows whether both hosts know each other's key; the tapped interfaces'
@@ -129,7 +129,7 @@ enum Command {
         #[command(subcommand)]
         change: CanaryCommand,
     },
-    /// Bring a new version from the shadow to all clients, or take it back
+    /// Bring a new version from the shadow to all clients, or roll it back
     Rollout {
         #[command(subcommand)]
         command: rollout::RolloutCommand,
@@ -217,10 +217,10 @@ enum CanaryCommand {
     },
     /// Send no new connections to the canary; those that are open may finish
     Off {
-        /// End them at once: clients come back, to stable
+        /// Reset open canary connections at once
         #[arg(long, conflicts_with = "drain")]
         reset: bool,
-        /// Give them so long, then end them
+        /// Reset open canary connections after this time
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         drain: Option<Duration>,
         /// Also where nobody listens for stable
@@ -277,7 +277,7 @@ struct ReportArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print a config with every key, its default and what it means
+    /// Print a config with defaults and comments
     Default {
         /// For which host
         #[arg(long = "for", value_enum, default_value = "node")]

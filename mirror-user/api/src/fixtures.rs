@@ -214,7 +214,7 @@ pub fn story() -> Story {
 /// Two rollouts, the last one first.
 pub fn history() -> Vec<RolloutSummary> {
     let Story { rollout, now, .. } = story();
-    let (started, reason) = (rollout.started().clone(), "p99 is beyond its limit");
+    let (started, reason) = (rollout.started().clone(), "p99 exceeds its limit");
     let last = RolloutSummary {
         id: started.id,
         service: started.service,

@@ -207,10 +207,10 @@ fn a_rollout_s_status_says_why_it_waits_and_what_comes_next() {
     let expected = "\
 ROLLOUT sentiment-1  sentiment: v13 at 10.0.0.5:8001 instead of v12
   state        stage 1 of 2, 10 % of new connections, for 2s
-  waits        2s of 3s are over
-  next         stage 2 of 2 at 100 %, once nothing holds it
-  answers      180 by v12, 20 by v13 (10.00 % at this stage)
-  started      2026-11-22 12:04:31, 2s ago
+  waits        minimum stage time: 2s of 3s elapsed
+  next         stage 2 of 2 at 100 % when the gates pass
+  responses    180 by v12, 20 by v13 (10.00 % at this stage)
+  started      2026-11-22 12:04:31Z, 2s ago
   GATE        VERDICT         FIGURE  PROVEN                      LIMIT                                           COUNTED
   errors      WORSE      4.00 points  1.00 points to 7.50 points  at most 0.5 percentage points more than stable  12 of 300 against 0 of 2700
   conversion  not known            -  -                           at least 0.02                                   -
@@ -309,11 +309,11 @@ fn a_rollout_that_needs_a_person_is_loud() {
 #[test]
 fn a_history_lists_the_last_first() {
     let expected = "\
-STARTED              SERVICE    FROM  TO   OUTCOME      AFTER  ID
-2026-11-22 12:04:31  sentiment  v12   v13  running      -      sentiment-1
-2026-11-22 12:04:31  sentiment  v12   v13  rolled back  2s     sentiment-0
+STARTED               SERVICE    FROM  TO   OUTCOME      AFTER  ID
+2026-11-22 12:04:31Z  sentiment  v12   v13  running      -      sentiment-1
+2026-11-22 12:04:31Z  sentiment  v12   v13  rolled back  2s     sentiment-0
 
-sentiment-0: p99 is beyond its limit";
+sentiment-0: p99 exceeds its limit";
     assert_eq!(RolloutHistory(history()).to_string(), expected);
     let none = RolloutHistory(Vec::new()).to_string();
     assert_eq!(none, "no rollout yet");

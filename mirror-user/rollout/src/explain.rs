@@ -62,7 +62,7 @@ impl Tale {
     /// One sentence with its time, in UTC.
     fn say(&mut self, time: Timestamp, words: &str) {
         // Writing to a string does not fail.
-        let _ = writeln!(self.text, "{}  {words}", time.strftime("%F %T"));
+        let _ = writeln!(self.text, "{}  {words}", time.strftime("%F %TZ"));
     }
 
     fn detail(&mut self, words: &str) {
@@ -207,7 +207,7 @@ impl Tale {
                 format!("{version} was rolled back after {lasted}: {why}")
             }
             State::RollingBack { why, .. } => format!("{version} is being rolled back: {why}"),
-            State::Aborted { by } => format!("{version} was taken back after {lasted} by {by}"),
+            State::Aborted { by } => format!("{version} was aborted after {lasted} by {by}"),
             State::Promoted | State::RetireDue => {
                 format!("{version} was promoted, and this node still steers")
             }
@@ -238,7 +238,7 @@ fn wish(order: &Order) -> &'static str {
         Want::Resume => "go on",
         Want::Promote => "go to the next stage",
         Want::PromoteAll => "go to the last stage",
-        Want::Abort => "take the canary back",
+        Want::Abort => "abort",
         Want::Finish => "end steering",
     }
 }
@@ -253,14 +253,14 @@ fn outline(plan: &Plan) -> String {
             let least = shadow.min_compared;
             if shadow.compares_answers() {
                 let agreement = percent(shadow.agreement);
-                format!("First the shadow: at least {agreement} of {least} and more answers match")
+                format!("First the shadow: at least {agreement} of {least} and more responses match")
             } else {
                 let latency = if shadow.compares_latency() {
                     " and latency"
                 } else {
                     ""
                 };
-                format!("First the shadow: {least} and more answers, judged by failures{latency}")
+                format!("First the shadow: {least} and more responses, judged by failures{latency}")
             }
         },
     );
@@ -278,13 +278,13 @@ fn outline(plan: &Plan) -> String {
         .map(|(count, what)| format!(" {count} {what}."))
         .collect();
     format!(
-        "{shadow}. Then {} of the connections, each for {} to {} and {} answers, proven from {} on; {baseline}.{outside} An equal version gets through with a chance of {}.",
+        "{shadow}. Then {} of the connections, each for {} to {} and {} responses, proven from {} on; {baseline}.{outside} An equal version is rolled back with a chance of at most {}.",
         stages.join(", "),
         humantime::format_duration(canary.min_duration),
         humantime::format_duration(canary.max_duration),
         canary.min_requests,
         percent(canary.proven_from),
-        percent(canary.confidence)
+        percent(1.0 - canary.confidence)
     )
 }
 

@@ -493,7 +493,7 @@ impl Rollout {
             Step::StagePassed(_) => (Step::Baking, "all stages are passed".to_owned()),
             Step::Baking => {
                 let bake = humantime::format_duration(plan.canary.bake);
-                let reason = format!("it was good for {bake}, and gets everything");
+                let reason = format!("baked for {bake}, no gate failed");
                 (Step::Settling, reason)
             }
             Step::Settling => {

@@ -220,7 +220,7 @@ pub struct MetricGate {
     /// Samples that are older count as none.
     #[serde(with = "span")]
     pub staleness: Duration,
-    /// A value is beyond its limit when it has been for so long.
+    /// A value exceeds its limit when it has been for so long.
     #[serde(rename = "for", with = "span")]
     pub hold_for: Duration,
 }

@@ -47,7 +47,7 @@ impl Connections {
             let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
             let reasons: Vec<String> = reasons.collect();
             return format!(
-                "{turned} connections that were its own went to stable: {} (docs/steering.md says what each means)",
+                "{turned} connections that were its own went to stable: {} (docs/reference/metrics.md#choices says what each means)",
                 reasons.join(", ")
             );
         }

@@ -135,7 +135,7 @@ impl Rollout {
             waits.push(Held {
                 kind: Kind::MinDuration,
                 why: format!(
-                    "it warms up for another {} of {warmup}",
+                    "warm-up: {} of {warmup} remaining",
                     whole_seconds(rest)
                 ),
             });
@@ -145,7 +145,7 @@ impl Rollout {
             let [lasted, least] = [lasted, least].map(whole_seconds);
             waits.push(Held {
                 kind: Kind::MinDuration,
-                why: format!("{lasted} of {least} are over"),
+                why: format!("minimum stage time: {lasted} of {least} elapsed"),
             });
         }
     }

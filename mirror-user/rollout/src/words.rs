@@ -57,18 +57,18 @@ impl Gate {
 }
 
 impl fmt::Display for Gate {
-    /// One sentence: `p99 is beyond its limit, at most 1.2 times stable's: 1.61 times, at least 1.35,
+    /// One sentence: `p99 exceeds its limit, at most 1.2 times stable's: 1.61 times, at least 1.35,
     /// at most 2 (5,210 and 512 requests)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_unseen = |finding: &Finding| finding.trials == [0, 0];
         if self.finding.as_ref().is_some_and(is_unseen) {
-            let note = self.note.as_deref().unwrap_or("nothing to go by yet");
+            let note = self.note.as_deref().unwrap_or("no data yet");
             return write!(f, "no data for {}: {note}", self.name);
         }
         let said = match self.verdict {
             Verdict::Within => "is within its limit",
-            Verdict::Worse => "is beyond its limit",
-            Verdict::Unknown => "is not proven to be within its limit",
+            Verdict::Worse => "exceeds its limit",
+            Verdict::Unknown => "is not yet proven within its limit",
         };
         write!(f, "{} {said}, {}", self.name, self.limit)?;
         if let Some(value) = self.value {

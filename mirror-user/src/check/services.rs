@@ -58,7 +58,7 @@ fn place(
         return Finding::warn(
             about(service),
             format!("{ip} is no address of this host"),
-            "nothing, if it is that of a pod or container: then let `interfaces` hold its veth, or the NIC (docs/interfaces.md); else correct `addresses`",
+            "nothing, if it is that of a pod or container: then let `interfaces` hold its veth, or the NIC (docs/how-to/choose-interface.md); else correct `addresses`",
         );
     }
     let serves = |listener: &Listener| servers::serves(listener.address, address).is_some();
@@ -152,7 +152,7 @@ fn proxied(service: &Service, host: &[HostAddress], listeners: &[Listener]) -> O
         format!(
             "{address}: docker-proxy listens, for a container; netfilter leads what comes from other hosts past it, to the container itself"
         ),
-        "see docs/interfaces.md for what to name; a canary on this host works only where nothing is led past docker-proxy",
+        "see docs/how-to/choose-interface.md for what to name; a canary on this host works only where nothing is led past docker-proxy",
     ))
 }
 

@@ -38,7 +38,7 @@ pub(super) enum RolloutCommand {
         #[arg(long, value_name = "NAME", value_parser = service_name)]
         service: Option<String>,
     },
-    /// Stay at this stage; the canary keeps its share, and is still taken back when it is bad
+    /// Stay at this stage; the canary keeps its share, and is still rolled back when it is bad
     Pause(Wish),
     /// Go on after a pause, or after a hold, whose time begins anew
     Resume(Wish),
@@ -50,7 +50,7 @@ pub(super) enum RolloutCommand {
         #[command(flatten)]
         wish: Wish,
     },
-    /// Take the canary back
+    /// Abort: the canary gets no new connections
     Abort(Wish),
     /// End steering after a promotion: the new version listens at the service's own address
     Finish {
@@ -89,7 +89,7 @@ pub(super) struct StartArgs {
     /// What is done: a file with what stands under [service.rollout] [default: the service's own]
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Also when this version was taken back before
+    /// Also when this version was rolled back before
     #[arg(long)]
     again: bool,
     /// Wait until it is promoted, taken back or held, and print what happens

@@ -219,8 +219,8 @@ impl Core {
     }
 
     fn withdraw(&mut self, service: &str, why: &str) {
-        tracing::warn!(service, "the canary's share was taken back: {why}");
-        let withdrawn = format!("its share was taken back: {why}");
+        tracing::warn!(service, "canary share withdrawn: {why}");
+        let withdrawn = format!("share withdrawn: {why}");
         self.arrivals
             .withdrawn
             .insert(service.to_owned(), withdrawn);

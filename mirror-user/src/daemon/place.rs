@@ -108,7 +108,7 @@ fn led_aside(service: &[ServiceAddress], view: &View) -> Option<Obstacle> {
                 "netfilter leads connections to {address} on to somebody else ({}), before a canary of this host could have them",
                 rule.rule
             ),
-            cure: "name the server's own address, and the interface before it, and give the canary an address of its own; docs/interfaces.md has what works".to_owned(),
+            cure: "name the server's own address, and the interface before it, and give the canary an address of its own; docs/how-to/choose-interface.md has what works".to_owned(),
         });
     }
     view.masters.iter().find_map(|(port, master)| {

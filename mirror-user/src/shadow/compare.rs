@@ -1,7 +1,7 @@
 //! Two answers to one request, held against each other. Pure.
 //!
 //! Only the status decides first; then the bodies are compared as JSON, as text, or byte for byte,
-//! by what they are. `docs/comparison.md` says it for users. Headers are not compared.
+//! by what they are. `docs/explanation/comparison.md` says it for users. Headers are not compared.
 
 pub(crate) mod distribution;
 #[cfg(test)]

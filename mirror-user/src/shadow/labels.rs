@@ -1,4 +1,4 @@
-//! Labels: what turned out to be right, known hours after both versions were asked. `docs/labels.md`
+//! Labels: what turned out to be right, known hours after both versions were asked. `docs/how-to/join-labels.md`
 //! says it for users.
 //!
 //! ```text

@@ -750,7 +750,7 @@ fn a_copy_is_the_packet_in_a_tunnel() -> Result<()> {
     Ok(())
 }
 
-/// What the option says by RFC 8926 and docs/tunnel.md, and its MAC by an independent SipHash,
+/// What the option says by RFC 8926 and docs/reference/geneve-format.md, and its MAC by an independent SipHash,
 /// of fields that an independent parser found.
 #[test]
 fn copies_are_signed() -> Result<()> {

@@ -1,4 +1,4 @@
-//! The node's network as it may be, a row of docs/interfaces.md each: what is tapped, and whether the
+//! The node's network as it may be, a row of docs/how-to/choose-interface.md each: what is tapped, and whether the
 //! mirror, a canary on this host and one on another get what clients send.
 
 use anyhow::ensure;

@@ -64,7 +64,7 @@ fn write_whole(f: &mut fmt::Formatter<'_>, service: &str, rollout: &RolloutState
     let [stable, canary] = rollout.requests;
     writeln!(
         f,
-        "  answers      {stable} by {}, {canary} by {} ({} at this stage)",
+        "  responses    {stable} by {}, {canary} by {} ({} at this stage)",
         rollout.stable_version,
         rollout.canary.version,
         percent(rollout.achieved)
@@ -141,7 +141,7 @@ fn next(service: &str, rollout: &RolloutState) -> Option<String> {
     let stages = rollout.stages.len();
     let stage = |index: usize| match rollout.stages.get(index) {
         Some(stage) => format!("stage {} of {stages} at {}", index + 1, share(*stage)),
-        None => "the same share, watched for longer (baking)".to_owned(),
+        None => "bake at the same share".to_owned(),
     };
     let after = rollout.stage.map_or(0, |stage| stage + 1);
     let order = |words: &str| format!("`modelmirror rollout {words} --service {service}`");
@@ -155,7 +155,7 @@ fn next(service: &str, rollout: &RolloutState) -> Option<String> {
         StepName::ShadowPassed | StepName::StagePassed => {
             format!("{}, once every hook approves", stage(after))
         }
-        StepName::Stage => format!("{}, once nothing holds it", stage(after)),
+        StepName::Stage => format!("{} when the gates pass", stage(after)),
         StepName::Baking => "everything (settling), if it stays good".to_owned(),
         StepName::Settling => "promoted, if it stays good".to_owned(),
         StepName::Held | StepName::Paused => format!(
@@ -286,5 +286,5 @@ fn span(from: Timestamp, to: Timestamp) -> String {
 
 /// In UTC, to the second.
 fn moment(time: Timestamp) -> String {
-    time.strftime("%F %T").to_string()
+    time.strftime("%F %TZ").to_string()
 }

@@ -38,24 +38,24 @@ fn a_rollback_is_told_with_its_numbers() {
     story.tell(Event::TakenBack);
     let expected = [
         "Rollout sentiment-1 of sentiment: v13 at 10.0.0.5:8001 instead of v12.",
-        "No shadow stage. Then 10 %, 100 % of the connections, each for 2s to 1h and 20 answers",
-        "2026-11-22 12:04:31  started by anna: retrained",
-        "2026-11-22 12:04:31  stage 1 of 2 at 10 %: the first stage begins",
-        "2026-11-22 12:04:31  waits: 0s of 2s are over",
+        "No shadow stage. Then 10 %, 100 % of the connections, each for 2s to 1h and 20 responses",
+        "2026-11-22 12:04:31Z  started by anna: retrained",
+        "2026-11-22 12:04:31Z  stage 1 of 2 at 10 %: the first stage begins",
+        "2026-11-22 12:04:31Z  waits: minimum stage time: 0s of 2s elapsed",
         "and: 0 of 20 requests of v12 were seen at this stage",
-        "2026-11-22 12:04:33  stage 1 passed: no gate is proven beyond its limit",
+        "2026-11-22 12:04:33Z  stage 1 passed: no gate is proven beyond its limit",
         "after 2s, 1800 answers of stable and 200 of the canary",
-        "p50 is not proven to be within its limit",
-        "2026-11-22 12:04:33  stage 2 of 2 at 100 %: the next stage begins",
-        "2026-11-22 12:04:34  anna asks to pause: lunch",
-        "2026-11-22 12:04:34  paused at stage 2",
-        "2026-11-22 12:04:34  anna asks to go on: lunch",
-        "2026-11-22 12:04:34  goes on at stage 2",
-        "2026-11-22 12:04:44  errors is beyond its limit, at most 0.5 percentage points more than stable: 9.23 % (120 of 1300)",
-        "2026-11-22 12:04:44  rolling back: errors is beyond its limit",
-        "2026-11-22 12:04:54  the kernel gives the canary no new connections",
-        "2026-11-22 12:04:54  rolled back",
-        "v13 was rolled back after 23s: errors is beyond its limit",
+        "p50 is not yet proven within its limit",
+        "2026-11-22 12:04:33Z  stage 2 of 2 at 100 %: the next stage begins",
+        "2026-11-22 12:04:34Z  anna asks to pause: lunch",
+        "2026-11-22 12:04:34Z  paused at stage 2",
+        "2026-11-22 12:04:34Z  anna asks to go on: lunch",
+        "2026-11-22 12:04:34Z  goes on at stage 2",
+        "2026-11-22 12:04:44Z  errors exceeds its limit, at most 0.5 percentage points more than stable: 9.23 % (120 of 1300)",
+        "2026-11-22 12:04:44Z  rolling back: errors exceeds its limit",
+        "2026-11-22 12:04:54Z  the kernel gives the canary no new connections",
+        "2026-11-22 12:04:54Z  rolled back",
+        "v13 was rolled back after 23s: errors exceeds its limit",
     ];
     check(&story, &expected);
 }
@@ -81,9 +81,9 @@ fn a_hook_that_does_not_approve_is_named() {
     story.tell(called(Answer::Failed("connection refused".to_owned())));
     story.tell(called(Answer::Approved));
     let expected = [
-        "2026-11-22 12:04:31  the hook at ci, called before the start, fails: connection refused",
-        "2026-11-22 12:04:31  the hook at ci, asked before the start, approves",
-        "2026-11-22 12:04:31  stage 1 of 2 at 10 %",
+        "2026-11-22 12:04:31Z  the hook at ci, called before the start, fails: connection refused",
+        "2026-11-22 12:04:31Z  the hook at ci, asked before the start, approves",
+        "2026-11-22 12:04:31Z  stage 1 of 2 at 10 %",
         "v13 is on its way, 0s after the start.",
     ];
     check(&story, &expected);

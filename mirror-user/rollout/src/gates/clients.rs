@@ -251,7 +251,7 @@ impl Clients {
         }
         if let (Some(test), Some(limit)) = (&self.slow, limits.max_latency) {
             let limit = humantime::format_duration(limit);
-            let limit = format!("at most 1 % slower than {limit}");
+            let limit = format!("at most 1 % of responses slower than {limit}");
             gates.push(Gate::of("latency", Unit::Share, limit, test.finding()));
         }
         let limit = format!("at most {}", percent(limits.hard_error_rate));

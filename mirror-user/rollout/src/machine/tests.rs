@@ -260,27 +260,27 @@ fn a_version_whose_clients_fail_is_taken_back() {
         10,
         client_errors,
         false,
-        "client errors is beyond its limit",
+        "client errors exceeds its limit",
     );
     check(
         250,
         client_errors,
         false,
-        "client errors is beyond its limit",
+        "client errors exceeds its limit",
     );
     let redirects = |arm: &mut Arm, count| arm.redirects = count;
-    check(250, redirects, false, "redirects is beyond its limit");
+    check(250, redirects, false, "redirects exceeds its limit");
     let empty = |arm: &mut Arm, count| arm.sizes = vec![(0, count), (200, 250 - count)].into();
-    check(10, empty, false, "short responses is beyond its limit");
+    check(10, empty, false, "short responses exceeds its limit");
     let cut = |arm: &mut Arm, count| (arm.responses, arm.incomplete) = (250 - count, count);
-    check(10, cut, false, "errors is beyond its limit");
+    check(10, cut, false, "errors exceeds its limit");
     check(250, cut, true, "last 750 requests failed");
     let closed = |arm: &mut Arm, count| (arm.responses, arm.unanswered) = (250 - count, count);
-    check(37, closed, false, "errors is beyond its limit");
+    check(37, closed, false, "errors exceeds its limit");
     let no_http = |arm: &mut Arm, count| (arm.responses, arm.unreadable) = (0, count);
     check(250, no_http, true, "last 750 requests failed");
     let given_up = |arm: &mut Arm, count| (arm.responses, arm.aborted) = (250 - count, count);
-    check(37, given_up, false, "aborted requests is beyond its limit");
+    check(37, given_up, false, "aborted requests exceeds its limit");
     let strayed = |arm: &mut Arm, count| (arm.strayed, arm.delivered) = (count, count / 2);
     check(20, strayed, true, "were answered by somebody else");
     let refused = |arm: &mut Arm, count| arm.unanswered_connections = count;
@@ -338,15 +338,15 @@ fn a_bad_version_is_taken_back() {
         window
     };
     let failing = bad(|window| window.canary.errors = 10);
-    check_rolled_back(quick, &failing, false, "errors is beyond its limit");
+    check_rolled_back(quick, &failing, false, "errors exceeds its limit");
     let dead = bad(|window| window.canary.errors = 240);
     check_rolled_back(quick, &dead, true, "of the canary's last");
     let slow = bad(|window| window.canary.first_body = vec![(SLOW, 250)].into());
-    check_rolled_back(quick, &slow, false, "p99 is beyond its limit");
+    check_rolled_back(quick, &slow, false, "p99 exceeds its limit");
     let tail = bad(|window| window.canary.first_body = vec![(FAST, 235), (SLOW + 16, 15)].into());
-    check_rolled_back(quick, &tail, false, "p99 is beyond its limit");
+    check_rolled_back(quick, &tail, false, "p99 exceeds its limit");
     let slow_end = bad(|window| window.canary.complete = vec![(SLOW, 250)].into());
-    check_rolled_back(quick, &slow_end, false, "complete p99 is beyond its limit");
+    check_rolled_back(quick, &slow_end, false, "complete p99 exceeds its limit");
     let resets = bad(|window| (window.canary.resets, window.canary.connections) = (25, 25));
     check_rolled_back(quick, &resets, true, "reset");
     let gone = bad(|window| window.unreachable = Some("nobody listens".into()));
@@ -379,7 +379,7 @@ fn a_bad_version_is_taken_back() {
         quick(plan);
         with_shadow(plan);
     };
-    check_rolled_back(both, &slice, false, "slice:blue is beyond its limit");
+    check_rolled_back(both, &slice, false, "slice:blue exceeds its limit");
     let metric = Window {
         metrics: [(
             "sales".to_owned(),
@@ -399,7 +399,7 @@ fn a_bad_version_is_taken_back() {
         asked,
         &metric,
         false,
-        "sales is beyond its limit, at least 0.5: 0.1",
+        "sales exceeds its limit, at least 0.5: 0.1",
     );
 }
 
@@ -552,7 +552,7 @@ fn what_both_versions_refuse_is_no_agreement() {
     told.assert("shadowing", 0.0);
     assert!(told.waits().contains(&Kind::NotProven), "{told}");
     let why =
-        "both failed is not proven to be within its limit, at most 10 %: 54.55 % (36000 of 66000)";
+        "both failed is not yet proven within its limit, at most 10 %: 54.55 % (36000 of 66000)";
     assert!(told.to_string().contains(why), "{told}");
     told.reach("stage 1", &refused(500, 0));
 }

@@ -175,7 +175,7 @@ impl Watch {
 /// What is worth a line since `before`: gates that say something else, and where the rollout is, or
 /// what it waits for. The figures of a reason to wait change every second and are not.
 fn news(before: Option<&RolloutState>, now: &RolloutState) -> Vec<String> {
-    let time = now.time.strftime("%F %T");
+    let time = now.time.strftime("%F %TZ");
     let version = &now.canary.version;
     let gates = before.map_or(&[][..], |before| &before.gates);
     let known = |gate: &Gate| {
@@ -207,7 +207,7 @@ fn sentence(state: &RolloutState) -> String {
     if state.share > Share::NONE && state.outcome.is_none() {
         let [stable, canary] = state.requests;
         let share = words::share(state.share);
-        said += &format!(" at {share}, {canary} answers against {stable}");
+        said += &format!(" at {share}, {canary} responses against {stable}");
     }
     let whys: Vec<&str> = state.waiting.iter().map(|held| held.why.as_str()).collect();
     match &state.reason {
@@ -267,11 +267,11 @@ mod tests {
         let mut story = Story::begin(plan());
         story.pass(1, [90, 0], [10, 0]);
         let first =
-            "2026-11-22 12:04:32  v13: stage 1 of 2 at 10 %, 10 answers against 90; waits: ";
+            "2026-11-22 12:04:32Z  v13: stage 1 of 2 at 10 %, 10 responses against 90; waits: ";
         check(&mut watch, &story, &[first], None);
         check(&mut watch, &story, &[], None);
         story.order(Want::Pause);
-        let paused = "v13: paused at stage 1 at 10 %, 10 answers against 90: anna: lunch";
+        let paused = "v13: paused at stage 1 at 10 %, 10 responses against 90: anna: lunch";
         check(&mut watch, &story, &[paused], None);
         story.order(Want::Resume);
         check(&mut watch, &story, &["v13: stage 1 of 2 at 10 %"], None);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{headers, http};
 
-/// What a hook is told; docs/pipelines.md describes it.
+/// What a hook is told; docs/how-to/ci-pipelines.md describes it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Notice<'a> {
     /// Why it is called.

@@ -438,7 +438,7 @@ impl Core {
         if let Err(error) = self.lower(row, 0) {
             tracing::error!(
                 service,
-                "the canary cannot be taken back, and is tried again: {error}"
+                "rollback failed; retrying: {error}"
             );
             return Vec::new();
         }

@@ -209,7 +209,7 @@ impl Core {
         {
             let reason = failed.reason.as_deref().unwrap_or("no reason is known");
             return Err(invalid(format!(
-                "{} was taken back from beside {stable} at {} ({reason}): --again tries it once more",
+                "{} was rolled back beside {stable} at {} ({reason}): --again tries it once more",
                 target.version, failed.started
             )));
         }

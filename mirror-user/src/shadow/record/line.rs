@@ -1,4 +1,4 @@
-//! One line of the records: written by the recorder, read by the report. `docs/records.md` explains
+//! One line of the records: written by the recorder, read by the report. `docs/reference/records.md` explains
 //! the fields.
 
 use std::borrow::Cow;

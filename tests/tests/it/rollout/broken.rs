@@ -228,32 +228,32 @@ impl Broken {
 
 #[test]
 fn only_not_found() {
-    check(Manner::Status(404), "client errors is beyond its limit");
+    check(Manner::Status(404), "client errors exceeds its limit");
 }
 
 #[test]
 fn only_bad_requests() {
-    check(Manner::Status(400), "client errors is beyond its limit");
+    check(Manner::Status(400), "client errors exceeds its limit");
 }
 
 #[test]
 fn only_unauthorised() {
-    check(Manner::Status(401), "client errors is beyond its limit");
+    check(Manner::Status(401), "client errors exceeds its limit");
 }
 
 #[test]
 fn only_too_many_requests() {
-    check(Manner::Status(429), "client errors is beyond its limit");
+    check(Manner::Status(429), "client errors exceeds its limit");
 }
 
 #[test]
 fn only_redirects() {
-    check(Manner::Status(302), "redirects is beyond its limit");
+    check(Manner::Status(302), "redirects exceeds its limit");
 }
 
 #[test]
 fn empty_bodies() {
-    check(Manner::Empty, "short responses is beyond its limit");
+    check(Manner::Empty, "short responses exceeds its limit");
 }
 
 #[test]
@@ -269,18 +269,18 @@ fn bodies_that_are_cut() {
 #[test]
 fn a_seventh_is_closed_without_an_answer() {
     // They are errors, and longer than any answer: whichever is proven first.
-    check(Manner::Closes(7), "is beyond its limit");
+    check(Manner::Closes(7), "exceeds its limit");
 }
 
 #[test]
 fn a_seventh_is_never_answered() {
     // More are given up, and more wait for long: whichever is proven first.
-    check(Manner::Silent(7), "is beyond its limit");
+    check(Manner::Silent(7), "exceeds its limit");
 }
 
 #[test]
 fn heads_without_bodies() {
-    check(Manner::HeadOnly, "is beyond its limit");
+    check(Manner::HeadOnly, "exceeds its limit");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn no_http() {
 #[test]
 fn late_first_tokens() {
     let late = Manner::LateBody(Duration::from_millis(100));
-    check(late, "is beyond its limit, at most 3 times stable's");
+    check(late, "exceeds its limit, at most 3 times stable's");
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn a_seventh_is_never_answered_and_clients_are_patient() {
     };
     broken.patience = Duration::from_secs(1);
     broken.given_up = "unanswered";
-    broken.is_taken_back(Manner::Silent(7), "is beyond its limit");
+    broken.is_taken_back(Manner::Silent(7), "exceeds its limit");
 }
 
 /// Only whoever knows where errors stand can tell.

@@ -74,7 +74,7 @@ fn changed_answers_are_caught_by_the_excess() {
     let _traffic = pilot.traffic();
     let said = pilot.rollout(&["start", "--wait", "--timeout", "110s"]);
     assert_eq!(said.code, Some(3), "{said}");
-    assert!(said.text.contains("excess is beyond its limit"), "{said}");
+    assert!(said.text.contains("excess exceeds its limit"), "{said}");
 }
 
 /// What goes wrong with the control is nobody's failure.

@@ -40,7 +40,7 @@ fn one_that_disagrees_is_caught() {
         other_label_in: Some(3),
         ..Answers::of("v13")
     };
-    check_caught(&answers, "agreement is beyond its limit");
+    check_caught(&answers, "agreement exceeds its limit");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn one_that_is_wrong_for_one_tenant_is_caught() {
         other_label_of: Some(BLUE),
         ..Answers::of("v13")
     };
-    check_caught(&answers, "slice:blue is beyond its limit");
+    check_caught(&answers, "slice:blue exceeds its limit");
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn one_that_fails_is_caught() {
     let said = pilot.rollout(&["start", "--wait", "--timeout", "110s"]);
     assert_eq!(said.code, Some(3), "{said}");
     assert!(
-        said.text.contains("shadow errors is beyond its limit"),
+        said.text.contains("shadow errors exceeds its limit"),
         "{said}"
     );
 }

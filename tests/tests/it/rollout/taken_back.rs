@@ -53,19 +53,19 @@ fn mood(mood: Mood) -> impl FnOnce(&mut Pilot) {
 
 #[test]
 fn more_errors() {
-    check(mood(Mood::Fails(3)), "errors is beyond its limit");
+    check(mood(Mood::Fails(3)), "errors exceeds its limit");
 }
 
 #[test]
 fn nearly_only_errors() {
     // By the last twenty or by the gate, whichever is there first.
-    check(mood(Mood::Fails(1)), " failed|errors is beyond its limit");
+    check(mood(Mood::Fails(1)), " failed|errors exceeds its limit");
 }
 
 #[test]
 fn slower() {
     let late = Mood::Late(Duration::from_millis(150));
-    check(mood(late), "is beyond its limit, at most 3 times stable's");
+    check(mood(late), "exceeds its limit, at most 3 times stable's");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn few_connections_are_lost_where_netfilter_leads_them_on() {
     assert!((3..=17).contains(&lost), "{lost} are lost");
     assert_eq!(outcomes(&trial, 60), [60, 0]);
     let status = trial.scene.modelmirror(&["status"]);
-    assert!(status.contains("share was taken back"), "{status}");
+    assert!(status.contains("share withdrawn"), "{status}");
     is_refused(&trial, "answered by somebody else");
 }
 
@@ -121,7 +121,7 @@ fn a_sidecar_that_takes_all_ends_a_canary() {
     let [_, canary] = trial.connections();
     assert!((3..=17).contains(&canary), "{canary} were the canary's");
     let status = trial.scene.modelmirror(&["status"]);
-    assert!(status.contains("share was taken back"), "{status}");
+    assert!(status.contains("share withdrawn"), "{status}");
 }
 
 /// The same while it serves: ten of its last twenty, and its share goes back.

@@ -48,9 +48,9 @@ fn who_is_bad_with_nearly_everything_is_taken_back() {
     };
     check(
         |canary| canary.first_body = vec![(SLOW + 8, 950)].into(),
-        "is beyond its limit",
+        "exceeds its limit",
     );
-    check(|canary| canary.errors = 30, "errors is beyond its limit");
+    check(|canary| canary.errors = 30, "errors exceeds its limit");
 }
 
 /// With nobody beside it nobody knows whether it is the canary: that holds, and takes nobody back.

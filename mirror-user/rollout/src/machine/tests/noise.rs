@@ -67,7 +67,7 @@ fn the_excess_takes_a_version_back() {
     let State::RollingBack { why, severe: false } = told.rollout.state() else {
         panic!("{told}");
     };
-    let limit = "excess is beyond its limit, at most 1 percentage points more than the old version from itself";
+    let limit = "excess exceeds its limit, at most 1 percentage points more than the old version from itself";
     assert!(why.contains(limit), "{why}");
 }
 
@@ -87,7 +87,7 @@ fn a_shadow_that_is_asked_twice_may_be_found_by_that() {
     let State::RollingBack { why, .. } = told.rollout.state() else {
         panic!("{told}");
     };
-    assert!(why.contains("repeat is beyond its limit"), "{why}");
+    assert!(why.contains("repeat exceeds its limit"), "{why}");
 }
 
 #[test]
