@@ -482,6 +482,8 @@ pub struct ShadowService {
     pub version: String,
     /// How long the shadow may take for one answer.
     pub timeout: Duration,
+    /// How much longer than that production's own exchange may be silent, or its answer take.
+    pub incomplete_after: Duration,
     /// Exchanges with the shadow at once.
     pub concurrency: usize,
     /// Requests that wait, all connections together.

@@ -62,6 +62,7 @@ struct TypedService {
     host: HostHeader,
     version: String,
     timeout: Duration,
+    incomplete_after: Duration,
     concurrency: u64,
     queue: u64,
     max_body: Spanned<u64>,
@@ -353,6 +354,11 @@ impl TypedService {
             timeout: section
                 .or("timeout", Duration::from_secs(5), values::duration)
                 .into_inner(),
+            incomplete_after: section.value(
+                "incomplete_after",
+                Duration::from_secs(30),
+                values::duration,
+            ),
             concurrency: section
                 .or("concurrency", 64, values::integer(1, 65_536))
                 .into_inner(),
@@ -423,6 +429,7 @@ impl TypedService {
             host: self.host,
             version: self.version,
             timeout: self.timeout,
+            incomplete_after: self.incomplete_after,
             concurrency: self.concurrency as usize,
             queue: self.queue as usize,
             max_body: usize::try_from(self.max_body.into_inner()).unwrap_or(usize::MAX),

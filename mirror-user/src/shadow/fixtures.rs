@@ -40,6 +40,7 @@ pub(crate) fn service(id: u32, target: SocketAddr) -> config::ShadowService {
         host: config::HostHeader::Keep,
         version: "v13".into(),
         timeout: Duration::from_secs(5),
+        incomplete_after: Duration::from_secs(30),
         concurrency: 64,
         queue: 1024,
         max_body: 64 << 20,

@@ -78,7 +78,10 @@ impl Intake {
         mark: Mark,
     ) -> anyhow::Result<(Self, UnboundedReceiver<Vec<Event>>)> {
         let limits = config.services.iter().map(|service| {
-            let limits = Limits::new(service.max_body);
+            let limits = Limits {
+                incomplete: service.incomplete_after,
+                ..Limits::new(service.max_body)
+            };
             limits.with_answers_within(service.timeout).with_mark(mark)
         });
         let (events, receiver) = unbounded_channel();

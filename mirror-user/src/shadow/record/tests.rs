@@ -37,6 +37,7 @@ fn config(record_dir: &Path, record: config::Record) -> Shadow {
             host: config::HostHeader::Keep,
             version: "v13".into(),
             timeout: Duration::from_secs(5),
+            incomplete_after: Duration::from_secs(30),
             concurrency: 1,
             queue: 1,
             max_body: 1 << 20,
