@@ -21,6 +21,10 @@ mod reset;
 mod serve;
 mod servers;
 pub mod shadow;
+#[cfg(test)]
+#[expect(unreachable_pub, reason = "the integration tests share it")]
+#[path = "../../tests/src/skip.rs"]
+mod skip;
 mod sock_diag;
 pub mod state;
 pub mod transport;

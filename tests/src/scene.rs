@@ -72,6 +72,15 @@ impl Scene {
         Some(scene)
     }
 
+    /// The same, with an agent that has [`give_up_soon`](Self::give_up_soon).
+    #[track_caller]
+    pub fn started_to_give_up_soon() -> Option<Self> {
+        let mut scene = Self::new()?;
+        scene.give_up_soon();
+        scene.start();
+        Some(scene)
+    }
+
     fn build() -> Result<Self> {
         let (net, home) = (Topology::new()?, Home::new()?);
         let answers = Answers::of("v12");
@@ -122,6 +131,12 @@ impl Scene {
         let section = sections.entry(section).or_insert(Table::new().into());
         let table = section.as_table_mut().expect("a section is a table");
         table.insert(key.into(), value.into());
+    }
+
+    /// Has the agent not wait for half a minute for the rest of an exchange: for tests that lose copies, and then
+    /// wait until every request has an outcome.
+    pub fn give_up_soon(&mut self) {
+        self.set_shadow_service("incomplete_after", "3s");
     }
 
     /// Sets a value of the agent's `[[service]]`.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 
+use crate::skip::skip;
+
 /// How often something is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -56,22 +58,53 @@ pub fn try_within<T, E: Debug>(
     }
 }
 
-/// Whether this process may make namespaces and load programs. A test that needs it starts with
-/// `if !privileged() { return; }`.
+/// Looks again and again for this long, and fails as soon as something is not as it should be: what
+/// only time can show.
 ///
 /// # Panics
-/// Without root where `CI` is set: there, a test that cannot run is a failure.
+/// With what was the matter.
+#[track_caller]
+pub fn throughout<E: Debug>(span: Duration, what: &str, mut check: impl FnMut() -> Result<(), E>) {
+    let start = Instant::now();
+    while start.elapsed() < span {
+        if let Err(error) = check() {
+            panic!("not for {span:?}: {what}\n{error:?}");
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Waits until a value has not changed for this long, and returns it.
+///
+/// # Panics
+/// When it still changes after half a minute.
+#[track_caller]
+pub fn steady<T: PartialEq + Debug>(span: Duration, what: &str, mut value: impl FnMut() -> T) -> T {
+    let (mut last, mut since) = (value(), Instant::now());
+    eventually(&format!("{what} for {span:?}"), || {
+        let now = value();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if since.elapsed() < span {
+            return Err(format!("{last:?} since {:?}", since.elapsed()));
+        }
+        Ok(())
+    });
+    last
+}
+
+/// Whether this process may make namespaces and load programs; says where it may not that the test is
+/// skipped. A test that needs it starts with `if !privileged() { return; }`.
+///
+/// # Panics
+/// As [`skip`] does.
 #[must_use]
 #[track_caller]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub fn privileged() -> bool {
-    if geteuid().is_root() {
-        return true;
+    let is_root = geteuid().is_root();
+    if !is_root {
+        skip("needs root for network namespaces and BPF");
     }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "needs root, and CI is set: it may not be skipped"
-    );
-    eprintln!("skipped: needs root for network namespaces and BPF");
-    false
+    is_root
 }

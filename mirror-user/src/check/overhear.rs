@@ -270,7 +270,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_overheard_and_others_are_not() {
         if !nix::unistd::geteuid().is_root() {
-            return;
+            return crate::skip::skip("needs root to overhear");
         }
         let lo = BTreeSet::from([nix::net::if_::if_nametoindex("lo").unwrap()]);
         for host in ["127.0.0.1:0", "[::1]:0"] {

@@ -26,6 +26,7 @@ fn copies_stay_within_it_and_production_is_untouched() {
         return;
     };
     scene.set_mirror("max_bytes_per_second", BUDGET as i64);
+    scene.give_up_soon();
     scene.start();
     let start = Instant::now();
     let mut sent = scene.load_while(6, large, |scene| {

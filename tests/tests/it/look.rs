@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use socket2::SockRef;
 use tests::{
     Client, Exchange, Metrics, Mood, Request, Scene, Trial, eventually, eventually_within, pattern,
+    steady,
 };
 use toml::Table;
 
@@ -294,10 +295,7 @@ fn the_look_comes_and_goes_with_the_config() {
         let sent = scene.load(2, 10, small);
         looked_is(&scene, "stable", &by_class(sent.iter()));
         // What has been read is forgotten a second later.
-        std::thread::sleep(Duration::from_secs(2));
-        let before = wakeups();
-        std::thread::sleep(Duration::from_secs(2));
-        assert_eq!(wakeups(), before, "nothing happens");
+        steady(Duration::from_secs(2), "nobody wakes", wakeups);
         reload(&without);
         eventually("the ring is gone", || {
             ensure!(!has_ring(), "it is there");

@@ -248,7 +248,6 @@ impl Drop for StopOnDrop {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use mirror_api::summary::RightPairs;
     use serde_json::json;
@@ -407,9 +406,13 @@ mod tests {
         let mut place = Place::new(1 << 20);
         place.record(&[("a", [true, true])]);
         place.write("labels.csv", "id,label\na,1\n");
-        let stopped = place.follower.look(place.begun, &AtomicBool::new(true));
-        assert!(stopped.is_ok());
-        place.look(1, [1, 0, 0, 0], &[]);
-        assert!(Path::new(&place.follower.records).is_dir());
+        for now in [place.begun, place.begun + 2 * PATIENCE] {
+            place.follower.look(now, &AtomicBool::new(true)).unwrap();
+            // Nothing is found, nor given up.
+            let summary = place.follower.summary(None);
+            assert_eq!(summary.pairs, RightPairs::default(), "{summary:?}");
+            assert!(summary.unused.is_empty(), "{summary:?}");
+        }
+        place.look(60, [1, 0, 0, 0], &[]);
     }
 }

@@ -93,7 +93,7 @@ fn it_is_stopped() {
 /// missing.
 #[test]
 fn it_sleeps_and_wakes_up() {
-    let Some(mut scene) = Scene::started() else {
+    let Some(mut scene) = Scene::started_to_give_up_soon() else {
         return;
     };
     let mut sent = scene.load_while(3, small, |scene| {

@@ -31,7 +31,7 @@ fn the_tapped_one_is_deleted_and_made_anew() {
 /// rings arrives then.
 #[track_caller]
 fn check(take: impl FnOnce(&Scene), give: impl FnOnce(&Scene)) {
-    let Some(mut scene) = Scene::started() else {
+    let Some(mut scene) = Scene::started_to_give_up_soon() else {
         return;
     };
     let mut sent = scene.load_while(3, small, |scene| {

@@ -85,6 +85,7 @@ fn a_full_one_stops_there() {
         return;
     };
     scene.node_config.insert("ring".into(), "1MiB".into());
+    scene.give_up_soon();
     scene.start();
     let mut sent = load_of_a_sleeper(&mut scene, "ring_full");
     scene.agent().process.signal(Signal::SIGCONT).unwrap();

@@ -11,6 +11,7 @@ use crate::traffic::{mirrors, small};
 fn started() -> Option<Scene> {
     let mut scene = Scene::new()?;
     scene.set_mirror("transport", "geneve");
+    scene.give_up_soon();
     scene.start();
     Some(scene)
 }

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use anyhow::ensure;
 use aya::maps::{Array, Map, MapData};
 use mirror_common::ABI_VERSION;
 use mirror_common::steer::{SHARE_PARTS, Steering, share_threshold};
@@ -11,13 +11,30 @@ use mirror_rollout::machine::Rollout;
 use mirror_rollout::record::Line;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::{Mood, eventually};
+use tests::{Mood, Traffic, eventually, eventually_within};
 
 use super::called::{Called, hook_at};
-use super::{Pilot, by_hand, set};
+use super::{LONG, Pilot, by_hand, set};
 
-/// How long after something a daemon is killed, in milliseconds.
-const DELAYS: [u64; 8] = [0, 3, 20, 75, 140, 260, 390, 700];
+/// When a daemon is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// As soon as the record has another line: the programs may not know yet.
+    Written,
+    /// As soon as the programs go by another share.
+    Done,
+    /// When clients have sent so many more requests: any.
+    After(usize),
+}
+
+const MOMENTS: [Moment; 6] = [
+    Moment::After(0),
+    Moment::Written,
+    Moment::Done,
+    Moment::After(30),
+    Moment::Written,
+    Moment::Done,
+];
 
 impl Pilot {
     /// The service's last record.
@@ -67,6 +84,26 @@ impl Pilot {
         );
     }
 
+    /// Waits until a moment has come.
+    #[track_caller]
+    fn wait_for_moment(&self, moment: Moment, traffic: &Traffic) {
+        let lines = || {
+            let text = self.record().map(fs::read_to_string);
+            let text = text.transpose().unwrap().unwrap_or_default();
+            text.lines().count()
+        };
+        let (line, share, sent) = (lines(), self.kernel_share(), traffic.got().len());
+        eventually_within(LONG, &format!("{moment:?}"), || {
+            let has_come = match moment {
+                Moment::Written => lines() > line,
+                Moment::Done => self.kernel_share() != share,
+                Moment::After(more) => traffic.got().len() >= sent + more,
+            };
+            ensure!(has_come, "{line} lines, a share of {share}");
+            Ok(())
+        });
+    }
+
     /// Kills the daemon, starts the next, and says where the rollout is then.
     #[track_caller]
     fn kill_and_start(&mut self) -> Value {
@@ -86,7 +123,7 @@ impl Pilot {
         let share = after["share"].as_f64().unwrap();
         eventually("the programs go by that share", || {
             let kernel = self.kernel_share();
-            anyhow::ensure!(kernel == share, "{kernel}");
+            ensure!(kernel == share, "{kernel}");
             Ok(())
         });
     }
@@ -190,11 +227,14 @@ fn a_daemon_that_dies_after_a_command() {
 }
 
 /// Stages of a tick each: whenever it dies, the kernel has no more than the record.
+///
+/// Each stage waits until so many requests have come to either version, which on a busy machine takes as long as
+/// clients take for them: no share is so small that a stage needs more than a few hundred in all.
 #[test]
 fn a_daemon_that_dies_between_stages() {
     let Some(mut pilot) = Pilot::new(|plan| {
-        let stages: Vec<f64> = (1..=20).map(|stage| f64::from(stage) / 20.0).collect();
-        plan.insert("stages".into(), stages.into());
+        let stages = (15..=25).map(|stage| f64::from(stage) / 40.0).chain([1.0]);
+        plan.insert("stages".into(), stages.collect::<Vec<_>>().into());
         set(plan, "min_duration", "0s");
         // Enough for the proof that is asked for when stable is gone.
         set(plan, "min_requests", 60);
@@ -204,9 +244,8 @@ fn a_daemon_that_dies_between_stages() {
     };
     let traffic = pilot.traffic();
     pilot.order(&["start"]);
-    for delay in DELAYS {
-        // The moment is to be any.
-        std::thread::sleep(Duration::from_millis(delay));
+    for moment in MOMENTS {
+        pilot.wait_for_moment(moment, &traffic);
         if pilot.kill_and_start().is_null() {
             pilot.order(&["start"]);
         }
@@ -223,13 +262,13 @@ fn a_daemon_that_dies_while_it_takes_back() {
     let Some(mut pilot) = Pilot::new(by_hand) else {
         return;
     };
-    let _traffic = pilot.traffic();
-    for delay in DELAYS {
+    let traffic = pilot.traffic();
+    for moment in &MOMENTS[..4] {
         pilot.trial.canary[0].set_mood(Mood::Answer);
         pilot.order(&["start", "--again"]);
         pilot.wait_for_stage(0);
         pilot.trial.canary[0].set_mood(Mood::Fails(1));
-        std::thread::sleep(Duration::from_millis(delay));
+        pilot.wait_for_moment(*moment, &traffic);
         let was_taken_back = pilot.state().unwrap()["step"] == "rolled_back";
         pilot.kill();
         if was_taken_back {

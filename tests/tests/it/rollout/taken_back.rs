@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use tests::{Mood, eventually, eventually_within};
+use tests::{Mood, Traffic, eventually, eventually_within};
 
 use super::{LONG, Pilot, judge_latency, set};
 
 /// The canary becomes bad while it serves; the rollout ends with exit code 3 and these words.
 #[track_caller]
-fn check(change: impl FnOnce(&mut Pilot), words: &str) {
+fn check(change: impl FnOnce(&mut Pilot, &Traffic), words: &str) {
     let Some(mut pilot) = Pilot::new(|plan| {
         set(plan, "min_duration", "30s");
         judge_latency(plan);
@@ -25,7 +25,7 @@ fn check(change: impl FnOnce(&mut Pilot), words: &str) {
         ensure!(answered > 20, "{answered}");
         Ok(())
     });
-    change(&mut pilot);
+    change(&mut pilot, &traffic);
     let state = pilot.wait_for("rolled_back");
     let reason = state["reason"].as_str().unwrap();
     let is_told = |text: &str| words.split('|').any(|words| text.contains(words));
@@ -47,8 +47,8 @@ fn check(change: impl FnOnce(&mut Pilot), words: &str) {
     assert!(again.text.contains("--again"), "{again}");
 }
 
-fn mood(mood: Mood) -> impl FnOnce(&mut Pilot) {
-    move |pilot| pilot.trial.canary[0].set_mood(mood)
+fn mood(mood: Mood) -> impl FnOnce(&mut Pilot, &Traffic) {
+    move |pilot, _| pilot.trial.canary[0].set_mood(mood)
 }
 
 #[test]
@@ -75,28 +75,34 @@ fn hanging() {
 
 #[test]
 fn crashing() {
-    check(|pilot| pilot.trial.stop_canary(), "cannot be reached");
+    check(|pilot, _| pilot.trial.stop_canary(), "cannot be reached");
 }
 
-/// It comes back every time, for half a second.
+/// It comes back every time, for some hundred requests of its clients.
 #[test]
 fn flapping() {
-    let flap = |pilot: &mut Pilot| {
-        eventually_within(LONG, "it is taken back", || {
-            for come in [false, true] {
-                if come {
-                    pilot.trial.start_canary();
-                } else {
-                    pilot.trial.stop_canary();
-                }
-                std::thread::sleep(Duration::from_millis(500));
-            }
-            let state = pilot.state()?;
-            ensure!(state["step"] == "rolled_back", "{state:#}");
-            Ok(())
-        });
+    let flap = |pilot: &mut Pilot, traffic: &Traffic| {
+        let start = Instant::now();
+        while pilot.state().unwrap()["step"] != "rolled_back" {
+            assert!(start.elapsed() < LONG, "it is not taken back");
+            pilot.trial.stop_canary();
+            wait_for_more(traffic);
+            pilot.trial.start_canary();
+            wait_for_more(traffic);
+        }
     };
     check(flap, "cannot be reached");
+}
+
+/// Waits until clients have sent some hundred more requests.
+#[track_caller]
+fn wait_for_more(traffic: &Traffic) {
+    let before = traffic.got().len();
+    eventually_within(LONG, "clients go on", || {
+        let more = traffic.got().len() - before;
+        ensure!(more > 300, "{more}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -154,8 +154,7 @@ fn on_a_tiny_disk(test: impl FnOnce(&Path) + Send + 'static) {
     use nix::sched::{CloneFlags, unshare};
 
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: mounting a tiny file system needs root");
-        return;
+        return crate::skip::skip("needs root to mount a tiny file system");
     }
     let thread = std::thread::spawn(move || {
         let folder = tempfile::tempdir().unwrap();
