@@ -12,6 +12,7 @@ use clap::Parser;
 
 mod check;
 mod decisions;
+mod dist;
 mod fuzz;
 mod kernels;
 mod licences;
@@ -36,6 +37,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Two versions of a small model, mirrored and compared, in about a minute.
     Demo(Arguments),
+    /// The program as it is given to others, in target/modelmirror, with its debug file beside it.
+    Dist,
     /// Measure the cost of mirroring and steering against other ways of doing it; writes docs/benchmarks.md.
     Bench(Bench),
 }
@@ -73,6 +76,7 @@ fn run(command: Command) -> Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Dist => dist::run(),
         Command::Demo(Arguments { arguments }) => program::run(&program::DEMO, &arguments),
         Command::Bench(Bench { decisions, .. }) if decisions.decisions => {
             decisions::run(&decisions)
