@@ -159,7 +159,7 @@ pub fn agent_status() -> AgentStatus {
             queue: [5, 10],
             drops: [("queue_full".to_owned(), 4)].into(),
             last_malformed: Some(Malformed {
-                client: "10.0.0.7:4000".parse().unwrap(),
+                client: ([10, 0, 0, 7], 4000).into(),
                 side: "request".into(),
                 why: "line end".into(),
             }),

@@ -253,7 +253,9 @@ fn outline(plan: &Plan) -> String {
             let least = shadow.min_compared;
             if shadow.compares_answers() {
                 let agreement = percent(shadow.agreement);
-                format!("First the shadow: at least {agreement} of {least} and more responses match")
+                format!(
+                    "First the shadow: at least {agreement} of {least} and more responses match"
+                )
             } else {
                 let latency = if shadow.compares_latency() {
                     " and latency"

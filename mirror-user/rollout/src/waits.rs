@@ -134,10 +134,7 @@ impl Rollout {
             let warmup = humantime::format_duration(self.warmup());
             waits.push(Held {
                 kind: Kind::MinDuration,
-                why: format!(
-                    "warm-up: {} of {warmup} remaining",
-                    whole_seconds(rest)
-                ),
+                why: format!("warm-up: {} of {warmup} remaining", whole_seconds(rest)),
             });
         }
         let lasted = elapsed(self.clock.max(self.warm()), now);

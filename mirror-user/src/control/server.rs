@@ -94,7 +94,12 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/services/{name}/rollout/record", get(rollout_record))
         .route("/v1/rollouts", get(rollouts))
         .route("/v1/off", post(off))
-        .fallback(|| async { failure(StatusCode::NOT_FOUND, "no such path; see docs/reference/control-api.md") })
+        .fallback(|| async {
+            failure(
+                StatusCode::NOT_FOUND,
+                "no such path; see docs/reference/control-api.md",
+            )
+        })
         .layer(DefaultBodyLimit::max(4096))
         .with_state(requests)
 }

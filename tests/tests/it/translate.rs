@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TcpOptionElement, TransportHeader};
+use mirror_api::XdpHook;
 use mirror_common::policy::{Service, Tap, WHOLE};
 use mirror_common::steer::{Steering, flag};
 use mirror_common::translate::{MAX_LOCAL, Ports, Way};
-use mirror_user::config::XdpHook;
 use mirror_user::dataplane::{DataPlane, Interface, Sizes};
 use tests::{Home, Namespace, privileged, veth};
 

@@ -256,18 +256,8 @@ fn a_version_whose_clients_fail_is_taken_back() {
         check_rolled_back(quick, &window, severe, words);
     };
     let client_errors: fn(&mut Arm, u64) = |arm, count| arm.client_errors = count;
-    check(
-        10,
-        client_errors,
-        false,
-        "client errors exceeds its limit",
-    );
-    check(
-        250,
-        client_errors,
-        false,
-        "client errors exceeds its limit",
-    );
+    check(10, client_errors, false, "client errors exceeds its limit");
+    check(250, client_errors, false, "client errors exceeds its limit");
     let redirects = |arm: &mut Arm, count| arm.redirects = count;
     check(250, redirects, false, "redirects exceeds its limit");
     let empty = |arm: &mut Arm, count| arm.sizes = vec![(0, count), (200, 250 - count)].into();

@@ -269,7 +269,9 @@ fn connections_that_do_not_arrive_cost_the_share() {
     let status = world.core.published.borrow().status.clone();
     let why = status.services[0].canary.as_ref().unwrap().error.clone();
     assert!(
-        why.as_deref().unwrap_or_default().contains("share withdrawn"),
+        why.as_deref()
+            .unwrap_or_default()
+            .contains("share withdrawn"),
         "{why:?}"
     );
     // And it stays so, also when the daemon dies before the disk has it.

@@ -436,10 +436,7 @@ impl Core {
             return Vec::new();
         };
         if let Err(error) = self.lower(row, 0) {
-            tracing::error!(
-                service,
-                "rollback failed; retrying: {error}"
-            );
+            tracing::error!(service, "rollback failed; retrying: {error}");
             return Vec::new();
         }
         tracing::info!(service, "rollout: no new connections go to the canary");
