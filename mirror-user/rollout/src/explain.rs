@@ -66,7 +66,7 @@ impl Tale {
     }
 
     fn detail(&mut self, words: &str) {
-        let _ = writeln!(self.text, "                       {words}");
+        let _ = writeln!(self.text, "                        {words}");
     }
 
     fn begin(&mut self, time: Timestamp, started: &Started) {
@@ -159,7 +159,7 @@ impl Tale {
         let span = whole_seconds(lasted);
         match step {
             Step::Stage(_) | Step::Baking | Step::Settling => self.detail(&format!(
-                "after {span}, {stable} answers of stable and {canary} of the canary"
+                "after {span}, {stable} responses of stable and {canary} of the canary"
             )),
             Step::Shadowing => self.detail(&format!("after {span} in the shadow")),
             Step::Before | Step::ShadowPassed | Step::StagePassed(_) => return,

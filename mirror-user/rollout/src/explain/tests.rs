@@ -44,7 +44,7 @@ fn a_rollback_is_told_with_its_numbers() {
         "2026-11-22 12:04:31Z  waits: minimum stage time: 0s of 2s elapsed",
         "and: 0 of 20 requests of v12 were seen at this stage",
         "2026-11-22 12:04:33Z  stage 1 passed: no gate is proven beyond its limit",
-        "after 2s, 1800 answers of stable and 200 of the canary",
+        "after 2s, 1800 responses of stable and 200 of the canary",
         "p50 is not yet proven within its limit",
         "2026-11-22 12:04:33Z  stage 2 of 2 at 100 %: the next stage begins",
         "2026-11-22 12:04:34Z  anna asks to pause: lunch",
