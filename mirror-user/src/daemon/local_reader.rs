@@ -30,9 +30,9 @@ use mirror_common::tunnel::Arm;
 use mirror_wire::body::pointer::Pointers;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use self::reading::{Reading, Rule};
+use self::reading::Rule;
 use self::share::Shares;
-use self::work::{Order, Work};
+use self::work::{Order, Source, Work};
 use super::core::Core;
 use super::kernel::Kernel;
 use crate::config;
@@ -208,10 +208,11 @@ impl LocalReader {
         let wanted = !self.services.is_empty();
         let is_left_over = !wanted && kernel.ring_numbers().contains(&LOOK_RING);
         if wanted && self.ring.is_none() {
+            let is_inherited = kernel.ring_numbers().contains(&LOOK_RING);
             match kernel.ring(LOOK_RING) {
                 Ok(ring) => {
                     let ring = Arc::new(ring);
-                    self.give(Order::Ring(Some(Arc::clone(&ring))));
+                    self.give(Order::Ring(Arc::clone(&ring), is_inherited));
                     (self.ring, self.trouble) = (Some(ring), None);
                 }
                 Err(error) => {
@@ -221,7 +222,7 @@ impl LocalReader {
                 }
             }
         } else if self.ring.is_some() && !wanted || is_left_over {
-            self.give(Order::Ring(None));
+            self.give(Order::NoRing);
             self.ring = None;
             if let Err(error) = kernel.remove_ring(LOOK_RING) {
                 tracing::warn!("the local look's ring stays: {error}");
@@ -338,9 +339,7 @@ pub(super) fn start(orders: Orders, bell: Bell) -> io::Result<()> {
         wanted,
         bell,
         figures,
-        ring: None,
-        reading: Reading::new(),
-        lost: false,
+        source: Source::new(),
         started: Instant::now(),
     };
     let thread = std::thread::Builder::new().name("look".into());

@@ -404,4 +404,4 @@ fn outcome(reason: DropReason, ending: &Ending) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

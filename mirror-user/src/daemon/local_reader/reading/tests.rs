@@ -12,16 +12,16 @@ const SERVICE: u32 = 101;
 const KEY: [u64; 2] = [3, 4];
 
 /// A reading of one service, and its clock.
-struct Bench {
-    reading: Reading,
+pub(in crate::daemon::local_reader) struct Bench {
+    pub(in crate::daemon::local_reader) reading: Reading,
     tally: Arc<Tally>,
-    now: Duration,
+    pub(in crate::daemon::local_reader) now: Duration,
     trial_ns: u64,
     looks_into: bool,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(in crate::daemon::local_reader) fn new() -> Self {
         let mut bench = Self {
             reading: Reading::new(),
             tally: Arc::default(),
@@ -56,7 +56,7 @@ impl Bench {
     }
 
     /// Outcomes and how often they were, as `200: 2`; with how many were begun before them.
-    fn counts(&self, arm: Arm) -> String {
+    pub(in crate::daemon::local_reader) fn counts(&self, arm: Arm) -> String {
         let counts = Outcome::all().map(|outcome| (outcome, self.tally.outcome(arm, outcome)));
         let counts = counts.filter(|(_, count)| *count > 0);
         let words: Vec<_> = counts
@@ -67,14 +67,14 @@ impl Bench {
 }
 
 /// A connection as the tap copies it.
-struct Client {
+pub(in crate::daemon::local_reader) struct Client {
     arm: Arm,
     ends: [SocketAddrV4; 2],
     next: [u32; 2],
 }
 
 impl Client {
-    fn new(arm: Arm, port: u16) -> Self {
+    pub(in crate::daemon::local_reader) fn new(arm: Arm, port: u16) -> Self {
         let client = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 7), port);
         let server = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 5), 8000);
         Self {
@@ -97,6 +97,18 @@ impl Client {
     }
 
     fn send(&mut self, bench: &mut Bench, direction: Direction, flags: u8, payload: &[u8]) {
+        let (record, packet) = self.copy(bench, direction, flags, payload);
+        bench.reading.record(&record, &packet, bench.now);
+    }
+
+    /// The next packet, as the tap copies it.
+    pub(in crate::daemon::local_reader) fn copy(
+        &mut self,
+        bench: &mut Bench,
+        direction: Direction,
+        flags: u8,
+        payload: &[u8],
+    ) -> (Record, Vec<u8>) {
         let (own, peer) = match direction {
             Direction::Request => (0, 1),
             Direction::Response => (1, 0),
@@ -116,7 +128,7 @@ impl Client {
             sequence: 0,
             time_ns: bench.now.as_nanos() as u64,
         };
-        bench.reading.record(&record, &packet, bench.now);
+        (record, packet)
     }
 
     fn ask(&mut self, bench: &mut Bench) {
@@ -134,7 +146,7 @@ impl Client {
     }
 }
 
-fn with_status(status: u16) -> String {
+pub(in crate::daemon::local_reader) fn with_status(status: u16) -> String {
     format!("HTTP/1.1 {status} x\r\ncontent-length: 2\r\n\r\nok")
 }
 
