@@ -4,6 +4,8 @@
 //! fit both sides' windows (RFC 9293, 3.10.7.4; RFC 5961, section 5.2), resets with the very number that
 //! is expected next (RFC 5961, section 3.2), acknowledged handshakes.
 
+use core::num::NonZeroU64;
+
 use crate::flow::Flow;
 use crate::packet::{ACK, FIN, Packet, RST, SYN};
 use crate::policy::opens;
@@ -165,8 +167,9 @@ pub struct Seen {
     pub answered: bool,
     /// The client has acknowledged the server's.
     pub established: bool,
-    /// So long after it, in nanoseconds; nothing where the SYN had to come twice.
-    pub handshake_ns: Option<u64>,
+    /// So long after it, in nanoseconds; nothing where the SYN had to come twice. One word, so that there is none in it
+    /// that nobody wrote: before 6.3 the kernel's verifier refuses to have such copied.
+    pub handshake_ns: Option<NonZeroU64>,
     /// It ends the connection.
     pub closed: bool,
     /// By a reset that tells of who sent it: a server may refuse, but a client that answers a handshake with a
@@ -404,7 +407,7 @@ impl Connection {
             self.sides[1] |= side::KNOWN | side::ANSWERED;
             (seen.taken, seen.answered) = (true, true);
             if self.sides[0] & side::REPEATED == 0 {
-                seen.handshake_ns = Some(now().saturating_sub(self.opened_ns));
+                seen.handshake_ns = NonZeroU64::new(now().saturating_sub(self.opened_ns).max(1));
             }
             return;
         }

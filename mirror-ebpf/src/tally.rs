@@ -1,5 +1,7 @@
 //! What is counted of each version.
 
+use core::num::NonZeroU64;
+
 use mirror_common::connection::Seen;
 use mirror_common::flow::Flow;
 use mirror_common::measure::{ArmCounters, cluster, handshake_key};
@@ -13,7 +15,7 @@ use crate::maps;
 /// Takes a handshake into its version's histogram.
 #[inline(always)]
 pub fn sample(service: u32, arm: Arm, seen: &Seen) {
-    let Some(ns) = seen.handshake_ns else {
+    let Some(ns) = seen.handshake_ns.map(NonZeroU64::get) else {
         return;
     };
     if let Some(latency) = maps::HANDSHAKES.get_ptr_mut(handshake_key(service, arm)) {
