@@ -112,13 +112,13 @@ impl Evidence {
         self.pairs
     }
 
-    /// Requests by both latencies' buckets, see [`super::summary::ServiceSummary::latency_pairs`].
+    /// Requests by both latencies' buckets, see [`mirror_api::summary::ServiceSummary::latency_pairs`].
     pub fn latency_pairs(&self) -> Vec<(u16, u16, u64)> {
         let pairs = self.latency.iter();
         pairs.map(|(&(p, s), &count)| (p, s, count)).collect()
     }
 
-    /// See [`super::summary::ServiceSummary::saturated`].
+    /// See [`mirror_api::summary::ServiceSummary::saturated`].
     pub fn saturated(&self) -> u64 {
         self.saturated
     }
