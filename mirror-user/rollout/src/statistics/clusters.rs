@@ -164,8 +164,9 @@ impl Crowd {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clustering {
     sort: Sort,
-    /// Of each version, stable and the canary, by cluster: weighted events beyond what is expected, and weights.
-    sums: Box<[[[f64; 2]; CLUSTERS]; 2]>,
+    /// Of each version, stable and the canary, by cluster: weighted events beyond what both together do in the same
+    /// window, weights, and weights times how much of a difference between the versions lies on this one's side.
+    sums: Box<[[[f64; 3]; CLUSTERS]; 2]>,
     /// The mean rate of both, weighted.
     mean: f64,
     /// The variance of each version's mean, but for the rate's own part.
@@ -177,7 +178,7 @@ impl Clustering {
     pub fn of(sort: Sort) -> Self {
         Self {
             sort,
-            sums: Box::new([[[0.0; 2]; CLUSTERS]; 2]),
+            sums: Box::new([[[0.0; 3]; CLUSTERS]; 2]),
             mean: 0.0,
             variance: [0.0; 2],
         }
@@ -195,36 +196,40 @@ impl Clustering {
         let rate = events / (stable + canary);
         self.mean += weight * rate;
         for (arm, window) in window.into_iter().enumerate() {
-            self.add(arm, window, weight / trials[arm], rate);
+            // The mean of both lies nearer to the version that has more requests.
+            let side = trials[1 - arm] / (stable + canary);
+            self.add(arm, window, weight / trials[arm], [rate, side]);
         }
     }
 
     /// The same, of the canary's rate by itself.
     pub fn observe_alone(&mut self, canary: &Clusters) {
-        self.add(1, canary, 1.0, 0.0);
+        self.add(1, canary, 1.0, [0.0, 1.0]);
     }
 
-    fn add(&mut self, arm: usize, window: &Clusters, each: f64, rate: f64) {
+    fn add(&mut self, arm: usize, window: &Clusters, each: f64, [rate, side]: [f64; 2]) {
         for (at, row) in window.iter() {
             let trials = row[Sort::Requests as usize] as f64;
-            let [beyond, weight] = &mut self.sums[arm][at];
+            let [beyond, weight, sided] = &mut self.sums[arm][at];
             *beyond += each * (row[self.sort as usize] as f64 - rate * trials);
             *weight += each * trials;
+            *sided += each * trials * side;
             self.variance[arm] += each * each * trials;
         }
     }
 
     /// Who is behind what was seen; nothing where no clusters were.
     pub fn crowd(&self) -> Option<Crowd> {
-        let served = effective(self.sums[1].iter().map(|[_, weight]| *weight));
+        let served = effective(self.sums[1].iter().map(|[_, weight, _]| *weight));
         if served <= 0.0 {
             return None;
         }
         let totals = [0, 1].map(|arm| {
             let sums = self.sums[arm].iter();
-            sums.fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d])
+            sums.fold([0.0; 2], |[a, b], [c, d, _]| [a + c, b + d])
         });
         let mean = self.mean / totals[1][1];
+        let difference = (totals[1][0] - totals[0][0]) / totals[1][1];
         let mut independent = 0.0;
         let mut residuals = [0.0; CLUSTERS];
         for (arm, sign) in [(0, -1.0), (1, 1.0)] {
@@ -235,8 +240,8 @@ impl Clustering {
             let gap = beyond / weight;
             let rate = (mean + gap).clamp(0.0, 1.0);
             independent += self.variance[arm] * rate * (1.0 - rate);
-            for (residual, [beyond, weight]) in residuals.iter_mut().zip(&self.sums[arm]) {
-                *residual += sign * (beyond - gap * weight);
+            for (residual, [beyond, _, sided]) in residuals.iter_mut().zip(&self.sums[arm]) {
+                *residual += sign * beyond - difference * sided;
             }
         }
         let squares: f64 = residuals.iter().map(|residual| residual * residual).sum();
@@ -245,8 +250,8 @@ impl Clustering {
         } else {
             1.0
         };
-        // Rounding leaves a little of nothing.
-        let effect = if independent > 1e-9 {
+        // Where all fail, or none, rounding leaves a little of nothing.
+        let effect = if independent > 1e-6 * (self.variance[0] + self.variance[1]) {
             (squares * few / independent).max(1.0)
         } else {
             1.0
@@ -321,6 +326,37 @@ mod tests {
             clustering.observe([&arm, &arm]);
         }
         assert_eq!(clustering.crowd().unwrap().effect, 1.0);
+    }
+
+    /// Shares change, and chance spreads connections unevenly: the versions differ all the same.
+    #[test]
+    fn a_difference_is_none_between_clients() {
+        for [of_stable, of_canary] in [[0.0, 1.0], [0.0, 0.999], [0.1, 0.9], [0.02, 0.3]] {
+            let mut rng = SmallRng::seed_from_u64(7);
+            let mut clustering = Clustering::of(Sort::Failed);
+            for window in 0..40 {
+                let share = if window < 20 { 0.3 } else { 0.9 };
+                let mut rows = [[[0; Sort::COUNT]; CLUSTERS]; 2];
+                for _ in 0..40 {
+                    let cluster = (rng.next_u64() % CLUSTERS as u64) as usize;
+                    let arm = usize::from(uniform(&mut rng) < share);
+                    let rate = [of_stable, of_canary][arm];
+                    for _ in 0..10 {
+                        let row = &mut rows[arm][cluster];
+                        row[Sort::Requests as usize] += 1;
+                        row[Sort::Failed as usize] += u64::from(uniform(&mut rng) < rate);
+                    }
+                }
+                let arms = rows.map(|rows| (0..).zip(rows).collect::<Clusters>());
+                clustering.observe(arms.each_ref());
+            }
+            let crowd = clustering.crowd().unwrap();
+            assert!(crowd.effect < 1.7, "{of_stable}, {of_canary}: {crowd:?}");
+            assert!(
+                crowd.temper(30.0) > 15.0,
+                "{of_stable}, {of_canary}: {crowd:?}"
+            );
+        }
     }
 
     #[test]
