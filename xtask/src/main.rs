@@ -35,7 +35,7 @@ enum Command {
     Test(test::Options),
     /// Every fuzz target for a minute.
     Fuzz(fuzz::Options),
-    /// Two versions of a small model, mirrored and compared, in about a minute.
+    /// Two versions of a small model, mirrored and compared, and rolled out, in about three minutes.
     Demo(Arguments),
     /// The program as it is given to others, in target/modelmirror, with its debug file beside it.
     Dist,

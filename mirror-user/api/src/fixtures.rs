@@ -1,11 +1,8 @@
 //! Statuses for tests.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use mirror_rollout::Share;
-use mirror_rollout::plan::Plan;
-use mirror_rollout::stories::Story;
+use mirror_rollout::stories::{Story, plan};
 
 use crate::shadow::{AgentStatus, LastRefusal, Malformed, RecordStatus, ServiceStatus, TapStatus};
 use crate::summary::{ControlSummary, NoisePairs, TrafficSummary};
@@ -190,23 +187,9 @@ pub fn agent_status() -> AgentStatus {
     }
 }
 
-/// A plan of seconds.
-pub fn plan() -> Plan {
-    let mut plan = Plan {
-        stages: vec![Share::of_parts(1_000), Share::ALL],
-        ..Plan::default()
-    };
-    let canary = &mut plan.canary;
-    canary.holdback = Share::NONE;
-    canary.warmup = Duration::ZERO;
-    canary.min_duration = Duration::from_secs(3);
-    canary.min_requests = 20;
-    plan
-}
-
 /// Three seconds of a rollout.
 pub fn story() -> Story {
-    let mut story = Story::begin(plan());
+    let mut story = Story::begin(plan(3));
     story.pass(2, [90, 1], [10, 0]);
     story
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::Share;
 use super::machine::Rollout;
 use super::plan::{Plan, Target};
 use super::record::{Arm, By, Entry, Event, Line, Order, Started, Want, Window};
@@ -100,4 +101,18 @@ fn arm([responses, errors]: [u64; 2]) -> Arm {
         complete: [(100, responses)].into_iter().collect(),
         ..Arm::default()
     }
+}
+
+/// A plan of two stages, 10 % and all, each of so many seconds.
+pub fn plan(seconds: u64) -> Plan {
+    let mut plan = Plan {
+        stages: vec![Share::of_parts(1_000), Share::ALL],
+        ..Plan::default()
+    };
+    let canary = &mut plan.canary;
+    canary.holdback = Share::NONE;
+    canary.warmup = Duration::ZERO;
+    canary.min_duration = Duration::from_secs(seconds);
+    canary.min_requests = 20;
+    plan
 }

@@ -92,7 +92,7 @@ pub(super) struct StartArgs {
     /// Also when this version was rolled back before
     #[arg(long)]
     again: bool,
-    /// Wait until it is promoted, taken back or held, and print what happens
+    /// Wait until it is promoted, rolled back or held, and print what happens
     #[arg(long)]
     wait: bool,
     /// Wait no longer than this

@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use mirror_api::Start;
-use mirror_api::fixtures::{history, plan, status, story};
+use mirror_api::fixtures::{history, status, story};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -119,7 +119,7 @@ async fn a_rollout_s_commands_reach_the_daemon() {
     let socket = dir.path().join("control.sock");
     let mut commands = daemon(&socket);
     let client = Client::new(&socket);
-    let mut plan = plan();
+    let mut plan = mirror_rollout::stories::plan(3);
     let start = |plan| {
         RolloutOrder::Start(Box::new(Start {
             plan: Some(plan),

@@ -1,20 +1,10 @@
 use super::*;
-use crate::Share;
 use crate::plan::Hook;
-use crate::stories::Story;
+use crate::stories::{self, Story};
 
-/// Two stages of seconds.
 fn plan() -> Plan {
-    let mut plan = Plan {
-        stages: vec![Share::of_parts(1_000), Share::ALL],
-        ..Plan::default()
-    };
-    let canary = &mut plan.canary;
-    canary.holdback = Share::NONE;
-    canary.warmup = Duration::ZERO;
-    canary.min_duration = Duration::from_secs(2);
-    canary.min_requests = 20;
-    canary.hard_error_rate = 0.9;
+    let mut plan = stories::plan(2);
+    plan.canary.hard_error_rate = 0.9;
     plan
 }
 

@@ -255,10 +255,11 @@ mod tests {
 
     /// A plan of seconds.
     fn plan() -> mirror_rollout::plan::Plan {
-        crate::config::plan(
-            "stages = [0.1, 1.0]\n[canary]\nholdback = 0\nwarmup = \"0s\"\nmin_duration = \"3s\"\nmin_requests = 20\nproven_from = 1.0\nmax_duration = \"1m\"\nbake = \"0s\"",
-        )
-        .unwrap()
+        let mut plan = mirror_rollout::stories::plan(3);
+        let canary = &mut plan.canary;
+        (canary.proven_from, canary.bake) = (1.0, Duration::ZERO);
+        canary.max_duration = Duration::from_secs(60);
+        plan
     }
 
     #[test]
