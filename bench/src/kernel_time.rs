@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
-use mirror_user::dataplane::Hook;
+use mirror_node::dataplane::Hook;
 use tests::Transport;
 
 use crate::load::Load;

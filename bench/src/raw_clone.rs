@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
-use mirror_user::dataplane::Hook;
+use mirror_node::dataplane::Hook;
 
 /// Commands and numbers of linux/bpf.h.
 const BPF_MAP_CREATE: c_long = 0;

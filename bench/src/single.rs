@@ -11,7 +11,7 @@ use mirror_common::policy::{Agent, Service, Tap, WHOLE, agent_state, mirror, tra
 use mirror_common::record::SMALLEST_RING;
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
 use mirror_common::tunnel::Arm;
-use mirror_user::dataplane::{DataPlane, Interface, Role, Sizes};
+use mirror_node::dataplane::{DataPlane, Interface, Role, Sizes};
 use nix::net::if_::if_nametoindex;
 use tests::{Home, Namespace};
 
@@ -129,6 +129,7 @@ impl fmt::Display for Singles {
 /// Rings have `ring` bytes for each CPU.
 fn plane(home: &Home, uplink: u32, ring: u32) -> Result<DataPlane> {
     let mut plane = DataPlane::load(
+        mirror_programs::OBJECT,
         home.pins(),
         None,
         Sizes {

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mirror_user::transport::tls::{TrustedTaps, server_config};
+use mirror_base::transport::tls::{TrustedTaps, server_config};
 use nix::time::{ClockId, clock_gettime};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tests::{Home, Namespace};

@@ -1,4 +1,4 @@
 //! Bodies with content codings.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_user::fuzzing::coding(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_agent::fuzzing::coding(input));

@@ -1,4 +1,4 @@
 //! Streams of events, JSON lines and JSON.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_user::fuzzing::events(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_agent::fuzzing::events(input));

@@ -1,4 +1,4 @@
 //! Files of labels.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_user::fuzzing::labels(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_agent::fuzzing::labels(input));

@@ -1,4 +1,4 @@
 //! Segments of one direction through reassembly.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_user::fuzzing::stream(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_agent::fuzzing::stream(input));

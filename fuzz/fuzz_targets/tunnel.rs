@@ -1,4 +1,4 @@
 //! A datagram through the tunnel decoder.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_user::fuzzing::tunnel(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mirror_agent::fuzzing::tunnel(input));

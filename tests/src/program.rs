@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use mirror_user::agent_api::{self, Access};
-use mirror_user::transport::keys::{Existing, PrivateKey, PublicKey};
+use mirror_base::transport::keys::{Existing, PrivateKey, PublicKey};
+use mirror_node::agent_api::{self, Access};
 use serde_json::Value;
 use tempfile::TempDir;
 use toml::Table;

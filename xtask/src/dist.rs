@@ -17,7 +17,7 @@ const NAMES: [&str; 2] = ["modelmirror", "modelmirror.debug"];
 pub(crate) fn run() -> Result<()> {
     setup::ensure(&[Need::Compiler])?;
     let [name, debug] = NAMES;
-    let build = ["--profile", "dist", "--package", "mirror-user", "--bin"];
+    let build = ["--profile", "dist", "--package", "modelmirror", "--bin"];
     process::run(process::cargo("build").args(build).arg(name))?;
     let target = process::root().join("target");
     // Not where cargo has built it: that file has to stay as cargo knows it.

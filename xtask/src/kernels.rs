@@ -72,7 +72,7 @@ pub(crate) fn run(kernel: Kernel, asked: &[String]) -> Result<()> {
         );
     }
     setup::ensure(&[Need::Compiler, Need::Network, Need::Machine])?;
-    process::run(process::cargo("build").args(["--quiet", "--package", "mirror-user"]))?;
+    process::run(process::cargo("build").args(["--quiet", "--package", "modelmirror"]))?;
     let tests = test_binary()?;
     let machine = Machine::prepare(kernel)?;
     let mut filters: Vec<&str> = asked.iter().map(String::as_str).collect();

@@ -20,7 +20,7 @@ mod process;
 mod program;
 mod setup;
 mod test;
-#[path = "../../mirror-user/build/toolchain.rs"]
+#[path = "../../mirror-user/programs/build/toolchain.rs"]
 mod toolchain;
 
 /// Builds, checks, tests, shows and measures modelmirror.

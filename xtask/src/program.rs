@@ -34,7 +34,7 @@ pub(crate) fn run(program: &Program, arguments: &[String]) -> Result<()> {
     }
     setup::ensure(program.needs)?;
     println!("{name}: building (release)");
-    let build = ["--release", "--quiet", "--package", "mirror-user"];
+    let build = ["--release", "--quiet", "--package", "modelmirror"];
     process::run(
         process::cargo("build")
             .args(build)

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use anyhow::{Result, ensure};
 use aya::maps::{Map, MapData, RingBuf};
 use mirror_common::record::{HOT_RING, is_deep};
-use mirror_user::dataplane::{DataPlane, Ring, possible_cpus};
+use mirror_node::dataplane::{DataPlane, Ring, possible_cpus};
 
 use super::nanoseconds;
 use crate::frames::{CLIENT, Segment, node, tcp};

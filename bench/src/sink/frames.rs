@@ -1,7 +1,7 @@
 //! The tap's frames, as far as something has to be said to them.
 
 use anyhow::Result;
-use mirror_user::transport::frame::{
+use mirror_base::transport::frame::{
     HEADER_LENGTH, Header, Kind, PREFACE, Position, Positions, VERSION, Welcome, message,
 };
 

@@ -1,5 +1,7 @@
 //! Messages for tests.
 
+use std::net::SocketAddrV4;
+
 use bytes::Bytes;
 
 use crate::memory::Memory;
@@ -72,4 +74,27 @@ pub fn empty_response(status: u16) -> Response {
         body_bytes: 0,
         lease: Memory::new(usize::MAX).empty_lease(),
     }
+}
+
+/// An IPv4 packet with a TCP segment, checksums left unfinished as offloading does.
+pub fn ipv4(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    sequence: u32,
+    acknowledgement: u32,
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+    packet.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0]);
+    packet.extend_from_slice(&from.ip().octets());
+    packet.extend_from_slice(&to.ip().octets());
+    packet.extend_from_slice(&from.port().to_be_bytes());
+    packet.extend_from_slice(&to.port().to_be_bytes());
+    packet.extend_from_slice(&sequence.to_be_bytes());
+    packet.extend_from_slice(&acknowledgement.to_be_bytes());
+    packet.extend_from_slice(&[0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    packet.extend_from_slice(payload);
+    packet
 }

@@ -12,7 +12,7 @@ use mirror_common::policy::{self, Agent, Service, Tap, WHOLE, agent_state};
 use mirror_common::record::{SMALLEST_RING, value_size};
 use mirror_common::tunnel::{Arm, Datagram, Direction, Header, Meta, decode};
 use mirror_common::verdict::{Reason, Verdict};
-use mirror_user::dataplane::{DataPlane, Interface, Role, Sizes};
+use mirror_node::dataplane::{DataPlane, Interface, Role, Sizes};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -45,7 +45,12 @@ impl Bench {
     /// A service at [`SERVER`], all of it mirrored to [`AGENT`], which is alive.
     fn new() -> Result<Self> {
         let home = Home::new()?;
-        let plane = DataPlane::load(home.pins(), None, Sizes::small(65_536))?;
+        let plane = DataPlane::load(
+            mirror_programs::OBJECT,
+            home.pins(),
+            None,
+            Sizes::small(65_536),
+        )?;
         let service = Service {
             index: 1,
             id: 101,

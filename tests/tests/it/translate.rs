@@ -10,7 +10,7 @@ use mirror_api::XdpHook;
 use mirror_common::policy::{Service, Tap, WHOLE};
 use mirror_common::steer::{Steering, flag};
 use mirror_common::translate::{MAX_LOCAL, Ports, Way};
-use mirror_user::dataplane::{DataPlane, Interface, Sizes};
+use mirror_node::dataplane::{DataPlane, Interface, Sizes};
 use tests::{Home, Namespace, privileged, veth};
 
 mod forged;
@@ -70,7 +70,12 @@ impl Node {
     fn new(program: &'static str, ipv6: bool) -> Result<Self> {
         let home = Home::new()?;
         let hosts = hosts(ipv6);
-        let mut plane = DataPlane::load(home.pins(), None, Sizes::small(1_024))?;
+        let mut plane = DataPlane::load(
+            mirror_programs::OBJECT,
+            home.pins(),
+            None,
+            Sizes::small(1_024),
+        )?;
         let service = Service {
             index: 1,
             id: 101,

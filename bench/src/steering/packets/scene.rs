@@ -13,7 +13,7 @@ use mirror_common::policy::{Service, Tap};
 use mirror_common::steer::{SHARE_PARTS, Steering, flag, share_threshold};
 use mirror_common::translate::{self, Ports, Translation, Way};
 use mirror_common::tunnel::Arm;
-use mirror_user::dataplane::{DataPlane, Sizes};
+use mirror_node::dataplane::{DataPlane, Sizes};
 use tests::{Home, try_within};
 
 use crate::frames::{CLIENT, node};
@@ -98,6 +98,7 @@ impl Scene {
     pub(super) fn new(size: Size) -> Result<Self> {
         let home = Home::new()?;
         let mut plane = DataPlane::load(
+            mirror_programs::OBJECT,
             home.pins(),
             None,
             Sizes::small(TABLES[usize::from(size.full)]),

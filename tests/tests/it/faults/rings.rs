@@ -2,7 +2,7 @@
 //! This is about streams alone.
 
 use anyhow::ensure;
-use mirror_user::transport::keys::{Existing, PrivateKey};
+use mirror_base::transport::keys::{Existing, PrivateKey};
 use nix::sys::signal::Signal;
 use tests::{Agent, Exchange, Scene, Transport, eventually};
 

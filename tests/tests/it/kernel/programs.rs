@@ -1,6 +1,6 @@
 //! Whether this kernel takes the programs at all.
 
-use mirror_user::dataplane::{Sizes, load_each};
+use mirror_node::dataplane::{Sizes, load_each};
 use tests::{Home, privileged};
 
 /// Of the verifier's log, what says why.
@@ -13,7 +13,7 @@ fn every_program_loads_by_itself() {
         return;
     }
     let home = Home::new().unwrap();
-    let loaded = load_each(home.pins(), Sizes::small(1024)).unwrap();
+    let loaded = load_each(mirror_programs::OBJECT, home.pins(), Sizes::small(1024)).unwrap();
     assert_eq!(loaded.len(), 9, "{loaded:?}");
     let refused = loaded.into_iter().filter_map(|(name, loaded)| {
         let said = loaded.err()?;

@@ -6,7 +6,7 @@ use mirror_common::record::{
 };
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
-use mirror_user::dataplane::Ring;
+use mirror_node::dataplane::Ring;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
@@ -216,7 +216,7 @@ fn no_ring_of_another_layout_is_written_to() {
             ring,
             ..Sizes::small(1_024)
         };
-        DataPlane::load(home.pins(), None, sizes)
+        DataPlane::load(mirror_programs::OBJECT, home.pins(), None, sizes)
     };
     let say = |plane: &mut DataPlane, ring: u32| {
         let mut tap = plane.tap().unwrap();
@@ -259,7 +259,7 @@ fn the_bell_rings_once_and_only_for_who_sleeps() {
         return;
     };
     let mut bell = bench.plane.sender_bell().unwrap();
-    let rung = |bell: &mut mirror_user::dataplane::Bell| {
+    let rung = |bell: &mut mirror_node::dataplane::Bell| {
         let mut polled = [PollFd::new(bell.fd(), PollFlags::POLLIN)];
         let rung = poll(&mut polled, PollTimeout::ZERO).unwrap() > 0;
         bell.quiet();

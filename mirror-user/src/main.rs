@@ -1,7 +1,0 @@
-//! The program `modelmirror`.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    mirror_user::cli::main()
-}
