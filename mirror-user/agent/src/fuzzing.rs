@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn what_once_failed_does_not_fail_again() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/regressions");
         for (name, target) in TARGETS {
             let folder = folder.join(name);
             let files = std::fs::read_dir(&folder)

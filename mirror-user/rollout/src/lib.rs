@@ -5,6 +5,7 @@
 //! socket or a file: the daemon's `rollout` brings what happened as events, writes them down as a
 //! [`record`], and does what follows.
 
+mod alone;
 pub mod explain;
 pub mod forecast;
 pub mod gates;

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 pub use orders::Refused;
 use serde::{Deserialize, Serialize};
 
+use super::alone::Alone;
 use super::gates::{Evidence, Gate, Role, elapsed};
 use super::plan::{OnTimeout, Plan};
 use super::reached::{Clients, Connections};
@@ -109,6 +110,7 @@ pub struct Rollout {
     pub(super) clock: Timestamp,
     pub(super) evidence: Evidence,
     pub(super) recent: Recent,
+    pub(super) alone: Alone,
     /// Answers of stable and of the canary at this stage.
     pub(super) requests: [u64; 2],
     /// The same, those that were not read included.
@@ -144,6 +146,7 @@ impl Rollout {
             clock: now,
             evidence: Evidence::new(plan),
             recent: Recent::default(),
+            alone: Alone::default(),
             requests: [0, 0],
             all_requests: [0.0; 2],
             connections: Connections::default(),
@@ -341,7 +344,8 @@ impl Rollout {
             }
         }
         if step.has_clients() {
-            self.recent
+            self.recent.see(window, now);
+            self.alone
                 .see(window, self.share_at(step) == Share::ALL, now);
             let limit = self.plan().canary.hard_error_rate;
             let stable_fails = self.recent.stable_fails(limit, now);

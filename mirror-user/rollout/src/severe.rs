@@ -28,11 +28,8 @@ const APART: f64 = 0.4;
 /// in a rollout.
 const SURE: f64 = 18.4;
 
-/// What happens by itself in one of twenty minutes is no incident.
-const USUAL: f64 = 3.0;
-
-/// How long an incident is remembered.
-const INCIDENT: Duration = Duration::from_secs(60);
+/// How long failures of clients are remembered.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// What stable answered in five minutes, and in the five before, is of late.
 const LATE: Duration = Duration::from_secs(300);
@@ -154,10 +151,6 @@ pub(super) struct Recent {
     outage: Option<[Timestamp; 2]>,
     /// When its outages of late began.
     outages: VecDeque<Timestamp>,
-    /// What failed of stable's while both served, ...
-    usual: Counts,
-    /// ... and of the canary's in the last minute, where it serves alone.
-    alone: VecDeque<(Timestamp, Counts)>,
 }
 
 impl Arm {
@@ -171,8 +164,8 @@ impl Arm {
 }
 
 impl Recent {
-    /// Takes in a window, in which the canary had everything or not.
-    pub(super) fn see(&mut self, window: &Window, is_alone: bool, now: Timestamp) {
+    /// Takes in a window.
+    pub(super) fn see(&mut self, window: &Window, now: Timestamp) {
         let (stable, canary) = (&window.stable, &window.canary);
         let of_both = |of: fn(&Arm) -> Counts| [of(stable), of(canary)];
         let pairs = [
@@ -187,13 +180,6 @@ impl Recent {
         self.see_clients(window, now);
         let strayed = canary.gone_astray();
         self.strayed.add(strayed, Counts::default(), now);
-        self.alone
-            .retain(|(then, _)| is_alone && elapsed(*then, now) < INCIDENT);
-        if is_alone {
-            self.alone.push_back((now, canary.failed()));
-        } else {
-            self.usual.add(stable.failed());
-        }
         if stable.requests > 0 {
             self.stable_answered = Some(now);
         }
@@ -217,12 +203,13 @@ impl Recent {
         self.served.see(&stable.clients);
         self.served.see(&canary.clients);
         self.failed
-            .retain(|(then, _)| elapsed(*then, now) < INCIDENT);
+            .retain(|(then, _)| elapsed(*then, now) < REMEMBERED);
         let failed = [&canary.clients, &canary.by_connection].map(|by| by.mask(Sort::Failed));
         if failed != [0, 0] {
             self.failed.push_back((now, failed));
         }
-        self.cut.retain(|(then, _)| elapsed(*then, now) < INCIDENT);
+        self.cut
+            .retain(|(then, _)| elapsed(*then, now) < REMEMBERED);
         self.dialling.see(&stable.connections_by_client);
         self.dialling.see(&canary.connections_by_client);
         let cut = canary.connections_by_client.mask(Sort::Failed);
@@ -234,7 +221,7 @@ impl Recent {
     /// Whether so few are failed that it may be their own doing. A gateway is no client.
     fn fails_few(&self, now: Timestamp) -> bool {
         let of_late = self.failed.iter();
-        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
+        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < REMEMBERED);
         let [clients, connections] = of_late.fold([0; 2], |[a, b], (_, [c, d])| [a | c, b | d]);
         let failed = match connections {
             1.. if self.served.effective() < FEW => connections,
@@ -246,7 +233,7 @@ impl Recent {
     /// The same of connections: whether those that failed are so few clients' that it may be their own doing.
     fn cuts_few(&self, now: Timestamp) -> bool {
         let of_late = self.cut.iter();
-        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
+        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < REMEMBERED);
         let clients = of_late.fold(0, |mask, (_, more)| mask | more);
         let is_gateway = !self.by_client && self.dialling.effective() < FEW;
         !is_gateway && (1..CLIENTS).contains(&clients.count_ones())
@@ -323,24 +310,6 @@ impl Recent {
 
     fn fails(&self, arm: usize, limit: f64) -> bool {
         self.answers[arm].failing(limit.min(PART)).is_some()
-    }
-
-    /// Why the canary is not well, where nobody is beside it who would tell whether it is the canary.
-    pub(super) fn incident(&self, max_error_delta: f64, now: Timestamp) -> Option<String> {
-        let mut sum = Counts::default();
-        let of_late = self.alone.iter();
-        let of_late = of_late.filter(|(then, _)| elapsed(*then, now) < INCIDENT);
-        of_late.for_each(|(_, counts)| sum.add(*counts));
-        let limit = rate(self.usual) + max_error_delta;
-        let is_one = self.usual.trials > 0 && sum.surprise(limit) >= USUAL;
-        is_one.then(|| {
-            format!(
-                "{} of {} requests failed in the last minute, of stable's {:.2} % before: with nobody beside it, nobody knows whether it is the canary",
-                sum.events,
-                sum.trials,
-                rate(self.usual) * 100.0
-            )
-        })
     }
 
     /// Why the canary has to go at once, if it has to.

@@ -86,7 +86,7 @@ kinds! {
     NotSeen = "not_seen",
     /// Both versions fail.
     BothFail = "both_fail",
-    /// The canary fails more than usual, with nobody beside it.
+    /// The canary fails more than stable did, or is slower, with nobody beside it.
     Incident = "incident",
 }
 
@@ -199,11 +199,7 @@ impl Rollout {
         }
         waits.extend(self.share_not_reached(step));
         waits.extend(self.few_clients(step));
-        if !stable_serves
-            && let Some(why) = self
-                .recent
-                .incident(self.plan().canary.max_error_delta, now)
-        {
+        if !stable_serves && let Some(why) = self.alone.incident(self.plan(), now) {
             let kind = Kind::Incident;
             waits.push(Held { kind, why });
         }

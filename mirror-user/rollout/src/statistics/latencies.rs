@@ -74,6 +74,18 @@ impl Latencies {
         }
     }
 
+    /// What that part of them took at most, about; nothing where there are none.
+    pub fn quantile(&self, quantile: f64) -> Option<std::time::Duration> {
+        let ns = Tails::of(self.iter()).quantile(quantile)?;
+        Some(std::time::Duration::from_nanos(ns as u64))
+    }
+
+    /// Both together.
+    pub fn add(&mut self, others: &Self) {
+        let own = std::mem::take(&mut self.0);
+        *self = own.into_iter().chain(others.0.iter().copied()).collect();
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         self.0
             .iter()

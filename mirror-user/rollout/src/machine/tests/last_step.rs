@@ -65,6 +65,21 @@ fn an_incident_with_everything_holds() {
     told.reach("promoted", &well(1.0));
 }
 
+/// Three times slower, once it has everything: that is not promoted, and goes on when it is well again.
+#[test]
+fn who_is_slow_with_everything_is_not_promoted() {
+    let mut told = settling();
+    let mut slow = well(1.0);
+    slow.canary.first_body = vec![(SLOW + 8, 1_000)].into();
+    told.see_for(600, &slow);
+    told.assert("settling", 1.0);
+    let mut waits = told.rollout.waits().iter();
+    let incident = waits.find(|held| held.kind == Kind::Incident);
+    let why = &incident.unwrap_or_else(|| panic!("{told}")).why;
+    assert!(why.starts_with("p50 was "), "{why}");
+    told.reach("promoted", &well(1.0));
+}
+
 #[test]
 fn who_fails_most_with_everything_is_taken_back() {
     let mut told = settling();

@@ -184,6 +184,7 @@ fn all() -> Vec<(&'static str, Nature, Plan)> {
         ("the canary is three times slower", SLOWER, Plan::default()),
         ("only from 25 % on", slower_from(0.25), Plan::default()),
         ("only from 95 % on", slower_from(0.95), Plan::default()),
+        ("only with everything", slower_from(1.0), Plan::default()),
     ];
     let equal = worlds().into_iter();
     let equal = equal.map(|(name, nature)| (name, nature, Plan::default()));
@@ -237,6 +238,10 @@ fn a_worse_version_is_never_promoted() {
             wander: 0.3,
             ..SLOWER
         },
+        Nature {
+            slower_from: 1.0,
+            ..SLOWER
+        },
     ] {
         let ends = Ends::of(nature, &short(), 2);
         assert_eq!(ends.count("promoted"), 0, "{ends:?}");
@@ -253,10 +258,12 @@ fn table_worlds() {
         "| {runs} rollouts a world | rolled back | held | promoted | fixed samples | Kayenta-like | mSPRT |"
     );
     println!("|---|---|---|---|---|---|---|");
-    for (name, nature, plan) in all() {
-        if !name.contains(&only) {
-            continue;
-        }
+    let mut wanted = all();
+    if wanted.iter().any(|(name, ..)| *name == only) {
+        wanted.retain(|(name, ..)| *name == only);
+    }
+    wanted.retain(|(name, ..)| name.contains(&only));
+    for (name, nature, plan) in wanted {
         let ends = Ends::of(nature, &plan, runs);
         let [back, held, promoted] = ["rolled back", "held", "promoted"].map(|end| ends.count(end));
         let others = many(runs, |seed| rivals::taken_back(nature, &plan, seed));
