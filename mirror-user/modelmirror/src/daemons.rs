@@ -30,6 +30,8 @@ pub(super) fn run(options: Options) -> anyhow::Result<ExitCode> {
 /// thread to thread costs more than to replay them.
 pub(super) fn shadow(file: &Path) -> anyhow::Result<ExitCode> {
     let config = mirror_agent::config::read_shadow(file)?;
+    // `memory` is a promise about the process, not only about what is in use.
+    mirror_wire::heap::keep_small();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let Signals {

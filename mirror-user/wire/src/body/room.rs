@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 
 use super::json::Unparsed;
+use crate::heap;
 use crate::memory::{Lease, Memory};
 
 /// Values in one body: so many are read in a second.
@@ -17,6 +18,9 @@ const PIECE: usize = 16;
 
 /// What is read at once of what is decoded.
 const CHUNK: usize = 64 << 10;
+
+/// So much is returned to the system at once, before others may take as much.
+const RETURNED: usize = 1 << 20;
 
 /// Leases of what reading the bodies of one exchange takes, before it is taken. Once there was no memory, what was
 /// read is of no use.
@@ -69,14 +73,14 @@ impl Room {
     /// Gives back what was taken since it was `taken`.
     pub fn back_to(&self, taken: usize) {
         if let Some(lease) = &self.lease {
-            lease.borrow_mut().shrink_to(taken);
+            shrink(&mut lease.borrow_mut(), taken);
         }
     }
 
     /// What is left when all but `bytes` is given back; nothing where memory is not counted.
-    pub fn into_lease(self, bytes: usize) -> Option<Lease> {
-        let mut lease = self.lease?.into_inner();
-        lease.shrink_to(bytes);
+    pub fn into_lease(mut self, bytes: usize) -> Option<Lease> {
+        let mut lease = self.lease.take()?.into_inner();
+        shrink(&mut lease, bytes);
         Some(lease)
     }
 
@@ -84,6 +88,19 @@ impl Room {
     pub fn is_short(&self) -> bool {
         self.is_short.get()
     }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.back_to(0);
+    }
+}
+
+fn shrink(lease: &mut Lease, bytes: usize) {
+    if lease.bytes().saturating_sub(bytes) >= RETURNED {
+        heap::return_freed();
+    }
+    lease.shrink_to(bytes);
 }
 
 /// What one body may become: values, in this room.
