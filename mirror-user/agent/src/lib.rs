@@ -8,6 +8,7 @@ pub mod compare;
 pub mod config;
 pub mod control;
 pub mod evidence;
+mod frequent;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod health;

@@ -6,6 +6,7 @@
 
 mod folder;
 pub(crate) mod form;
+mod ledger;
 pub mod line;
 pub mod read;
 mod store;
@@ -27,9 +28,9 @@ use mirror_wire::memory::Lease;
 use mirror_wire::message::Exchange;
 
 use self::form::Form;
+pub use self::ledger::{LEDGER, LedgerFile};
 use self::store::Store;
 use super::compare::Comparison;
-use super::report::LedgerFile;
 use super::resume;
 use crate::config;
 

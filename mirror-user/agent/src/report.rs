@@ -2,7 +2,6 @@
 
 mod differences;
 mod figures;
-pub(crate) mod frequent;
 mod html;
 mod labels;
 mod prediction;
@@ -17,14 +16,14 @@ mod tests;
 mod text;
 mod threshold;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use mirror_wire::message::DropReason;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use self::labels::Labels;
 use self::service::Tally;
@@ -41,33 +40,10 @@ pub use self::proposal::{Place, Proposal};
 pub use self::recompare::Recompared;
 pub use self::selection::{Pair, PairRecords, Versions, Wanted};
 pub use self::service::{Canary, Fidelity, Latency, LegLatency, Noise, Service, Slice, Verdicts};
+use crate::record::{LEDGER, LedgerFile};
+
 pub use self::statistics::{Difference as Excess, Quantiles, Share};
 pub use self::threshold::{Measure, Reached, Threshold};
-
-/// Name of the file beside the records that holds a [`LedgerFile`].
-pub const LEDGER: &str = "ledger.json";
-
-/// The agent's ledger of requests of one service, since the agent's start. The agent writes it when it changes, and once
-/// a minute, through [`super::record::Recorder::write_ledger`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LedgerFile {
-    /// When the agent started.
-    pub since: jiff::Timestamp,
-    /// When this was written.
-    pub time: jiff::Timestamp,
-    /// The shadow's version; empty in files of earlier agents.
-    #[serde(default)]
-    pub shadow_version: String,
-    /// The versions that taps have said to be in production, stable's.
-    #[serde(default)]
-    pub production_versions: BTreeSet<String>,
-    /// Requests of which at least one byte, or one byte of the response, was received.
-    pub seen: u64,
-    /// Those that were compared.
-    pub compared: u64,
-    /// Those that were dropped, by reason (label `outcome`).
-    pub drops: BTreeMap<String, u64>,
-}
 
 impl LedgerFile {
     /// Whether it is of these versions alone, as far as it says.

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use mirror_rollout::Share;
 use mirror_rollout::gates::Gate;
-use mirror_rollout::machine::{Rollout, State, Step};
+use mirror_rollout::held::Held;
+use mirror_rollout::machine::Rollout;
 use mirror_rollout::plan::{Plan, Target};
-use mirror_rollout::record::By;
-use mirror_rollout::waits::Held;
+use mirror_rollout::state::By;
+use mirror_rollout::state::{State, Step};
 
 /// What somebody wants of one service's rollout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

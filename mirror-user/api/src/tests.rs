@@ -1,6 +1,7 @@
 use mirror_rollout::Share;
 use mirror_rollout::gates::{Gate, Role, Unit};
-use mirror_rollout::record::{By, Event};
+use mirror_rollout::record::Event;
+use mirror_rollout::state::By;
 use mirror_rollout::statistics::{Finding, Verdict};
 use mirror_rollout::stories::Story;
 

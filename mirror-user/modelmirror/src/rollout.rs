@@ -14,8 +14,8 @@ use mirror_api::{
     Start,
 };
 use mirror_rollout::explain;
-use mirror_rollout::record::By;
 use mirror_rollout::record::Line;
+use mirror_rollout::state::By;
 use nix::unistd::{User, getuid};
 use serde::Serialize;
 

@@ -8,7 +8,6 @@ pub mod daemon;
 pub mod dataplane;
 #[doc(hidden)]
 pub mod fuzzing;
-mod metrics;
 mod netlink;
 pub mod offload;
 mod reset;

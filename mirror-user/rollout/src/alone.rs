@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::gates::elapsed;
 use super::plan::{Baseline, Plan};
-use super::record::Window;
 use super::statistics::{Counts, Latencies};
+use super::window::Window;
 
 /// What happens by itself in one of twenty minutes is no incident.
 const USUAL: f64 = 3.0;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::gates::{elapsed, percent};
-use super::machine::{State, Step};
+use super::figures::percent;
+use super::gates::elapsed;
+use super::held::Held;
 use super::plan::{Baseline, HookPoint, Plan};
 use super::record::{Answer, Called, Decision, Entry, Event, Line, Moved, Order, Started, Want};
-use super::waits::Held;
+use super::state::{State, Step};
 use super::words::share;
 
 /// Tells a record, from its first line on. What was seen each second may be left out of it: the

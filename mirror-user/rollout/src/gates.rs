@@ -19,9 +19,10 @@ pub(super) use self::crowds::FEW;
 use self::crowds::{Crowds, Dialling};
 use self::metrics::Metrics;
 use self::shadow::Compared;
+use super::figures::{percent, points};
 use super::plan::{Baseline, Plan};
-use super::record::{Arm, Shadow, Window};
 use super::statistics::{Counts, Crowd, Finding, Rate, RateDifference, Verdict};
+use super::window::{Arm, Shadow, Window};
 
 /// What the figures of a gate are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,20 +220,6 @@ impl Events {
 
 fn counts(events: u64, trials: u64) -> Counts {
     Counts { events, trials }
-}
-
-/// 0.005 is 0.5 %, and not 0.5000000000000001 %.
-pub(super) fn percent(part: f64) -> String {
-    format!("{} %", hundredths(part))
-}
-
-/// A difference between two shares: 1.5 % is 0.5 percentage points more than 1 %, and half as much again.
-pub(super) fn points(difference: f64) -> String {
-    format!("{} percentage points", hundredths(difference))
-}
-
-fn hundredths(part: f64) -> f64 {
-    (part * 1e8).round() / 1e6
 }
 
 /// How long it is since; a clock that was set back has stood still.

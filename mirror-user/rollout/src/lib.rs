@@ -7,19 +7,21 @@
 
 mod alone;
 pub mod explain;
+mod figures;
 pub mod forecast;
 pub mod gates;
+pub mod held;
 pub mod machine;
 pub mod noise;
 pub mod plan;
-mod reached;
 pub mod record;
 mod severe;
 mod share;
+pub mod state;
 pub mod statistics;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod stories;
-pub mod waits;
+pub mod window;
 pub mod words;
 
 pub use share::Share;

@@ -11,92 +11,28 @@
 
 mod hooks;
 mod orders;
+mod reached;
+mod waits;
 
 use hooks::Asked;
 pub use hooks::Call;
+use reached::{Clients, Connections};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 pub use orders::Refused;
-use serde::{Deserialize, Serialize};
 
 use super::alone::Alone;
 use super::gates::{Evidence, Gate, Role, elapsed};
+use super::held::Held;
 use super::plan::{OnTimeout, Plan};
-use super::reached::{Clients, Connections};
-use super::record::{By, Decision, Entry, Event, Line, Moved, Started, Window};
+use super::record::{Decision, Entry, Event, Line, Moved, Started};
 use super::severe::Recent;
+use super::state::{State, Step};
 use super::statistics::Verdict;
-use super::waits::Held;
+use super::window::Window;
 use crate::Share;
-
-/// A part of the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// Hooks have to approve the start.
-    Before,
-    /// The shadow is compared.
-    Shadowing,
-    /// It is good; hooks have to approve the canary.
-    ShadowPassed,
-    /// The canary serves the share of a stage, counted from 0.
-    Stage(usize),
-    /// It is good; hooks have to approve what comes.
-    StagePassed(usize),
-    /// The canary serves all but what is held back, and is watched.
-    Baking,
-    /// It serves everything.
-    Settling,
-}
-
-/// Where a rollout is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// On its way.
-    Going(Step),
-    /// It has waited for too long, and calls for a person.
-    Held {
-        /// Where.
-        at: Step,
-        /// Why.
-        why: String,
-    },
-    /// A person stopped it.
-    Paused {
-        /// Where.
-        at: Step,
-        /// Who, and why.
-        by: By,
-    },
-    /// The canary gets no new connections; the kernel has not confirmed that yet.
-    RollingBack {
-        /// Why.
-        why: String,
-        /// Whether the canary's open connections are to be reset at once.
-        severe: bool,
-    },
-    /// The canary was taken back.
-    RolledBack {
-        /// Why.
-        why: String,
-        /// Whether the canary's open connections were to be reset at once.
-        severe: bool,
-    },
-    /// A person took it back.
-    Aborted {
-        /// Who, and why.
-        by: By,
-    },
-    /// The canary serves everything.
-    Promoted,
-    /// The old version need not stay ready any longer.
-    RetireDue,
-    /// The new version listens at the service's own address; nothing is steered any more.
-    Finished,
-}
 
 /// One rollout.
 #[derive(Clone, Debug)]
@@ -116,9 +52,9 @@ pub struct Rollout {
     /// The same, those that were not read included.
     pub(super) all_requests: [f64; 2],
     /// What became of the connections of this stage.
-    pub(super) connections: Connections,
+    connections: Connections,
     /// Whom the canary serves at this stage.
-    pub(super) clients: Clients,
+    clients: Clients,
     /// Requests at this stage whose end was not seen, by why.
     pub(super) unseen: [BTreeMap<String, u64>; 2],
     pub(super) compared: u64,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::gates::{FEW, elapsed};
-use super::record::{Arm, Window};
 use super::statistics::{Counts, Served, Sort};
+use super::window::{Arm, Window};
 
 /// Of the last so many answers ...
 const LAST: u64 = 20;

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use super::Share;
 use super::machine::Rollout;
 use super::plan::{Plan, Target};
-use super::record::{Arm, By, Entry, Event, Line, Order, Started, Want, Window};
+use super::record::{Entry, Event, Line, Order, Started, Want};
+use super::state::By;
+use super::window::{Arm, Window};
 
 /// A rollout of v13 instead of v12, a second at a time, and its record without what was seen.
 pub struct Story {

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use super::gates::{Gate, Role, Unit, percent, points};
-use super::machine::{State, Step};
-use super::record::By;
+use super::figures::{percent, points};
+use super::gates::{Gate, Role, Unit};
+use super::state::By;
+use super::state::{State, Step};
 use super::statistics::{Finding, Verdict};
 use crate::Share;
 

@@ -28,9 +28,9 @@ use crate::evidence::Evidence;
 use crate::health::{Health, News, Queue};
 use crate::join::{Dropped, Joined, Origin, Pair, Pending};
 use crate::metrics::{self, Leg, ServiceFigures, ServiceMetrics};
+use crate::record::LedgerFile;
 use crate::record::Recorder;
 use crate::replay::{Answered, Sink};
-use crate::report::LedgerFile;
 use crate::requests::{Balance, RequestLedger};
 use mirror_base::servers::Usage;
 

@@ -19,6 +19,7 @@ use super::*;
 use crate::capture::streams::fixtures::{self as stream_fixtures, Rings};
 use crate::conversation::{CANARY, Connection, KEY, Tap};
 use crate::fixtures;
+use crate::record::LedgerFile;
 use mirror_base::transport::frame::{HEADER_LENGTH, Header, Kind, Welcome};
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -162,7 +163,7 @@ impl Scene {
         self.finish_with_ledger().await.0
     }
 
-    async fn finish_with_ledger(self) -> (Vec<Value>, crate::report::LedgerFile) {
+    async fn finish_with_ledger(self) -> (Vec<Value>, LedgerFile) {
         let metrics = self.metrics.clone();
         self.stop.send(()).unwrap();
         tokio::time::timeout(WAIT, self.agent)
@@ -172,7 +173,7 @@ impl Scene {
             .unwrap();
         let folder = self.folder.path().join("records").join(SERVICE);
         let ledger = std::fs::read(folder.join("ledger.json")).unwrap();
-        let ledger: crate::report::LedgerFile = serde_json::from_slice(&ledger).unwrap();
+        let ledger: LedgerFile = serde_json::from_slice(&ledger).unwrap();
         let drops: u64 = ledger.drops.values().sum();
         assert_eq!(ledger.seen, ledger.compared + drops, "{ledger:?}");
         let mut records = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::report::frequent::Frequent;
+use crate::frequent::Frequent;
 
 /// Slices of one service that are told apart.
 pub const MAX_SLICES: usize = 100;

@@ -7,8 +7,8 @@ use mirror_common::tunnel::Arm;
 
 use super::{Id, Label, is_right};
 use crate::compare::{OTHER, Tolerance};
+use crate::frequent::Frequent;
 use crate::record::line::Record;
-use crate::report::frequent::Frequent;
 
 /// Labels and slices that are told apart: the most frequent.
 const MAX_KINDS: usize = 1000;

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 
 use super::Shared;
 use super::folder::private;
-use crate::report::LEDGER;
+use crate::record::LEDGER;
 
 /// Size at which a file is closed and the next one begun, in bytes.
 const FILE_LIMIT: u64 = 64 << 20;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::frequent::Frequent;
+use crate::frequent::Frequent;
 use crate::record::line::Record;
 
 /// Kinds of differences that are told apart.

@@ -3,10 +3,10 @@
 use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 
-use super::frequent::Frequent;
 use super::statistics::{Sample, quantile};
 use crate::compare::Summary;
 use crate::compare::distribution::{Label, labels};
+use crate::frequent::Frequent;
 
 /// Labels that are told apart.
 const MAX_LABELS: usize = 1000;

@@ -7,9 +7,7 @@ use mirror_api::summary::NoisePairs;
 use mirror_common::tunnel::Arm;
 use serde::Serialize;
 
-use super::LedgerFile;
 use super::differences::{self, Differences};
-use super::frequent::Frequent;
 use super::labels::Accuracy;
 use super::prediction::{Gathered, Predictions};
 use super::proposal::{Places, Proposal};
@@ -17,7 +15,9 @@ use super::recompare::Recompared;
 use super::selection::PairRecords;
 use super::statistics::{Difference, Durations, Quantiles, Share};
 use crate::compare::{OTHER, Verdict};
+use crate::frequent::Frequent;
 use crate::noise;
+use crate::record::LedgerFile;
 use crate::record::line::{Answer, Record};
 
 /// Slices that are told apart.

@@ -215,7 +215,7 @@ impl PrivateKey {
     /// A key that is kept nowhere.
     #[cfg(any(test, feature = "fixtures"))]
     pub fn of_test() -> Self {
-        Self::of_der(&new_der()).unwrap()
+        Self::of_der(&new_der()).expect("a fresh key is one")
     }
 
     fn of_der(der: &PrivatePkcs8KeyDer<'_>) -> Option<Self> {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::resources::Resources;
-use super::{Crowds, Dialling, Events, Gate, Role, Unit, percent};
+use super::{Crowds, Dialling, Events, Gate, Role, Unit};
+use crate::figures::percent;
 use crate::plan::{Baseline, Canary, Plan};
-use crate::record::{Arm, Window};
 use crate::statistics::{Counts, Latencies, QuantileRatio, Rate, ShortBodies, Sort, Verdict};
+use crate::window::{Arm, Window};
 
 /// What the canary has shown before clients so far.
 #[derive(Clone, Debug, PartialEq)]

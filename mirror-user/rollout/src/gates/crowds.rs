@@ -1,7 +1,7 @@
 //! Whose requests a gate goes by: of clients, or of connections where few clients share them all.
 
-use crate::record::{Arm, Window};
 use crate::statistics::{Clustering, Crowd, Sort};
+use crate::window::{Arm, Window};
 
 /// With fewer clients, weighted by their requests, one of them decides too much.
 pub(crate) const FEW: f64 = 5.0;

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Gate, Role, Unit, points};
+use super::{Gate, Role, Unit};
+use crate::figures::points;
 use crate::noise::{Twin, in_words};
-use crate::record::{Control, Shadow};
 use crate::statistics::{Counts, Finding, PairedDifference, Pairs, Verdict};
+use crate::window::{Control, Shadow};
 
 /// A version that differs from itself more often leaves too little for a difference to show in.
 const MOST_NOISE: f64 = 0.8;

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{Gate, Role, Unit, elapsed};
 use crate::plan::MetricGate;
-use crate::record::Reading;
 use crate::statistics::Verdict;
+use crate::window::Reading;
 
 /// What every metric said last.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::excess::Excess;
 use super::resources::Resources;
-use super::{Gate, Role, Unit, counts, percent, points};
+use super::{Gate, Role, Unit, counts};
+use crate::figures::{percent, points};
 use crate::plan::{Baseline, Shadow as Limits};
-use crate::record::{Arm, Shadow};
 use crate::statistics::{Finding, PairedDifference, PairedQuantileRatio, Rate, Verdict};
+use crate::window::{Arm, Shadow};
 
 /// At most so many slices are told apart, and "other": each has an even part of one gate's budget.
 const SLICES: f64 = 101.0;

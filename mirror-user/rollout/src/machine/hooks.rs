@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Rollout, State, Step};
+use super::Rollout;
 use crate::gates::elapsed;
+use crate::held::{Held, Kind};
 use crate::plan::HookPoint;
 use crate::record::{Answer, Called};
-use crate::waits::{Held, Kind};
+use crate::state::{State, Step};
 
 /// How long until a hook that did not approve is asked again.
 const AGAIN: Duration = Duration::from_secs(10);

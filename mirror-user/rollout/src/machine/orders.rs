@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::{Rollout, State, Step};
+use super::Rollout;
 use crate::record::{Decision, Order, Want};
+use crate::state::{State, Step};
 
 /// Why a person's order cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,10 +11,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::*;
+use crate::held::Kind;
 use crate::plan::{Baseline, Hook, HookPoint, MetricGate, Shadow as ShadowPlan, Target};
-use crate::record::{Answer, Arm, Called, Order, Reading, Shadow, Slice, Want};
+use crate::record::{Answer, Called, Order, Want};
+use crate::state::By;
 use crate::statistics::Pairs;
-use crate::waits::Kind;
+use crate::window::{Arm, Reading, Shadow, Slice};
 
 /// 1.07 ms, and 2.1 ms: 16 buckets above.
 const FAST: u16 = 160;

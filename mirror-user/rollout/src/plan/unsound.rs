@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Baseline, Canary, Hook, HookPoint, MetricGate, Plan, Shadow, query};
 use crate::Share;
-use crate::gates::{percent, points};
+use crate::figures::{percent, points};
 
 /// A value that cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]

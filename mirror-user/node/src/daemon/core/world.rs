@@ -174,7 +174,7 @@ impl World {
             address: None,
             plan: Some(plan),
             again: true,
-            by: mirror_rollout::record::By::default(),
+            by: mirror_rollout::state::By::default(),
         };
         let order = RolloutOrder::Start(Box::new(start));
         let service = service.to_owned();

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use mirror_api::Finish;
 use mirror_api::summary::{ServiceSummary, Summary, TrafficSummary};
-use mirror_rollout::machine::{Call, Rollout, State, Step};
+use mirror_rollout::held::{Held, Kind};
+use mirror_rollout::machine::{Call, Rollout};
 use mirror_rollout::plan::{self, Endpoint, Hook, HookPoint, MetricGate, fill};
-use mirror_rollout::record::{Answer, Called, Event, Reading, Window};
-use mirror_rollout::waits::{Held, Kind};
+use mirror_rollout::record::{Answer, Called, Event};
+use mirror_rollout::state::{State, Step};
+use mirror_rollout::window::{Reading, Window};
 use tokio::sync::mpsc;
 
 use super::finish::{Probe, Probed};

@@ -12,8 +12,8 @@ use mirror_common::measure::{ArmCounters, ByClient};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel;
 use mirror_rollout::plan::Baseline;
-use mirror_rollout::record::{Arm, Control, Shadow, Slice};
 use mirror_rollout::statistics::{CLUSTERS, Clusters, Counts, Latencies, Pairs, Sort};
+use mirror_rollout::window::{Arm, Control, Shadow, Slice};
 
 use crate::daemon::local_reader::{Looked, Outcome, Wait};
 

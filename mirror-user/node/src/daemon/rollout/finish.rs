@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use mirror_api::{Done, Finish};
 use mirror_common::tunnel::Arm;
-use mirror_rollout::machine::State;
 use mirror_rollout::plan::FinishProbe;
-use mirror_rollout::record::{By, Event, Order, Want};
+use mirror_rollout::record::{Event, Order, Want};
+use mirror_rollout::state::By;
+use mirror_rollout::state::State;
 use reqwest::header::CONNECTION;
 
 use super::asks::Asks;

@@ -41,9 +41,10 @@ pub(super) use self::watch::LOOK;
 use mirror_api::RolloutState;
 use mirror_rollout::Share;
 use mirror_rollout::gates::elapsed;
-use mirror_rollout::machine::{Rollout, State};
+use mirror_rollout::machine::Rollout;
 use mirror_rollout::plan::Target;
 use mirror_rollout::record::{Decision, Entry, Event, Line};
+use mirror_rollout::state::State;
 
 use super::core::{Core, Effect};
 use super::now::Now;

@@ -7,7 +7,8 @@ use mirror_api::{CanaryChange, Done, Promote, Rest, RolloutOrder, RolloutOutcome
 use mirror_rollout::Share;
 use mirror_rollout::machine::Rollout;
 use mirror_rollout::plan::{Plan, Target};
-use mirror_rollout::record::{By, Entry, Event, Order, Started, Want};
+use mirror_rollout::record::{Entry, Event, Order, Started, Want};
+use mirror_rollout::state::By;
 
 use super::journal::Lines;
 use super::past::{Earlier, LookedBack, Query};

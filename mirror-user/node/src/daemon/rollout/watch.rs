@@ -7,10 +7,11 @@ use mirror_api::Affinity;
 use mirror_common::steer::Choice;
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
-use mirror_rollout::machine::Step;
-use mirror_rollout::record::{Event, Window};
+use mirror_rollout::held::{Held, Kind};
+use mirror_rollout::record::Event;
+use mirror_rollout::state::Step;
 use mirror_rollout::statistics::Clusters;
-use mirror_rollout::waits::{Held, Kind};
+use mirror_rollout::window::Window;
 
 use super::asks::SentByNode;
 use super::counted::{self, Counted};

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::Control;
 use crate::statistics::Counts;
+use crate::window::Control;
 
 fn window() -> impl Strategy<Value = Window> {
     let cluster = (0..70u8, proptest::array::uniform(0..5u64));

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::gates::Role;
-use crate::record::Control;
 use crate::statistics::{Counts, Verdict};
+use crate::window::Control;
 
 /// A second of comparisons, of which 29 % differ; of a hundred that the control answered too so many differ from
 /// themselves, so many between the versions, and as many both.

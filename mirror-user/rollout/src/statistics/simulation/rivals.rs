@@ -7,7 +7,7 @@ use super::super::latencies::{Around, BUCKETS, Tails};
 use super::servers::{Nature, Servers};
 use crate::Share;
 use crate::plan::{Canary, Plan};
-use crate::record::Window;
+use crate::window::Window;
 
 /// They are told apart by their places: tests of fixed samples, Kayenta's judge, and the mixture SPRT.
 pub(super) const RIVALS: usize = 3;

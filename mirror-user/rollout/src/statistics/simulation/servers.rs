@@ -8,7 +8,8 @@ use super::super::latencies::BUCKETS;
 use super::super::{CLUSTERS, Counts, Latencies, Sort};
 use super::lognormal;
 use super::whole::arm;
-use crate::record::{self, Arm};
+use crate::window;
+use crate::window::Arm;
 
 /// Requests of both versions a second.
 const REQUESTS: f64 = 200.0;
@@ -134,11 +135,11 @@ impl Servers {
     }
 
     /// What both do in the next second for clients that keep their version.
-    fn window_of_clients(&mut self, share: f64) -> record::Window {
+    fn window_of_clients(&mut self, share: f64) -> window::Window {
         self.second += 1;
-        let mut window = record::Window {
+        let mut window = window::Window {
             by_client: true,
-            ..record::Window::default()
+            ..window::Window::default()
         };
         let mut rows = [[[0; Sort::COUNT]; CLUSTERS]; 2];
         let mut buckets = [[0; BUCKETS]; 2];
@@ -194,7 +195,7 @@ impl Servers {
     }
 
     /// What both do in the next second.
-    pub(super) fn window(&mut self, share: f64) -> record::Window {
+    pub(super) fn window(&mut self, share: f64) -> window::Window {
         if !self.clients.is_empty() {
             return self.window_of_clients(share);
         }
@@ -209,10 +210,10 @@ impl Servers {
         }
         let stable = self.arm(0, requests - of_canary, extra, share);
         let canary = self.arm(1, of_canary, extra, share);
-        record::Window {
+        window::Window {
             stable,
             canary,
-            ..record::Window::default()
+            ..window::Window::default()
         }
     }
 

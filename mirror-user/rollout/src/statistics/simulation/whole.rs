@@ -7,9 +7,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::machine::{Rollout, State};
+use crate::machine::Rollout;
 use crate::plan::{Plan, Target};
-use crate::record::{self, Arm, By, Event, Started};
+use crate::record::{Event, Started};
+use crate::state::By;
+use crate::state::State;
+use crate::window;
+use crate::window::Arm;
 
 /// How often requests of either version end so, one in so many.
 const CLIENT_ERRORS: u64 = 50;
@@ -82,10 +86,10 @@ fn end(world: &mut World, plan: &Plan, requests: u32) -> String {
         let seen = world.window(requests, f64::from(rollout.share()), worse);
         let [stable, canary] =
             [0, 1].map(|at: usize| arm(&mut world.rng, seen.errors[at], &seen.latencies[at]));
-        let window = record::Window {
+        let window = window::Window {
             stable,
             canary,
-            ..record::Window::default()
+            ..window::Window::default()
         };
         now += SignedDuration::from_secs(1);
         rollout.tell(&Event::Seen(Box::new(window)), now);

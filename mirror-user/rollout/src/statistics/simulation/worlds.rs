@@ -10,9 +10,10 @@ use super::rivals;
 use super::servers::{CALM, Nature, Servers};
 use super::whole::{gate_of, started};
 use crate::Share;
-use crate::machine::{Rollout, State};
+use crate::machine::Rollout;
 use crate::plan::Plan;
 use crate::record::Event;
+use crate::state::State;
 
 /// How a rollout has ended.
 struct End {

@@ -1,7 +1,7 @@
 //! Whatever happens in whatever order.
 
 use mirror_api::{Finish, Promote, RolloutOrder};
-use mirror_rollout::record::By;
+use mirror_rollout::state::By;
 use proptest::prelude::*;
 
 use super::*;

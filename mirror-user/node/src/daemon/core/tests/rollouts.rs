@@ -2,7 +2,7 @@
 
 use mirror_api::{Promote, RolloutOrder};
 use mirror_rollout::plan::{Hook, HookPoint};
-use mirror_rollout::record::By;
+use mirror_rollout::state::By;
 
 use super::*;
 

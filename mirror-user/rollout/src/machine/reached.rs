@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::gates::FEW;
-use super::machine::{Rollout, Step};
-use super::record::Window;
-use super::statistics::Served;
-use super::waits::{Held, Kind};
+use super::Rollout;
 use crate::Share;
+use crate::gates::FEW;
+use crate::held::{Held, Kind};
+use crate::state::Step;
+use crate::statistics::Served;
+use crate::window::Window;
 
 /// A larger part of the canary's connections may not go elsewhere.
 const MOST_TURNED_AWAY: f64 = 0.25;
@@ -152,7 +153,7 @@ impl Rollout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Arm;
+    use crate::window::Arm;
 
     #[track_caller]
     fn check(new: [u64; 2], turned_away: &[(&str, u64)], by_client: bool, words: &str) {

@@ -456,7 +456,7 @@ mod tests {
 
     #[test]
     fn every_metric_and_every_label_value_is_documented() {
-        let page = include_str!("../../../docs/reference/metrics.md");
+        let page = include_str!("../../../../docs/reference/metrics.md");
         let source = include_str!("metrics.rs");
         let reasons = Reason::ALL.iter().map(|reason| reason.label());
         let choices = Choice::ALL.iter().map(|choice| choice.label());

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::gates::{Role, elapsed, in_words};
-use super::machine::{Rollout, Step};
-use super::statistics::Verdict;
+use super::Rollout;
 use crate::Share;
+use crate::gates::{Role, elapsed, in_words};
+use crate::held::{Held, Kind};
+use crate::state::Step;
+use crate::statistics::Verdict;
 
 /// A version that has not answered for so long has no traffic.
 const QUIET: Duration = Duration::from_secs(30);
@@ -18,77 +19,6 @@ const DOUBT: f64 = 1.0;
 
 /// A larger part of requests may not remain unseen.
 const MOST_UNSEEN: f64 = 0.1;
-
-/// Why a rollout does not go on. The words of `kind` are the metric's `reason`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// The kind of reason.
-    pub kind: Kind,
-    /// With figures, and the cure.
-    pub why: String,
-}
-
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
-        /// A kind of reason to wait.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Kind {
-            $($(#[doc = $doc])+ $name,)+
-        }
-
-        impl Kind {
-            /// Every kind.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
-
-            /// The value of the metric's `reason`.
-            pub const fn label(self) -> &'static str {
-                match self {
-                    $(Self::$name => $label,)+
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// The least time of the stage is not over.
-    MinDuration = "min_duration",
-    /// There were too few requests, or comparisons.
-    TooFew = "too_few",
-    /// Nobody is answered.
-    NoTraffic = "no_traffic",
-    /// A gate is not proven within its limit.
-    NotProven = "not_proven",
-    /// One client sends everything.
-    OneClient = "one_client",
-    /// The canary serves too few clients.
-    FewClients = "few_clients",
-    /// The canary gets another share than it should.
-    ShareNotReached = "share_not_reached",
-    /// Prometheus does not say what a gate needs.
-    Metric = "metric",
-    /// The agent cannot be asked, or its shadow is another version.
-    Agent = "agent",
-    /// The copy of the old version gives no answers, so that its noise is not known.
-    Control = "control",
-    /// The canary's share is not in force.
-    NotSteered = "not_steered",
-    /// The rollout's record cannot be written.
-    Record = "record",
-    /// What the kernel counts cannot be read.
-    Counters = "counters",
-    /// A hook has not approved.
-    Hook = "hook",
-    /// Nobody listens for stable any more: there is nobody to go back to.
-    StableGone = "stable_gone",
-    /// Requests cannot be read.
-    NotSeen = "not_seen",
-    /// Both versions fail.
-    BothFail = "both_fail",
-    /// The canary fails more than stable did, or is slower, with nobody beside it.
-    Incident = "incident",
-}
 
 impl Rollout {
     /// Why a step is not done; none = it is.
@@ -263,16 +193,6 @@ impl Rollout {
                 why: "nothing was looked at yet".to_owned(),
             });
         }
-    }
-}
-
-impl Step {
-    /// Whether the canary serves clients.
-    pub const fn has_clients(self) -> bool {
-        matches!(
-            self,
-            Self::Stage(_) | Self::StagePassed(_) | Self::Baking | Self::Settling
-        )
     }
 }
 

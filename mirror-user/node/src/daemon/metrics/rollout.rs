@@ -1,8 +1,8 @@
 //! Metrics of rollouts.
 
 use mirror_api::{RolloutState, StepName};
+use mirror_rollout::held::Kind;
 use mirror_rollout::statistics::Verdict;
-use mirror_rollout::waits::Kind;
 
 use super::{
     ROLLOUT_EVIDENCE, ROLLOUT_GATE, ROLLOUT_SECONDS, ROLLOUT_STAGE, ROLLOUT_STATE, ROLLOUT_WAITING,
