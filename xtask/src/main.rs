@@ -14,6 +14,8 @@ mod check;
 mod decisions;
 mod dist;
 mod fuzz;
+#[cfg(test)]
+mod imports;
 mod kernels;
 mod licences;
 mod process;

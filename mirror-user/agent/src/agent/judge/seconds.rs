@@ -12,7 +12,8 @@ use mirror_rollout::noise::Twin;
 use mirror_wire::body::Room;
 use mirror_wire::message::{Exchange, ExchangeId};
 
-use super::{Judge, Service, lock};
+use super::service::Service;
+use super::{Judge, lock};
 use crate::compare::{Comparison, Verdict};
 use crate::config;
 use crate::evidence::Evidence;

@@ -2,11 +2,13 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use mirror_wire::memory::{Lease, Memory};
-use mirror_wire::message::TapId;
+use mirror_wire::message::{ShadowError, TapId};
 
 use super::*;
 use crate::fixtures;
 use crate::noise::Seconds;
+use crate::record::LedgerFile;
+use crate::requests::Balance;
 
 const ID: u32 = 101;
 
