@@ -24,6 +24,8 @@ const MEMORY: usize = 16 << 20;
 /// Both ends of a connection, in the order in which they speak.
 #[derive(Clone)]
 struct Talk {
+    /// The client's address is 10.0.0 and this.
+    host: u8,
     port: u16,
     arm: Arm,
     client: u32,
@@ -35,6 +37,7 @@ impl Talk {
     fn new() -> Self {
         // Both sequence numbers wrap soon.
         Self {
+            host: 1,
             port: 40_000,
             arm: Arm::Stable,
             client: u32::MAX - 20,
@@ -59,7 +62,7 @@ impl Talk {
             service: 0,
             tap: TapId(9),
             flow: Flow {
-                client: Endpoint::new(ip(1).into(), self.port),
+                client: Endpoint::new(ip(self.host).into(), self.port),
                 server: Endpoint::new(ip(2).into(), 8_000),
             },
             direction,

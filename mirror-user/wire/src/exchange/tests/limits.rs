@@ -185,6 +185,37 @@ fn connections_that_rest_are_parked_and_lose_nothing() {
     table.finish().empty();
 }
 
+/// The table as large as it gets: as many clients that open connections and ask for nothing as it has places, then
+/// 100,000 that keep theirs. Each request of theirs is read.
+#[test]
+fn the_whole_table_is_not_blinded() {
+    const CLIENTS: usize = 100_000;
+    let mut table = small(MAX_CONNECTIONS);
+    for number in 0..MAX_CONNECTIONS {
+        let mut flood = Talk {
+            host: 9,
+            ..talk(number as u16)
+        };
+        table.feed([flood.syn(), flood.syn_ack()]);
+    }
+    let client = |number: usize| Talk {
+        host: 10 + (number / 50_000) as u8,
+        ..talk((number % 50_000) as u16 + 1_000)
+    };
+    let mut talks: Vec<_> = (0..CLIENTS).map(client).collect();
+    for round in 0..2 {
+        for (index, talk) in talks.iter_mut().enumerate() {
+            if round == 0 {
+                table.feed(talk.open());
+            }
+            exchanges(&mut table, talk, round * CLIENTS + index + 1);
+        }
+    }
+    let [_, idle, busy] = table.exchanges.forgotten()[0];
+    assert_eq!([idle, busy], [0, 0]);
+    table.finish();
+}
+
 #[test]
 fn the_oldest_parked_ones_are_forgotten_by_name() {
     let mut table = small(32);
