@@ -1,18 +1,18 @@
 //! Whether connections that a canary of this host is given arrive there: until one has, few are given.
 
-use crate::frame::add_shared;
+use crate::machine::add_shared;
 use crate::maps;
 
 /// Whether another one may be given.
 #[inline(always)]
-pub fn may_be_given(service: u32) -> bool {
+pub(crate) fn may_be_given(service: u32) -> bool {
     let arrivals = maps::ARRIVALS.get(service);
     arrivals.is_none_or(|arrivals| arrivals.may_be_given())
 }
 
 /// One was given.
 #[inline(always)]
-pub fn note_given(service: u32) {
+pub(crate) fn note_given(service: u32) {
     if let Some(arrivals) = maps::ARRIVALS.get_ptr_mut(service) {
         // SAFETY: shared by all CPUs, which write the same here.
         if unsafe { (*arrivals).arrived } == 0 {
@@ -24,7 +24,7 @@ pub fn note_given(service: u32) {
 
 /// The kernel has a socket for one.
 #[inline(always)]
-pub fn note_arrived(service: u32) {
+pub(crate) fn note_arrived(service: u32) {
     if let Some(arrivals) = maps::ARRIVALS.get_ptr_mut(service) {
         // SAFETY: as above.
         unsafe {

@@ -6,24 +6,14 @@ use mirror_common::packet::{Packet, SYN};
 use mirror_common::policy::Service;
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::frame::Skb;
-use crate::slot::Slot;
-use crate::{NEXT, maps, tally, translate};
-
-/// What the packet at hand is to a client of a canary on another host.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Answer {
-    /// The interface that the client's packets come in by; 0 = it is no such answer.
-    pub ifindex: u32,
-    /// 1 = it has the service's address in place of the canary's.
-    pub turned: u32,
-}
+use crate::frame::{NEXT, Skb};
+use crate::slot::{Answer, Slot};
+use crate::{maps, tally, translate};
 
 /// Makes the packet at hand what the client should see, if a canary on another host sent it. Says
 /// whether that is so.
 #[inline(always)]
-pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
+pub(crate) fn turn(skb: &Skb, slot: &mut Slot) -> bool {
     let packet = slot.packet();
     let Some(translation) = translate::answered_by(packet, &mut slot.via) else {
         return false;
@@ -37,7 +27,7 @@ pub fn turn(skb: &Skb, slot: &mut Slot) -> bool {
 
 /// Sends an answer to the client.
 #[inline(always)]
-pub fn send_back(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
+pub(crate) fn send_back(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
     let Answer { turned, .. } = core::hint::black_box(slot).answer;
     if turned == 0 || !clamp(skb, packet, service) {
         count_untranslated(service, Direction::Response);
@@ -49,7 +39,7 @@ pub fn send_back(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> 
 /// Takes away an answer that nobody waits for any more, since another version serves the connection:
 /// it bears the service's address now, and would be taken for stable's.
 #[inline(always)]
-pub fn outdated(slot: &Slot, service: &Service) -> bool {
+pub(crate) fn outdated(slot: &Slot, service: &Service) -> bool {
     let Answer { ifindex, .. } = core::hint::black_box(slot).answer;
     if ifindex != 0 {
         count_untranslated(service, Direction::Response);
@@ -59,7 +49,7 @@ pub fn outdated(slot: &Slot, service: &Service) -> bool {
 
 /// [`send_back`] for a service that is no longer there; what is no answer goes on.
 #[inline(always)]
-pub fn send_on(skb: &Skb, slot: &Slot) -> i32 {
+pub(crate) fn send_on(skb: &Skb, slot: &Slot) -> i32 {
     let Answer { ifindex, turned } = core::hint::black_box(slot).answer;
     match (ifindex, turned) {
         (0, _) => NEXT,
@@ -70,7 +60,7 @@ pub fn send_on(skb: &Skb, slot: &Slot) -> i32 {
 
 /// Sends a packet of a client to the canary.
 #[inline(always)]
-pub fn send_away(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
+pub(crate) fn send_away(skb: &Skb, slot: &Slot, packet: &Packet, service: &Service) -> i32 {
     let Some(steering) = maps::STEERING.get(service.index) else {
         return NEXT;
     };

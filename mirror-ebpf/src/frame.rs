@@ -1,6 +1,6 @@
 //! The packet at hand. The only pointer arithmetic, and the only place that reads `__sk_buff`.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::{error, warn};
@@ -9,8 +9,11 @@ use mirror_common::packet::{Frame, Link};
 use crate::maps;
 use crate::slot::HEADER_BUFFER;
 
+/// Goes on to the next program; with TCX any other value would end the chain.
+pub(crate) const NEXT: i32 = TC_ACT_UNSPEC;
+
 /// A socket buffer.
-pub struct Skb {
+pub(crate) struct Skb {
     raw: *mut __sk_buff,
 }
 
@@ -19,7 +22,7 @@ macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident: $field:ident,)+) => {
         $($(#[$doc])*
         #[inline(always)]
-        pub fn $name(&self) -> u32 {
+        pub(crate) fn $name(&self) -> u32 {
             // SAFETY: the kernel passes a valid `__sk_buff` for as long as the program runs.
             unsafe { (*self.raw).$field }
         })+
@@ -28,7 +31,7 @@ macro_rules! fields {
 
 impl Skb {
     #[inline(always)]
-    pub fn new(context: &TcContext) -> Self {
+    pub(crate) fn new(context: &TcContext) -> Self {
         Self {
             raw: context.skb.skb,
         }
@@ -51,27 +54,27 @@ impl Skb {
 
     /// What helpers take it by.
     #[inline(always)]
-    pub fn raw(&self) -> *mut __sk_buff {
+    pub(crate) fn raw(&self) -> *mut __sk_buff {
         self.raw
     }
 
     /// The EtherType.
     #[inline(always)]
-    pub fn protocol(&self) -> u16 {
+    pub(crate) fn protocol(&self) -> u16 {
         // SAFETY: as in `fields`.
         u16::from_be(unsafe { (*self.raw).protocol } as u16)
     }
 
     /// Sets the queueing priority. Only ever called on clones.
     #[inline(always)]
-    pub fn set_priority(&self, priority: u32) {
+    pub(crate) fn set_priority(&self, priority: u32) {
         // SAFETY: as in `fields`; the field is writable for classifiers.
         unsafe { (*self.raw).priority = priority }
     }
 
     /// Copies `length` bytes at `offset` to `to`.
     #[inline(always)]
-    pub fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+    pub(crate) fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
         // SAFETY: the verifier checks that `to` has room for `length` bytes.
         unsafe { helpers::bpf_skb_load_bytes(self.raw.cast(), offset, to.cast(), length) == 0 }
     }
@@ -95,20 +98,20 @@ impl Skb {
 
     /// Overwrites `length` bytes at `offset`. Only ever called on clones, and by [`crate::translate`].
     #[inline(always)]
-    pub fn store(&self, offset: u32, from: *const u8, length: u32) -> bool {
+    pub(crate) fn store(&self, offset: u32, from: *const u8, length: u32) -> bool {
         // SAFETY: the verifier checks that `from` has `length` bytes.
         unsafe { helpers::bpf_skb_store_bytes(self.raw, offset, from.cast(), length, 0) == 0 }
     }
 
     /// Overwrites the bytes at `offset`, as [`Skb::store`] does.
     #[inline(always)]
-    pub fn store_array<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool {
+    pub(crate) fn store_array<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool {
         self.store(offset, bytes.as_ptr(), N as u32)
     }
 
     /// Makes room behind the link-layer header. Only ever called on clones.
     #[inline(always)]
-    pub fn grow_head(&self, length: u32, flags: u64) -> bool {
+    pub(crate) fn grow_head(&self, length: u32, flags: u64) -> bool {
         use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
         // SAFETY: the helper checks its arguments.
         unsafe {
@@ -118,14 +121,14 @@ impl Skb {
 
     /// Cuts the packet to `length` bytes. Only ever called on clones.
     #[inline(always)]
-    pub fn cut(&self, length: u32) -> bool {
+    pub(crate) fn cut(&self, length: u32) -> bool {
         // SAFETY: the helper checks its arguments.
         unsafe { helpers::bpf_skb_change_tail(self.raw, length, 0) == 0 }
     }
 
     /// Takes the outermost VLAN tag away. Only ever called on clones.
     #[inline(always)]
-    pub fn pop_vlan(&self) -> bool {
+    pub(crate) fn pop_vlan(&self) -> bool {
         // SAFETY: the helper checks its arguments.
         unsafe { helpers::bpf_skb_vlan_pop(self.raw) == 0 }
     }
@@ -133,7 +136,7 @@ impl Skb {
     /// Sends a clone out through `ifindex`, at once and on this CPU; the packet itself stays as it
     /// was. Negative: no clone; positive: the device's queue refused it.
     #[inline(always)]
-    pub fn clone_to(&self, ifindex: u32) -> i64 {
+    pub(crate) fn clone_to(&self, ifindex: u32) -> i64 {
         // SAFETY: the helper checks its arguments.
         unsafe { helpers::bpf_clone_redirect(self.raw, ifindex, 0) }
     }
@@ -143,7 +146,7 @@ impl Skb {
 impl Skb {
     /// A clone left without its tunnel headers.
     #[inline(always)]
-    pub fn warn_escaped(&self, ifindex: u32) {
+    pub(crate) fn warn_escaped(&self, ifindex: u32) {
         error!(
             &TcContext::new(self.raw),
             "a copy passed interface {} unseen by our program there", ifindex
@@ -152,7 +155,7 @@ impl Skb {
 
     /// The first connection of a service has hit its budget.
     #[inline(always)]
-    pub fn warn_over_budget(&self, service_id: u32) {
+    pub(crate) fn warn_over_budget(&self, service_id: u32) {
         warn!(
             &TcContext::new(self.raw),
             "service {}: the mirror budget is spent", service_id
@@ -182,7 +185,7 @@ impl Frame for Skb {
 /// Hides where a word comes from. The compiler knows that packet pointers were read as 32 bits and
 /// would compare them as such, which the verifier does not take for a bounds check.
 #[inline(always)]
-pub fn opaque(mut word: usize) -> usize {
+pub(crate) fn opaque(mut word: usize) -> usize {
     // SAFETY: adds nothing. Not an empty string: line information may not name one place twice.
     unsafe { core::arch::asm!("{0} += 0", inout(reg) word, options(pure, nomem, nostack)) };
     word
@@ -190,64 +193,9 @@ pub fn opaque(mut word: usize) -> usize {
 
 /// Bytes of a link-layer header.
 #[inline(always)]
-pub const fn link_length(link: Link) -> u32 {
+pub(crate) const fn link_length(link: Link) -> u32 {
     match link {
         Link::Ethernet => 14,
         Link::Ip => 0,
     }
-}
-
-/// Nanoseconds of the monotonic clock.
-#[inline(always)]
-pub fn now_ns() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { helpers::bpf_ktime_get_ns() }
-}
-
-/// The same as of the last tick, some milliseconds ago at the most: for a tenth of the price.
-#[inline(always)]
-pub fn coarse_now_ns() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { helpers::bpf_ktime_get_coarse_ns() }
-}
-
-/// The CPU that this runs on.
-#[inline(always)]
-pub fn cpu() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { helpers::bpf_get_smp_processor_id() }
-}
-
-/// Adds to a word that several CPUs write.
-#[inline(always)]
-pub fn add_shared(word: *mut u64, value: u64) {
-    // SAFETY: `word` points into a map value, which outlives the program's run; the instruction
-    // is an atomic addition, for which rustc has no spelling on this target.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) word, value = in(reg) value)
-    }
-}
-
-/// Swaps a word, with everything before it done before and everything after it done afterwards.
-#[inline(always)]
-pub fn exchange(word: *mut u64, mut value: u64) -> u64 {
-    // SAFETY: as in `add_shared`.
-    unsafe {
-        core::arch::asm!("{value} = xchg_64({word} + 0, {value})", word = in(reg) word, value = inout(reg) value)
-    }
-    value
-}
-
-/// Adds what something costs to when all that was spent so far will have been earned, see
-/// [`mirror_common::policy::within`]. What lies in the past is forgotten first.
-#[inline(always)]
-pub fn spend(due_ns: *mut u64, now_ns: u64, cost_ns: u64) {
-    // SAFETY: a word in a map's value that all CPUs share; two that do this at once write nearly the
-    // same value.
-    unsafe {
-        if *due_ns < now_ns {
-            *due_ns = now_ns;
-        }
-    }
-    add_shared(due_ns, cost_ns);
 }

@@ -6,14 +6,20 @@ use mirror_common::connection::HEADER;
 use mirror_common::flow::Endpoint;
 use mirror_common::packet::{Frame, Packet};
 
-use crate::frame::Skb;
-use crate::sockets;
-
 /// A TCP header without options, in bytes.
 const LEAST: u32 = 20;
 
+/// Where a packet is seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// Coming in.
+    Ingress = 0,
+    /// Going out.
+    Egress = 1,
+}
+
 /// A packet that is being looked at.
-pub trait Hand: Frame {
+pub(crate) trait Hand: Frame {
     /// Whether packets can be given to listeners of this host here, and those that are not
     /// translated are seen once more.
     const LOCAL: bool;
@@ -60,33 +66,4 @@ pub trait Hand: Frame {
 
     /// Has the kernel deliver it to the listener at `listener`, if there is one.
     fn give(&self, packet: &Packet, listener: &Endpoint) -> bool;
-}
-
-impl Hand for Skb {
-    const LOCAL: bool = true;
-
-    #[inline(always)]
-    fn context(&self) -> *mut c_void {
-        self.raw().cast()
-    }
-
-    #[inline(always)]
-    fn interface(&self) -> u32 {
-        self.ifindex()
-    }
-
-    #[inline(always)]
-    fn is_tagged(&self) -> bool {
-        self.vlan_present() != 0
-    }
-
-    #[inline(always)]
-    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
-        Self::load(self, offset, to, length)
-    }
-
-    #[inline(always)]
-    fn give(&self, packet: &Packet, listener: &Endpoint) -> bool {
-        sockets::give(self, packet, listener)
-    }
 }

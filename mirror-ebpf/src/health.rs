@@ -7,7 +7,7 @@ use crate::maps;
 /// Whether a canary on another host answers. Of one on this host the kernel knows, and its answers may
 /// leave where we do not look.
 #[inline(always)]
-pub fn answers(service: u32, now: u64) -> bool {
+pub(crate) fn answers(service: u32, now: u64) -> bool {
     maps::HEALTH
         .get(service)
         .is_none_or(|health| health.answers(now))
@@ -15,7 +15,7 @@ pub fn answers(service: u32, now: u64) -> bool {
 
 /// The canary is asked for a connection: from now on it is waited for.
 #[inline(always)]
-pub fn note_asked(service: u32, now: u64) {
+pub(crate) fn note_asked(service: u32, now: u64) {
     if let Some(health) = maps::HEALTH.get_ptr_mut(service) {
         // SAFETY: shared by all CPUs, which write nearly the same.
         let health = unsafe { &mut *health };
@@ -27,7 +27,7 @@ pub fn note_asked(service: u32, now: u64) {
 
 /// The canary refuses: as if it had long been silent.
 #[inline(always)]
-pub fn note_refused(service: u32, now: u64) {
+pub(crate) fn note_refused(service: u32, now: u64) {
     if let Some(health) = maps::HEALTH.get_ptr_mut(service) {
         // SAFETY: as above.
         unsafe { (*health).waiting_ns = now.saturating_sub(PATIENCE_NS + 1) };
@@ -36,7 +36,7 @@ pub fn note_refused(service: u32, now: u64) {
 
 /// The canary has answered: nobody waits for it.
 #[inline(always)]
-pub fn note_answered(service: u32) {
+pub(crate) fn note_answered(service: u32) {
     if let Some(health) = maps::HEALTH.get_ptr_mut(service) {
         // SAFETY: as above.
         unsafe {

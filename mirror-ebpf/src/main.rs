@@ -18,6 +18,8 @@ mod away;
 mod frame;
 mod hand;
 mod health;
+mod machine;
+mod map_of_maps;
 mod maps;
 mod mirror;
 mod ring;
@@ -30,77 +32,75 @@ mod translate;
 mod tunnel;
 mod xdp;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use mirror_common::packet::Link;
 
-use crate::frame::Skb;
-use crate::slot::Fate;
-
-/// Goes on to the next program; with TCX any other value would end the chain.
-const NEXT: i32 = TC_ACT_UNSPEC;
+use crate::frame::{NEXT, Skb};
+use crate::hand::Hook;
+use crate::tunnel::Fate;
 
 /// Packets that come in on a tapped interface with Ethernet headers.
 #[classifier]
 #[inline(always)]
-pub fn ingress(context: TcContext) -> i32 {
-    mirror::tap(&Skb::new(&context), Link::Ethernet, mirror::Hook::Ingress)
+fn ingress(context: TcContext) -> i32 {
+    mirror::tap(&Skb::new(&context), Link::Ethernet, Hook::Ingress)
 }
 
 /// Packets that go out on a tapped interface with Ethernet headers, our clones among them.
 #[classifier]
 #[inline(always)]
-pub fn egress(context: TcContext) -> i32 {
+fn egress(context: TcContext) -> i32 {
     leave(&Skb::new(&context), Link::Ethernet, true)
 }
 
 /// Packets that go out on an uplink that is not tapped.
 #[classifier]
 #[inline(always)]
-pub fn uplink(context: TcContext) -> i32 {
+fn uplink(context: TcContext) -> i32 {
     leave(&Skb::new(&context), Link::Ethernet, false)
 }
 
 /// Packets that come in where nothing is tapped, on the way to a canary on another host.
 #[classifier]
 #[inline(always)]
-pub fn answers(context: TcContext) -> i32 {
+fn answers(context: TcContext) -> i32 {
     mirror::answers(&Skb::new(&context), Link::Ethernet)
 }
 
 /// [`answers`] for interfaces without link-layer headers.
 #[classifier]
 #[inline(always)]
-pub fn answers_ip(context: TcContext) -> i32 {
+fn answers_ip(context: TcContext) -> i32 {
     mirror::answers(&Skb::new(&context), Link::Ip)
 }
 
 /// [`ingress`] for interfaces without link-layer headers: tun, WireGuard.
 #[classifier]
 #[inline(always)]
-pub fn ingress_ip(context: TcContext) -> i32 {
-    mirror::tap(&Skb::new(&context), Link::Ip, mirror::Hook::Ingress)
+fn ingress_ip(context: TcContext) -> i32 {
+    mirror::tap(&Skb::new(&context), Link::Ip, Hook::Ingress)
 }
 
 /// [`egress`] for interfaces without link-layer headers.
 #[classifier]
 #[inline(always)]
-pub fn egress_ip(context: TcContext) -> i32 {
+fn egress_ip(context: TcContext) -> i32 {
     leave(&Skb::new(&context), Link::Ip, true)
 }
 
 /// [`uplink`] for interfaces without link-layer headers.
 #[classifier]
 #[inline(always)]
-pub fn uplink_ip(context: TcContext) -> i32 {
+fn uplink_ip(context: TcContext) -> i32 {
     leave(&Skb::new(&context), Link::Ip, false)
 }
 
 /// Frames that come in, before there is an skb.
 #[xdp]
 #[inline(always)]
-pub fn early(context: XdpContext) -> u32 {
+fn early(context: XdpContext) -> u32 {
     xdp::steer(&mut xdp::Xdp::new(context.ctx))
 }
 
@@ -109,7 +109,7 @@ fn leave(skb: &Skb, link: Link, tapped: bool) -> i32 {
     match tunnel::fate(skb, link) {
         Fate::Production => {
             if tapped {
-                mirror::tap(skb, link, mirror::Hook::Egress)
+                mirror::tap(skb, link, Hook::Egress)
             } else {
                 NEXT
             }

@@ -10,25 +10,17 @@ use mirror_common::record::Reader;
 use mirror_common::tunnel::{self, Arm, Direction};
 use mirror_common::verdict::{Reason, Verdict};
 
-use crate::frame::{Skb, add_shared, now_ns, spend};
+use crate::frame::{NEXT, Skb};
+use crate::hand::Hook;
+use crate::machine::{add_shared, now_ns, spend};
 use crate::ring::{self, Said};
-use crate::slot::{Slot, UNSEEN, state};
-use crate::steer::{self, Followed, Onward};
-use crate::{NEXT, away, maps};
-
-/// Where a packet is seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// Coming in.
-    Ingress = 0,
-    /// Going out.
-    Egress = 1,
-}
+use crate::slot::{Followed, Onward, Slot, UNSEEN, state};
+use crate::{away, maps, steer};
 
 /// Looks at a packet of the host, and copies it when it should be. The result is the verdict:
 /// [`NEXT`] for all but the packets of a canary on another host.
 #[inline(always)]
-pub fn tap(skb: &Skb, link: Link, hook: Hook) -> i32 {
+pub(crate) fn tap(skb: &Skb, link: Link, hook: Hook) -> i32 {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
         return NEXT;
     };
@@ -63,7 +55,7 @@ pub fn tap(skb: &Skb, link: Link, hook: Hook) -> i32 {
 /// Looks at a packet that comes in where nothing is tapped: only answers of canaries on other
 /// hosts concern us.
 #[inline(always)]
-pub fn answers(skb: &Skb, link: Link) -> i32 {
+pub(crate) fn answers(skb: &Skb, link: Link) -> i32 {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
         return NEXT;
     };
@@ -183,7 +175,7 @@ fn mirror(
 
 /// Where a service's packet is counted; a SYN is, at once.
 #[inline(always)]
-pub fn counters(
+pub(crate) fn counters(
     service: &Service,
     direction: Direction,
     packet: &Packet,
@@ -210,7 +202,7 @@ fn count_foreign(reason: Reason) {
 
 /// Counts a reason. The compiler knows that it is a valid index; the verifier has to be shown.
 #[inline(always)]
-pub fn count(counters: &mut Counters, reason: Reason) {
+pub(crate) fn count(counters: &mut Counters, reason: Reason) {
     let index = core::hint::black_box(reason as u32) as usize;
     if let Some(counter) = counters.packets.get_mut(index) {
         *counter += 1;
@@ -219,7 +211,7 @@ pub fn count(counters: &mut Counters, reason: Reason) {
 
 /// The rules of a service's end.
 #[inline(always)]
-pub fn look_up(endpoint: &Endpoint) -> Option<&'static Service> {
+pub(crate) fn look_up(endpoint: &Endpoint) -> Option<&'static Service> {
     let port = endpoint.port();
     let word = maps::PORTS.get(u32::from(port / 64))?;
     if word >> (port % 64) & 1 == 0 {

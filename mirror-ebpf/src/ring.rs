@@ -3,11 +3,7 @@
 //! One helper call copies the packet, and one store makes it known: no lock, no second packet, and no
 //! wake-up unless the reader sleeps. What a record looks like and where it lies: `mirror_common::record`.
 
-use core::cell::UnsafeCell;
-
-use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY;
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, bpf_map_def};
-use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use mirror_common::counters::Sent;
 use mirror_common::packet::Packet;
 use mirror_common::policy::Service;
@@ -18,7 +14,8 @@ use mirror_common::record::{
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
 
-use crate::frame::{Skb, cpu, exchange};
+use crate::frame::Skb;
+use crate::machine::{cpu, exchange};
 use crate::maps;
 
 /// Bytes of each CPU's deep ring. The daemon sets it before it loads the programs, so that the verifier
@@ -30,55 +27,14 @@ static RING_SIZE: u32 = 0;
 #[unsafe(no_mangle)]
 static INTERRUPTIBLE: u32 = 0;
 
-/// A map of the rings' maps, for which aya has no type. Key: number of an agent, value: its ring, an
-/// array with a value for each CPU, which the daemon maps into its memory.
-#[repr(transparent)]
-pub struct Rings(UnsafeCell<bpf_map_def>);
-
-// SAFETY: the kernel alone looks at it, when the program is loaded.
-unsafe impl Sync for Rings {}
-
-impl Rings {
-    /// Pinned by its name. The daemon makes it before the programs are loaded, since rings are as
-    /// large as the config says: what stands here is a plain array, for which aya asks no more, and
-    /// what lies at the pin is a map of maps.
-    pub const fn pinned(max_entries: u32) -> Self {
-        const BY_NAME: u32 = 1;
-        Self(UnsafeCell::new(bpf_map_def {
-            type_: BPF_MAP_TYPE_ARRAY,
-            key_size: 4,
-            value_size: 4,
-            max_entries,
-            map_flags: 0,
-            id: 0,
-            pinning: BY_NAME,
-        }))
-    }
-
-    /// This CPU's lanes of `number`, from the hot one's control block on.
-    #[inline(always)]
-    fn get(&self, number: u32, cpu: u32) -> Option<*mut u8> {
-        // SAFETY: the keys outlive the calls; the verifier checks both maps.
-        unsafe {
-            let ring =
-                helpers::bpf_map_lookup_elem(self.0.get().cast(), (&raw const number).cast());
-            if ring.is_null() {
-                return None;
-            }
-            let value = helpers::bpf_map_lookup_elem(ring, (&raw const cpu).cast());
-            (!value.is_null()).then_some(value.cast())
-        }
-    }
-}
-
 /// What a record says of a packet, its place and number apart.
-pub struct Said<'a> {
-    pub service: &'a Service,
-    pub packet: &'a Packet,
-    pub direction: Direction,
-    pub arm: Arm,
-    pub reader: Reader,
-    pub time_ns: u64,
+pub(crate) struct Said<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) packet: &'a Packet,
+    pub(crate) direction: Direction,
+    pub(crate) arm: Arm,
+    pub(crate) reader: Reader,
+    pub(crate) time_ns: u64,
 }
 
 /// A lane with room for a record.
@@ -92,7 +48,7 @@ struct Room {
 
 /// Puts a copy of the packet into one of this CPU's lanes of `number`.
 #[inline(always)]
-pub fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
+pub(crate) fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
     let cpu = cpu();
     let Some(ring) = maps::RINGS.get(number, cpu) else {
         return Reason::NoRing;

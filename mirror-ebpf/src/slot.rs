@@ -10,126 +10,118 @@ use mirror_common::tunnel::mac::NO_KEY;
 use mirror_common::tunnel::{Arm, Direction, Header, Meta};
 use mirror_common::verdict::Reason;
 
-use crate::away::Answer;
-use crate::split::Progress;
-use crate::steer::Followed;
-
 /// What the next packet through the uplink is.
-pub mod state {
+pub(crate) mod state {
     /// A packet of the host.
-    pub const EMPTY: u32 = 0;
+    pub(crate) const EMPTY: u32 = 0;
     /// A clone that wants its tunnel headers.
-    pub const CLONE: u32 = 1;
+    pub(crate) const CLONE: u32 = 1;
     /// A piece of a clone that was cut, of a size that fits.
-    pub const PIECE: u32 = 2;
+    pub(crate) const PIECE: u32 = 2;
     /// A copy that has its headers and passes a lower device.
-    pub const SENT: u32 = 3;
+    pub(crate) const SENT: u32 = 3;
 }
 
 /// Outcome of a clone that the uplink's program has not seen.
-pub const UNSEEN: u32 = u32::MAX;
+pub(crate) const UNSEEN: u32 = u32::MAX;
 
 /// The longest header that is read at once: TCP's has 60 bytes, and some to end on a word.
-pub const HEADER_BUFFER: usize = HEADER;
+pub(crate) const HEADER_BUFFER: usize = HEADER;
 
 /// The longest outer headers, Ethernet and IPv6 with ours: 98 bytes, and some to end on a word.
-pub const OUT_LENGTH: usize = 104;
+pub(crate) const OUT_LENGTH: usize = 104;
+
+/// The longest payload that an IP packet can have.
+pub(crate) const LONGEST: u32 = 65_535;
+
+/// The longest piece: see `tunnel::LARGEST_PLAIN`.
+pub(crate) const LONGEST_PIECE: u32 = 16_383;
 
 /// One per CPU.
 #[repr(C)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// One of [`state`].
-    pub state: u32,
+    pub(crate) state: u32,
     /// A [`Reason`], or [`UNSEEN`].
-    pub outcome: u32,
+    pub(crate) outcome: u32,
     /// The tunnel's VNI.
-    pub service_id: u32,
+    pub(crate) service_id: u32,
     /// Number of the agent.
-    pub agent: u32,
+    pub(crate) agent: u32,
     /// A [`Direction`].
-    pub direction: u32,
+    pub(crate) direction: u32,
     /// An [`Arm`].
-    pub arm: u32,
+    pub(crate) arm: u32,
     /// 1 = the packet is IPv6.
     pub ipv6: u32,
     /// From the IP header to the transport header, in bytes.
-    pub transport_offset: u32,
+    pub(crate) transport_offset: u32,
     /// From the IP header to the payload, in bytes.
-    pub payload_offset: u32,
+    pub(crate) payload_offset: u32,
     /// Payload of the whole packet, in bytes.
-    pub payload_length: u32,
+    pub(crate) payload_length: u32,
     /// The outer UDP source port.
-    pub source_port: u32,
+    pub(crate) source_port: u32,
     /// The copy's number.
-    pub sequence: u32,
+    pub(crate) sequence: u32,
     /// 1 = the piece at hand is the last.
-    pub last_piece: u32,
+    pub(crate) last_piece: u32,
     /// Keeps what follows on a multiple of 8.
-    pub pad: u32,
+    pub(crate) pad: u32,
     /// When the tap saw the packet.
-    pub time_ns: u64,
+    pub(crate) time_ns: u64,
     /// Runs on this CPU, to time one in 1,024.
-    pub runs: u64,
+    pub(crate) runs: u64,
     /// When this run began; 0 = it is not timed.
-    pub start_ns: u64,
+    pub(crate) start_ns: u64,
     /// The packet at hand. Here, and not in registers, it is the same to the verifier whichever way
     /// it was parsed: otherwise every way through one step is tried with every way through the next.
-    pub packet: Packet,
+    pub(crate) packet: Packet,
     /// Whether it is an answer of a canary on another host.
-    pub answer: Answer,
+    pub(crate) answer: Answer,
     /// What became of it so far.
-    pub followed: Followed,
+    pub(crate) followed: Followed,
     /// The connection that it belongs to.
-    pub flow: Flow,
+    pub(crate) flow: Flow,
     /// What is remembered of it from now on, while that is formed.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// The connection as a canary on another host sees it; none where it is served here.
-    pub away: Flow,
+    pub(crate) away: Flow,
     /// Whose its answers are, while that is formed.
-    pub translation: Translation,
+    pub(crate) translation: Translation,
     /// Who had a port before.
-    pub former: Flow,
+    pub(crate) former: Flow,
     /// By which connection of a canary's an answer came.
-    pub via: Flow,
+    pub(crate) via: Flow,
     /// What else stands in the packet.
-    pub said: Said,
+    pub(crate) said: Said,
     /// What it told of its connection. Here it is the same to the verifier whatever that is.
-    pub seen: Seen,
+    pub(crate) seen: Seen,
     /// `struct bpf_sock_tuple` of a look-up: both addresses, then both ports.
-    pub tuple: [u32; 9],
+    pub(crate) tuple: [u32; 9],
     /// Keeps what follows on a multiple of 8.
     pub pad2: u32,
     /// The way to the agent, as of when the tap decided: spares the uplink's program the look-up.
-    pub way: Agent,
+    pub(crate) way: Agent,
     /// How far a packet that is sent in pieces has come.
-    pub cut: Progress,
+    pub(crate) cut: Progress,
     /// The outer headers, while they are written.
-    pub out: [u8; OUT_LENGTH],
+    pub(crate) out: [u8; OUT_LENGTH],
     /// A header that lies outside the packet's linear part, while it is parsed.
-    pub header: [u8; HEADER_BUFFER],
-}
-
-/// What the uplink's program makes of a packet.
-pub enum Fate {
-    /// It is the host's.
-    Production,
-    /// It is a copy on its way.
-    Copy,
-    /// It is a clone that was sent in pieces, or that could not be sent.
-    SpentCopy,
+    pub(crate) header: [u8; HEADER_BUFFER],
 }
 
 impl Slot {
     /// Puts the packet at hand here.
     #[inline(always)]
-    pub fn hold(&mut self, packet: Packet) {
+    pub(crate) fn hold(&mut self, packet: Packet) {
         self.packet = packet;
         self.answer.ifindex = 0;
     }
 
     /// The packet at hand.
     #[inline(always)]
-    pub fn packet(&self) -> &'static Packet {
+    pub(crate) fn packet(&self) -> &'static Packet {
         // SAFETY: the slot is a map's value, which outlives the run, and the packet in it is not
         // replaced once somebody looks at it.
         unsafe { &*core::hint::black_box(&raw const self.packet) }
@@ -137,14 +129,14 @@ impl Slot {
 
     /// The way to the clone's agent.
     #[inline(always)]
-    pub fn way(&self) -> &'static Agent {
+    pub(crate) fn way(&self) -> &'static Agent {
         // SAFETY: as in `packet`: the tap fills it before it sends the clone.
         unsafe { &*core::hint::black_box(&raw const self.way) }
     }
 
     /// The tunnel header of the clone, or piece, at hand, signed.
     #[inline(always)]
-    pub fn header(&self, agent: &Agent, cpu: u32, piece: bool) -> Header {
+    pub(crate) fn header(&self, agent: &Agent, cpu: u32, piece: bool) -> Header {
         let mut header = Header {
             vni: self.service_id,
             ipv6: self.ipv6 != 0,
@@ -177,8 +169,71 @@ impl Slot {
 
     /// Tells the tap how it went.
     #[inline(always)]
-    pub fn report(&mut self, outcome: Reason) {
+    pub(crate) fn report(&mut self, outcome: Reason) {
         self.outcome = outcome as u32;
         self.state = state::SENT;
     }
+}
+
+/// What the packet at hand is to a client of a canary on another host.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Answer {
+    /// The interface that the client's packets come in by; 0 = it is no such answer.
+    pub(crate) ifindex: u32,
+    /// 1 = it has the service's address in place of the canary's.
+    pub(crate) turned: u32,
+}
+
+/// Where a packet goes on to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// Where the host sends it.
+    Host,
+    /// To the canary's host, as the connection that [`Slot::away`] says.
+    Away,
+    /// To the client: an answer of a canary on another host.
+    Back,
+    /// Nowhere: a canary that refuses a connection which stable can still have.
+    Nowhere,
+    /// On, and it was counted when it came in.
+    Counted,
+}
+
+/// What became of a packet of a service.
+#[derive(Clone, Copy)]
+pub(crate) struct Followed {
+    /// Whose it is.
+    pub(crate) arm: Arm,
+    /// Where it goes.
+    pub(crate) onward: Onward,
+}
+
+impl Followed {
+    /// It is stable's.
+    pub(crate) const STABLE: Self = Self {
+        arm: Arm::Stable,
+        onward: Onward::Host,
+    };
+}
+
+/// How far the cutting has come. Kept in the slot, a map's value: what is read from there is news
+/// to the verifier at every turn of the loop, which else would follow each turn on its own.
+#[repr(C)]
+pub(crate) struct Progress {
+    /// Payload that has been sent, in bytes.
+    pub(crate) offset: u32,
+    /// The sequence number of the payload's first byte.
+    pub(crate) sequence: u32,
+    /// TCP's header from its sequence number to its flags.
+    pub(crate) fields: [u8; 12],
+    /// Payload that a piece may have, in bytes.
+    pub(crate) room: u32,
+}
+
+/// Payload of one packet; longer than it need be, so that the verifier can see that a piece which
+/// starts within it ends within it.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) bytes: [u8; LONGEST as usize + 1 + LONGEST_PIECE as usize + 1],
 }

@@ -1,5 +1,7 @@
 //! The kernel's sockets: who would get a packet, and who shall.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock};
 use aya_ebpf::helpers::generated as helpers;
 use mirror_common::flow::Endpoint;
@@ -17,14 +19,14 @@ const TCP_NEW_SYN_RECV: u32 = 12;
 
 /// What the kernel would give a packet to that came from `packet`'s source to `destination`.
 #[inline(always)]
-pub fn find<H: Hand>(hand: &H, packet: &Packet, destination: &Endpoint) -> Socket {
+pub(crate) fn find<H: Hand>(hand: &H, packet: &Packet, destination: &Endpoint) -> Socket {
     found(hand, packet, packet.source.port(), destination)
 }
 
 /// Who listens where `packet` goes, whatever connection there is or was from its port: there is
 /// none from port 0.
 #[inline(always)]
-pub fn listener<H: Hand>(hand: &H, packet: &Packet) -> Socket {
+pub(crate) fn listener<H: Hand>(hand: &H, packet: &Packet) -> Socket {
     found(hand, packet, 0, &packet.destination)
 }
 
@@ -48,7 +50,7 @@ fn found<H: Hand>(hand: &H, packet: &Packet, source_port: u16, destination: &End
 
 /// Has the kernel deliver the packet to the listener at `listener`, if there is one.
 #[inline(always)]
-pub fn give(skb: &Skb, packet: &Packet, listener: &Endpoint) -> bool {
+pub(crate) fn give(skb: &Skb, packet: &Packet, listener: &Endpoint) -> bool {
     let socket = look_up(skb, packet, packet.source.port(), listener);
     if socket.is_null() {
         return false;
@@ -95,5 +97,34 @@ fn look_up<H: Hand>(
             BPF_F_CURRENT_NETNS as u64,
             0,
         )
+    }
+}
+
+impl Hand for Skb {
+    const LOCAL: bool = true;
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.raw().cast()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.ifindex()
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        self.vlan_present() != 0
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        Self::load(self, offset, to, length)
+    }
+
+    #[inline(always)]
+    fn give(&self, packet: &Packet, listener: &Endpoint) -> bool {
+        give(self, packet, listener)
     }
 }

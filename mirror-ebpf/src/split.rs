@@ -9,15 +9,10 @@ use mirror_common::policy::Agent;
 use mirror_common::tunnel::overhead;
 use mirror_common::verdict::Reason;
 
-use crate::frame::{Skb, cpu, link_length};
-use crate::slot::{Fate, Slot, state};
-use crate::{maps, tunnel};
-
-/// The longest payload that an IP packet can have.
-const LONGEST: u32 = 65_535;
-
-/// The longest piece: see `tunnel::LARGEST_PLAIN`.
-const LONGEST_PIECE: u32 = 16_383;
+use crate::frame::{Skb, link_length};
+use crate::machine::cpu;
+use crate::slot::{LONGEST, LONGEST_PIECE, Slot, state};
+use crate::{maps, tally};
 
 /// The most pieces that a packet is cut into: 64 KB over a path of 1,280 bytes makes 59.
 const MOST_PIECES: u32 = 64;
@@ -25,16 +20,9 @@ const MOST_PIECES: u32 = 64;
 /// TCP's PSH flag.
 const PSH: u8 = 0x08;
 
-/// Payload of one packet; longer than it need be, so that the verifier can see that a piece which
-/// starts within it ends within it.
-#[repr(C)]
-pub struct Scratch {
-    bytes: [u8; LONGEST as usize + 1 + LONGEST_PIECE as usize + 1],
-}
-
 /// Sends the clone in pieces. The clone itself is spent.
 #[inline(always)]
-pub fn send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) -> Fate {
+pub(crate) fn send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) {
     let sent = try_send(skb, slot, agent, link);
     // Whatever the carrier's own end is told to the tap: it is not the copy's.
     slot.last_piece = 1;
@@ -42,25 +30,10 @@ pub fn send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) -> Fate {
         Ok(()) => Reason::Mirrored,
         Err(reason) => reason,
     });
-    Fate::SpentCopy
 }
 
 /// From TCP's sequence number to its flags.
 const FROM_SEQUENCE: u32 = 4;
-
-/// How far the cutting has come. Kept in the slot, a map's value: what is read from there is news
-/// to the verifier at every turn of the loop, which else would follow each turn on its own.
-#[repr(C)]
-pub struct Progress {
-    /// Payload that has been sent, in bytes.
-    offset: u32,
-    /// The sequence number of the payload's first byte.
-    sequence: u32,
-    /// TCP's header from its sequence number to its flags.
-    fields: [u8; 12],
-    /// Payload that a piece may have, in bytes.
-    room: u32,
-}
 
 /// What a turn of the loop came to.
 enum Turn {
@@ -93,8 +66,7 @@ fn try_send(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link) -> Result<(),
     let [a, b, c, d, ..] = slot.cut.fields;
     slot.cut.sequence = u32::from_be_bytes([a, b, c, d]);
     slot.cut.offset = 0;
-    if !load_payload(skb, payload_offset, scratch, slot.payload_length)
-        || !tunnel::take_number(slot)
+    if !load_payload(skb, payload_offset, scratch, slot.payload_length) || !tally::take_number(slot)
     {
         return Err(failed);
     }

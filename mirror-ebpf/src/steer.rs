@@ -16,47 +16,14 @@ use mirror_common::steer::{Choice, Readiness, Socket, Steering, flag};
 use mirror_common::translate::{HANDSHAKE_NS, Last, Translation, phase};
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::frame::{coarse_now_ns, now_ns, spend};
-use crate::hand::Hand;
-use crate::mirror::Hook;
-use crate::slot::Slot;
+use crate::hand::{Hand, Hook};
+use crate::machine::{coarse_now_ns, now_ns, spend};
+use crate::slot::{Followed, Onward, Slot};
 use crate::translate::Opening;
 use crate::{arrivals, health, maps, sockets, tally, translate};
 
 /// The loopback's number, in every network namespace.
 const LOOPBACK: u32 = 1;
-
-/// Where a packet goes on to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Onward {
-    /// Where the host sends it.
-    Host,
-    /// To the canary's host, as the connection that [`Slot::away`] says.
-    Away,
-    /// To the client: an answer of a canary on another host.
-    Back,
-    /// Nowhere: a canary that refuses a connection which stable can still have.
-    Nowhere,
-    /// On, and it was counted when it came in.
-    Counted,
-}
-
-/// What became of a packet of a service.
-#[derive(Clone, Copy)]
-pub struct Followed {
-    /// Whose it is.
-    pub arm: Arm,
-    /// Where it goes.
-    pub onward: Onward,
-}
-
-impl Followed {
-    /// It is stable's.
-    pub const STABLE: Self = Self {
-        arm: Arm::Stable,
-        onward: Onward::Host,
-    };
-}
 
 /// Follows a service's TCP packet: gives it to the canary's listener where it is the canary's,
 /// counts it for its version, and says which that is.
@@ -64,7 +31,7 @@ impl Followed {
 /// Where [`Hand::LOCAL`] is not so, nothing is done with packets that stay on this host, and there
 /// is no result: they will be seen again.
 #[inline(always)]
-pub fn follow<H: Hand>(
+pub(crate) fn follow<H: Hand>(
     hand: &H,
     hook: Hook,
     slot: &mut Slot,

@@ -11,10 +11,11 @@ use mirror_common::steer::Choice;
 use mirror_common::tunnel::{Arm, Direction};
 
 use crate::maps;
+use crate::slot::Slot;
 
 /// Takes a handshake into its version's histogram.
 #[inline(always)]
-pub fn sample(service: u32, arm: Arm, seen: &Seen) {
+pub(crate) fn sample(service: u32, arm: Arm, seen: &Seen) {
     let Some(ns) = seen.handshake_ns.map(NonZeroU64::get) else {
         return;
     };
@@ -26,7 +27,7 @@ pub fn sample(service: u32, arm: Arm, seen: &Seen) {
 
 /// Counts who was chosen for a connection, and why.
 #[inline(always)]
-pub fn choice(service: &Service, flow: &Flow, choice: Choice) {
+pub(crate) fn choice(service: &Service, flow: &Flow, choice: Choice) {
     client(service, flow, choice.arm(), false);
     if let Some(counters) = of(service.index, choice.arm())
         && let Some(counter) = counters
@@ -39,7 +40,7 @@ pub fn choice(service: &Service, flow: &Flow, choice: Choice) {
 
 /// Counts a connection for its client: a new one, or one that failed.
 #[inline(always)]
-pub fn client(service: &Service, flow: &Flow, arm: Arm, failed: bool) {
+pub(crate) fn client(service: &Service, flow: &Flow, arm: Arm, failed: bool) {
     let Some(clients) = maps::CLIENTS.get_ptr_mut(service.index * 2 + arm as u32) else {
         return;
     };
@@ -57,7 +58,7 @@ pub fn client(service: &Service, flow: &Flow, arm: Arm, failed: bool) {
 
 /// Counts a connection that the version has got.
 #[inline(always)]
-pub fn delivered(service: u32, arm: Arm) {
+pub(crate) fn delivered(service: u32, arm: Arm) {
     if let Some(counters) = of(service, arm) {
         counters.delivered += 1;
     }
@@ -65,7 +66,7 @@ pub fn delivered(service: u32, arm: Arm) {
 
 /// Counts a connection of the version's that somebody else has got.
 #[inline(always)]
-pub fn strayed(service: u32, arm: Arm) {
+pub(crate) fn strayed(service: u32, arm: Arm) {
     if let Some(counters) = of(service, arm) {
         counters.strayed += 1;
     }
@@ -73,7 +74,7 @@ pub fn strayed(service: u32, arm: Arm) {
 
 /// What is counted of a version.
 #[inline(always)]
-pub fn of(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
+pub(crate) fn of(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
     let counters = maps::ARMS.get_ptr_mut(service * 2 + arm as u32)?;
     // SAFETY: a per-CPU value, as in `sample`.
     Some(unsafe { &mut *counters })
@@ -82,11 +83,25 @@ pub fn of(service: u32, arm: Arm) -> Option<&'static mut ArmCounters> {
 /// Counts a reset of a connection that nobody remembers, such as a handshake by cookie that came to the
 /// version which had not begun it. Anybody can bring one about, so it is no version's.
 #[inline(always)]
-pub fn stray_reset(packet: &Packet, direction: Direction, service: &Service) {
+pub(crate) fn stray_reset(packet: &Packet, direction: Direction, service: &Service) {
     if packet.flags & RST != 0
         && let Some(counters) = maps::COUNTERS.get_ptr_mut(service.index * 2 + direction as u32)
     {
         // SAFETY: a per-CPU value, as in `sample`.
         unsafe { (*counters).stray_resets += 1 };
     }
+}
+
+/// Numbers the clone: from here on the agent knows of it, and misses it when it is lost.
+#[inline(always)]
+pub(crate) fn take_number(slot: &mut Slot) -> bool {
+    let Some(sent) = maps::SENT.get_ptr_mut(slot.agent) else {
+        return false;
+    };
+    // SAFETY: a per-CPU value, as in `sample`.
+    let sent = unsafe { &mut *sent };
+    slot.sequence = sent.copies as u32;
+    sent.copies += 1;
+    sent.bytes += u64::from(slot.payload_length);
+    true
 }

@@ -9,7 +9,8 @@ use mirror_common::packet::{Packet, Transport};
 use mirror_common::steer::Choice;
 use mirror_common::translate::{Clamp, Last, PORT_ATTEMPTS, Ports, Translation, Way, phase};
 
-use crate::frame::{Skb, exchange};
+use crate::frame::Skb;
+use crate::machine::exchange;
 use crate::maps;
 
 const AF_INET: u32 = 2;
@@ -28,7 +29,7 @@ const BPF_EXIST: u64 = 2;
 /// What an answer of a canary on another host belongs to, if `packet` is one; `via` is the connection as that
 /// sees it.
 #[inline(always)]
-pub fn answered_by(packet: &Packet, via: &mut Flow) -> Option<&'static Translation> {
+pub(crate) fn answered_by(packet: &Packet, via: &mut Flow) -> Option<&'static Translation> {
     let ports = maps::TRANSLATED_PORTS.get(0)?;
     if packet.transport != Transport::Tcp || !ports.contains(packet.destination.port()) {
         return None;
@@ -43,21 +44,21 @@ pub fn answered_by(packet: &Packet, via: &mut Flow) -> Option<&'static Translati
 }
 
 /// A new connection to a canary on another host.
-pub struct Opening<'a> {
-    pub translation: &'a Translation,
-    pub connection: &'a mut Connection,
-    pub way: &'a Way,
-    pub canary: &'a Endpoint,
-    pub hash: u64,
+pub(crate) struct Opening<'a> {
+    pub(crate) translation: &'a Translation,
+    pub(crate) connection: &'a mut Connection,
+    pub(crate) way: &'a Way,
+    pub(crate) canary: &'a Endpoint,
+    pub(crate) hash: u64,
     /// Of the client's address.
-    pub client: u32,
+    pub(crate) client: u32,
 }
 
 impl Opening<'_> {
     /// Finds a port of ours and writes down whose it is, in both tables or in neither. `away` is the result,
     /// and `former` holds who had the port before.
     #[inline(always)]
-    pub fn write(mut self, away: &mut Flow, former: &mut Flow) -> Choice {
+    pub(crate) fn write(mut self, away: &mut Flow, former: &mut Flow) -> Choice {
         if !self.find(away, former) {
             return Choice::NoPort;
         }
@@ -134,7 +135,7 @@ fn forget(origin: &Flow, away: &Flow) {
 
 /// Notes how far a connection has come, as long as its port is its own.
 #[inline(always)]
-pub fn enter((origin, away): (&Flow, &Flow), phase: u32, last: &Last, now_ns: u64) {
+pub(crate) fn enter((origin, away): (&Flow, &Flow), phase: u32, last: &Last, now_ns: u64) {
     if let Some(translation) = maps::TRANSLATIONS.get_ptr_mut(away) {
         // SAFETY: a value that all CPUs share; each writes what is true.
         let translation = unsafe { &mut *translation };
@@ -152,7 +153,12 @@ pub fn enter((origin, away): (&Flow, &Flow), phase: u32, last: &Last, now_ns: u6
 /// Gives a packet other ends, and one more router behind it. False where that failed: then it is
 /// good for nobody.
 #[inline(always)]
-pub fn rewrite(skb: &Skb, packet: &Packet, source: &Endpoint, destination: &Endpoint) -> bool {
+pub(crate) fn rewrite(
+    skb: &Skb,
+    packet: &Packet,
+    source: &Endpoint,
+    destination: &Endpoint,
+) -> bool {
     let checksum = packet.transport_offset + 16;
     let addresses = addresses_differ(packet, source, destination);
     let (before, after) = (
@@ -174,14 +180,14 @@ pub fn rewrite(skb: &Skb, packet: &Packet, source: &Endpoint, destination: &Endp
 
 /// Both ports as they stand in a TCP header.
 #[inline(always)]
-pub fn ports(source: &Endpoint, destination: &Endpoint) -> u32 {
+pub(crate) fn ports(source: &Endpoint, destination: &Endpoint) -> u32 {
     u32::from(source.port().to_be()) | u32::from(destination.port().to_be()) << 16
 }
 
 /// The hop limit behind one more router, and what that adds to the sum over an IPv4 header. It never
 /// becomes 0: whoever comes with the last one has no new connection taken away.
 #[inline(always)]
-pub fn one_hop(limit: u8) -> (u8, u32) {
+pub(crate) fn one_hop(limit: u8) -> (u8, u32) {
     let after = limit.saturating_sub(1).max(1);
     let word = |limit: u8| u32::from(u16::from_ne_bytes([limit, 0]));
     (after, checksum::difference([word(limit)], [word(after)]))
@@ -190,7 +196,7 @@ pub fn one_hop(limit: u8) -> (u8, u32) {
 /// What other addresses add to the sum over a packet's pseudo header. Those of IPv4 stand in the
 /// last words, the others are equal.
 #[inline(always)]
-pub fn addresses_differ(packet: &Packet, source: &Endpoint, destination: &Endpoint) -> u32 {
+pub(crate) fn addresses_differ(packet: &Packet, source: &Endpoint, destination: &Endpoint) -> u32 {
     checksum::add(
         checksum::difference(packet.source.address.words(), source.address.words()),
         checksum::difference(
@@ -224,7 +230,7 @@ fn rewrite_network(
 
 /// Words as they lie in memory.
 #[inline(always)]
-pub fn words<const N: usize, const M: usize>(words: [u32; N]) -> [u8; M] {
+pub(crate) fn words<const N: usize, const M: usize>(words: [u32; N]) -> [u8; M] {
     const { assert!(N * 4 == M) };
     let mut bytes = [0; M];
     let mut i = 0;
@@ -241,7 +247,7 @@ pub fn words<const N: usize, const M: usize>(words: [u32; N]) -> [u8; M] {
 
 /// Lowers the segment size that a SYN announces to what fits the way.
 #[inline(always)]
-pub fn clamp(skb: &Skb, packet: &Packet, mtu: u32) -> bool {
+pub(crate) fn clamp(skb: &Skb, packet: &Packet, mtu: u32) -> bool {
     let Some(clamp) = Clamp::of(skb, packet, mtu) else {
         return true;
     };
@@ -270,7 +276,7 @@ impl Skb {
     /// The verdict that sends the packet out by `ifindex` to a neighbour, whose hardware address is
     /// the kernel's affair.
     #[inline(always)]
-    pub fn send_to(&self, ifindex: u32, next_hop: &Address) -> i32 {
+    pub(crate) fn send_to(&self, ifindex: u32, next_hop: &Address) -> i32 {
         let words = next_hop.words();
         let mut params = if next_hop.is_ipv4() {
             bpf_redir_neigh {
@@ -292,7 +298,7 @@ impl Skb {
 
     /// The verdict that sends the packet out by `ifindex`, to whom the routing table says.
     #[inline(always)]
-    pub fn send_by(&self, ifindex: u32) -> i32 {
+    pub(crate) fn send_by(&self, ifindex: u32) -> i32 {
         // SAFETY: without parameters the kernel looks for the neighbour itself.
         unsafe { helpers::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }

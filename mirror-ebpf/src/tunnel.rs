@@ -9,9 +9,10 @@ use mirror_common::policy::Agent;
 use mirror_common::tunnel::{HEADER_LENGTH, outer_ipv4, outer_ipv6, overhead};
 use mirror_common::verdict::Reason;
 
-use crate::frame::{Skb, cpu, link_length};
-use crate::slot::{Fate, OUT_LENGTH, Slot, state};
-use crate::{maps, split};
+use crate::frame::{Skb, link_length};
+use crate::machine::cpu;
+use crate::slot::{OUT_LENGTH, Slot, state};
+use crate::{maps, split, tally};
 
 /// TC_PRIO_FILLER: the lowest band of the kernel's default queue.
 const LOWEST_PRIORITY: u32 = 1;
@@ -22,9 +23,19 @@ const LARGEST_PLAIN: u32 = 16_000;
 /// A super-packet with smaller segments than this would have none left after the headers.
 const SMALLEST_SEGMENT: u32 = 256;
 
+/// What the uplink's program makes of a packet.
+pub(crate) enum Fate {
+    /// It is the host's.
+    Production,
+    /// It is a copy on its way.
+    Copy,
+    /// It is a clone that was sent in pieces, or that could not be sent.
+    SpentCopy,
+}
+
 /// Says whose a packet is, and gives a clone its headers.
 #[inline(always)]
-pub fn fate(skb: &Skb, link: Link) -> Fate {
+pub(crate) fn fate(skb: &Skb, link: Link) -> Fate {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
         return Fate::Production;
     };
@@ -56,9 +67,10 @@ fn send_clone(skb: &Skb, slot: &mut Slot, link: Link) -> Fate {
     skb.set_priority(LOWEST_PRIORITY);
     slot.last_piece = 0;
     if !fits(skb, slot, agent, link) {
-        return split::send(skb, slot, agent, link);
+        split::send(skb, slot, agent, link);
+        return Fate::SpentCopy;
     }
-    if !take_number(slot) || !encapsulate(skb, slot, agent, link, false) {
+    if !tally::take_number(slot) || !encapsulate(skb, slot, agent, link, false) {
         slot.report(Reason::EncapsulationFailed);
         return Fate::SpentCopy;
     }
@@ -100,20 +112,6 @@ fn fits(skb: &Skb, slot: &Slot, agent: &Agent, link: Link) -> bool {
 #[inline(always)]
 fn has_room(slot: &Slot, agent: &Agent, gso_size: u32) -> bool {
     slot.payload_offset + gso_size + overhead(agent) <= agent.mtu
-}
-
-/// Numbers the clone: from here on the agent knows of it, and misses it when it is lost.
-#[inline(always)]
-pub fn take_number(slot: &mut Slot) -> bool {
-    let Some(sent) = maps::SENT.get_ptr_mut(slot.agent) else {
-        return false;
-    };
-    // SAFETY: a per-CPU value, as in `fate`.
-    let sent = unsafe { &mut *sent };
-    slot.sequence = sent.copies as u32;
-    sent.copies += 1;
-    sent.bytes += u64::from(slot.payload_length);
-    true
 }
 
 /// Writes the outer headers in front of the clone's IP header.

@@ -16,21 +16,20 @@ use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Verdict;
 
 use crate::frame::opaque;
-use crate::hand::Hand;
-use crate::mirror::{Hook, count, counters, look_up};
-use crate::slot::{HEADER_BUFFER, Slot};
-use crate::steer::{self, Followed, Onward};
+use crate::hand::{Hand, Hook};
+use crate::mirror::{count, counters, look_up};
+use crate::slot::{Followed, HEADER_BUFFER, Onward, Slot};
 use crate::translate::{addresses_differ, answered_by, one_hop, ports, words};
-use crate::{maps, tally};
+use crate::{maps, steer, tally};
 
 /// A frame as the driver, or the kernel's own hook, hands it over.
-pub struct Xdp {
+pub(crate) struct Xdp {
     raw: *mut xdp_md,
 }
 
 impl Xdp {
     #[inline(always)]
-    pub fn new(raw: *mut xdp_md) -> Self {
+    pub(crate) fn new(raw: *mut xdp_md) -> Self {
         Self { raw }
     }
 
@@ -143,7 +142,7 @@ impl Hand for Xdp {
 
 /// Takes a packet on if a canary on another host sent it, or shall have it.
 #[inline(always)]
-pub fn steer(frame: &mut Xdp) -> u32 {
+pub(crate) fn steer(frame: &mut Xdp) -> u32 {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
         return XDP_PASS;
     };
