@@ -1,11 +1,14 @@
 //! The packet at hand. The only pointer arithmetic, and the only place that reads `__sk_buff`.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::{error, warn};
 use mirror_common::packet::{Frame, Link};
 
+use crate::hand::Hand;
 use crate::maps;
 use crate::slot::HEADER_BUFFER;
 
@@ -179,6 +182,30 @@ impl Frame for Skb {
     #[inline(always)]
     fn read_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.load_array(offset)
+    }
+}
+
+impl Hand for Skb {
+    const LOCAL: bool = true;
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.raw().cast()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.ifindex()
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        self.vlan_present() != 0
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
+        Self::load(self, offset, to, length)
     }
 }
 

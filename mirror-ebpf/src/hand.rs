@@ -3,8 +3,9 @@
 use core::ffi::c_void;
 
 use mirror_common::connection::HEADER;
-use mirror_common::flow::Endpoint;
 use mirror_common::packet::{Frame, Packet};
+use mirror_common::policy::Service;
+use mirror_common::tunnel::{Arm, Direction};
 
 /// A TCP header without options, in bytes.
 const LEAST: u32 = 20;
@@ -16,6 +17,19 @@ pub(crate) enum Hook {
     Ingress = 0,
     /// Going out.
     Egress = 1,
+}
+
+/// A service's packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Served<'a> {
+    /// The packet.
+    pub(crate) packet: &'a Packet,
+    /// Whose it is.
+    pub(crate) service: &'a Service,
+    /// Which way it goes.
+    pub(crate) direction: Direction,
+    /// Which version serves its connection.
+    pub(crate) arm: Arm,
 }
 
 /// A packet that is being looked at.
@@ -63,7 +77,4 @@ pub(crate) trait Hand: Frame {
                 options + LEAST,
             )
     }
-
-    /// Has the kernel deliver it to the listener at `listener`, if there is one.
-    fn give(&self, packet: &Packet, listener: &Endpoint) -> bool;
 }

@@ -1,6 +1,6 @@
 //! The eBPF programs of modelmirror.
 //!
-//! A packet's way: an entry point here -> `mirror::tap` (parse, decide) -> `ring::copy`; or a clone,
+//! A packet's way: an entry point here -> `tap::tap` (parse, decide) -> `ring::copy`; or a clone,
 //! which comes by the uplink's egress -> `tunnel::encapsulate`. The packet itself always goes on: no
 //! entry point returns anything but "next" for a packet of the host, but for connections that were
 //! given to a canary on another host (`away`, `xdp`).
@@ -13,21 +13,25 @@
 #![no_std]
 #![no_main]
 
+mod act;
 mod arrivals;
 mod away;
+mod classify;
+mod clone;
+mod copy;
 mod frame;
 mod hand;
 mod health;
 mod machine;
 mod map_of_maps;
 mod maps;
-mod mirror;
 mod ring;
 mod slot;
 mod sockets;
 mod split;
 mod steer;
 mod tally;
+mod tap;
 mod translate;
 mod tunnel;
 mod xdp;
@@ -45,7 +49,7 @@ use crate::tunnel::Fate;
 #[classifier]
 #[inline(always)]
 fn ingress(context: TcContext) -> i32 {
-    mirror::tap(&Skb::new(&context), Link::Ethernet, Hook::Ingress)
+    tap::tap(&Skb::new(&context), Link::Ethernet, Hook::Ingress)
 }
 
 /// Packets that go out on a tapped interface with Ethernet headers, our clones among them.
@@ -66,21 +70,21 @@ fn uplink(context: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 fn answers(context: TcContext) -> i32 {
-    mirror::answers(&Skb::new(&context), Link::Ethernet)
+    tap::answers(&Skb::new(&context), Link::Ethernet)
 }
 
 /// [`answers`] for interfaces without link-layer headers.
 #[classifier]
 #[inline(always)]
 fn answers_ip(context: TcContext) -> i32 {
-    mirror::answers(&Skb::new(&context), Link::Ip)
+    tap::answers(&Skb::new(&context), Link::Ip)
 }
 
 /// [`ingress`] for interfaces without link-layer headers: tun, WireGuard.
 #[classifier]
 #[inline(always)]
 fn ingress_ip(context: TcContext) -> i32 {
-    mirror::tap(&Skb::new(&context), Link::Ip, Hook::Ingress)
+    tap::tap(&Skb::new(&context), Link::Ip, Hook::Ingress)
 }
 
 /// [`egress`] for interfaces without link-layer headers.
@@ -109,7 +113,7 @@ fn leave(skb: &Skb, link: Link, tapped: bool) -> i32 {
     match tunnel::fate(skb, link) {
         Fate::Production => {
             if tapped {
-                mirror::tap(skb, link, Hook::Egress)
+                tap::tap(skb, link, Hook::Egress)
             } else {
                 NEXT
             }

@@ -5,16 +5,14 @@
 
 use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use mirror_common::counters::Sent;
-use mirror_common::packet::Packet;
-use mirror_common::policy::Service;
 use mirror_common::record::{
     CONTROL, DEEP, HEADER_LENGTH, HOT_RING, LANES, LONGEST_PACKET, Reader, Record, place,
     record_length,
 };
-use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Reason;
 
 use crate::frame::Skb;
+use crate::hand::Served;
 use crate::machine::{cpu, exchange};
 use crate::maps;
 
@@ -27,16 +25,6 @@ static RING_SIZE: u32 = 0;
 #[unsafe(no_mangle)]
 static INTERRUPTIBLE: u32 = 0;
 
-/// What a record says of a packet, its place and number apart.
-pub(crate) struct Said<'a> {
-    pub(crate) service: &'a Service,
-    pub(crate) packet: &'a Packet,
-    pub(crate) direction: Direction,
-    pub(crate) arm: Arm,
-    pub(crate) reader: Reader,
-    pub(crate) time_ns: u64,
-}
-
 /// A lane with room for a record.
 struct Room {
     /// Where it begins, behind the hot lane.
@@ -48,7 +36,13 @@ struct Room {
 
 /// Puts a copy of the packet into one of this CPU's lanes of `number`.
 #[inline(always)]
-pub(crate) fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
+pub(crate) fn copy(
+    skb: &Skb,
+    number: u32,
+    served: &Served<'_>,
+    reader: Reader,
+    time_ns: u64,
+) -> Reason {
     let cpu = cpu();
     let Some(ring) = maps::RINGS.get(number, cpu) else {
         return Reason::NoRing;
@@ -56,17 +50,24 @@ pub(crate) fn copy(skb: &Skb, number: u32, said: &Said<'_>) -> Reason {
     if !lock(ring) {
         return Reason::RingBusy;
     }
-    let reason = write(skb, ring, cpu, said);
+    let reason = write(skb, ring, cpu, served, reader, time_ns);
     unlock(ring);
     if let Reason::Mirrored = reason {
-        wake(ring, said.reader);
+        wake(ring, reader);
     }
     reason
 }
 
 #[inline(always)]
-fn write(skb: &Skb, ring: *mut u8, cpu: u32, said: &Said<'_>) -> Reason {
-    let Said { packet, .. } = said;
+fn write(
+    skb: &Skb,
+    ring: *mut u8,
+    cpu: u32,
+    served: &Served<'_>,
+    reader: Reader,
+    time_ns: u64,
+) -> Reason {
+    let Served { packet, .. } = served;
     let packet_length = packet.payload_offset + packet.payload_length - packet.network_offset;
     // Shown to the verifier once more: the compiler knows, and would leave the test out. It learns more
     // from "less than" than from "not 0", which kernels before 6.8 make nothing of.
@@ -85,14 +86,14 @@ fn write(skb: &Skb, ring: *mut u8, cpu: u32, said: &Said<'_>) -> Reason {
     let sent = unsafe { &mut *lane.add(place::SENT).cast::<Sent>() };
     let offset = core::hint::black_box(head as u32) & (size - 1);
     let record = Record {
-        direction: said.direction,
-        arm: said.arm,
-        reader: said.reader,
+        direction: served.direction,
+        arm: served.arm,
+        reader,
         lane: cpu as u16 * LANES + u16::from(start != 0),
-        service: said.service.id,
+        service: served.service.id,
         packet_length,
         sequence: sent.copies,
-        time_ns: said.time_ns,
+        time_ns,
     };
     // SAFETY: a record that begins within the ring ends before the slack does.
     let to = unsafe { lane.add((CONTROL + offset) as usize) };

@@ -2,7 +2,7 @@
 //! and on the same CPU, so one slot per CPU is enough, and skb.mark is never touched.
 
 use mirror_common::connection::{Connection, HEADER, Said, Seen};
-use mirror_common::flow::Flow;
+use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::packet::Packet;
 use mirror_common::policy::Agent;
 use mirror_common::translate::Translation;
@@ -117,13 +117,20 @@ impl Slot {
     pub(crate) fn hold(&mut self, packet: Packet) {
         self.packet = packet;
         self.answer.ifindex = 0;
+        self.via.server = Endpoint::NONE;
+    }
+
+    /// What is done with the packet at hand: news to the verifier each time, whatever was done before.
+    #[inline(always)]
+    pub(crate) fn action(&self) -> Action {
+        core::hint::black_box(self).followed.action
     }
 
     /// The packet at hand.
     #[inline(always)]
     pub(crate) fn packet(&self) -> &'static Packet {
-        // SAFETY: the slot is a map's value, which outlives the run, and the packet in it is not
-        // replaced once somebody looks at it.
+        // SAFETY: the slot is a map's value, which outlives the run. Of the packet in it nothing changes
+        // afterwards but its ends (`away::turn`), and who reads those asks again.
         unsafe { &*core::hint::black_box(&raw const self.packet) }
     }
 
@@ -185,35 +192,62 @@ pub(crate) struct Answer {
     pub(crate) turned: u32,
 }
 
-/// Where a packet goes on to.
+/// What is done with a service's packet.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Onward {
-    /// Where the host sends it.
+pub(crate) enum Action {
+    /// It goes where the host sends it.
     Host,
-    /// To the canary's host, as the connection that [`Slot::away`] says.
+    /// The same, and there the canary's listener has it.
+    Give,
+    /// It goes to the canary's host, as the connection that [`Slot::away`] says.
     Away,
-    /// To the client: an answer of a canary on another host.
+    /// It goes to the client: an answer of a canary on another host.
     Back,
-    /// Nowhere: a canary that refuses a connection which stable can still have.
-    Nowhere,
-    /// On, and it was counted when it came in.
+    /// It goes nowhere: a canary refuses a connection which stable can still have.
+    Refuse,
+    /// It goes nowhere: such an answer that nobody waits for any more, since another version serves the
+    /// connection. It would be taken for stable's.
+    Outdated,
+    /// It goes where the host sends it, and was counted and copied when it came in.
     Counted,
 }
 
-/// What became of a packet of a service.
+impl Action {
+    /// Whether such a packet is copied, where its service is mirrored.
+    #[inline(always)]
+    pub(crate) const fn is_copied(self) -> bool {
+        match self {
+            Self::Host | Self::Give | Self::Away | Self::Back | Self::Refuse => true,
+            Self::Outdated | Self::Counted => false,
+        }
+    }
+
+    /// Whether it is an answer that first becomes what the client will see, and what is copied.
+    #[inline(always)]
+    pub(crate) const fn is_turned(self) -> bool {
+        match self {
+            Self::Back | Self::Refuse => true,
+            Self::Host | Self::Give | Self::Away | Self::Outdated | Self::Counted => false,
+        }
+    }
+}
+
+/// What was decided on a service's packet.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Followed {
     /// Whose it is.
     pub(crate) arm: Arm,
-    /// Where it goes.
-    pub(crate) onward: Onward,
+    /// What is done with it.
+    pub(crate) action: Action,
 }
 
 impl Followed {
     /// It is stable's.
     pub(crate) const STABLE: Self = Self {
         arm: Arm::Stable,
-        onward: Onward::Host,
+        action: Action::Host,
     };
 }
 

@@ -1,7 +1,5 @@
 //! The kernel's sockets: who would get a packet, and who shall.
 
-use core::ffi::c_void;
-
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock};
 use aya_ebpf::helpers::generated as helpers;
 use mirror_common::flow::Endpoint;
@@ -97,34 +95,5 @@ fn look_up<H: Hand>(
             BPF_F_CURRENT_NETNS as u64,
             0,
         )
-    }
-}
-
-impl Hand for Skb {
-    const LOCAL: bool = true;
-
-    #[inline(always)]
-    fn context(&self) -> *mut c_void {
-        self.raw().cast()
-    }
-
-    #[inline(always)]
-    fn interface(&self) -> u32 {
-        self.ifindex()
-    }
-
-    #[inline(always)]
-    fn is_tagged(&self) -> bool {
-        self.vlan_present() != 0
-    }
-
-    #[inline(always)]
-    fn load(&self, offset: u32, to: *mut u8, length: u32) -> bool {
-        Self::load(self, offset, to, length)
-    }
-
-    #[inline(always)]
-    fn give(&self, packet: &Packet, listener: &Endpoint) -> bool {
-        give(self, packet, listener)
     }
 }

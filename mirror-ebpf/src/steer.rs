@@ -16,17 +16,18 @@ use mirror_common::steer::{Choice, Readiness, Socket, Steering, flag};
 use mirror_common::translate::{HANDSHAKE_NS, Last, Translation, phase};
 use mirror_common::tunnel::{Arm, Direction};
 
-use crate::hand::{Hand, Hook};
+use crate::frame::Skb;
+use crate::hand::{Hand, Hook, Served};
 use crate::machine::{coarse_now_ns, now_ns, spend};
-use crate::slot::{Followed, Onward, Slot};
+use crate::slot::{Action, Followed, Slot};
 use crate::translate::Opening;
 use crate::{arrivals, health, maps, sockets, tally, translate};
 
 /// The loopback's number, in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Follows a service's TCP packet: gives it to the canary's listener where it is the canary's,
-/// counts it for its version, and says which that is.
+/// Follows a service's TCP packet: counts it for its version, and says which that is, and what is to be
+/// done with it.
 ///
 /// Where [`Hand::LOCAL`] is not so, nothing is done with packets that stay on this host, and there
 /// is no result: they will be seen again.
@@ -80,7 +81,7 @@ pub(crate) fn follow<H: Hand>(
         if hook == Hook::Egress {
             return Some(Followed {
                 arm: connection.arm(),
-                onward: Onward::Counted,
+                action: Action::Counted,
             });
         }
         if !begins || case.is_of(connection) {
@@ -250,7 +251,7 @@ impl<H: Hand> Case<'_, H> {
             self.pay(now);
             if connection.is_away() {
                 health::note_asked(self.service.index, now);
-                return Break(Some(self.count(connection, &Seen::default(), Onward::Away)));
+                return Break(Some(self.count(connection, &Seen::default(), Action::Away)));
             }
             if choice.arm() == Arm::Canary {
                 arrivals::note_given(self.service.index);
@@ -308,10 +309,10 @@ impl<H: Hand> Case<'_, H> {
         away: &mut Flow,
         seen: &mut Seen,
     ) -> Option<Followed> {
-        let mut onward = Onward::Back;
+        let mut action = Action::Back;
         if self.direction == Direction::Request {
             *away = connection.away;
-            onward = Onward::Away;
+            action = Action::Away;
         } else if connection.away != *self.via {
             // Late, from where an earlier connection of the same client's went.
             return Case::<H>::PASSED_OVER;
@@ -319,12 +320,12 @@ impl<H: Hand> Case<'_, H> {
             if connection.state & state::REUSED == 0 {
                 health::note_refused(connection.service, now_ns());
             }
-            onward = Onward::Nowhere;
+            action = Action::Refuse;
         }
         *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
         let seen: &Seen = core::hint::black_box(seen);
         self.keep(connection, seen);
-        Some(self.count(connection, seen, onward))
+        Some(self.count(connection, seen, action))
     }
 
     /// A packet of a connection that stays on this host. The SYN that a new one was made of has been taken in:
@@ -334,9 +335,11 @@ impl<H: Hand> Case<'_, H> {
         if !H::LOCAL {
             return None;
         }
+        let mut action = Action::Host;
         if self.is_arriving() {
             match connection.arm() {
-                Arm::Canary => self.give(connection),
+                Arm::Canary if self.is_to_be_given(connection) => action = Action::Give,
+                Arm::Canary => {}
                 Arm::Stable => self.note_delivery(connection),
             }
         }
@@ -345,12 +348,12 @@ impl<H: Hand> Case<'_, H> {
             *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
         }
         let seen: &Seen = core::hint::black_box(seen);
-        Some(self.count(connection, seen, Onward::Host))
+        Some(self.count(connection, seen, action))
     }
 
     /// Counts what a packet told of its connection's version.
     #[inline(always)]
-    fn count(&self, connection: &Connection, seen: &Seen, onward: Onward) -> Followed {
+    fn count(&self, connection: &Connection, seen: &Seen, action: Action) -> Followed {
         let arm = connection.arm();
         if let Some(counters) = tally::of(connection.service, arm) {
             let is_on_trial = connection.is_since(self.steering.trial_ns);
@@ -360,7 +363,7 @@ impl<H: Hand> Case<'_, H> {
             }
         }
         tally::sample(connection.service, arm, seen);
-        Followed { arm, onward }
+        Followed { arm, action }
     }
 
     /// Chooses for a SYN.
@@ -431,19 +434,12 @@ impl<H: Hand> Case<'_, H> {
 
     #[inline(always)]
     fn canary_listens(&self) -> bool {
-        let socket = sockets::find(self.hand, self.packet, &self.canary());
+        let socket = sockets::find(
+            self.hand,
+            self.packet,
+            &listener(self.steering, self.packet),
+        );
         matches!(socket, Socket::Listening)
-    }
-
-    /// The canary's listener as a packet of this family reaches it: one that listens on both families
-    /// is found by the address that was dialled.
-    #[inline(always)]
-    fn canary(&self) -> Endpoint {
-        let (canary, dialled) = (&self.steering.canary, &self.packet.destination);
-        if canary.address.is_ipv4() == dialled.address.is_ipv4() {
-            return *canary;
-        }
-        Endpoint::new(dialled.address, canary.port())
     }
 
     /// Opens the way for a connection of a canary on another host.
@@ -534,13 +530,13 @@ impl<H: Hand> Case<'_, H> {
             && self.canary_listens()
     }
 
-    /// Hands a packet of the canary's to the canary's listener, unless the kernel already has a
+    /// Whether a packet of the canary's is handed to the canary's listener: unless the kernel already has a
     /// socket for it. Counts, once, who has the connection when its first request comes: the canary by
     /// such a socket, or somebody to whom the host has led it on.
     #[inline(always)]
-    fn give(&self, connection: &mut Connection) {
+    fn is_to_be_given(&self, connection: &mut Connection) -> bool {
         if connection.state & state::SETTLED != 0 || self.steering.is_away() {
-            return;
+            return false;
         }
         match sockets::find(self.hand, self.packet, &self.packet.destination) {
             Socket::Connected => {
@@ -552,9 +548,10 @@ impl<H: Hand> Case<'_, H> {
             Socket::TimeWait => {}
             Socket::None | Socket::Listening => {
                 self.note_unmet(connection);
-                self.hand.give(self.packet, &self.canary());
+                return true;
             }
         }
+        false
     }
 
     /// Counts, once, whether this host has a socket for a connection of stable's once a request has come: where it leads those on to somebody else, it would lead on the canary's, too.
@@ -664,6 +661,25 @@ impl<H: Hand> Case<'_, H> {
             && self.service.here == here::LISTENS
             && self.hand.interface() != LOOPBACK
     }
+}
+
+/// Hands a packet to the canary's listener on this host, if there still is one.
+#[inline(always)]
+pub(crate) fn give(skb: &Skb, served: &Served<'_>) {
+    if let Some(steering) = maps::STEERING.get(served.service.index) {
+        sockets::give(skb, served.packet, &listener(steering, served.packet));
+    }
+}
+
+/// The canary's listener as a packet of this family reaches it: one that listens on both families
+/// is found by the address that was dialled.
+#[inline(always)]
+fn listener(steering: &Steering, packet: &Packet) -> Endpoint {
+    let (canary, dialled) = (&steering.canary, &packet.destination);
+    if canary.address.is_ipv4() == dialled.address.is_ipv4() {
+        return *canary;
+    }
+    Endpoint::new(dialled.address, canary.port())
 }
 
 /// So long after its last packet a connection is not held for a canary that does not answer.

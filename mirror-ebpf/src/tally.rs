@@ -1,14 +1,16 @@
-//! What is counted of each version.
+//! What is counted: of packets, and of each version.
 
 use core::num::NonZeroU64;
 
 use mirror_common::connection::Seen;
+use mirror_common::counters::Counters;
 use mirror_common::flow::Flow;
 use mirror_common::measure::{ArmCounters, cluster, handshake_key};
-use mirror_common::packet::{Packet, RST};
-use mirror_common::policy::Service;
+use mirror_common::packet::{Packet, RST, Transport};
+use mirror_common::policy::{self, Service};
 use mirror_common::steer::Choice;
 use mirror_common::tunnel::{Arm, Direction};
+use mirror_common::verdict::Reason;
 
 use crate::maps;
 use crate::slot::Slot;
@@ -104,4 +106,41 @@ pub(crate) fn take_number(slot: &mut Slot) -> bool {
     sent.copies += 1;
     sent.bytes += u64::from(slot.payload_length);
     true
+}
+
+/// Where a service's packet is counted; a SYN is, at once.
+#[inline(always)]
+pub(crate) fn counters(
+    service: &Service,
+    direction: Direction,
+    packet: &Packet,
+) -> Option<&'static mut Counters> {
+    let counters = maps::COUNTERS.get_ptr_mut(service.index * 2 + direction as u32)?;
+    // SAFETY: a per-CPU value, as in `sample`.
+    let counters = unsafe { &mut *counters };
+    if direction == Direction::Request
+        && packet.transport == Transport::Tcp
+        && policy::opens(packet)
+    {
+        counters.connections += 1;
+    }
+    Some(counters)
+}
+
+/// Counts a packet of no service.
+#[inline(always)]
+pub(crate) fn foreign(reason: Reason) {
+    if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
+        // SAFETY: a per-CPU value, as in `sample`.
+        count(unsafe { &mut *counters }, reason);
+    }
+}
+
+/// Counts a reason. The compiler knows that it is a valid index; the verifier has to be shown.
+#[inline(always)]
+pub(crate) fn count(counters: &mut Counters, reason: Reason) {
+    let index = core::hint::black_box(reason as u32) as usize;
+    if let Some(counter) = counters.packets.get_mut(index) {
+        *counter += 1;
+    }
 }

@@ -15,10 +15,10 @@ use mirror_common::translate::{Clamp, Translation};
 use mirror_common::tunnel::{Arm, Direction};
 use mirror_common::verdict::Verdict;
 
+use crate::classify::look_up;
 use crate::frame::opaque;
 use crate::hand::{Hand, Hook};
-use crate::mirror::{count, counters, look_up};
-use crate::slot::{Followed, HEADER_BUFFER, Onward, Slot};
+use crate::slot::{Action, Followed, HEADER_BUFFER, Slot};
 use crate::translate::{addresses_differ, answered_by, one_hop, ports, words};
 use crate::{maps, steer, tally};
 
@@ -133,11 +133,6 @@ impl Hand for Xdp {
         // SAFETY: the verifier checks that `to` has room for `length` bytes.
         unsafe { helpers::bpf_xdp_load_bytes(self.raw, offset, to.cast(), length) == 0 }
     }
-
-    #[inline(always)]
-    fn give(&self, _packet: &Packet, _listener: &Endpoint) -> bool {
-        false
-    }
 }
 
 /// Takes a packet on if a canary on another host sent it, or shall have it.
@@ -205,8 +200,14 @@ impl Rewrite {
         let steering = steered_here(service)?;
         let packet = slot.packet();
         let differences = differ(packet, &server, &client);
-        (slot.packet.source, slot.packet.destination) = (server, client);
-        let onward = follow(frame, slot, service, Direction::Response)?;
+        slot.flow = translation.origin;
+        let ifindex = match follow(frame, slot, service, Direction::Response)? {
+            Action::Back => translation.ifindex,
+            Action::Refuse => 0,
+            Action::Host | Action::Give | Action::Away | Action::Outdated | Action::Counted => {
+                return None;
+            }
+        };
         Some(Self {
             source: server,
             destination: client,
@@ -214,10 +215,7 @@ impl Rewrite {
             macs: translation.macs,
             mtu: steering.way.mtu,
             veth: steering.way.veth != 0,
-            ifindex: match onward {
-                Onward::Nowhere => 0,
-                _ => translation.ifindex,
-            },
+            ifindex,
         })
     }
 
@@ -229,7 +227,8 @@ impl Rewrite {
         if steering.way.macs == [0; 3] {
             return None;
         }
-        let Onward::Away = follow(frame, slot, service, Direction::Request)? else {
+        slot.flow = policy::flow(packet, Direction::Request);
+        let Action::Away = follow(frame, slot, service, Direction::Request)? else {
             return None;
         };
         let Flow { client, server } = core::hint::black_box(&*slot).away;
@@ -305,26 +304,25 @@ fn steered_here(service: &Service) -> Option<&'static Steering> {
 
 /// Follows the packet at hand, and counts it if it goes on from here.
 #[inline(always)]
-fn follow(frame: &Xdp, slot: &mut Slot, service: &Service, direction: Direction) -> Option<Onward> {
+fn follow(frame: &Xdp, slot: &mut Slot, service: &Service, direction: Direction) -> Option<Action> {
     let packet = slot.packet();
-    slot.flow = policy::flow(packet, direction);
     // What the daemon reads is copied at TC.
     if service.has_look() && service.is_looked_at(Arm::Canary, slot.flow.hash(service.key)) {
         return None;
     }
-    let Followed { arm, onward } =
+    let Followed { arm, action } =
         steer::follow(frame, Hook::Ingress, slot, packet, direction, service)?;
     // Nothing here is copied, so nothing is asked.
     let verdict = policy::decide(packet, direction, arm, service, || None, || false, || 0);
     if let Verdict::Pass(reason) = verdict
-        && let Some(counters) = counters(service, direction, packet)
+        && let Some(counters) = tally::counters(service, direction, packet)
     {
-        count(counters, reason);
+        tally::count(counters, reason);
     }
     if let Some(counters) = tally::of(service.index, arm) {
         counters.early[direction as usize & 1] += 1;
     }
-    Some(onward)
+    Some(action)
 }
 
 /// [`Rewrite::differences`].
