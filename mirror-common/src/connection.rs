@@ -6,107 +6,114 @@
 
 use core::num::NonZeroU64;
 
+use crate::abi::{shared, words};
 use crate::flow::Flow;
-use crate::packet::{ACK, FIN, Packet, RST, SYN};
-use crate::policy::opens;
+use crate::packet::{ACK, FIN, Packet};
 use crate::tunnel::{Arm, Direction};
 
-/// Bits of [`Connection::state`]. Written as requests come by.
-pub mod state {
-    /// The canary serves it.
-    pub const CANARY: u32 = 1;
-    /// The kernel has a socket for it, and finds it by itself.
-    pub const SETTLED: u32 = 1 << 1;
-    /// Its first request found no socket: it may be what ends a handshake by SYN cookie.
-    pub const UNMET: u32 = 1 << 2;
-    /// Nobody but the canary can serve it.
-    pub const SOLE: u32 = 1 << 3;
-    /// This host was to have it, and somebody else has.
-    pub const STRAYED: u32 = 1 << 4;
-    /// It has the port of a handshake that nobody had completed. The canary's host may still have that, and resets
-    /// it at a SYN whose number lies in its window (RFC 9293, 3.10.7.4): which tells nothing of the canary.
-    pub const REUSED: u32 = 1 << 5;
+mod live;
+
+pub use self::live::Live;
+
+words! {
+    /// Bits of [`Connection::state`]. Written as requests come by.
+    pub mod state: u32 {
+        /// The canary serves it.
+        CANARY = 1;
+        /// The kernel has a socket for it, and finds it by itself.
+        SETTLED = 1 << 1;
+        /// Its first request found no socket: it may be what ends a handshake by SYN cookie.
+        UNMET = 1 << 2;
+        /// Nobody but the canary can serve it.
+        SOLE = 1 << 3;
+        /// This host was to have it, and somebody else has.
+        STRAYED = 1 << 4;
+        /// It has the port of a handshake that nobody had completed. The canary's host may still have that, and resets
+        /// it at a SYN whose number lies in its window (RFC 9293, 3.10.7.4): which tells nothing of the canary.
+        REUSED = 1 << 5;
+    }
 }
 
-/// Bits of [`Connection::sides`]: each word is written by packets of its own side alone, since both may be
-/// seen at the same time.
-pub mod side {
-    /// `next` of this side is known.
-    pub const KNOWN: u32 = 1;
-    /// The server has acknowledged the SYN.
-    pub const ANSWERED: u32 = 1 << 1;
-    /// The client has acknowledged the server's SYN.
-    pub const ESTABLISHED: u32 = 1 << 2;
-    /// The client's SYN came again before it was answered.
-    pub const REPEATED: u32 = 1 << 3;
-    /// It has sent its FIN.
-    pub const FINISHED: u32 = 1 << 4;
-    /// The server sent its FIN when it had the client's: it need not wait out the end.
-    pub const PASSIVE: u32 = 1 << 5;
-    /// The connection has ended, by a reset or by both sides.
-    pub const CLOSED: u32 = 1 << 6;
-    /// The number of another handshake is in `pending`.
-    pub const PENDING: u32 = 1 << 7;
-    /// Both FINs were acknowledged.
-    pub const RELEASED: u32 = 1 << 8;
+words! {
+    /// Bits of [`Connection::sides`]: each word is written by packets of its own side alone, since both may be
+    /// seen at the same time.
+    pub mod side: u32 {
+        /// `next` of this side is known.
+        KNOWN = 1;
+        /// The server has acknowledged the SYN.
+        ANSWERED = 1 << 1;
+        /// The client has acknowledged the server's SYN.
+        ESTABLISHED = 1 << 2;
+        /// The client's SYN came again before it was answered.
+        REPEATED = 1 << 3;
+        /// It has sent its FIN.
+        FINISHED = 1 << 4;
+        /// The server sent its FIN when it had the client's: it need not wait out the end.
+        PASSIVE = 1 << 5;
+        /// The connection has ended, by a reset or by both sides.
+        CLOSED = 1 << 6;
+        /// The number of another handshake is in `pending`.
+        PENDING = 1 << 7;
+        /// Both FINs were acknowledged.
+        RELEASED = 1 << 8;
+    }
 }
 
 /// A window that nobody has told yet is taken to be no larger.
 const UNTOLD_WINDOW: u32 = 1 << 24;
 
-/// Old segments may be so far behind, whatever the window: as Linux' connection tracking has it.
-const LEAST_WINDOW: u32 = 66_000;
-
 /// Scales of [`Connection::scales`] where nobody has seen the handshake: the largest there are.
 const UNTOLD_SCALES: u32 = 15 | 15 << 8;
 
-/// What is remembered of a connection.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connection {
-    /// When its SYN was seen, on the monotonic clock, in nanoseconds; 0 = it is older than we.
-    pub opened_ns: u64,
-    /// When a packet of it was last taken in, of those that are translated.
-    pub seen_ns: u64,
-    /// The sequence number after the last byte seen, by [`Direction`].
-    pub next: [u32; 2],
-    /// What the other side has acknowledged of that.
-    pub acked: [u32; 2],
-    /// The largest window that the other side has offered.
-    pub window: [u32; 2],
-    /// The number after the FIN, once there is one.
-    pub end: [u32; 2],
-    /// The numbers after the SYNs of another handshake, which takes this one's place when it is complete.
-    pub pending: [u32; 2],
-    /// Bits of [`side`], by [`Direction`].
-    pub sides: [u32; 2],
-    /// The SYN's sequence number: a SYN with another one is another connection.
-    pub initial: u32,
-    /// Bits of [`state`].
-    pub state: u32,
-    /// Row of the service.
-    pub service: u32,
-    /// How windows are scaled (RFC 7323, section 2), a byte for each side: 0 = not, or the shift and one.
-    pub scales: u32,
-    /// The connection as a canary on another host sees it: our end, and the canary's; all 0 = it is
-    /// served on this host.
-    pub away: Flow,
+shared! {
+    /// What is remembered of a connection.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Connection {
+        /// When its SYN was seen, on the monotonic clock, in nanoseconds; 0 = it is older than we.
+        pub opened_ns: u64,
+        /// When a packet of it was last taken in, of those that are translated.
+        pub seen_ns: u64,
+        /// The sequence number after the last byte seen, by [`Direction`].
+        pub next: [u32; 2],
+        /// What the other side has acknowledged of that.
+        pub acked: [u32; 2],
+        /// The largest window that the other side has offered.
+        pub window: [u32; 2],
+        /// The number after the FIN, once there is one.
+        pub end: [u32; 2],
+        /// The numbers after the SYNs of another handshake, which takes this one's place when it is complete.
+        pub pending: [u32; 2],
+        /// Bits of [`side`], by [`Direction`].
+        pub sides: [u32; 2],
+        /// The SYN's sequence number: a SYN with another one is another connection.
+        pub initial: u32,
+        /// Bits of [`state`].
+        pub state: u32,
+        /// Row of the service.
+        pub service: u32,
+        /// How windows are scaled (RFC 7323, section 2), a byte for each side: 0 = not, or the shift and one.
+        pub scales: u32,
+        /// The connection as a canary on another host sees it: our end, and the canary's; all 0 = it is
+        /// served on this host.
+        pub away: Flow,
+    }
 }
 
-/// What stands in a packet beside the fields that each has: read once, of SYNs, FINs and resets.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Said {
-    /// How its sender's windows are scaled, as a byte of [`Connection::scales`].
-    pub scale: u32,
-    /// The timestamp (RFC 7323), where there is one.
-    pub timestamp: u32,
-    /// 1 = there is.
-    pub timed: u32,
-    /// 1 = its checksum is right.
-    pub sound: u32,
-    /// How far the options have been read.
-    pub cursor: u32,
+shared! {
+    /// What stands in a packet beside the fields that each has: read once, of SYNs, FINs and resets.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Said {
+        /// How its sender's windows are scaled, as a byte of [`Connection::scales`].
+        pub scale: u32,
+        /// The timestamp (RFC 7323), where there is one.
+        pub timestamp: u32,
+        /// 1 = there is.
+        pub timed: u32,
+        /// 1 = its checksum is right.
+        pub sound: u32,
+        /// How far the options have been read.
+        pub cursor: u32,
+    }
 }
 
 /// Bytes of a TCP header, and some to end on a power of two.
@@ -155,8 +162,13 @@ impl Said {
 }
 
 /// What one packet told.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// So long after the SYN the client has the server's answer, in nanoseconds; nothing where the SYN had to come
+    /// twice. One word, so that there is none in it that nobody wrote: before 6.3 the kernel's verifier refuses to
+    /// have such copied.
+    pub handshake_ns: Option<NonZeroU64>,
     /// It moved the connection on: an end host would take it.
     pub taken: bool,
     /// It brings bytes that have been here before.
@@ -167,9 +179,6 @@ pub struct Seen {
     pub answered: bool,
     /// The client has acknowledged the server's.
     pub established: bool,
-    /// So long after it, in nanoseconds; nothing where the SYN had to come twice. One word, so that there is none in it
-    /// that nobody wrote: before 6.3 the kernel's verifier refuses to have such copied.
-    pub handshake_ns: Option<NonZeroU64>,
     /// It ends the connection.
     pub closed: bool,
     /// By a reset that tells of who sent it: a server may refuse, but a client that answers a handshake with a
@@ -177,17 +186,6 @@ pub struct Seen {
     pub reset: bool,
     /// Nobody waits for anything any more: both ends were acknowledged, and the server was not the first.
     pub released: bool,
-}
-
-/// Whether `a` is behind `b` (RFC 9293, 3.4).
-#[inline(always)]
-const fn after(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) > 0
-}
-
-#[inline(always)]
-const fn larger(a: u32, b: u32) -> u32 {
-    if a > b { a } else { b }
 }
 
 impl Connection {
@@ -316,110 +314,6 @@ impl Connection {
         self.opened_ns != 0 && self.initial == packet.sequence
     }
 
-    /// Takes in a packet. `now` reads the clock, which costs a third of all that is done here; `said` is what
-    /// else a SYN, a FIN or a reset says.
-    #[inline(always)]
-    pub fn observe(
-        &mut self,
-        packet: &Packet,
-        direction: Direction,
-        now: impl Fn() -> u64,
-        said: &Said,
-    ) -> Seen {
-        let mut seen = Seen::default();
-        let (own, other) = (direction as usize & 1, direction as usize & 1 ^ 1);
-        if packet.flags & SYN != 0 {
-            if opens(packet) {
-                self.ask(packet, own, now, &mut seen);
-            } else if own == 1 {
-                self.answer(packet, now, said, &mut seen);
-            }
-            return seen;
-        }
-        if packet.flags & RST != 0 {
-            if !self.is_closed() && self.would_end(packet, direction) && said.sound != 0 {
-                let refuses_other = self.is_waiting() && self.state & state::REUSED != 0;
-                self.sides[own] |= side::CLOSED;
-                (seen.taken, seen.closed) = (true, true);
-                seen.reset = own == 1 && !refuses_other || self.sides[0] & side::ESTABLISHED != 0;
-            }
-            return seen;
-        }
-        if own == 0 && self.completes_another(packet) {
-            self.renew();
-            seen.established = true;
-        }
-        if !self.fits(packet, own, other) {
-            return seen;
-        }
-        seen.taken = true;
-        if self.sides[own] & side::KNOWN == 0 {
-            (self.next[own], self.acked[own]) = (packet.sequence, packet.sequence);
-            self.sides[own] |= side::KNOWN;
-        }
-        let acknowledges = after(packet.acknowledgement, self.acked[other]);
-        if acknowledges || self.sides[other] & side::KNOWN == 0 {
-            self.acked[other] = packet.acknowledgement;
-        }
-        let window = (packet.window as u32) << self.scale(own);
-        self.window[other] = larger(self.window[other], window);
-        if own == 0
-            && acknowledges
-            && self.sides[1] & side::ANSWERED != 0
-            && self.sides[0] & side::ESTABLISHED == 0
-        {
-            self.sides[0] |= side::ESTABLISHED;
-            seen.established = true;
-        }
-        self.take_bytes(packet, own, &mut seen);
-        self.take_end(packet, own, &mut seen);
-        seen
-    }
-
-    /// A client's SYN for a connection that there is.
-    #[inline(always)]
-    fn ask(&mut self, packet: &Packet, own: usize, now: impl Fn() -> u64, seen: &mut Seen) {
-        if own != 0 {
-            return;
-        }
-        if self.initial != packet.sequence {
-            let next = packet.sequence.wrapping_add(1);
-            self.pending[0] = next.wrapping_add(packet.payload_length);
-            self.sides[0] |= side::PENDING;
-        } else if self.is_waiting()
-            && self.sides[0] & side::REPEATED == 0
-            && now() != self.opened_ns
-        {
-            self.sides[0] |= side::REPEATED;
-            seen.unanswered = true;
-        }
-    }
-
-    /// The server's SYN: accepted only where it acknowledges the client's.
-    #[inline(always)]
-    fn answer(&mut self, packet: &Packet, now: impl Fn() -> u64, said: &Said, seen: &mut Seen) {
-        let (ack, next) = (packet.acknowledgement, packet.sequence.wrapping_add(1));
-        let of_this = self.opened_ns != 0 && after(ack, self.initial) && !after(ack, self.next[0]);
-        if of_this && self.is_waiting() {
-            (self.next[1], self.acked[1], self.acked[0]) = (next, packet.sequence, ack);
-            self.window[0] = packet.window as u32;
-            self.scales |= said.scale << 8;
-            self.sides[1] |= side::KNOWN | side::ANSWERED;
-            (seen.taken, seen.answered) = (true, true);
-            if self.sides[0] & side::REPEATED == 0 {
-                seen.handshake_ns = NonZeroU64::new(now().saturating_sub(self.opened_ns).max(1));
-            }
-            return;
-        }
-        let of_another = self.sides[0] & side::PENDING != 0 && ack == self.pending[0];
-        // A server that remembers no SYN may answer each with another number.
-        let anew = of_this && self.sides[0] & side::ESTABLISHED == 0 && next != self.next[1];
-        if of_another || anew {
-            self.pending = [ack, next];
-            self.sides[1] |= side::PENDING;
-        }
-    }
-
     /// Whether a client's packet is the last of another handshake, from the same ends: of one that the
     /// server has forgotten, since it has been started anew, for one that the client has begun anew.
     #[inline(always)]
@@ -428,54 +322,6 @@ impl Connection {
             && packet.flags & (FIN | ACK) == ACK
             && packet.sequence == self.pending[0]
             && packet.acknowledgement == self.pending[1]
-    }
-
-    #[inline(always)]
-    const fn renew(&mut self) {
-        self.initial = self.pending[0].wrapping_sub(1);
-        (self.next, self.acked) = (self.pending, self.pending);
-        (self.window, self.scales) = ([UNTOLD_WINDOW; 2], UNTOLD_SCALES);
-        self.sides = [
-            side::KNOWN | side::ESTABLISHED,
-            side::KNOWN | side::ANSWERED,
-        ];
-    }
-
-    /// Whether a reset would end it (RFC 5961, section 3.2): with the number that the other side expects
-    /// next, which is what it has acknowledged, or what it has been sent since. Others are asked about.
-    #[inline(always)]
-    pub const fn would_end(&self, packet: &Packet, direction: Direction) -> bool {
-        let own = direction as usize & 1;
-        if own == 1 && self.is_waiting() {
-            // A refusal says what it refuses (RFC 9293, 3.10.7.3).
-            let ack = packet.acknowledgement;
-            let of_this = after(ack, self.initial) && !after(ack, self.next[0]);
-            return packet.flags & ACK != 0 && self.opened_ns != 0 && of_this;
-        }
-        let begun_here = self.opened_ns != 0 && own == 0;
-        let both = self.sides[0] & self.sides[1] & side::KNOWN != 0;
-        let exact = packet.sequence == self.next[own] || packet.sequence == self.acked[own];
-        (both || begun_here) && exact
-    }
-
-    /// Whether a segment fits the windows of both sides, as far as they are known.
-    #[inline(always)]
-    const fn fits(&self, packet: &Packet, own: usize, other: usize) -> bool {
-        // There is nothing to be said before the server has answered.
-        if self.opened_ns != 0 && self.is_waiting() {
-            return false;
-        }
-        let (start, ack) = (packet.sequence, packet.acknowledgement);
-        let end = start.wrapping_add(packet.payload_length);
-        let behind = larger(self.window[own], LEAST_WINDOW);
-        let known = self.sides[own] & side::KNOWN != 0;
-        let in_window = !after(start, self.acked[own].wrapping_add(self.window[own]))
-            && !after(self.acked[own].wrapping_sub(behind), end);
-        let behind = larger(self.window[other], LEAST_WINDOW);
-        let other_known = self.sides[other] & side::KNOWN != 0;
-        let acknowledges =
-            !after(ack, self.next[other]) && !after(self.acked[other].wrapping_sub(behind), ack);
-        packet.flags & ACK != 0 && (!known || in_window) && (!other_known || acknowledges)
     }
 
     /// How far a side's windows are shifted: not at all unless both said so.
@@ -487,52 +333,6 @@ impl Connection {
             0
         } else {
             (own - 1) & 15
-        }
-    }
-
-    #[inline(always)]
-    const fn take_bytes(&mut self, packet: &Packet, own: usize, seen: &mut Seen) {
-        if packet.payload_length == 0 {
-            return;
-        }
-        let end = packet.sequence.wrapping_add(packet.payload_length);
-        // A keep-alive probe repeats one byte on purpose (RFC 9293, 3.8.4).
-        let probe = packet.payload_length == 1 && end == self.next[own];
-        if after(end, self.next[own]) {
-            self.next[own] = end;
-        } else {
-            seen.retransmission = !probe;
-        }
-    }
-
-    #[inline(always)]
-    const fn take_end(&mut self, packet: &Packet, own: usize, seen: &mut Seen) {
-        if packet.flags & FIN != 0 {
-            let end = packet.sequence.wrapping_add(packet.payload_length);
-            let end = end.wrapping_add(1);
-            let has_other =
-                self.sides[0] & side::FINISHED != 0 && !after(self.end[0], packet.acknowledgement);
-            if own == 1 && self.sides[1] & side::FINISHED == 0 && has_other {
-                self.sides[1] |= side::PASSIVE;
-            }
-            self.end[own] = end;
-            self.sides[own] |= side::FINISHED;
-            if after(end, self.next[own]) {
-                self.next[own] = end;
-            }
-        }
-        if !self.has_finished() {
-            return;
-        }
-        if !self.is_closed() {
-            self.sides[own] |= side::CLOSED;
-            seen.closed = true;
-        }
-        let acknowledged = !after(self.end[0], self.acked[0]) && !after(self.end[1], self.acked[1]);
-        let passive = self.sides[1] & side::PASSIVE != 0;
-        if own == 0 && acknowledged && passive && self.sides[0] & side::RELEASED == 0 {
-            self.sides[0] |= side::RELEASED;
-            seen.released = true;
         }
     }
 }

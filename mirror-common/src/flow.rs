@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::abi::shared;
 use crate::siphash::siphash;
 
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2).
@@ -10,6 +11,9 @@ use crate::siphash::siphash;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address([u64; 2]);
+
+// SAFETY: two integers.
+unsafe impl crate::abi::Plain for Address {}
 
 impl Address {
     /// From an IPv4 header's four bytes.
@@ -83,15 +87,16 @@ impl From<Ipv4Addr> for Address {
     }
 }
 
-/// One end of a TCP connection, and the key by which the kernel finds a service.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Endpoint {
-    /// The address.
-    pub address: Address,
-    /// The port in host byte order; 32 bits wide so that the key has no padding in its middle.
-    port: u32,
-    pad: u32,
+shared! {
+    /// One end of a TCP connection, and the key by which the kernel finds a service.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub struct Endpoint {
+        /// The address.
+        pub address: Address,
+        /// The port in host byte order; 32 bits wide so that the key has no padding in its middle.
+        port: u32,
+        pad: u32,
+    }
 }
 
 impl Endpoint {
@@ -127,14 +132,15 @@ impl From<Endpoint> for SocketAddr {
     }
 }
 
-/// A connection, named the same way by packets of both directions.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Flow {
-    /// The end that dialled.
-    pub client: Endpoint,
-    /// The service's end.
-    pub server: Endpoint,
+shared! {
+    /// A connection, named the same way by packets of both directions.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub struct Flow {
+        /// The end that dialled.
+        pub client: Endpoint,
+        /// The service's end.
+        pub server: Endpoint,
+    }
 }
 
 impl Flow {
@@ -160,14 +166,6 @@ impl Flow {
         siphash::<1, 3, 5>(key, &words)
     }
 }
-
-#[cfg(feature = "user")]
-// SAFETY: 24 bytes of integers, `repr(C)`, no padding, every bit pattern is a value.
-unsafe impl aya::Pod for Endpoint {}
-
-#[cfg(feature = "user")]
-// SAFETY: two endpoints.
-unsafe impl aya::Pod for Flow {}
 
 #[cfg(test)]
 mod tests {

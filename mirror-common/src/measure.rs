@@ -2,6 +2,7 @@
 
 use core::ops::AddAssign;
 
+use crate::abi::shared;
 use crate::connection::Seen;
 use crate::flow::Endpoint;
 use crate::packet::{ACK, FIN, Packet, RST, SYN};
@@ -21,39 +22,40 @@ pub const fn handshake_key(service: u32, arm: Arm) -> u32 {
     service * 2 + arm as u32
 }
 
-/// What is counted of one version of one service. Row = service index * 2 + [`Arm`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ArmCounters {
-    /// New connections by [`Choice`].
-    pub choices: [u64; Choice::COUNT],
-    /// SYNs that the server has acknowledged.
-    pub answered: u64,
-    /// Connections that the version was seen to have got: a socket of this host has them, or the canary's
-    /// own host has answered.
-    pub delivered: u64,
-    /// Connections that were answered, and of which this host has no socket once a request has come:
-    /// netfilter or a VRF has led them on.
-    pub strayed: u64,
-    /// SYNs that came again, since nobody had answered.
-    pub unanswered: u64,
-    /// Connections that ended.
-    pub closed: u64,
-    /// Connections that were met when they were already open.
-    pub joined: u64,
-    /// Packets by [`Direction`].
-    pub packets: [u64; 2],
-    /// Payload bytes by [`Direction`].
-    pub bytes: [u64; 2],
-    /// Connections that a reset ended, by the side that sent it: [`Direction::Request`] is the
-    /// client's.
-    pub resets: [u64; 2],
-    /// Packets that brought bytes once more, by [`Direction`].
-    pub retransmissions: [u64; 2],
-    /// Packets whose addresses could not be translated, and that went nowhere, by [`Direction`].
-    pub untranslated: [u64; 2],
-    /// Packets that were taken at XDP, of those counted above, by [`Direction`].
-    pub early: [u64; 2],
+shared! {
+    /// What is counted of one version of one service. Row = service index * 2 + [`Arm`].
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct ArmCounters {
+        /// New connections by [`Choice`].
+        pub choices: [u64; Choice::COUNT],
+        /// SYNs that the server has acknowledged.
+        pub answered: u64,
+        /// Connections that the version was seen to have got: a socket of this host has them, or the canary's
+        /// own host has answered.
+        pub delivered: u64,
+        /// Connections that were answered, and of which this host has no socket once a request has come:
+        /// netfilter or a VRF has led them on.
+        pub strayed: u64,
+        /// SYNs that came again, since nobody had answered.
+        pub unanswered: u64,
+        /// Connections that ended.
+        pub closed: u64,
+        /// Connections that were met when they were already open.
+        pub joined: u64,
+        /// Packets by [`Direction`].
+        pub packets: [u64; 2],
+        /// Payload bytes by [`Direction`].
+        pub bytes: [u64; 2],
+        /// Connections that a reset ended, by the side that sent it: [`Direction::Request`] is the
+        /// client's.
+        pub resets: [u64; 2],
+        /// Packets that brought bytes once more, by [`Direction`].
+        pub retransmissions: [u64; 2],
+        /// Packets whose addresses could not be translated, and that went nowhere, by [`Direction`].
+        pub untranslated: [u64; 2],
+        /// Packets that were taken at XDP, of those counted above, by [`Direction`].
+        pub early: [u64; 2],
+    }
 }
 
 /// Clients of a version are put together into so many clusters: those that share one count as one.
@@ -67,14 +69,15 @@ pub const fn cluster(client: &Endpoint, key: [u64; 2]) -> usize {
     siphash::<1, 3, 3>(key, &[high, low, 0]) as usize % CLUSTERS
 }
 
-/// One version's connections by their clients' clusters: whose they are that fail. Row = as of [`ArmCounters`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByClient {
-    /// New connections.
-    pub connections: [u64; CLUSTERS],
-    /// Those that the server reset, and SYNs that it left unanswered.
-    pub failed: [u64; CLUSTERS],
+shared! {
+    /// One version's connections by their clients' clusters: whose they are that fail. Row = as of [`ArmCounters`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ByClient {
+        /// New connections.
+        pub connections: [u64; CLUSTERS],
+        /// Those that the server reset, and SYNs that it left unanswered.
+        pub failed: [u64; CLUSTERS],
+    }
 }
 
 impl Default for ByClient {

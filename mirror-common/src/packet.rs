@@ -35,6 +35,7 @@ pub enum Link {
 }
 
 /// The transport that carries a [`Packet`].
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP (RFC 9293).
@@ -53,6 +54,7 @@ pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
 /// A parsed TCP segment or UDP datagram. Offsets and lengths are in bytes from the frame's start.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Where it comes from.

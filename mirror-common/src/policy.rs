@@ -1,5 +1,6 @@
 //! The rules that the daemon writes and the programs obey, and the decision itself.
 
+use crate::abi::{shared, words};
 use crate::flow::{Endpoint, Flow};
 use crate::packet::{ACK, FIN, Packet, RST, SYN, Transport};
 use crate::tunnel::{Arm, Direction};
@@ -26,32 +27,33 @@ pub const MAX_ENDPOINTS: u32 = 16384;
 /// The hash threshold that takes every connection: shares are parts of 2^32.
 pub const WHOLE: u64 = 1 << 32;
 
-/// What one service wants of the tap. Value of the map from the service's endpoints.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Service {
-    /// Row of its counters, 1 and up; 0 is "none".
-    pub index: u32,
-    /// The tunnel's VNI.
-    pub id: u32,
-    /// Which agent gets its copies.
-    pub agent: u32,
-    /// Bits of [`mirror`]: which of its packets are copied, of which versions' connections; no
-    /// direction = mirroring is off.
-    pub mirror: u32,
-    /// A connection is copied when the upper half of its hash is below this; [`WHOLE`] takes all.
-    pub threshold: u64,
-    /// Key of the connection hash.
-    pub key: [u64; 2],
-    /// Time that the budget asks for a byte, in 2^-20 ns; 0 = no budget.
-    pub byte_cost: u64,
-    /// How far the budget may be overdrawn at once, in nanoseconds.
-    pub burst_ns: u64,
-    /// Whether the kernel knows who listens at the endpoint: one of [`here`].
-    pub here: u64,
-    /// Which connections of stable, and of the canary, the daemon itself reads: those whose lower half
-    /// of the hash is below this. It has nothing to do with which ones are mirrored.
-    pub look: [u64; 2],
+shared! {
+    /// What one service wants of the tap. Value of the map from the service's endpoints.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Service {
+        /// Row of its counters, 1 and up; 0 is "none".
+        pub index: u32,
+        /// The tunnel's VNI.
+        pub id: u32,
+        /// Which agent gets its copies.
+        pub agent: u32,
+        /// Bits of [`mirror`]: which of its packets are copied, of which versions' connections; no
+        /// direction = mirroring is off.
+        pub mirror: u32,
+        /// A connection is copied when the upper half of its hash is below this; [`WHOLE`] takes all.
+        pub threshold: u64,
+        /// Key of the connection hash.
+        pub key: [u64; 2],
+        /// Time that the budget asks for a byte, in 2^-20 ns; 0 = no budget.
+        pub byte_cost: u64,
+        /// How far the budget may be overdrawn at once, in nanoseconds.
+        pub burst_ns: u64,
+        /// Whether the kernel knows who listens at the endpoint: one of [`here`].
+        pub here: u64,
+        /// Which connections of stable, and of the canary, the daemon itself reads: those whose lower half
+        /// of the hash is below this. It has nothing to do with which ones are mirrored.
+        pub look: [u64; 2],
+    }
 }
 
 impl Service {
@@ -72,14 +74,16 @@ impl Service {
     }
 }
 
-/// Values of [`Service::here`].
-pub mod here {
-    /// It is another host's.
-    pub const ELSEWHERE: u64 = 0;
-    /// It is this host's, and somebody was seen to listen there: who is not found is gone.
-    pub const LISTENS: u64 = 1;
-    /// It is this host's, and nobody was ever seen: connections may go on to others (DNAT).
-    pub const UNSEEN: u64 = 2;
+words! {
+    /// Values of [`Service::here`].
+    pub mod here: u64 {
+        /// It is another host's.
+        ELSEWHERE = 0;
+        /// It is this host's, and somebody was seen to listen there: who is not found is gone.
+        LISTENS = 1;
+        /// It is this host's, and nobody was ever seen: connections may go on to others (DNAT).
+        UNSEEN = 2;
+    }
 }
 
 /// Bits of [`Service::mirror`].
@@ -109,70 +113,76 @@ pub mod mirror {
     pub const OFF: u32 = 32;
 }
 
-/// Bits of [`Agent::state`].
-pub mod agent_state {
-    /// It answers the control packets.
-    pub const ALIVE: u32 = 1;
-    /// The uplink drops packets: hold back.
-    pub const PAUSED: u32 = 2;
+words! {
+    /// Bits of [`Agent::state`].
+    pub mod agent_state: u32 {
+        /// It answers the control packets.
+        ALIVE = 1;
+        /// The uplink drops packets: hold back.
+        PAUSED = 2;
+    }
 }
 
-/// The way to one agent. Value of the map from the agent's number.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Agent {
-    /// The uplink's interface index.
-    pub ifindex: u32,
-    /// Bits of [`agent_state`].
-    pub state: u32,
-    /// Our address on the uplink and the agent's.
-    pub local: crate::flow::Address,
-    /// The agent's address.
-    pub remote: crate::flow::Address,
-    /// The agent's UDP port.
-    pub port: u32,
-    /// The largest IP packet on the way, in bytes.
-    pub mtu: u32,
-    /// 1 = IPv6 underlay.
-    pub ipv6: u32,
-    /// 1 = the uplink has Ethernet headers.
-    pub ethernet: u32,
-    /// The next hop's MAC address, then the uplink's.
-    pub macs: [u32; 3],
-    /// How copies travel: [`transport`].
-    pub transport: u32,
-    /// Tells agents apart: a restarted daemon finds by it whose number this is.
-    pub id: u64,
-    /// Key of the copies' MAC, see [`crate::tunnel::mac`]; zeros = copies are not signed.
-    pub mac_key: [u64; 2],
-    /// The number that the agent knows us by, in every copy's option; below 65,536.
-    pub tap: u32,
-    /// Another one each time that it gets its number: copies to it are numbered from 0 then. For the
-    /// daemon, the programs do not look at it.
-    pub tenure: u32,
+shared! {
+    /// The way to one agent. Value of the map from the agent's number.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Agent {
+        /// The uplink's interface index.
+        pub ifindex: u32,
+        /// Bits of [`agent_state`].
+        pub state: u32,
+        /// Our address on the uplink and the agent's.
+        pub local: crate::flow::Address,
+        /// The agent's address.
+        pub remote: crate::flow::Address,
+        /// The agent's UDP port.
+        pub port: u32,
+        /// The largest IP packet on the way, in bytes.
+        pub mtu: u32,
+        /// 1 = IPv6 underlay.
+        pub ipv6: u32,
+        /// 1 = the uplink has Ethernet headers.
+        pub ethernet: u32,
+        /// The next hop's MAC address, then the uplink's.
+        pub macs: [u32; 3],
+        /// How copies travel: [`transport`].
+        pub transport: u32,
+        /// Tells agents apart: a restarted daemon finds by it whose number this is.
+        pub id: u64,
+        /// Key of the copies' MAC, see [`crate::tunnel::mac`]; zeros = copies are not signed.
+        pub mac_key: [u64; 2],
+        /// The number that the agent knows us by, in every copy's option; below 65,536.
+        pub tap: u32,
+        /// Another one each time that it gets its number: copies to it are numbered from 0 then. For the
+        /// daemon, the programs do not look at it.
+        pub tenure: u32,
+    }
 }
 
-/// Values of [`Agent::transport`].
-pub mod transport {
-    /// The kernel sends each copy as a datagram.
-    pub const GENEVE: u32 = 0;
-    /// Copies lie in a ring until the sender ships them.
-    pub const STREAM: u32 = 1;
+words! {
+    /// Values of [`Agent::transport`].
+    pub mod transport: u32 {
+        /// The kernel sends each copy as a datagram.
+        GENEVE = 0;
+        /// Copies lie in a ring until the sender ships them.
+        STREAM = 1;
+    }
 }
 
-/// State of the whole tap.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tap {
-    /// When the daemon was last alive, on the monotonic clock, in nanoseconds.
-    pub heartbeat_ns: u64,
-    /// Names this life of the counters; 0 = nobody has written here yet.
-    pub boot: u64,
-    /// Key of the connection hash: kept as long as the maps, so that a restarted daemon samples
-    /// the same connections.
-    pub key: [u64; 2],
-    /// Bytes of each CPU's value in the map of a ring.
-    pub ring: u64,
+shared! {
+    /// State of the whole tap.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Tap {
+        /// When the daemon was last alive, on the monotonic clock, in nanoseconds.
+        pub heartbeat_ns: u64,
+        /// Names this life of the counters; 0 = nobody has written here yet.
+        pub boot: u64,
+        /// Key of the connection hash: kept as long as the maps, so that a restarted daemon samples
+        /// the same connections.
+        pub key: [u64; 2],
+        /// Bytes of each CPU's value in the map of a ring.
+        pub ring: u64,
+    }
 }
 
 impl Tap {
@@ -183,14 +193,15 @@ impl Tap {
     }
 }
 
-/// State of a service's budget, shared by all CPUs.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// When the bytes spent so far will have been earned, on the monotonic clock.
-    pub due_ns: u64,
-    /// 1 = some connection has hit the budget.
-    pub tripped: u64,
+shared! {
+    /// State of a service's budget, shared by all CPUs.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Budget {
+        /// When the bytes spent so far will have been earned, on the monotonic clock.
+        pub due_ns: u64,
+        /// 1 = some connection has hit the budget.
+        pub tripped: u64,
+    }
 }
 
 /// The service that a packet goes to, or else comes from, and which of the two.
@@ -312,18 +323,4 @@ pub const fn byte_cost(bytes_per_second: u64) -> u64 {
 pub fn threshold(share: f64) -> u64 {
     // Saturates at both ends; NaN becomes 0.
     ((share * WHOLE as f64) as u64).min(WHOLE)
-}
-
-#[cfg(feature = "user")]
-mod pod {
-    use super::{Agent, Budget, Service, Tap};
-
-    // SAFETY: integers only, `repr(C)`, no padding, every bit pattern is a value.
-    unsafe impl aya::Pod for Service {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Agent {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Budget {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Tap {}
 }

@@ -21,6 +21,7 @@
 //!
 //! All numbers are little-endian: the ring's bytes are the stream's bytes.
 
+use crate::abi::words;
 use crate::tunnel::{Arm, Direction};
 
 /// A record's header, in bytes.
@@ -61,25 +62,27 @@ pub const SMALLEST_RING: u32 = 512 << 10;
 /// program reach in one value.
 pub const LARGEST_RING: u32 = 256 << 20;
 
-/// Places of words in a lane's control block. Each side writes to cache lines of its own. What concerns a
-/// whole CPU is in its hot lane's.
-pub mod place {
-    /// Where the next record will begin. Written by the tap, last of all that it writes.
-    pub const HEAD: usize = 0;
-    /// Where the record ended that ran into the slack last. Written by the tap before the head.
-    pub const CROSSING: usize = 8;
-    /// Hot lane: 1 while the tap writes a record; only used where programs may interrupt each other.
-    pub const BUSY: usize = 16;
-    /// What the tap has put in: [`crate::counters::Sent`]. Written by the tap, before the head. What neither
-    /// lane has room for counts as refused by the deep one.
-    pub const SENT: usize = 24;
-    /// Hot lane: 1 = the reader sleeps, and wants to be woken. Set by the reader, cleared by the tap.
-    pub const ASLEEP: usize = 128;
-    /// Names this life of the ring: positions and numbers of another one begin anew. Written once by the
-    /// daemon, for CPU 0.
-    pub const LIFE: usize = 384;
-    /// Where the oldest record begins that may not be overwritten. Written by the reader.
-    pub const TAIL: usize = 256;
+words! {
+    /// Places of words in a lane's control block. Each side writes to cache lines of its own. What concerns a
+    /// whole CPU is in its hot lane's.
+    pub mod place: usize {
+        /// Where the next record will begin. Written by the tap, last of all that it writes.
+        HEAD = 0;
+        /// Where the record ended that ran into the slack last. Written by the tap before the head.
+        CROSSING = 8;
+        /// Hot lane: 1 while the tap writes a record; only used where programs may interrupt each other.
+        BUSY = 16;
+        /// What the tap has put in: [`crate::counters::Sent`]. Written by the tap, before the head. What neither
+        /// lane has room for counts as refused by the deep one.
+        SENT = 24;
+        /// Hot lane: 1 = the reader sleeps, and wants to be woken. Set by the reader, cleared by the tap.
+        ASLEEP = 128;
+        /// Names this life of the ring: positions and numbers of another one begin anew. Written once by the
+        /// daemon, for CPU 0.
+        LIFE = 384;
+        /// Where the oldest record begins that may not be overwritten. Written by the reader.
+        TAIL = 256;
+    }
 }
 
 /// Version of the record's layout.

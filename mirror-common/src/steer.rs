@@ -1,6 +1,7 @@
 //! Which version answers a new connection: the share, the keyed hash, and what happens when the
 //! version that the hash names has nobody listening.
 
+use crate::abi::{shared, words};
 use crate::flow::{Address, Endpoint, Flow};
 use crate::policy::{WHOLE, chosen};
 use crate::translate::Way;
@@ -9,23 +10,25 @@ use crate::tunnel::Arm;
 /// A share counts in parts of this: steps of 0.0001.
 pub const SHARE_PARTS: u32 = 10_000;
 
-/// Bits of [`Steering::flags`].
-pub mod flag {
-    /// A canary is configured: connections are followed and measured, by version.
-    pub const PRESENT: u32 = 1;
-    /// The client's address alone is the key, so that a user's connections stay together.
-    pub const BY_CLIENT: u32 = 2;
-    /// Steering goes on without a daemon for good: the canary was promoted.
-    pub const FOR_GOOD: u32 = 4;
-    /// The canary is on another host: addresses are translated.
-    pub const AWAY: u32 = 16;
-    /// Packets of a canary on another host may go at XDP already.
-    pub const XDP: u32 = 32;
-    /// The canary has less than the disk may say: a rollout took it back, or the command line lowered its
-    /// share, and that may not be written yet. For the next daemon, the programs do not look at it.
-    pub const TAKEN_BACK: u32 = 64;
-    /// Connections of the service may be translated, now or from before its canary moved here.
-    pub const TRANSLATED: u32 = 128;
+words! {
+    /// Bits of [`Steering::flags`].
+    pub mod flag: u32 {
+        /// A canary is configured: connections are followed and measured, by version.
+        PRESENT = 1;
+        /// The client's address alone is the key, so that a user's connections stay together.
+        BY_CLIENT = 2;
+        /// Steering goes on without a daemon for good: the canary was promoted.
+        FOR_GOOD = 4;
+        /// The canary is on another host: addresses are translated.
+        AWAY = 16;
+        /// Packets of a canary on another host may go at XDP already.
+        XDP = 32;
+        /// The canary has less than the disk may say: a rollout took it back, or the command line lowered its
+        /// share, and that may not be written yet. For the next daemon, the programs do not look at it.
+        TAKEN_BACK = 64;
+        /// Connections of the service may be translated, now or from before its canary moved here.
+        TRANSLATED = 128;
+    }
 }
 
 /// A canary that has left a SYN unanswered for this long is not chosen, in nanoseconds.
@@ -34,14 +37,15 @@ pub const PATIENCE_NS: u64 = 500_000_000;
 /// How long until a canary that does not answer is tried again, in nanoseconds.
 pub const RETRY_NS: u64 = 5_000_000_000;
 
-/// Whether a canary answers, shared by all CPUs. Row = the service's index.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// When the first SYN was sent that nobody has answered so far; 0 = none. Written by the tap.
-    pub waiting_ns: u64,
-    /// 1 = the daemon's own connection attempts fail.
-    pub down: u64,
+shared! {
+    /// Whether a canary answers, shared by all CPUs. Row = the service's index.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Health {
+        /// When the first SYN was sent that nobody has answered so far; 0 = none. Written by the tap.
+        pub waiting_ns: u64,
+        /// 1 = the daemon's own connection attempts fail.
+        pub down: u64,
+    }
 }
 
 impl Health {
@@ -67,15 +71,16 @@ impl Health {
 /// So many connections a canary of this host is given before one was seen to arrive.
 pub const UNPROVEN: u64 = 16;
 
-/// What became of the first connections that a canary of this host was given, shared by all CPUs. Row = the
-/// service's index. The daemon sets it to nothing when a share begins.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Arrivals {
-    /// So many were given, of those before the first arrived.
-    pub given: u64,
-    /// 1 = the kernel was seen to have a socket for one.
-    pub arrived: u64,
+shared! {
+    /// What became of the first connections that a canary of this host was given, shared by all CPUs. Row = the
+    /// service's index. The daemon sets it to nothing when a share begins.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Arrivals {
+        /// So many were given, of those before the first arrived.
+        pub given: u64,
+        /// 1 = the kernel was seen to have a socket for one.
+        pub arrived: u64,
+    }
 }
 
 impl Arrivals {
@@ -87,33 +92,34 @@ impl Arrivals {
     }
 }
 
-/// How one service's new connections are shared out. Row = the service's index.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Steering {
-    /// Since when the canary has been on trial, on the monotonic clock, in nanoseconds: what older
-    /// connections come to is not counted as its. 0 = for as long as anybody knows.
-    pub trial_ns: u64,
-    /// The canary's listener.
-    pub canary: Endpoint,
-    /// Key of the hash: another one for each rollout.
-    pub salt: [u64; 2],
-    /// A key goes to the canary when its hash is below this, in parts of [`WHOLE`].
-    pub threshold: u64,
-    /// What the threshold was before its last change.
-    pub previous: u64,
-    /// Without a heartbeat for this long no connection is steered any more, in nanoseconds.
-    pub stale_ns: u64,
-    /// Time that the limit on new connections asks for each, in nanoseconds; 0 = no limit.
-    pub connection_cost_ns: u64,
-    /// How far that limit may be overdrawn at once, in nanoseconds.
-    pub burst_ns: u64,
-    /// Bits of [`flag`].
-    pub flags: u32,
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
-    /// The way to a canary on another host.
-    pub way: Way,
+shared! {
+    /// How one service's new connections are shared out. Row = the service's index.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Steering {
+        /// Since when the canary has been on trial, on the monotonic clock, in nanoseconds: what older
+        /// connections come to is not counted as its. 0 = for as long as anybody knows.
+        pub trial_ns: u64,
+        /// The canary's listener.
+        pub canary: Endpoint,
+        /// Key of the hash: another one for each rollout.
+        pub salt: [u64; 2],
+        /// A key goes to the canary when its hash is below this, in parts of [`WHOLE`].
+        pub threshold: u64,
+        /// What the threshold was before its last change.
+        pub previous: u64,
+        /// Without a heartbeat for this long no connection is steered any more, in nanoseconds.
+        pub stale_ns: u64,
+        /// Time that the limit on new connections asks for each, in nanoseconds; 0 = no limit.
+        pub connection_cost_ns: u64,
+        /// How far that limit may be overdrawn at once, in nanoseconds.
+        pub burst_ns: u64,
+        /// Bits of [`flag`].
+        pub flags: u32,
+        /// Keeps the size a multiple of 8.
+        pub pad: u32,
+        /// The way to a canary on another host.
+        pub way: Way,
+    }
 }
 
 /// The share of a threshold that [`share_threshold`] made, in parts of [`SHARE_PARTS`].

@@ -1,6 +1,7 @@
 //! Canaries on other hosts: the addresses of their connections are translated at both ends, so that
 //! the canary answers to us, and clients go on seeing the service (NAPT, RFC 3022, twice).
 
+use crate::abi::{shared, words};
 use crate::connection::Said;
 use crate::flow::{Address, Flow};
 use crate::packet::{Frame, Packet};
@@ -38,27 +39,28 @@ const LINGER_NS: u64 = 5_000_000_000;
 /// How many addresses of ours there may be on a way.
 pub const MAX_LOCAL: usize = 8;
 
-/// The way to a canary on another host.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Way {
-    /// Our addresses on the way: whom the canary sees.
-    pub local: [Address; MAX_LOCAL],
-    /// How many of them there are.
-    pub locals: u32,
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
-    /// Who takes the packets on: a router, or the canary itself.
-    pub next_hop: Address,
-    /// The interface that they leave by.
-    pub ifindex: u32,
-    /// The largest IP packet on the way, in bytes.
-    pub mtu: u32,
-    /// The next hop's MAC address, then the interface's.
-    pub macs: [u32; 3],
-    /// 1 = the interface is a veth: what XDP sends back by it (XDP_TX) stays there until something
-    /// else passes, unless its other end runs XDP as well. Redirected frames go at once.
-    pub veth: u32,
+shared! {
+    /// The way to a canary on another host.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Way {
+        /// Our addresses on the way: whom the canary sees.
+        pub local: [Address; MAX_LOCAL],
+        /// How many of them there are.
+        pub locals: u32,
+        /// Keeps the size a multiple of 8.
+        pub pad: u32,
+        /// Who takes the packets on: a router, or the canary itself.
+        pub next_hop: Address,
+        /// The interface that they leave by.
+        pub ifindex: u32,
+        /// The largest IP packet on the way, in bytes.
+        pub mtu: u32,
+        /// The next hop's MAC address, then the interface's.
+        pub macs: [u32; 3],
+        /// 1 = the interface is a veth: what XDP sends back by it (XDP_TX) stays there until something
+        /// else passes, unless its other end runs XDP as well. Redirected frames go at once.
+        pub veth: u32,
+    }
 }
 
 impl Way {
@@ -75,14 +77,15 @@ impl Way {
     }
 }
 
-/// Ports of ours that the canaries see.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ports {
-    /// The first.
-    pub first: u32,
-    /// How many; 0 = nothing is translated.
-    pub count: u32,
+shared! {
+    /// Ports of ours that the canaries see.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Ports {
+        /// The first.
+        pub first: u32,
+        /// How many; 0 = nothing is translated.
+        pub count: u32,
+    }
 }
 
 impl Ports {
@@ -111,51 +114,56 @@ impl Ports {
     }
 }
 
-/// Values of [`Translation::phase`].
-pub mod phase {
-    /// The handshake is not complete.
-    pub const WAITING: u32 = 0;
-    /// It lives.
-    pub const OPEN: u32 = 1;
-    /// Ended by both sides; the canary's host may wait out the end.
-    pub const CLOSED: u32 = 2;
-    /// Nobody waits for anything.
-    pub const FREE: u32 = 3;
+words! {
+    /// Values of [`Translation::phase`].
+    pub mod phase: u32 {
+        /// The handshake is not complete.
+        WAITING = 0;
+        /// It lives.
+        OPEN = 1;
+        /// Ended by both sides; the canary's host may wait out the end.
+        CLOSED = 2;
+        /// Nobody waits for anything.
+        FREE = 3;
+    }
 }
 
-/// Whose the answers of a canary are. Key: the connection as the canary sees it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translation {
-    /// The connection as the client sees it.
-    pub origin: Flow,
-    /// Since when it has been in its phase.
-    pub since_ns: u64,
-    /// The interface that the client's packets come in by.
-    pub ifindex: u32,
-    /// One of [`phase`].
-    pub phase: u32,
-    /// The MAC address that the client's packets come from, then ours; 0 = there are none.
-    pub macs: [u32; 3],
-    /// Keeps what follows on a multiple of 8.
-    pub pad: u32,
-    /// What the canary's host remembers of the client's side, once it is closed.
-    pub last: Last,
+shared! {
+    /// Whose the answers of a canary are. Key: the connection as the canary sees it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Translation {
+        /// The connection as the client sees it.
+        pub origin: Flow,
+        /// Since when it has been in its phase.
+        pub since_ns: u64,
+        /// The interface that the client's packets come in by.
+        pub ifindex: u32,
+        /// One of [`phase`].
+        pub phase: u32,
+        /// The MAC address that the client's packets come from, then ours; 0 = there are none.
+        pub macs: [u32; 3],
+        /// Keeps what follows on a multiple of 8.
+        pub pad: u32,
+        /// What the canary's host remembers of the client's side, once it is closed.
+        pub last: Last,
+    }
 }
 
-/// The last that a client said in a connection, or the first: by this the end of a connection is told from
-/// the beginning of another (RFC 6191).
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Last {
-    /// The sequence number.
-    pub sequence: u32,
-    /// The timestamp (RFC 7323), where it said one.
-    pub timestamp: u32,
-    /// Whether it did: 1, or 0. [`Last::UNKNOWN`] has another.
-    pub timed: u32,
-    /// Keeps the size a multiple of 8: the verifier wants what is copied aligned.
-    pub pad: u32,
+shared! {
+    /// The last that a client said in a connection, or the first: by this the end of a connection is told from
+    /// the beginning of another (RFC 6191).
+    #[repr(align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Last {
+        /// The sequence number.
+        pub sequence: u32,
+        /// The timestamp (RFC 7323), where it said one.
+        pub timestamp: u32,
+        /// Whether it did: 1, or 0. [`Last::UNKNOWN`] has another.
+        pub timed: u32,
+        /// Keeps the size a multiple of 8: the verifier wants what is copied aligned.
+        pub pad: u32,
+    }
 }
 
 impl Last {
@@ -282,16 +290,6 @@ fn announced_mss<F: Frame>(frame: &F, packet: &Packet) -> Option<(u32, u16)> {
         options += 1;
     }
     None
-}
-
-#[cfg(feature = "user")]
-mod pod {
-    use super::{Ports, Translation};
-
-    // SAFETY: integers only, `repr(C)`, no padding, every bit pattern is a value.
-    unsafe impl aya::Pod for Ports {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Translation {}
 }
 
 #[cfg(test)]

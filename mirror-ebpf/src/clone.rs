@@ -7,7 +7,7 @@ use mirror_common::verdict::Reason;
 
 use crate::frame::Skb;
 use crate::hand::Served;
-use crate::machine::add_shared;
+use crate::machine::Shared;
 use crate::maps;
 use crate::slot::{Slot, UNSEEN, state};
 
@@ -39,8 +39,9 @@ pub(crate) fn send(
     let Some(escaped) = maps::ESCAPED.get_ptr_mut(slot.agent) else {
         return Reason::NoTunnel;
     };
-    // SAFETY: a shared word that is only compared with 0.
-    if unsafe { *escaped } != 0 {
+    // SAFETY: a map's value.
+    let escaped = unsafe { Shared::new(escaped) };
+    if escaped.get() != 0 {
         return Reason::CloneFailed;
     }
     slot.outcome = UNSEEN;
@@ -52,7 +53,7 @@ pub(crate) fn send(
     if outcome == UNSEEN {
         if result == 0 {
             // It left as it was: the uplink's program is not where it should be.
-            add_shared(escaped, 1);
+            escaped.add(1);
             skb.warn_escaped(ifindex);
         }
         return Reason::CloneFailed;

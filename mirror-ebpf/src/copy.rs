@@ -9,7 +9,7 @@ use mirror_common::verdict::{Reason, Verdict};
 
 use crate::frame::Skb;
 use crate::hand::Served;
-use crate::machine::{now_ns, spend};
+use crate::machine::{Shared, now_ns};
 use crate::slot::Slot;
 use crate::{clone, maps, ring, tally};
 
@@ -140,10 +140,16 @@ fn pay(
     let Some(budget) = maps::BUDGETS.get_ptr_mut(service.index) else {
         return Ok(());
     };
-    // SAFETY: shared by all CPUs. Reads may be a little old, which lets through a few packets too
-    // many at the most; what is spent is added atomically.
-    let (due_ns, tripped) = unsafe { ((*budget).due_ns, (*budget).tripped) };
-    if tripped != 0 {
+    // SAFETY: words of a map's value.
+    let (due_ns, tripped) = unsafe {
+        (
+            Shared::new(&raw mut (*budget).due_ns),
+            Shared::new(&raw mut (*budget).tripped),
+        )
+    };
+    // What is read may be a little old, which lets through a few packets too many at the most.
+    let was_tripped = tripped.get() != 0;
+    if was_tripped {
         if policy::opens(packet) {
             let _ = maps::OVER_BUDGET.remove(hash);
         // SAFETY: the value is read, not kept.
@@ -157,17 +163,15 @@ fn pay(
         1
     };
     let bytes = skb.length() + segments * tunnel::OVERHEAD_IPV6;
-    let Some(cost_ns) = policy::charge(service, due_ns, now, bytes) else {
+    let Some(cost_ns) = policy::charge(service, due_ns.get(), now, bytes) else {
         let _ = maps::OVER_BUDGET.insert(hash, 1, 0);
         counters.over_budget_connections += 1;
-        if tripped == 0 {
-            // SAFETY: as above; every CPU writes the same value.
-            unsafe { (*budget).tripped = 1 };
+        if !was_tripped {
+            tripped.set(1);
             skb.warn_over_budget(service.id);
         }
         return Err(Reason::OverBudget);
     };
-    // SAFETY: the pointer is to a map value.
-    spend(unsafe { &raw mut (*budget).due_ns }, now, cost_ns);
+    due_ns.spend(now, cost_ns);
     Ok(())
 }

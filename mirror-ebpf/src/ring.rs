@@ -3,6 +3,8 @@
 //! One helper call copies the packet, and one store makes it known: no lock, no second packet, and no
 //! wake-up unless the reader sleeps. What a record looks like and where it lies: `mirror_common::record`.
 
+use core::mem::offset_of;
+
 use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
 use mirror_common::counters::Sent;
 use mirror_common::record::{
@@ -13,7 +15,7 @@ use mirror_common::verdict::Reason;
 
 use crate::frame::Skb;
 use crate::hand::Served;
-use crate::machine::{cpu, exchange};
+use crate::machine::{Shared, cpu};
 use crate::maps;
 
 /// Bytes of each CPU's deep ring. The daemon sets it before it loads the programs, so that the verifier
@@ -32,6 +34,33 @@ struct Room {
     /// Bytes of its ring.
     size: u32,
     head: u64,
+}
+
+/// What the daemon reads of a lane's [`Sent`] while this CPU, and no other, writes it.
+struct Counted {
+    copies: Shared<u64>,
+    bytes: Shared<u64>,
+    refused: Shared<u64>,
+}
+
+impl Counted {
+    #[inline(always)]
+    fn of(lane: *mut u8) -> Self {
+        const SENT: usize = place::SENT;
+        Self {
+            copies: word(lane, SENT + offset_of!(Sent, copies)),
+            bytes: word(lane, SENT + offset_of!(Sent, bytes)),
+            refused: word(lane, SENT + offset_of!(Sent, refused)),
+        }
+    }
+}
+
+/// A word of a lane's control block.
+#[inline(always)]
+fn word(lane: *mut u8, place: usize) -> Shared<u64> {
+    // SAFETY: a lane begins with its control block, within the map's value, and words there are aligned; the
+    // verifier checks that.
+    unsafe { Shared::new(lane.add(place).cast()) }
 }
 
 /// Puts a copy of the packet into one of this CPU's lanes of `number`.
@@ -82,8 +111,8 @@ fn write(
     };
     // SAFETY: a lane begins within the value.
     let lane = unsafe { ring.add(start as usize) };
-    // SAFETY: in the control block, which only this CPU writes; the daemon reads it word by word.
-    let sent = unsafe { &mut *lane.add(place::SENT).cast::<Sent>() };
+    let sent = Counted::of(lane);
+    let copies = sent.copies.get();
     let offset = core::hint::black_box(head as u32) & (size - 1);
     let record = Record {
         direction: served.direction,
@@ -92,7 +121,7 @@ fn write(
         lane: cpu as u16 * LANES + u16::from(start != 0),
         service: served.service.id,
         packet_length,
-        sequence: sent.copies,
+        sequence: copies,
         time_ns,
     };
     // SAFETY: a record that begins within the ring ends before the slack does.
@@ -111,14 +140,13 @@ fn write(
     }
     let end = head + length;
     if u64::from(offset) + length > u64::from(size) {
-        // SAFETY: as for the head.
-        unsafe { lane.add(place::CROSSING).cast::<u64>().write(end) };
+        word(lane, place::CROSSING).set(end);
     }
-    sent.copies += 1;
-    sent.bytes += u64::from(packet.payload_length);
+    sent.copies.set(copies + 1);
+    sent.bytes
+        .set(sent.bytes.get() + u64::from(packet.payload_length));
     // Orders what was written before, and what `wake` reads afterwards.
-    // SAFETY: as for the head.
-    exchange(unsafe { lane.add(place::HEAD).cast() }, end);
+    word(lane, place::HEAD).exchange(end);
     Reason::Mirrored
 }
 
@@ -127,14 +155,9 @@ fn write(
 #[inline(always)]
 fn room(ring: *mut u8, length: u64) -> Option<Room> {
     let fits = |start: u32, size: u32| {
-        // SAFETY: a control block; only this CPU writes the head.
-        let (head, tail) = unsafe {
-            let lane = ring.add(start as usize);
-            (
-                lane.add(place::HEAD).cast::<u64>().read(),
-                lane.add(place::TAIL).cast::<u64>().read_volatile(),
-            )
-        };
+        // SAFETY: a lane begins within the value.
+        let lane = unsafe { ring.add(start as usize) };
+        let (head, tail) = (word(lane, place::HEAD).get(), word(lane, place::TAIL).get());
         let has_room = (head + length).wrapping_sub(tail) <= u64::from(size);
         has_room.then_some(Room { start, size, head })
     };
@@ -144,8 +167,9 @@ fn room(ring: *mut u8, length: u64) -> Option<Room> {
     // SAFETY: a constant that the daemon has set.
     let deep = fits(DEEP, unsafe { (&raw const RING_SIZE).read_volatile() });
     if deep.is_none() {
-        // SAFETY: in the control block, which only this CPU writes; the daemon reads it word by word.
-        unsafe { (*ring.add(DEEP as usize + place::SENT).cast::<Sent>()).refused += 1 };
+        // SAFETY: a lane begins within the value.
+        let refused = Counted::of(unsafe { ring.add(DEEP as usize) }).refused;
+        refused.set(refused.get() + 1);
     }
     deep
 }
@@ -159,30 +183,24 @@ fn interruptible() -> bool {
 /// Whoever was interrupted while it wrote keeps the ring.
 #[inline(always)]
 fn lock(ring: *mut u8) -> bool {
-    // SAFETY: a word in the control block.
-    !interruptible() || exchange(unsafe { ring.add(place::BUSY).cast() }, 1) == 0
+    !interruptible() || word(ring, place::BUSY).exchange(1) == 0
 }
 
 #[inline(always)]
 fn unlock(ring: *mut u8) {
     if interruptible() {
-        // SAFETY: a word in the control block.
-        exchange(unsafe { ring.add(place::BUSY).cast() }, 0);
+        word(ring, place::BUSY).exchange(0);
     }
 }
 
 /// Wakes a reader that sleeps: it has set the word before it looked at the head for the last time.
 #[inline(always)]
 fn wake(ring: *mut u8, reader: Reader) {
-    // SAFETY: a word in the control block.
-    let asleep = unsafe { ring.add(place::ASLEEP).cast::<u64>() };
-    // SAFETY: as above.
-    unsafe {
-        if asleep.read_volatile() == 0 {
-            return;
-        }
-        asleep.write_volatile(0);
+    let asleep = word(ring, place::ASLEEP);
+    if asleep.get() == 0 {
+        return;
     }
+    asleep.set(0);
     let bell = match reader {
         Reader::Sender => &maps::SENDER_BELL,
         Reader::Look => &maps::LOOK_BELL,

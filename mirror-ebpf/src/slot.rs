@@ -89,8 +89,8 @@ pub(crate) struct Slot {
     pub(crate) away: Flow,
     /// Whose its answers are, while that is formed.
     pub(crate) translation: Translation,
-    /// Who had a port before.
-    pub(crate) former: Flow,
+    /// Whose a port was before.
+    pub(crate) former: Translation,
     /// By which connection of a canary's an answer came.
     pub(crate) via: Flow,
     /// What else stands in the packet.

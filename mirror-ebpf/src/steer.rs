@@ -7,7 +7,7 @@
 use core::ops::ControlFlow;
 
 use mirror_common::checksum;
-use mirror_common::connection::{Connection, Said, Seen, side, state};
+use mirror_common::connection::{Connection, Live, Said, Seen, side, state};
 use mirror_common::flow::{Endpoint, Flow};
 use mirror_common::measure::{fails, may_end_handshake};
 use mirror_common::packet::{FIN, Packet, RST, SYN};
@@ -18,7 +18,7 @@ use mirror_common::tunnel::{Arm, Direction};
 
 use crate::frame::Skb;
 use crate::hand::{Hand, Hook, Served};
-use crate::machine::{coarse_now_ns, now_ns, spend};
+use crate::machine::{Shared, coarse_now_ns, now_ns};
 use crate::slot::{Action, Followed, Slot};
 use crate::translate::Opening;
 use crate::{arrivals, health, maps, sockets, tally, translate};
@@ -71,20 +71,19 @@ pub(crate) fn follow<H: Hand>(
     let own = case.own();
     // A SYN for a connection that there is begins no other: the kernel answers it by itself.
     let begins = case.is_syn() && !matches!(own, Socket::Connected | Socket::Requested);
-    let mut known = core::ptr::null_mut();
+    let mut known: *mut Connection = core::ptr::null_mut();
     if steering.flags & flag::TRANSLATED != 0
         && let Some(connection) = maps::TRANSLATED.get_ptr_mut(case.flow)
     {
-        // SAFETY: the two directions of a connection may be seen on two CPUs at once. They write different
-        // fields.
-        let connection = unsafe { &mut *connection };
+        // SAFETY: a map's value, which is one as long as this runs.
+        let connection = unsafe { Live::at(connection) };
         if hook == Hook::Egress {
             return Some(Followed {
-                arm: connection.arm(),
+                arm: connection.get().arm(),
                 action: Action::Counted,
             });
         }
-        if !begins || case.is_of(connection) {
+        if !begins || case.is_of(&connection.get()) {
             return case.go_away(connection, away, seen);
         }
         let _ = maps::TRANSLATED.remove(case.flow);
@@ -96,7 +95,7 @@ pub(crate) fn follow<H: Hand>(
     }
     let mut is_new = false;
     // SAFETY: as above.
-    if known.is_null() || begins && !case.is_theirs(unsafe { &*known }) {
+    if known.is_null() || begins && !case.is_theirs(&unsafe { Live::at(known) }.get()) {
         let formed = Formed {
             connection,
             away,
@@ -113,7 +112,7 @@ pub(crate) fn follow<H: Hand>(
         is_new = begins;
     }
     // SAFETY: as above.
-    case.stay(unsafe { &mut *known }, is_new, seen)
+    case.stay(unsafe { Live::at(known) }, is_new, seen)
 }
 
 /// Reads what else stands in a packet, of those whose options or whose checksum matter.
@@ -142,7 +141,7 @@ struct Formed<'a> {
     connection: &'a mut Connection,
     away: &'a mut Flow,
     translation: &'a mut Translation,
-    former: &'a mut Flow,
+    former: &'a mut Translation,
 }
 
 /// A packet of a service with a canary, and what it belongs to.
@@ -303,41 +302,38 @@ impl<H: Hand> Case<'_, H> {
 
     /// A packet of a connection of a canary's on another host, where it comes in.
     #[inline(always)]
-    fn go_away(
-        &self,
-        connection: &mut Connection,
-        away: &mut Flow,
-        seen: &mut Seen,
-    ) -> Option<Followed> {
+    fn go_away(&self, connection: Live<'_>, away: &mut Flow, seen: &mut Seen) -> Option<Followed> {
+        let known = connection.get();
+        *away = known.away;
+        let away: &Flow = away;
         let mut action = Action::Back;
         if self.direction == Direction::Request {
-            *away = connection.away;
             action = Action::Away;
-        } else if connection.away != *self.via {
+        } else if *away != *self.via {
             // Late, from where an earlier connection of the same client's went.
             return Case::<H>::PASSED_OVER;
         } else if is_refusal(self.packet, connection) && self.said.sound != 0 {
-            if connection.state & state::REUSED == 0 {
-                health::note_refused(connection.service, now_ns());
+            if known.state & state::REUSED == 0 {
+                health::note_refused(known.service, now_ns());
             }
             action = Action::Refuse;
         }
         *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
         let seen: &Seen = core::hint::black_box(seen);
-        self.keep(connection, seen);
-        Some(self.count(connection, seen, action))
+        self.keep(connection, away, seen);
+        Some(self.count(&connection.get(), seen, action))
     }
 
     /// A packet of a connection that stays on this host. The SYN that a new one was made of has been taken in:
     /// once more it would be one that came again.
     #[inline(always)]
-    fn stay(&self, connection: &mut Connection, is_new: bool, seen: &mut Seen) -> Option<Followed> {
+    fn stay(&self, connection: Live<'_>, is_new: bool, seen: &mut Seen) -> Option<Followed> {
         if !H::LOCAL {
             return None;
         }
         let mut action = Action::Host;
         if self.is_arriving() {
-            match connection.arm() {
+            match connection.get().arm() {
                 Arm::Canary if self.is_to_be_given(connection) => action = Action::Give,
                 Arm::Canary => {}
                 Arm::Stable => self.note_delivery(connection),
@@ -348,7 +344,7 @@ impl<H: Hand> Case<'_, H> {
             *seen = connection.observe(self.packet, self.direction, now_ns, self.said);
         }
         let seen: &Seen = core::hint::black_box(seen);
-        Some(self.count(connection, seen, action))
+        Some(self.count(&connection.get(), seen, action))
     }
 
     /// Counts what a packet told of its connection's version.
@@ -450,7 +446,7 @@ impl<H: Hand> Case<'_, H> {
         connection: &mut Connection,
         away: &mut Flow,
         translation: &mut Translation,
-        former: &mut Flow,
+        former: &mut Translation,
         now: u64,
     ) -> Choice {
         if choice.arm() == Arm::Stable || !self.steering.is_away() {
@@ -534,17 +530,18 @@ impl<H: Hand> Case<'_, H> {
     /// socket for it. Counts, once, who has the connection when its first request comes: the canary by
     /// such a socket, or somebody to whom the host has led it on.
     #[inline(always)]
-    fn is_to_be_given(&self, connection: &mut Connection) -> bool {
-        if connection.state & state::SETTLED != 0 || self.steering.is_away() {
+    fn is_to_be_given(&self, connection: Live<'_>) -> bool {
+        let known = connection.get();
+        if known.state & state::SETTLED != 0 || self.steering.is_away() {
             return false;
         }
         match sockets::find(self.hand, self.packet, &self.packet.destination) {
             Socket::Connected => {
-                connection.state |= state::SETTLED;
-                tally::delivered(connection.service, Arm::Canary);
-                arrivals::note_arrived(connection.service);
+                connection.mark(state::SETTLED);
+                tally::delivered(known.service, Arm::Canary);
+                arrivals::note_arrived(known.service);
             }
-            Socket::Requested => arrivals::note_arrived(connection.service),
+            Socket::Requested => arrivals::note_arrived(known.service),
             Socket::TimeWait => {}
             Socket::None | Socket::Listening => {
                 self.note_unmet(connection);
@@ -556,17 +553,18 @@ impl<H: Hand> Case<'_, H> {
 
     /// Counts, once, whether this host has a socket for a connection of stable's once a request has come: where it leads those on to somebody else, it would lead on the canary's, too.
     #[inline(always)]
-    fn note_delivery(&self, connection: &mut Connection) {
-        let is_known = connection.state & (state::SETTLED | state::STRAYED) != 0;
-        let is_ours = self.service.here != here::ELSEWHERE && connection.opened_ns != 0;
-        let has_begun = self.packet.payload_length > 0 || connection.state & state::UNMET != 0;
+    fn note_delivery(&self, connection: Live<'_>) {
+        let known = connection.get();
+        let is_known = known.state & (state::SETTLED | state::STRAYED) != 0;
+        let is_ours = self.service.here != here::ELSEWHERE && known.opened_ns != 0;
+        let has_begun = self.packet.payload_length > 0 || known.state & state::UNMET != 0;
         if is_known || !is_ours || !has_begun {
             return;
         }
         match sockets::find(self.hand, self.packet, &self.packet.destination) {
             Socket::Connected => {
-                connection.state |= state::SETTLED;
-                tally::delivered(connection.service, Arm::Stable);
+                connection.mark(state::SETTLED);
+                tally::delivered(known.service, Arm::Stable);
             }
             Socket::None | Socket::Listening => self.note_unmet(connection),
             Socket::Requested | Socket::TimeWait => {}
@@ -576,15 +574,16 @@ impl<H: Hand> Case<'_, H> {
     /// Counts, once, a connection that was answered and has no socket of this host. The first request may
     /// still make one, by a SYN cookie: what comes after it tells.
     #[inline(always)]
-    fn note_unmet(&self, connection: &mut Connection) {
-        if connection.is_waiting() || connection.state & state::STRAYED != 0 {
+    fn note_unmet(&self, connection: Live<'_>) {
+        let known = connection.get();
+        if known.is_waiting() || known.state & state::STRAYED != 0 {
             return;
         }
-        if connection.state & state::UNMET != 0 {
-            connection.state |= state::STRAYED;
-            tally::strayed(connection.service, connection.arm());
+        if known.state & state::UNMET != 0 {
+            connection.mark(state::STRAYED);
+            tally::strayed(known.service, known.arm());
         } else if self.packet.payload_length > 0 {
-            connection.state |= state::UNMET;
+            connection.mark(state::UNMET);
         }
     }
 
@@ -592,15 +591,14 @@ impl<H: Hand> Case<'_, H> {
     /// of the table.
     #[inline(always)]
     fn is_within(&self, now: u64) -> bool {
-        maps::OPENING
-            .get(self.service.index)
-            .is_none_or(|due| policy::within(*due, now, self.steering.burst_ns))
+        self.due_ns()
+            .is_none_or(|due| policy::within(due.get(), now, self.steering.burst_ns))
     }
 
     #[inline(always)]
     fn pay(&self, now: u64) {
-        if let Some(due) = maps::OPENING.get_ptr_mut(self.service.index) {
-            spend(due, now, self.steering.connection_cost_ns);
+        if let Some(due) = self.due_ns() {
+            due.spend(now, self.steering.connection_cost_ns);
         }
     }
 
@@ -608,34 +606,43 @@ impl<H: Hand> Case<'_, H> {
     /// stable's then.
     #[inline(always)]
     fn is_crowded(&self, now: u64) -> bool {
-        let due = maps::OPENING.get(self.service.index).copied();
-        !policy::within(due.unwrap_or_default(), now, self.steering.burst_ns / 2)
+        let due_ns = self.due_ns().map_or(0, Shared::get);
+        !policy::within(due_ns, now, self.steering.burst_ns / 2)
+    }
+
+    /// When the new connections so far will have been earned.
+    #[inline(always)]
+    fn due_ns(&self) -> Option<Shared<u64>> {
+        let due_ns = maps::OPENING.get_ptr_mut(self.service.index)?;
+        // SAFETY: a map's value.
+        Some(unsafe { Shared::new(due_ns) })
     }
 
     /// Keeps the translation of a connection as far as that is.
     #[inline(always)]
-    fn keep(&self, connection: &mut Connection, seen: &Seen) {
+    fn keep(&self, connection: Live<'_>, away: &Flow, seen: &Seen) {
         let packet = self.packet;
+        let known = connection.get();
         let of_client = self.direction == Direction::Request;
         let asked_again = packet.flags & SYN != 0
             && of_client
-            && connection.is_repeated_by(packet)
-            && connection.sides[0] & side::ESTABLISHED == 0;
+            && known.is_repeated_by(packet)
+            && known.sides[0] & side::ESTABLISHED == 0;
         if seen.taken || asked_again {
-            connection.seen_ns = coarse_now_ns();
+            connection.set_seen(coarse_now_ns());
         }
         if seen.answered {
-            health::note_answered(connection.service);
-            tally::delivered(connection.service, Arm::Canary);
+            health::note_answered(known.service);
+            tally::delivered(known.service, Arm::Canary);
         }
         // A client's last FIN says more than the one before.
         let ends_again = packet.flags & FIN != 0
             && seen.taken
             && of_client
-            && connection.sides[0] & side::RELEASED == 0;
+            && known.sides[0] & side::RELEASED == 0;
         let phase = if seen.released || seen.closed && packet.flags & RST != 0 {
             phase::FREE
-        } else if connection.has_finished() && (seen.closed || ends_again) {
+        } else if known.has_finished() && (seen.closed || ends_again) {
             phase::CLOSED
         } else if seen.established {
             phase::OPEN
@@ -646,10 +653,10 @@ impl<H: Hand> Case<'_, H> {
         };
         // What the client said last is known by its own packet.
         let last = match of_client {
-            true => Last::of(connection.next[0], self.said),
+            true => Last::of(known.next[0], self.said),
             false => Last::UNKNOWN,
         };
-        translate::enter((self.flow, &connection.away), phase, &last, now_ns());
+        translate::enter((self.flow, away), phase, &last, now_ns());
     }
 
     /// Whether a packet is only said to be the server's: who has it listen does not get its packets by the
@@ -687,9 +694,10 @@ const SILENCE_NS: u64 = 60_000_000_000;
 
 /// Whether the canary refuses a connection that stable can have when the client asks again.
 #[inline(always)]
-fn is_refusal(packet: &Packet, connection: &Connection) -> bool {
+fn is_refusal(packet: &Packet, connection: Live<'_>) -> bool {
+    let known = connection.get();
     packet.flags & RST != 0
-        && connection.is_waiting()
-        && connection.state & state::SOLE == 0
+        && known.is_waiting()
+        && known.state & state::SOLE == 0
         && connection.would_end(packet, Direction::Response)
 }

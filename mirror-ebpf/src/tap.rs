@@ -20,8 +20,9 @@ pub(crate) fn tap(skb: &Skb, link: Link, hook: Hook) -> i32 {
     let Some(slot) = maps::SLOT.get_ptr_mut(0) else {
         return NEXT;
     };
-    // SAFETY: a per-CPU value; programs of one CPU do not run at the same time, and the nested
-    // run that a clone brings returns before it looks at anything but the slot itself.
+    // SAFETY: a per-CPU value. Programs of one CPU do not run at the same time, bottom halves being off, except that
+    // a clone runs through the uplink's within ours: that is over when the helper returns, and what it wrote is read
+    // anew then (`clone`, `split`).
     let slot = unsafe { &mut *slot };
     if hook == Hook::Egress && counted_on_the_way_in(skb) {
         return NEXT;

@@ -3,14 +3,14 @@
 use aya_ebpf::bindings::{BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated as helpers;
 use mirror_common::checksum;
-use mirror_common::connection::{Connection, state};
+use mirror_common::connection::{Connection, Live, state};
 use mirror_common::flow::{Address, Endpoint, Flow};
 use mirror_common::packet::{Packet, Transport};
 use mirror_common::steer::Choice;
 use mirror_common::translate::{Clamp, Last, PORT_ATTEMPTS, Ports, Translation, Way, phase};
 
 use crate::frame::Skb;
-use crate::machine::exchange;
+use crate::machine::Shared;
 use crate::maps;
 
 const AF_INET: u32 = 2;
@@ -58,7 +58,7 @@ impl Opening<'_> {
     /// Finds a port of ours and writes down whose it is, in both tables or in neither. `away` is the result,
     /// and `former` holds who had the port before.
     #[inline(always)]
-    pub(crate) fn write(mut self, away: &mut Flow, former: &mut Flow) -> Choice {
+    pub(crate) fn write(mut self, away: &mut Flow, former: &mut Translation) -> Choice {
         if !self.find(away, former) {
             return Choice::NoPort;
         }
@@ -74,7 +74,7 @@ impl Opening<'_> {
     }
 
     #[inline(always)]
-    fn find(&mut self, away: &mut Flow, former: &mut Flow) -> bool {
+    fn find(&mut self, away: &mut Flow, former: &mut Translation) -> bool {
         let ports = maps::TRANSLATED_PORTS.get(0).copied().unwrap_or_default();
         let now = self.translation.since_ns;
         for attempt in 0..PORT_ATTEMPTS {
@@ -95,26 +95,29 @@ impl Opening<'_> {
                 }
                 continue;
             };
-            // SAFETY: values stay readable while this runs, whoever replaces them.
-            let before = unsafe { &*taken };
+            // SAFETY: a map's value. Others may write it meanwhile, or the kernel give the memory to another
+            // connection, whose values are as good to read.
+            let since_ns = unsafe {
+                *former = taken.read();
+                Shared::new(&raw mut (*taken).since_ns)
+            };
+            let before = core::hint::black_box(&*former);
             if !before.yields_to(&self.translation.last, attempt, now) {
                 continue;
             }
-            let since = before.since_ns;
             if before.phase == phase::WAITING {
                 self.connection.state |= state::REUSED;
             }
-            *former = before.origin;
             // Of those who want it at the same time one gets it.
-            // SAFETY: the pointer is to a map value.
-            if exchange(unsafe { &raw mut (*taken).since_ns }, now) != since || since == now {
+            let since = before.since_ns;
+            if since_ns.exchange(now) != since || since == now {
                 continue;
             }
             if maps::TRANSLATIONS
                 .insert(key, self.translation, BPF_EXIST)
                 .is_ok()
             {
-                forget(former, away);
+                forget(&former.origin, away);
                 return true;
             }
         }
@@ -126,8 +129,8 @@ impl Opening<'_> {
 #[inline(always)]
 fn forget(origin: &Flow, away: &Flow) {
     if let Some(connection) = maps::TRANSLATED.get_ptr_mut(origin) {
-        // SAFETY: as above.
-        if unsafe { (*connection).away } == *away {
+        // SAFETY: a map's value.
+        if unsafe { Live::at(connection) }.get().away == *away {
             let _ = maps::TRANSLATED.remove(origin);
         }
     }
@@ -136,17 +139,19 @@ fn forget(origin: &Flow, away: &Flow) {
 /// Notes how far a connection has come, as long as its port is its own.
 #[inline(always)]
 pub(crate) fn enter((origin, away): (&Flow, &Flow), phase: u32, last: &Last, now_ns: u64) {
-    if let Some(translation) = maps::TRANSLATIONS.get_ptr_mut(away) {
-        // SAFETY: a value that all CPUs share; each writes what is true.
-        let translation = unsafe { &mut *translation };
-        if translation.origin != *origin {
+    let Some(translation) = maps::TRANSLATIONS.get_ptr_mut(away) else {
+        return;
+    };
+    // SAFETY: a value that all CPUs share, touched by its words alone; each writes what is true.
+    unsafe {
+        if (&raw const (*translation).origin).read() != *origin {
             return;
         }
         if phase == phase::CLOSED {
-            translation.last = *last;
+            (&raw mut (*translation).last).write(*last);
         }
-        translation.since_ns = now_ns;
-        translation.phase = phase;
+        Shared::new(&raw mut (*translation).since_ns).set(now_ns);
+        Shared::new(&raw mut (*translation).phase).set(phase);
     }
 }
 

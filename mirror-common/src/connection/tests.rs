@@ -4,7 +4,7 @@ extern crate std;
 use super::*;
 use crate::flow::Endpoint;
 use crate::measure::ArmCounters;
-use crate::packet::Transport;
+use crate::packet::{RST, SYN, Transport};
 use std::vec::Vec;
 
 const MS: u64 = 1_000_000;
@@ -49,7 +49,7 @@ fn scaled(shift: u32) -> Said {
 
 /// Takes in such a packet.
 fn observe(connection: &mut Connection, packet: &Packet, direction: Direction, now: u64) -> Seen {
-    connection.observe(packet, direction, || now, &SOUND)
+    Live::of(connection).observe(packet, direction, || now, &SOUND)
 }
 
 /// Opens a connection at 0 ms, client's numbers from 100 and server's from 500, and feeds it.
@@ -172,7 +172,7 @@ fn halfway() -> Connection {
         said(Request, ACK, 201, 701, 0),
     ];
     for (packet, direction) in steps {
-        let seen = connection.observe(&packet, direction, || MS, &scaled(3));
+        let seen = Live::of(&mut connection).observe(&packet, direction, || MS, &scaled(3));
         assert!(seen.taken, "{packet:?}");
     }
     assert!(connection.is_open());
@@ -244,7 +244,7 @@ fn forged_packets_move_nothing() {
     }
     let (direction, exact) = forged(Request, RST, 201, 0, b"");
     let mut connection = halfway();
-    let seen = connection.observe(&exact, direction, || 1, &Said::default());
+    let seen = Live::of(&mut connection).observe(&exact, direction, || 1, &Said::default());
     assert_eq!(
         (seen, connection),
         (Seen::default(), halfway()),
