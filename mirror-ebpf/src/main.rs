@@ -1,9 +1,21 @@
 //! The eBPF programs of modelmirror.
 //!
-//! A packet's way: an entry point here -> `tap::tap` (parse, decide) -> `ring::copy`; or a clone,
-//! which comes by the uplink's egress -> `tunnel::encapsulate`. The packet itself always goes on: no
-//! entry point returns anything but "next" for a packet of the host, but for connections that were
-//! given to a canary on another host (`away`, `xdp`).
+//! A packet's way: an entry point here -> [`tap`]: [`classify`] says whose it is and does nothing, [`steer`] decides
+//! what is to be done, [`act`] does that, one arm for each action -> [`copy`] -> [`ring`]; or a [`clone`], which comes by
+//! the uplink's egress -> [`tunnel`]. The packet itself always goes on: no entry point returns anything but "next"
+//! for a packet of the host, but for connections that were given to a canary on another host ([`away`], [`xdp`]).
+//!
+//! Modules import from rows above their own:
+//!
+//! | | |
+//! |---|---|
+//! | `machine`, `map_of_maps`, `slot`, `hand` | clocks and shared words; a kind of map; what lies in the slot; what every packet can do |
+//! | `maps` | every map |
+//! | `frame`, `tally`, `health`, `arrivals` | a packet at TC; counting; whether canaries answer, and get what they are given |
+//! | `ring`, `clone`, `split`, `sockets`, `translate` | what becomes of copies; listeners of this host, canaries on others |
+//! | `classify`, `steer`, `copy`, `away`, `tunnel` | whose, what, whether a copy, the way there and back; the uplink's end |
+//! | `act`, `xdp` | what is done, at TC and at XDP |
+//! | `tap` | the way |
 //!
 //! Entry points are `inline(always)` into what the macro makes of them: as a call of its own, with no stack at
 //! all, each would still count for 32 bytes of the 512 on kernels before 6.8.

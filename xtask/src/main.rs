@@ -13,6 +13,8 @@ use clap::Parser;
 mod check;
 mod decisions;
 mod dist;
+#[cfg(test)]
+mod ebpf;
 mod fuzz;
 #[cfg(test)]
 mod imports;
