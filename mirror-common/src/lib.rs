@@ -12,6 +12,7 @@ pub mod counters;
 pub mod flow;
 pub mod histogram;
 pub mod measure;
+pub mod outer;
 pub mod packet;
 pub mod policy;
 pub mod record;

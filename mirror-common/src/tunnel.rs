@@ -1,11 +1,6 @@
 //! The tunnel: GENEVE (RFC 8926) in UDP, inner IP, one option of our own.
 
-use crate::policy::Agent;
-
 pub mod mac;
-mod outer;
-
-pub use self::outer::{outer_ipv4, outer_ipv6};
 
 /// Towards the service, or from it.
 #[repr(u32)]
@@ -56,16 +51,6 @@ const OPTION_LENGTH: usize = 28;
 pub const OVERHEAD_IPV4: u32 = 20 + 8 + HEADER_LENGTH as u32;
 /// Outer IPv6, UDP and GENEVE, in bytes.
 pub const OVERHEAD_IPV6: u32 = 40 + 8 + HEADER_LENGTH as u32;
-
-/// Bytes that a copy adds to a packet on the way to `agent`.
-#[inline(always)]
-pub const fn overhead(agent: &Agent) -> u32 {
-    if agent.ipv6 == 0 {
-        OVERHEAD_IPV4
-    } else {
-        OVERHEAD_IPV6
-    }
-}
 
 /// From the range for experiments (RFC 8926, section 7).
 const OPTION_CLASS: u16 = 0xff4d;

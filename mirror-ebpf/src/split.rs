@@ -4,9 +4,9 @@
 //! The clone itself is the carrier: it is shortened to one piece, and sent again and again with
 //! the next part of the payload in it.
 
+use mirror_common::outer::overhead;
 use mirror_common::packet::{FIN, Link, RST, SYN};
 use mirror_common::policy::Agent;
-use mirror_common::tunnel::overhead;
 use mirror_common::verdict::Reason;
 
 use crate::frame::{Skb, link_length};

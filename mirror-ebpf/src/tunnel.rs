@@ -4,9 +4,10 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
     BPF_F_ADJ_ROOM_FIXED_GSO,
 };
+use mirror_common::outer::{self, overhead};
 use mirror_common::packet::Link;
 use mirror_common::policy::Agent;
-use mirror_common::tunnel::{HEADER_LENGTH, outer_ipv4, outer_ipv6, overhead};
+use mirror_common::tunnel::HEADER_LENGTH;
 use mirror_common::verdict::Reason;
 
 use crate::frame::{Skb, link_length};
@@ -144,23 +145,23 @@ fn encapsulate(skb: &Skb, slot: &mut Slot, agent: &Agent, link: Link, piece: boo
     match (link, agent.ipv6) {
         (Link::Ethernet, 0) => {
             put(out, 0, &ethernet(agent));
-            put(out, 14, &outer_ipv4(agent, port, tunnel_length));
+            put(out, 14, &outer::ipv4(agent, port, tunnel_length));
             put(out, 42, &header);
             skb.store(0, out.as_ptr(), 78)
         }
         (Link::Ethernet, _) => {
             put(out, 0, &ethernet(agent));
-            put(out, 14, &outer_ipv6(agent, port, tunnel_length));
+            put(out, 14, &outer::ipv6(agent, port, tunnel_length));
             put(out, 62, &header);
             skb.store(0, out.as_ptr(), 98)
         }
         (Link::Ip, 0) => {
-            put(out, 0, &outer_ipv4(agent, port, tunnel_length));
+            put(out, 0, &outer::ipv4(agent, port, tunnel_length));
             put(out, 28, &header);
             skb.store(0, out.as_ptr(), 64)
         }
         (Link::Ip, _) => {
-            put(out, 0, &outer_ipv6(agent, port, tunnel_length));
+            put(out, 0, &outer::ipv6(agent, port, tunnel_length));
             put(out, 48, &header);
             skb.store(0, out.as_ptr(), 84)
         }

@@ -1,10 +1,11 @@
 //! What `mirror-ebpf`, which is no member of the workspace, keeps to all the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 
 use toml::Table;
 
+use crate::imports::of_crate;
 use crate::process;
 
 /// Modules import from rows of the table in `main.rs` above their own: nobody knows who uses it.
@@ -29,7 +30,7 @@ fn modules_of_the_ebpf_crate_import_one_way() {
             wrong.push(format!("{name} stands in no row"));
             continue;
         };
-        for import in imports(&fs::read_to_string(&path).unwrap()) {
+        for import in of_crate(&fs::read_to_string(&path).unwrap()) {
             if rows.get(&import).is_some_and(|row| row < own) {
                 right += 1;
             } else {
@@ -49,50 +50,4 @@ fn lints_of_the_ebpf_crate_are_the_workspace_s() {
     };
     let (workspace, ebpf) = (read("Cargo.toml"), read("mirror-ebpf/Cargo.toml"));
     assert_eq!(workspace["workspace"]["lints"], ebpf["lints"]);
-}
-
-/// The modules of its own crate that a source names.
-fn imports(source: &str) -> BTreeSet<String> {
-    let lines = source.lines();
-    let code: Vec<_> = lines
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect();
-    let code = code.join(" ");
-    let of_crate = code.split("crate::").skip(1).flat_map(|rest| {
-        let mut depth = 0;
-        let end = rest.find(|c| {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            depth == 0 && (c == ';' || c == '}' || !rest.starts_with('{'))
-        });
-        let named = &rest[..end.unwrap_or(rest.len())];
-        let named = match named.strip_prefix('{') {
-            // `a, b::C, d::{E, F}`: what stands behind `::` is no module of the crate's own.
-            Some(list) => outermost(list),
-            None => vec![rest],
-        };
-        named.into_iter().map(|path| {
-            let word = |c: char| c.is_alphanumeric() || c == '_';
-            let path = path.trim();
-            path[..path.find(|c| !word(c)).unwrap_or(path.len())].to_owned()
-        })
-    });
-    of_crate.filter(|name| !name.is_empty()).collect()
-}
-
-/// The parts of a list between its own commas.
-fn outermost(list: &str) -> Vec<&str> {
-    let mut depth = 0;
-    list.split(|c| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        depth == 0 && c == ','
-    })
-    .collect()
-}
-
-#[test]
-fn imports_are_found() {
-    let source =
-        "//! crate::no\nuse crate::{a, b::C, d::{E, F}};\nuse crate::g;\nfn h() { crate::i::j() }";
-    let found: Vec<_> = imports(source).into_iter().collect();
-    assert_eq!(found, ["a", "b", "d", "g", "i"]);
 }

@@ -45,6 +45,28 @@ fn table(page: &str) -> Imports {
     .collect()
 }
 
+/// Every file that the page names is there.
+#[test]
+fn the_page_s_files_exist() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let named = page.split('`').skip(1).step_by(2);
+    let named = named.filter(|name| name.ends_with(".rs") && name.contains('/'));
+    let (mut found, mut missing) = (0, Vec::new());
+    for name in named {
+        let (folder, rest) = name.split_once('/').unwrap();
+        let places = ["", "mirror-user"].map(|place| root().join(place).join(folder));
+        let is_there =
+            |place: &PathBuf| place.join(rest).is_file() || place.join("src").join(rest).is_file();
+        if places.iter().any(is_there) {
+            found += 1;
+        } else {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(found > 20, "only {found} files are named");
+}
+
 #[test]
 fn crates_import_what_the_table_says() {
     let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
@@ -84,15 +106,60 @@ fn modules(source: &Path) -> BTreeMap<String, Vec<PathBuf>> {
     modules
 }
 
-/// The first name after each of these, outside of the file's own tests.
-fn named<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
-    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-    text.match_indices(before).filter_map(move |(at, _)| {
-        let is_whole = !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
-        let rest = &text[at + before.len()..];
+/// A source without its own tests.
+fn without_tests(source: &str) -> &str {
+    source
+        .split("#[cfg(test)]\nmod ")
+        .next()
+        .unwrap_or_default()
+}
+
+/// The first name after each `super::super::`, as far up as the crate.
+fn of_root<'a>(source: &'a str, up: &'a str) -> impl Iterator<Item = &'a str> {
+    source.match_indices(up).filter_map(move |(at, _)| {
+        let is_whole = !source[..at].ends_with(|c: char| c.is_alphanumeric() || c == ':');
+        let rest = &source[at + up.len()..];
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
         is_whole.then(|| &rest[..end.unwrap_or(rest.len())])
     })
+}
+
+/// The modules of its own crate that a source names.
+pub(crate) fn of_crate(source: &str) -> BTreeSet<String> {
+    let lines = source.lines();
+    let code: Vec<_> = lines
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = code.join(" ");
+    let found = code.split("crate::").skip(1).flat_map(|rest| {
+        let mut depth = 0;
+        let end = rest.find(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth == 0 && (c == ';' || c == '}' || !rest.starts_with('{'))
+        });
+        let named = &rest[..end.unwrap_or(rest.len())];
+        let named = match named.strip_prefix('{') {
+            // `a, b::C, d::{E, F}`: what stands behind `::` is no module of the crate's own.
+            Some(list) => outermost(list),
+            None => vec![rest],
+        };
+        named.into_iter().map(|path| {
+            let word = |c: char| c.is_alphanumeric() || c == '_';
+            let path = path.trim();
+            path[..path.find(|c| !word(c)).unwrap_or(path.len())].to_owned()
+        })
+    });
+    found.filter(|name| !name.is_empty()).collect()
+}
+
+/// The parts of a list between its own commas.
+fn outermost(list: &str) -> Vec<&str> {
+    let mut depth = 0;
+    list.split(|c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        depth == 0 && c == ','
+    })
+    .collect()
 }
 
 /// Which modules of a crate name which others.
@@ -104,9 +171,10 @@ fn module_imports(source: &Path) -> Imports {
             let text = fs::read_to_string(file).unwrap();
             let depth = file.strip_prefix(source).unwrap().iter().count();
             let up = "super::".repeat(depth - usize::from(file.ends_with("mod.rs")));
-            let named = named(&text, "crate::").chain(named(&text, &up));
-            let others = named.filter(|name| modules.contains_key(*name) && name != module);
-            let others = others.map(str::to_owned);
+            let text = without_tests(&text);
+            let named = of_crate(text).into_iter();
+            let named = named.chain(of_root(text, &up).map(str::to_owned));
+            let others = named.filter(|name| modules.contains_key(name) && name != module);
             imports.entry(module.clone()).or_default().extend(others);
         }
     }
@@ -144,7 +212,14 @@ fn rings_are_found() {
     assert!(rings(imports(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &[])])).is_empty());
     let ring = imports(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]);
     assert_eq!(rings(ring.clone()), ring);
-    let text =
-        "use crate::a::{b}; xcrate::c; super::crate::d; crate::e\n#[cfg(test)]\nmod t { crate::f }";
-    assert_eq!(named(text, "crate::").collect::<Vec<_>>(), ["a", "e"]);
+    let text = "use super::super::a; use super::b; use x::super::super::c";
+    assert_eq!(of_root(text, "super::super::").collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn imports_are_found() {
+    let source =
+        "//! crate::no\nuse crate::{a, b::C, d::{E, F}};\nuse crate::g;\nfn h() { crate::i::j() }";
+    let found: Vec<_> = of_crate(source).into_iter().collect();
+    assert_eq!(found, ["a", "b", "d", "g", "i"]);
 }

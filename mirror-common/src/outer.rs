@@ -2,16 +2,27 @@
 
 use crate::flow::Address;
 use crate::policy::Agent;
+use crate::tunnel::{OVERHEAD_IPV4, OVERHEAD_IPV6};
 
 /// Lower effort (RFC 8622) in the traffic class field: clones yield.
 const TRAFFIC_CLASS: u8 = 1 << 2;
 const TIME_TO_LIVE: u8 = 64;
 const PROTOCOL_UDP: u8 = 17;
 
+/// Bytes that a copy adds to a packet on the way to `agent`.
+#[inline(always)]
+pub const fn overhead(agent: &Agent) -> u32 {
+    if agent.ipv6 == 0 {
+        OVERHEAD_IPV4
+    } else {
+        OVERHEAD_IPV6
+    }
+}
+
 /// Outer IPv4 and UDP headers for `length` bytes behind them. The UDP checksum is left out
 /// (RFC 768): the inner packet has its own.
 #[inline(always)]
-pub fn outer_ipv4(agent: &Agent, source_port: u16, length: u32) -> [u8; 28] {
+pub fn ipv4(agent: &Agent, source_port: u16, length: u32) -> [u8; 28] {
     let total = ((length + 28) as u16).to_be_bytes();
     let udp = ((length + 8) as u16).to_be_bytes();
     let [.., s0, s1, s2, s3] = agent.local.octets();
@@ -69,7 +80,7 @@ pub fn outer_ipv4(agent: &Agent, source_port: u16, length: u32) -> [u8; 28] {
 /// Outer IPv6 and UDP headers for `length` bytes behind them, with the zero checksum that tunnels
 /// may use (RFC 6935).
 #[inline(always)]
-pub fn outer_ipv6(agent: &Agent, source_port: u16, length: u32) -> [u8; 48] {
+pub fn ipv6(agent: &Agent, source_port: u16, length: u32) -> [u8; 48] {
     let udp = ((length + 8) as u16).to_be_bytes();
     let source = source_port.to_be_bytes();
     let port = (agent.port as u16).to_be_bytes();
