@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod fixtures;
 pub mod heap;
 pub mod http;
+pub mod http2;
 pub mod mark;
 pub mod memory;
 pub mod message;
