@@ -5,7 +5,7 @@
 //! normal result. A message that cannot be kept (its body is too large, memory is used up, bytes
 //! of it are missing) is framed to its end all the same, so that the next one is found.
 
-mod body;
+pub(crate) mod body;
 mod chunked;
 mod decoder;
 mod head;

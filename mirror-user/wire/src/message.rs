@@ -77,13 +77,15 @@ pub enum Multipath {
     },
 }
 
-/// Version of HTTP/1.
+/// Version of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0.
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2.
+    Http2,
 }
 
 /// A header or trailer field, name and value as they were on the wire.
@@ -110,17 +112,17 @@ impl Field {
 pub struct Request {
     /// The method.
     pub method: String,
-    /// The request target, as on the wire.
+    /// The request target, as on the wire; of HTTP/2 `:path`.
     pub target: String,
     /// HTTP's version.
     pub version: Version,
-    /// Header fields in their order.
+    /// Header fields in their order; of HTTP/2 with `:authority` as `host`.
     pub headers: Vec<Field>,
     /// The body, without chunk framing.
     pub body: Bytes,
-    /// Whether the body came in chunks.
+    /// Whether the body came in chunks, or in HTTP/2 without a length.
     pub chunked: bool,
-    /// Trailer fields of a chunked body.
+    /// Trailer fields of such a body.
     pub trailers: Vec<Field>,
     /// When its first byte passed the tap.
     pub first_byte_ns: u64,
@@ -160,6 +162,8 @@ pub struct Response {
     pub headers: Vec<Field>,
     /// The body, without chunk framing.
     pub body: Bytes,
+    /// Trailer fields.
+    pub trailers: Vec<Field>,
     /// When its first byte passed the tap, or came from the shadow (interim 1xx answers apart).
     pub first_byte_ns: u64,
     /// When the first byte of its body did; nothing where it has none.
@@ -202,6 +206,8 @@ pub struct ExchangeId(pub u64);
 pub enum DropReason {
     /// The connection was joined in its middle: its first certain boundary came later.
     MidStream,
+    /// A field of it was sent before its HTTP/2 connection was joined, and is only referred to since.
+    JoinedLate,
     /// Bytes of the request never arrived.
     RequestGap,
     /// Bytes of production's response never arrived.
@@ -253,6 +259,7 @@ impl DropReason {
     /// Every reason.
     pub const ALL: &'static [Self] = &[
         Self::MidStream,
+        Self::JoinedLate,
         Self::RequestGap,
         Self::ResponseGap,
         Self::RequestIncomplete,
@@ -281,6 +288,7 @@ impl DropReason {
     pub const fn label(self) -> &'static str {
         match self {
             Self::MidStream => "mid_stream",
+            Self::JoinedLate => "joined_late",
             Self::RequestGap => "request_gap",
             Self::ResponseGap => "response_gap",
             Self::RequestIncomplete => "request_incomplete",

@@ -70,6 +70,7 @@ impl Traffic {
         let copy = Response {
             headers: told.cloned().collect(),
             body: Bytes::copy_from_slice(&answer.body),
+            trailers: Vec::new(),
             // What is here is bounded by itself.
             lease: Memory::new(0).empty_lease(),
             ..*answer

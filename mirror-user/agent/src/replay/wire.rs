@@ -58,7 +58,7 @@ pub(super) fn encode(
     let mut head = Vec::with_capacity(256 + request.target.len() + 64 * request.headers.len());
     let version: &[u8] = match request.version {
         Version::Http10 => b" HTTP/1.0\r\n",
-        Version::Http11 => b" HTTP/1.1\r\n",
+        Version::Http11 | Version::Http2 => b" HTTP/1.1\r\n",
     };
     head.extend_from_slice(request.method.as_bytes());
     head.push(b' ');

@@ -131,6 +131,7 @@ fn response(answer: &Answer<'_>) -> Result<Response, Why> {
         body_bytes: body.len() as u64,
         headers,
         body,
+        trailers: Vec::new(),
         first_byte_ns: 0,
         body_ns: None,
         last_byte_ns: 0,

@@ -10,7 +10,7 @@ const FIRST_ALLOCATION: u64 = 1 << 20;
 
 /// A body, up to a limit and within the agent's memory.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(crate) struct Body {
     bytes: Held,
     /// What was kept so far, the head included, is paid for here.
     lease: Lease,
@@ -32,7 +32,7 @@ enum Held {
 }
 
 impl Body {
-    pub(super) fn new(memory: &Memory, max_body: usize) -> Self {
+    pub(crate) fn new(memory: &Memory, max_body: usize) -> Self {
         Self {
             bytes: Held::One(Bytes::new()),
             lease: memory.empty_lease(),
@@ -45,17 +45,17 @@ impl Body {
     }
 
     /// How many bytes came, whether they were kept or not.
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
     /// Nothing of it is to be kept, so that it may have any size.
-    pub(super) fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         self.skipped = true;
     }
 
     /// The same from now on, and what has come is given back.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.skipped = true;
         let held = match std::mem::replace(&mut self.bytes, Held::One(Bytes::new())) {
             Held::One(bytes) => bytes.len(),
@@ -65,19 +65,19 @@ impl Body {
     }
 
     /// Why it cannot be handed on, if so. The first reason stays.
-    pub(super) fn unfit(&self) -> Option<Unfit> {
+    pub(crate) fn unfit(&self) -> Option<Unfit> {
         self.unfit
     }
 
     /// It cannot be handed on any more: what it holds is given back at once.
-    pub(super) fn spoil(&mut self, unfit: Unfit) {
+    pub(crate) fn spoil(&mut self, unfit: Unfit) {
         self.unfit.get_or_insert(unfit);
         self.bytes = Held::One(Bytes::new());
         self.lease.shrink_to(self.sections);
     }
 
     /// Pays for `bytes` of a section that has not ended; refused when the memory is not there.
-    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Fault> {
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Fault> {
         if !self.lease.grow(bytes) {
             return Err(Fault::Memory);
         }
@@ -86,21 +86,21 @@ impl Body {
     }
 
     /// Pays for `bytes` that are kept besides the body.
-    pub(super) fn pay(&mut self, bytes: usize) {
+    pub(crate) fn pay(&mut self, bytes: usize) {
         if self.unfit.is_none() && !self.lease.grow(bytes) {
             self.spoil(Unfit::Memory);
         }
     }
 
     /// A body of `length` bytes is announced.
-    pub(super) fn announce(&mut self, length: u64) {
+    pub(crate) fn announce(&mut self, length: u64) {
         if length > self.room as u64 && !self.skipped {
             self.spoil(Unfit::TooLarge);
         }
     }
 
     /// Takes in the next bytes; `rest` bytes are known to follow them.
-    pub(super) fn push(&mut self, data: Bytes, rest: u64) {
+    pub(crate) fn push(&mut self, data: Bytes, rest: u64) {
         self.length += data.len() as u64;
         if self.unfit.is_some() || data.is_empty() || self.skipped {
             return;
@@ -127,7 +127,7 @@ impl Body {
     }
 
     /// The whole body and the memory it occupies.
-    pub(super) fn take(self) -> Result<(Bytes, Lease), Unfit> {
+    pub(crate) fn take(self) -> Result<(Bytes, Lease), Unfit> {
         match (self.unfit, self.bytes) {
             (Some(unfit), _) => Err(unfit),
             (None, Held::One(bytes)) => Ok((bytes, self.lease)),

@@ -325,6 +325,7 @@ impl Decoder {
             status,
             headers: head.fields,
             body,
+            trailers: self.trailers,
             first_byte_ns: self.first_byte_ns.unwrap_or(self.last_byte_ns),
             body_ns: self.body_ns,
             last_byte_ns: self.last_byte_ns,

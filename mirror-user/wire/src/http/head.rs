@@ -113,7 +113,7 @@ impl Head {
     /// Whether the connection stays open after this message (RFC 9112, section 9.3).
     pub fn is_persistent(&self) -> bool {
         match self.version {
-            Version::Http11 => !self.lists("connection", "close"),
+            Version::Http11 | Version::Http2 => !self.lists("connection", "close"),
             Version::Http10 => self.lists("connection", "keep-alive"),
         }
     }

@@ -1,0 +1,2 @@
+//! Frames of every kind, as nobody real sends them together.
+use super::*;

@@ -1,0 +1,196 @@
+//! What is read off the wire is what both ends have counted.
+
+use std::collections::BTreeMap;
+
+use super::traffic::{Counted, Counts, Manner, Random, Tape, record};
+use super::*;
+use crate::message::{Field, header};
+
+fn fields(fields: &[Field]) -> BTreeMap<String, Vec<Vec<u8>>> {
+    let mut sorted = BTreeMap::<_, Vec<_>>::new();
+    for field in fields {
+        let name = String::from_utf8(field.name.to_vec()).unwrap();
+        sorted.entry(name).or_default().push(field.value.to_vec());
+    }
+    sorted
+}
+
+/// The exchange's number, which its two messages agree on, and both as their receivers would have counted them.
+fn counted(request: &Request, response: &Response) -> (usize, Counted, Counted) {
+    let number = |headers: &[Field]| {
+        let value = header(headers, "x-number").unwrap();
+        std::str::from_utf8(value)
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    };
+    assert_eq!(number(&request.headers), number(&response.headers));
+    let mut headers = fields(&request.headers);
+    // The server has it in its URI.
+    assert_eq!(
+        headers.remove("host"),
+        Some(vec![b"models.example".to_vec()])
+    );
+    let asked = Counted {
+        start: format!("{} {}", request.method, request.target),
+        headers,
+        body: request.body.to_vec(),
+        trailers: fields(&request.trailers),
+    };
+    let answered = Counted {
+        start: response.status.to_string(),
+        headers: fields(&response.headers),
+        body: response.body.to_vec(),
+        trailers: fields(&response.trailers),
+    };
+    (number(&request.headers), asked, answered)
+}
+
+/// Every exchange that came out is one that took place, and none did twice. Returns how many.
+fn check(ledger: &Ledger, counts: &Counts) -> usize {
+    let mut numbers = std::collections::BTreeSet::new();
+    for (request, response) in ledger.whole() {
+        let (number, asked, answered) = counted(request, response);
+        assert_eq!(Some(&asked), counts.requests.get(&number));
+        assert_eq!(Some(&answered), counts.responses.get(&number));
+        assert!(numbers.insert(number), "{number} twice");
+    }
+    numbers.len()
+}
+
+const MANNER: Manner = Manner {
+    seed: 0,
+    requests: 100,
+    concurrent: 1,
+    largest: 20_000,
+    table: 4_096,
+    frame: 16_384,
+};
+
+fn read(table: &mut Table, tape: &Tape) {
+    for (direction, data) in tape {
+        table.feed(*direction, data);
+    }
+}
+
+#[test]
+fn all_of_a_connection() {
+    for (concurrent, table_size, frame) in [
+        (1, 4_096, 16_384),
+        (10, 4_096, 16_384),
+        (100, 4_096, 16_384),
+        (100, 0, 16_384),
+        (10, 100_000, 60_000),
+        (10, 200, 1 << 20),
+    ] {
+        let manner = Manner {
+            seed: concurrent as u64 + u64::from(frame),
+            requests: 300,
+            concurrent,
+            table: table_size,
+            frame,
+            ..MANNER
+        };
+        let (tape, counts) = record(manner);
+        let mut table = Table::new(Connection::begun);
+        read(&mut table, &tape);
+        let ledger = table.finish();
+        assert_eq!(
+            check(&ledger, &counts),
+            manner.requests,
+            "{manner:?} {:?}",
+            ledger.reasons()
+        );
+        assert_eq!(ledger.exchanges.len(), manner.requests);
+    }
+}
+
+#[test]
+fn however_it_is_cut_into_pieces() {
+    let (tape, counts) = record(Manner {
+        requests: 40,
+        concurrent: 10,
+        ..MANNER
+    });
+    for largest in [1, 2, 10, 1_000] {
+        let mut random = Random(largest as u64);
+        let mut table = Table::new(Connection::begun);
+        for (direction, data) in &tape {
+            let mut rest = &data[..];
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at((1 + random.below(largest)).min(rest.len()));
+                table.feed(*direction, piece);
+                rest = behind;
+            }
+        }
+        assert_eq!(check(&table.finish(), &counts), 40);
+    }
+}
+
+#[test]
+fn whichever_direction_is_read_first() {
+    let (tape, counts) = record(Manner {
+        requests: 100,
+        concurrent: 10,
+        ..MANNER
+    });
+    for first in [Direction::Request, Direction::Response] {
+        let mut table = Table::new(Connection::begun);
+        for is_first in [true, false] {
+            for (direction, data) in &tape {
+                if (*direction == first) == is_first {
+                    table.feed(*direction, data);
+                }
+            }
+        }
+        assert_eq!(check(&table.finish(), &counts), 100);
+    }
+}
+
+/// The tape from a byte of a chunk on, and from the next chunk of the other direction on.
+fn cut(tape: &Tape, random: &mut Random) -> (Tape, usize) {
+    let at = random.below(tape.len());
+    let mut rest = tape[at..].to_vec();
+    let within = random.below(rest[0].1.len());
+    rest[0].1 = rest[0].1.slice(within..);
+    (rest, at)
+}
+
+#[test]
+fn what_is_joined_late_is_never_guessed() {
+    for (concurrent, largest) in [(1, 300), (1, 20_000), (10, 2_000), (100, 20_000)] {
+        let manner = Manner {
+            seed: largest as u64,
+            requests: 300,
+            concurrent,
+            largest,
+            ..MANNER
+        };
+        let (tape, counts) = record(manner);
+        let mut random = Random(1);
+        let mut sums = (0, 0, 0);
+        for _ in 0..100 {
+            let (rest, _) = cut(&tape, &mut random);
+            let mut table = Table::new(Connection::joined);
+            read(&mut table, &rest);
+            let ledger = table.finish();
+            let whole = check(&ledger, &counts);
+            for (reason, count) in ledger.reasons() {
+                let named = [
+                    DropReason::MidStream,
+                    DropReason::JoinedLate,
+                    DropReason::ResponseIncomplete,
+                    DropReason::RequestIncomplete,
+                ];
+                assert!(named.contains(&reason), "{count} {reason:?}");
+            }
+            sums.0 += whole;
+            sums.1 += ledger.exchanges.len();
+            sums.2 += rest.len() * manner.requests / tape.len();
+        }
+        println!(
+            "{manner:?}: whole {} of seen {}, expected about {}",
+            sums.0, sums.1, sums.2
+        );
+    }
+}
