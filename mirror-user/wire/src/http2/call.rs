@@ -43,8 +43,8 @@ pub(super) struct Call {
     pub(super) withheld: Option<Box<Request>>,
     /// It asked for a head alone.
     pub(super) asks_head: bool,
-    /// Bytes of the server's were lost meanwhile.
-    pub(super) is_in_gap: bool,
+    /// Why something of its answer may have passed unread.
+    pub(super) gap: Option<Unusable>,
     /// Since when nothing but the response is awaited.
     pub(super) since: Option<Duration>,
     /// When it was heard of last.
@@ -63,7 +63,7 @@ impl Call {
             has_response_ended: false,
             withheld: None,
             asks_head: false,
-            is_in_gap: false,
+            gap: None,
             since: None,
             touched: now,
             _lease: lease,
@@ -140,16 +140,16 @@ impl Call {
     }
 
     /// Why it is not whole, where nothing more comes of it.
-    pub(super) fn why_incomplete(&self) -> DropReason {
+    pub(super) fn why_incomplete(&self) -> Unusable {
         let (message, direction) = match &self.request {
             Some(request) => (Some(request), Direction::Request),
             None if self.is_unasked() => (None, Direction::Request),
             None => (self.response.as_ref(), Direction::Response),
         };
         let unfit = message.and_then(Message::unfit);
-        match unfit {
-            None if self.is_in_gap => DropReason::ResponseGap,
-            unfit => unfit.unwrap_or(Unfit::Incomplete).reason(direction),
+        match (unfit, self.gap) {
+            (None, Some(gap)) if self.response.is_none() => gap,
+            _ => unfit.unwrap_or(Unfit::Incomplete).reason(direction).into(),
         }
     }
 }

@@ -54,7 +54,8 @@ impl Connection {
             self.note_closed(stream);
             return None;
         };
-        let call = Call::new(id, lease, self.now);
+        let mut call = Call::new(id, lease, self.now);
+        call.gap = Some(self.responses.unseen).filter(|_| !self.responses.is_joined());
         Some(self.calls.entry(stream).or_insert(call))
     }
 
@@ -85,23 +86,35 @@ impl Connection {
             // What was pushed.
             return;
         }
-        if !self.calls.contains_key(&stream) {
-            let is_rest = matches!(&decoded, Ok((_, section)) if section.is_trailers());
-            match self.stranger(stream) {
+        let is_head = matches!(&decoded, Ok((_, section)) if section.is_head());
+        // As long as no stream was seen to begin: trailers of one that began before, or what may be some.
+        let may_be_rest = !is_head && self.floor.is_none();
+        let unseen = self.requests.unseen;
+        let mut is_begin = direction == Direction::Request;
+        match self.calls.get_mut(&stream) {
+            Some(call) if may_be_rest && call.is_unasked() && direction == Direction::Request => {
+                call.drop(unseen, None, sink);
+                call.has_request_ended = true;
+                return self.settle(stream, sink);
+            }
+            // It had begun before.
+            Some(call) if !call.is_unasked() => is_begin = false,
+            Some(_) => {}
+            None => match self.stranger(stream) {
                 Stranger::Closed => return,
-                Stranger::Unseen => return self.pass_over(direction, stream, end, sink),
-                Stranger::New if is_rest && self.floor.is_none() => {
-                    return self.pass_over(direction, stream, end, sink);
-                }
-                Stranger::New => {
-                    if self.open_call(stream, sink).is_none() {
-                        self.note_begun(direction, stream, sink);
+                Stranger::New if !may_be_rest => {
+                    if self.open_call(stream, sink).is_none() && !is_begin {
                         return;
                     }
                 }
-            }
+                Stranger::New | Stranger::Unseen => {
+                    return self.pass_over(direction, stream, end, sink);
+                }
+            },
         }
-        self.note_begun(direction, stream, sink);
+        if is_begin {
+            self.note_begun(stream, sink);
+        }
         match direction {
             Direction::Request => self.take_asking(stream, decoded, time_ns, sink),
             Direction::Response => self.take_answer(stream, (decoded, end), time_ns, sink),
@@ -110,8 +123,8 @@ impl Connection {
     }
 
     /// The client has begun a stream: those before it that it has not, it never will.
-    fn note_begun(&mut self, direction: Direction, stream: u32, sink: &mut impl Sink) {
-        if direction == Direction::Response || stream <= self.highest {
+    fn note_begun(&mut self, stream: u32, sink: &mut impl Sink) {
+        if stream <= self.highest {
             return;
         }
         let reason = self.requests.unseen;
@@ -215,7 +228,6 @@ impl Connection {
     ) {
         let read = self.read_section(Direction::Response, decoded);
         let limits = self.limits;
-        let unseen = self.responses.unseen;
         let now = self.now;
         let Some(call) = self.calls.get_mut(&stream).filter(|call| call.is_live) else {
             return;
@@ -264,8 +276,8 @@ impl Connection {
                 response.trail(trailers, size, time_ns);
             }
             // Its head came where nothing was read.
-            (Ok((_, _, Head::Trailers(_))), None) if call.is_in_gap => {
-                call.drop(unseen, None, sink)
+            (Ok((_, _, Head::Trailers(_))), None) if call.gap.is_some() => {
+                call.drop(call.why_incomplete(), None, sink);
             }
             _ => call.drop(malformed("a head that does not begin its stream"), by, sink),
         }
@@ -283,6 +295,7 @@ impl Connection {
             return;
         }
         let (now, endless) = (self.now, self.limits.endless);
+        let is_unseen = self.floor.is_none();
         let Some(call) = self.calls.get_mut(&stream) else {
             match self.stranger(stream) {
                 Stranger::Closed => {}
@@ -306,11 +319,12 @@ impl Connection {
                 }
             }
             None if call.is_live => {
-                let reason = match call.is_in_gap {
-                    true => DropReason::ResponseGap.into(),
-                    false => malformed("DATA before its stream's head"),
+                let (reason, by) = match (direction, call.gap) {
+                    (Direction::Response, Some(gap)) => (gap, None),
+                    (Direction::Request, _) if is_unseen => (self.requests.unseen, None),
+                    _ => (malformed("DATA before its stream's head"), Some(direction)),
                 };
-                call.drop(reason, Some(direction), sink);
+                call.drop(reason, by, sink);
             }
             _ => {}
         }
@@ -352,7 +366,9 @@ impl Connection {
             return;
         }
         let reason = match direction {
-            Direction::Response if !call.has_response_ended => DropReason::ResponseIncomplete,
+            Direction::Response if !call.has_response_ended => {
+                DropReason::ResponseIncomplete.into()
+            }
             _ => call.why_incomplete(),
         };
         call.drop(reason, Some(direction), sink);

@@ -71,7 +71,7 @@ impl Half {
         half
     }
 
-    fn is_joined(&self) -> bool {
+    pub(super) fn is_joined(&self) -> bool {
         !matches!(self.place, Place::Unknown(_))
     }
 }
@@ -197,9 +197,11 @@ impl Connection {
         if let Some(flaw) = piece.flaw {
             return self.skip(direction, piece.data.len() as u64, flaw.into(), sink);
         }
+        let mut starts = piece.starts;
         let mut rest = VecDeque::from([(piece.time_ns, piece.data)]);
         while let Some((time_ns, mut data)) = rest.pop_front() {
-            if let Some(found) = self.read_some(direction, &mut data, time_ns, sink) {
+            let starts = std::mem::take(&mut starts);
+            if let Some(found) = self.read_some(direction, &mut data, (time_ns, starts), sink) {
                 let behind = std::mem::take(&mut rest);
                 rest = found.into_iter().chain(behind).collect();
             } else if !data.is_empty() {
@@ -213,7 +215,7 @@ impl Connection {
         &mut self,
         direction: Direction,
         data: &mut Bytes,
-        time_ns: u64,
+        (time_ns, starts): (u64, bool),
         sink: &mut impl Sink,
     ) -> Option<Vec<(u64, Bytes)>> {
         let memory = self.memory.clone();
@@ -232,7 +234,7 @@ impl Connection {
                 None
             }
             Place::Unknown(seek) => {
-                let found = seek.feed(data.split_off(0), time_ns);
+                let found = seek.feed(data.split_off(0), time_ns, starts);
                 if found.is_some() {
                     half.place = Place::Frames(Frames::new(&memory));
                     half.probation = PROBATION;
@@ -345,7 +347,7 @@ impl Connection {
                     call.has_response_ended = true;
                 }
                 // Its answer may still come.
-                Direction::Response => call.is_in_gap = true,
+                Direction::Response => call.gap = Some(because),
                 Direction::Request => {}
             }
         }
@@ -387,7 +389,7 @@ impl Connection {
                 let unseen = self.requests.unseen;
                 let reason = match call.is_unasked() && self.floor != Some(1) {
                     true => unseen,
-                    false => call.why_incomplete().into(),
+                    false => call.why_incomplete(),
                 };
                 call.drop(reason, None, sink);
                 (call.has_request_ended, call.has_response_ended) = (true, true);
@@ -414,7 +416,7 @@ impl Connection {
     ) {
         self.settle_cancelled(|_| true, sink);
         for mut call in std::mem::take(&mut self.calls).into_values() {
-            let reason = reason.unwrap_or_else(|| call.why_incomplete());
+            let reason = reason.map_or_else(|| call.why_incomplete(), Unusable::from);
             call.drop(reason, by, sink);
         }
     }

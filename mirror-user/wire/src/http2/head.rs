@@ -67,11 +67,10 @@ impl Section {
         self.size
     }
 
-    /// Whether it is certainly no head, but trailers: all names are known, and none is of a head.
-    pub(super) fn is_trailers(&self) -> bool {
-        let is_regular = |name: &Bytes| !name.starts_with(b":");
-        let mut names = self.fields.iter().map(|field| field.name.as_ref());
-        names.all(|name| name.is_some_and(is_regular))
+    /// Whether it is certainly a head, no trailers.
+    pub(super) fn is_head(&self) -> bool {
+        let mut names = self.fields.iter().filter_map(|field| field.name.as_ref());
+        names.any(|name| name.starts_with(b":"))
     }
 
     /// Whether it may stand in this direction: pseudo-fields of it alone, and before all others.

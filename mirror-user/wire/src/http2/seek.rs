@@ -4,6 +4,9 @@
 //! that could be frames follow each other exactly, and nothing else in the bytes does the same, they are. A chain
 //! begins with a frame that few bytes look like, each link of it adds evidence, and one implausible frame
 //! ends it.
+//!
+//! A body may hold frames, of a recording say. What passes as one payload hides them no longer than the largest payload
+//! is; and its segments do not begin where they do, as those of an end that writes frames.
 
 use std::collections::VecDeque;
 
@@ -28,17 +31,28 @@ const MAX_CHAINS: usize = 64;
 const ENOUGH: u32 = 96;
 const FRAMES: u32 = 3;
 
+/// So many of its frames must begin with a segment, or it must be longer than a payload is that nobody has asked to
+/// be larger.
+const ALIGNED: u32 = 3;
+const SPAN: u64 = (DEFAULT_SIZE as usize + HEADER) as u64;
+
 /// A chain that has so much may be the true one, so that no other one counts meanwhile.
 const RIVAL: u32 = 48;
 
 /// What could be frames that follow each other.
 #[derive(Clone, Copy, Debug)]
 struct Chain {
-    from: u64,
+    /// From where on it can be read: what stands before may be frames in a body that happen to lead to true ones.
+    from: Option<u64>,
     /// Where the next one would begin.
     next: u64,
     frames: u32,
     evidence: u32,
+    /// How many of them begin with a segment.
+    aligned: u32,
+    /// How long they are, but for large ones, and for the last one: nothing says yet that it ends where it says.
+    span: u64,
+    last: u64,
     /// The stream whose field block goes on.
     block: Option<u32>,
 }
@@ -54,10 +68,19 @@ pub(super) struct Seek {
     visited: VecDeque<bool>,
     /// Where chains that begin before this byte were looked for.
     searched: u64,
-    /// When what passed.
-    marks: VecDeque<(u64, u64)>,
+    /// The segments, or what is left of the first one.
+    marks: VecDeque<Mark>,
     chains: Vec<Chain>,
     lease: Lease,
+}
+
+/// A stretch that passed at once.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    begin: u64,
+    time_ns: u64,
+    /// Whether a segment begins there.
+    starts: bool,
 }
 
 /// Whether a frame could stand somewhere.
@@ -91,7 +114,12 @@ impl Seek {
 
     /// Takes bytes in that passed at `time_ns`. Once it is certain where frames begin, all that is held from there on,
     /// with when it passed.
-    pub(super) fn feed(&mut self, mut data: Bytes, time_ns: u64) -> Option<Vec<(u64, Bytes)>> {
+    pub(super) fn feed(
+        &mut self,
+        mut data: Bytes,
+        time_ns: u64,
+        mut starts: bool,
+    ) -> Option<Vec<(u64, Bytes)>> {
         while !data.is_empty() {
             let part = data.split_to(data.len().min(MAX_HELD / 2));
             if self.end() + part.len() as u64 - self.start > MAX_HELD as u64 {
@@ -101,7 +129,11 @@ impl Seek {
                 self.restart();
                 return None;
             }
-            self.marks.push_back((self.end(), time_ns));
+            self.marks.push_back(Mark {
+                begin: self.end(),
+                time_ns,
+                starts: std::mem::take(&mut starts),
+            });
             self.held.extend_from_slice(&part);
             self.visited.resize(self.held.len(), false);
             self.search();
@@ -125,11 +157,7 @@ impl Seek {
         self.visited.drain(..cut);
         self.start = position;
         self.searched = self.searched.max(position);
-        while self
-            .marks
-            .get(1)
-            .is_some_and(|(begin, _)| *begin <= position)
-        {
+        while self.marks.get(1).is_some_and(|mark| mark.begin <= position) {
             self.marks.pop_front();
         }
         if self.held.is_empty() {
@@ -137,11 +165,11 @@ impl Seek {
         }
         self.lease.shrink_to(2 * self.held.len());
         self.chains.retain_mut(|chain| {
-            if chain.from < position {
-                chain.from = chain.next;
+            if chain.from.is_some_and(|from| from < position) {
+                // In the middle of a field block nothing can be decoded.
+                chain.from = Some(chain.next).filter(|_| chain.block.is_none());
             }
-            // In the middle of a field block nothing can be decoded.
-            chain.from >= position && (chain.from < chain.next || chain.block.is_none())
+            chain.next >= position
         });
     }
 
@@ -149,25 +177,28 @@ impl Seek {
         let mut chains = std::mem::take(&mut self.chains);
         chains.retain_mut(|chain| self.follow(chain));
         while self.searched + (HEADER as u64) <= self.end() {
-            let from = self.searched;
-            if self.is_visited(from) {
-                self.searched += 1;
+            let next = self.searched;
+            self.searched += 1;
+            if self.is_visited(next) {
                 continue;
             }
-            let header = self.header(from);
             let mut chain = Chain {
-                from,
-                next: from,
+                from: None,
+                next,
                 frames: 0,
                 evidence: 0,
+                aligned: 0,
+                span: 0,
+                last: 0,
                 block: None,
             };
             // DATA may be any bytes.
-            let begins = header.is_some_and(|header| header.kind != Kind::Data);
+            let begins = self
+                .header(next)
+                .is_some_and(|header| header.kind != Kind::Data);
             if begins && chains.len() < MAX_CHAINS && self.follow(&mut chain) {
                 chains.push(chain);
             }
-            self.searched += 1;
         }
         self.chains = chains;
     }
@@ -183,11 +214,22 @@ impl Seek {
                 Look::No => return false,
                 Look::More => return true,
                 Look::Frame(header, evidence) => {
-                    let place = (chain.next - self.start) as usize;
-                    self.visited[place] = true;
+                    let begin = chain.next;
+                    let is_aligned = self.starts_at(begin);
+                    self.visited[(begin - self.start) as usize] = true;
                     chain.next += HEADER as u64 + u64::from(header.length);
                     chain.frames += 1;
                     chain.evidence += evidence;
+                    chain.aligned += u32::from(is_aligned);
+                    chain.span += std::mem::take(&mut chain.last);
+                    let is_long = chain.aligned >= ALIGNED || chain.span >= SPAN;
+                    if is_long && chain.block.is_none() {
+                        chain.from.get_or_insert(begin);
+                    }
+                    chain.last = match header.length {
+                        ..=DEFAULT_SIZE => chain.next - begin,
+                        _ => 0,
+                    };
                     let is_block = matches!(header.kind, Kind::Headers | Kind::Continuation);
                     let goes_on = is_block && !header.has(flag::END_HEADERS);
                     chain.block = goes_on.then_some(header.stream);
@@ -195,6 +237,14 @@ impl Seek {
             }
         }
         true
+    }
+
+    /// Whether a segment starts here.
+    fn starts_at(&self, position: u64) -> bool {
+        let at = self
+            .marks
+            .binary_search_by_key(&position, |mark| mark.begin);
+        at.is_ok_and(|at| self.marks[at].starts)
     }
 
     fn is_visited(&self, position: u64) -> bool {
@@ -238,8 +288,9 @@ impl Seek {
     fn certain(&self) -> Option<u64> {
         let best = self.chains.iter().max_by_key(|chain| chain.evidence)?;
         let rivals = self.chains.iter().filter(|chain| chain.evidence >= RIVAL);
-        let is_certain = best.evidence >= ENOUGH && best.frames >= FRAMES && rivals.count() == 1;
-        (is_certain && best.from <= self.end()).then_some(best.from)
+        let is_likely = best.evidence >= ENOUGH && best.frames >= FRAMES;
+        let from = best.from.filter(|_| is_likely && rivals.count() == 1)?;
+        (from <= self.end()).then_some(from)
     }
 
     /// What is held from `from` on.
@@ -247,12 +298,12 @@ impl Seek {
         self.trim(from);
         let held = std::mem::take(&mut self.held).freeze();
         let mut found = Vec::new();
-        let ends = self.marks.iter().skip(1).map(|(begin, _)| *begin);
+        let ends = self.marks.iter().skip(1).map(|mark| mark.begin);
         let ends = ends.chain([self.start + held.len() as u64]);
         let mut before = self.start;
-        for ((_, time_ns), end) in self.marks.iter().zip(ends) {
+        for (mark, end) in self.marks.iter().zip(ends) {
             let within = (before - self.start) as usize..(end - self.start) as usize;
-            found.push((*time_ns, held.slice(within)));
+            found.push((mark.time_ns, held.slice(within)));
             before = end;
         }
         found

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::traffic::{Counted, Counts, Manner, Random, Tape, record};
 use super::*;
-use crate::message::{Field, header};
+use crate::message::Field;
 
 fn fields(fields: &[Field]) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut sorted = BTreeMap::<_, Vec<_>>::new();
@@ -18,11 +18,11 @@ fn fields(fields: &[Field]) -> BTreeMap<String, Vec<Vec<u8>>> {
 /// The exchange's number, which its two messages agree on, and both as their receivers would have counted them.
 fn counted(request: &Request, response: &Response) -> (usize, Counted, Counted) {
     let number = |headers: &[Field]| {
-        let value = header(headers, "x-number").unwrap();
-        std::str::from_utf8(value)
-            .unwrap()
-            .parse::<usize>()
-            .unwrap()
+        let mut numbers = headers.iter().filter_map(|field| {
+            let name = std::str::from_utf8(&field.name).unwrap();
+            name.strip_prefix("x-number-")?.parse::<usize>().ok()
+        });
+        numbers.next().unwrap()
     };
     assert_eq!(number(&request.headers), number(&response.headers));
     let mut headers = fields(&request.headers);
@@ -65,6 +65,8 @@ const MANNER: Manner = Manner {
     largest: 20_000,
     table: 4_096,
     frame: 16_384,
+    heals: false,
+    bodies: &[],
 };
 
 fn read(table: &mut Table, tape: &Tape) {
@@ -156,41 +158,119 @@ fn cut(tape: &Tape, random: &mut Random) -> (Tape, usize) {
     (rest, at)
 }
 
+/// Joins the tape at random places. Of all exchanges of which anything passed since, how many came out, and how many
+/// were seen at all.
+fn join(manner: Manner, times: usize) -> (f64, f64) {
+    let (tape, counts) = record(manner);
+    let mut random = Random(manner.seed);
+    let (mut whole, mut seen, mut passed) = (0, 0, 0.);
+    for _ in 0..times {
+        let (rest, at) = cut(&tape, &mut random);
+        let mut table = Table::new(Connection::joined);
+        read(&mut table, &rest);
+        let ledger = table.finish();
+        whole += check(&ledger, &counts);
+        seen += ledger.exchanges.len();
+        passed += manner.requests as f64 * (1. - at as f64 / tape.len() as f64);
+        for reason in ledger.reasons().into_keys() {
+            let is_named = matches!(
+                reason,
+                DropReason::MidStream
+                    | DropReason::JoinedLate
+                    | DropReason::RequestIncomplete
+                    | DropReason::ResponseIncomplete
+            );
+            assert!(is_named, "{reason:?}");
+        }
+    }
+    (whole as f64 / passed, seen as f64 / passed)
+}
+
 #[test]
 fn what_is_joined_late_is_never_guessed() {
     for (concurrent, largest) in [(1, 300), (1, 20_000), (10, 2_000), (100, 20_000)] {
+        for heals in [false, true] {
+            let manner = Manner {
+                seed: largest as u64,
+                requests: 500,
+                concurrent,
+                largest,
+                heals,
+                ..MANNER
+            };
+            let (whole, seen) = join(manner, 30);
+            assert!(seen > 0.95, "{seen} of {manner:?}");
+            assert!(!heals || whole > 0.6, "{whole} of {manner:?}");
+        }
+    }
+}
+
+/// Bodies are what passed on another connection: all that speaks for a frame speaks for those in them, too.
+#[test]
+fn frames_in_bodies_are_none() {
+    let (inner, _) = record(Manner {
+        seed: 3,
+        largest: 100,
+        heals: true,
+        ..MANNER
+    });
+    for direction in [Direction::Request, Direction::Response] {
+        let inner = inner.iter().filter(|(own, _)| *own == direction);
+        let bodies: Vec<u8> = inner.flat_map(|(_, data)| data.to_vec()).collect();
+        for (concurrent, largest) in [(1, 10_000), (10, 50_000), (3, 200_000)] {
+            let manner = Manner {
+                seed: 4,
+                requests: 200,
+                concurrent,
+                largest,
+                heals: true,
+                bodies: bodies.clone().leak(),
+                ..MANNER
+            };
+            join(manner, 20);
+        }
+    }
+}
+
+#[test]
+fn what_is_lost_costs_what_it_touched() {
+    for (concurrent, largest) in [(1, 2_000), (10, 20_000), (100, 50_000)] {
         let manner = Manner {
-            seed: largest as u64,
-            requests: 300,
+            seed: 5,
+            requests: 400,
             concurrent,
             largest,
+            heals: true,
             ..MANNER
         };
         let (tape, counts) = record(manner);
-        let mut random = Random(1);
-        let mut sums = (0, 0, 0);
-        for _ in 0..100 {
-            let (rest, _) = cut(&tape, &mut random);
-            let mut table = Table::new(Connection::joined);
-            read(&mut table, &rest);
-            let ledger = table.finish();
-            let whole = check(&ledger, &counts);
-            for (reason, count) in ledger.reasons() {
-                let named = [
-                    DropReason::MidStream,
-                    DropReason::JoinedLate,
-                    DropReason::ResponseIncomplete,
-                    DropReason::RequestIncomplete,
-                ];
-                assert!(named.contains(&reason), "{count} {reason:?}");
+        let mut random = Random(6);
+        let (mut whole, mut lost) = (0, 0);
+        for _ in 0..20 {
+            let mut table = Table::new(Connection::begun);
+            for (direction, data) in &tape {
+                if random.below(1_000) == 0 {
+                    let (before, behind) = data.split_at(random.below(data.len()));
+                    let length = 1 + random.below(behind.len());
+                    table.feed(*direction, before);
+                    table.skip(*direction, length);
+                    table.feed(*direction, &behind[length..]);
+                    lost += 1;
+                } else {
+                    table.feed(*direction, data);
+                }
             }
-            sums.0 += whole;
-            sums.1 += ledger.exchanges.len();
-            sums.2 += rest.len() * manner.requests / tape.len();
+            let ledger = table.finish();
+            whole += check(&ledger, &counts);
+            for reason in ledger.reasons().into_keys() {
+                let is_gap = matches!(reason, DropReason::RequestGap | DropReason::ResponseGap);
+                assert!(
+                    is_gap || reason == DropReason::ResponseIncomplete,
+                    "{reason:?}"
+                );
+            }
         }
-        println!(
-            "{manner:?}: whole {} of seen {}, expected about {}",
-            sums.0, sums.1, sums.2
-        );
+        let share = whole as f64 / (20 * manner.requests) as f64;
+        assert!(lost > 20 && share > 0.9, "{share} with {lost} losses");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client, server};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use mirror_common::tunnel::Direction;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 
@@ -65,44 +65,70 @@ pub(super) struct Manner {
     /// What each end lets the other one's table become.
     pub(super) table: u32,
     pub(super) frame: u32,
+    /// Whether no field is always there with another value: its name would be said once, and only be referred to from
+    /// then on.
+    pub(super) heals: bool,
+    /// What bodies are cut out of; nothing for such as look like nothing.
+    pub(super) bodies: &'static [u8],
 }
 
-fn body(random: &mut Random, largest: usize) -> Bytes {
+fn body(random: &mut Random, manner: Manner) -> Bytes {
+    let largest = manner.largest;
     let length = match random.below(4) {
         0 => 0,
         1 => random.below(100),
         2 => random.below(largest / 16 + 1),
         _ => random.below(largest + 1),
     };
+    if !manner.bodies.is_empty() {
+        let start = random.below(manner.bodies.len());
+        let endless = manner.bodies.iter().cycle().skip(start);
+        return endless.take(length).copied().collect();
+    }
     let start = random.below(256);
     (0..length)
         .map(|at| (at * 7 + at / 251 + start) as u8)
         .collect()
 }
 
+const NUMBER: &str = "x-number-";
+
 fn number(headers: &HeaderMap) -> usize {
-    headers["x-number"].to_str().unwrap().parse().unwrap()
+    let mut names = headers.keys().map(|name| name.as_str());
+    names
+        .find_map(|name| name.strip_prefix(NUMBER))
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn name(text: &str, number: usize) -> HeaderName {
+    HeaderName::try_from(format!("{text}{number}")).unwrap()
 }
 
 /// Some fields: the same ones each time, such as change, and such as are never entered into a table.
-fn decorate(headers: &mut HeaderMap, number: usize, random: &mut Random) {
-    headers.insert("x-number", number.into());
+fn decorate(headers: &mut HeaderMap, number: usize, manner: Manner, random: &mut Random) {
+    headers.insert(name(NUMBER, number), HeaderValue::from_static("1"));
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    headers.insert("x-now-and-then", (number / 7).into());
     let mut secret = HeaderValue::from_str(&format!("s{}", random.below(1 << 20))).unwrap();
     secret.set_sensitive(true);
     headers.insert("authorization", secret);
+    if manner.heals {
+        return;
+    }
+    headers.insert("x-now-and-then", (number / 7).into());
     for _ in 0..random.below(3) {
         let value = "v".repeat(random.below(300));
         headers.append("x-many", HeaderValue::from_str(&value).unwrap());
     }
 }
 
-fn trailers(number: usize, random: &mut Random) -> Option<HeaderMap> {
+fn trailers(number: usize, manner: Manner, random: &mut Random) -> Option<HeaderMap> {
     (random.below(2) == 0).then(|| {
         let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", random.below(3).into());
-        trailers.insert("x-trailer", number.into());
+        let code = if manner.heals { 0 } else { random.below(3) };
+        trailers.insert("grpc-status", code.into());
+        trailers.insert(name("x-trailer-", number), number.into());
         trailers
     })
 }
@@ -156,10 +182,10 @@ async fn answer(
     }
     let status = [200, 200, 200, 404, 500][random.below(5)];
     let mut response = Response::builder().status(status).body(()).unwrap();
-    decorate(response.headers_mut(), number, &mut random);
+    decorate(response.headers_mut(), number, manner, &mut random);
     let (body, trailers) = (
-        body(&mut random, manner.largest),
-        trailers(number, &mut random),
+        body(&mut random, manner),
+        trailers(number, manner, &mut random),
     );
     let is_empty = body.is_empty() && trailers.is_none() && random.below(2) == 0;
     let stream = respond.send_response(response, is_empty).unwrap();
@@ -182,10 +208,10 @@ async fn ask(
         .uri(path)
         .body(())
         .unwrap();
-    decorate(request.headers_mut(), number, &mut random);
+    decorate(request.headers_mut(), number, manner, &mut random);
     let (body, trailers) = (
-        body(&mut random, manner.largest),
-        trailers(number, &mut random),
+        body(&mut random, manner),
+        trailers(number, manner, &mut random),
     );
     std::future::poll_fn(|context| sender.poll_ready(context))
         .await
