@@ -9,6 +9,7 @@ pub mod body;
 pub mod exchange;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+pub mod grpc;
 pub mod heap;
 pub mod http;
 pub mod http2;

@@ -113,7 +113,9 @@ impl Call {
             self.since = Some(now);
             match request.into_request() {
                 Ok(request) => self.withheld = Some(Box::new(request)),
-                Err(unusable) => return self.drop(unusable, Some(Direction::Request), sink),
+                Err(unusable) => {
+                    return self.drop(unusable, unusable.blames(Direction::Request), sink);
+                }
             }
         }
         let is_answered = self
@@ -134,7 +136,9 @@ impl Call {
                     self.is_live = false;
                     sink.response(self.id, response);
                 }
-                Err(unusable) => self.drop(unusable, Some(Direction::Response), sink),
+                Err(unusable) => {
+                    self.drop(unusable, unusable.blames(Direction::Response), sink);
+                }
             }
         }
     }

@@ -192,7 +192,7 @@ impl Connection {
         call.touched = now;
         let by = Some(Direction::Request);
         match (read, &mut call.request) {
-            (Err(unusable), _) => call.drop(unusable, by, sink),
+            (Err(unusable), _) => call.drop(unusable, unusable.blames(Direction::Request), sink),
             (Ok((_, size, Head::Trailers(trailers))), Some(request)) => {
                 request.trail(trailers, size, time_ns);
             }
@@ -200,10 +200,10 @@ impl Connection {
                 let Asking { method, fields, .. } = &asking;
                 call.asks_head = method == "HEAD";
                 if limits.mark.is_some_and(|mark| mark.is_on(fields)) {
-                    return call.drop(DropReason::Loop, by, sink);
+                    return call.drop(DropReason::Loop, None, sink);
                 }
                 if method == "CONNECT" {
-                    return call.drop(DropReason::Upgrade, by, sink);
+                    return call.drop(DropReason::Upgrade, None, sink);
                 }
                 if call.asks_head
                     && let Some(response) = &mut call.response
@@ -235,7 +235,7 @@ impl Connection {
         call.touched = now;
         let by = Some(Direction::Response);
         match (read, &mut call.response) {
-            (Err(unusable), _) => call.drop(unusable, by, sink),
+            (Err(unusable), _) => call.drop(unusable, unusable.blames(Direction::Response), sink),
             // Another one follows.
             (
                 Ok((
@@ -423,7 +423,7 @@ impl Connection {
         if self.decode(direction, block, sink).is_some() {
             let id = sink.seen();
             let mut call = Call::new(id, self.memory.empty_lease(), self.now);
-            call.drop(DropReason::Http2, Some(direction), sink);
+            call.drop(DropReason::Http2, None, sink);
         }
     }
 

@@ -527,6 +527,3 @@ pub(super) fn strip(header: Header, mut payload: Bytes) -> Result<Bytes, Malform
     payload.truncate(payload.len() - padding);
     Ok(payload.split_off(before))
 }
-
-#[cfg(test)]
-mod tests;

@@ -45,6 +45,17 @@ impl From<DropReason> for Unusable {
     }
 }
 
+impl Unusable {
+    /// Who is to blame that a message of this direction cannot be read, if it is its sender.
+    pub(super) fn blames(&self, direction: Direction) -> Option<Direction> {
+        let is_unreadable = matches!(
+            self.reason,
+            DropReason::Malformed | DropReason::HeadTooLarge
+        );
+        is_unreadable.then_some(direction)
+    }
+}
+
 const fn malformed(why: &'static str) -> Unusable {
     Unusable {
         reason: DropReason::Malformed,

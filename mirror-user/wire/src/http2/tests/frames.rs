@@ -1,2 +1,790 @@
 //! Frames of every kind, as nobody real sends them together.
+
+use super::super::connection::Place;
+use super::super::frame::flag::{ACK, END_HEADERS, END_STREAM, PADDED, PRIORITY};
+use super::super::hpack::tests::{Encoder, Form};
 use super::*;
+use crate::mark::{MARK_HEADER, Mark};
+
+const CLIENT: Direction = Direction::Request;
+const SERVER: Direction = Direction::Response;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Both ends, each with its table.
+struct Talk {
+    client: Encoder,
+    server: Encoder,
+}
+
+impl Talk {
+    fn new() -> Self {
+        Self {
+            client: Encoder::new(),
+            server: Encoder::new(),
+        }
+    }
+
+    fn block(&mut self, direction: Direction, fields: &[(&str, &str)]) -> Vec<u8> {
+        let encoder = match direction {
+            Direction::Request => &mut self.client,
+            Direction::Response => &mut self.server,
+        };
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            let field = (name.as_bytes(), value.as_bytes());
+            encoder.field(field, Form::Indexed, true, &mut block);
+        }
+        block
+    }
+
+    fn headers(
+        &mut self,
+        direction: Direction,
+        stream: u32,
+        end: bool,
+        fields: &[(&str, &str)],
+    ) -> Vec<u8> {
+        let block = self.block(direction, fields);
+        let flags = END_HEADERS | if end { END_STREAM } else { 0 };
+        frame(HEADERS, flags, stream, &block)
+    }
+
+    fn ask(&mut self, stream: u32, end: bool, path: &str) -> Vec<u8> {
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            ("content-type", "a/b"),
+        ];
+        self.headers(CLIENT, stream, end, &fields)
+    }
+
+    fn promise(&mut self, stream: u32, path: &str) -> Vec<u8> {
+        let block = self.block(
+            SERVER,
+            &[(":method", "GET"), (":path", path), ("x-new", "1")],
+        );
+        let payload = [&[0, 0, 0, 2], &block[..]].concat();
+        frame(PUSH_PROMISE, END_HEADERS, stream, &payload)
+    }
+
+    fn answer(&mut self, stream: u32, end: bool) -> Vec<u8> {
+        self.headers(SERVER, stream, end, &[(":status", "200"), ("server", "s")])
+    }
+}
+
+fn data(stream: u32, end: bool, text: &str) -> Vec<u8> {
+    frame(
+        DATA,
+        if end { END_STREAM } else { 0 },
+        stream,
+        text.as_bytes(),
+    )
+}
+
+/// A connection that was read from its first byte on.
+fn begun() -> Table {
+    let mut table = Table::new(Connection::begun);
+    table.feed(CLIENT, PREFACE);
+    table.feed(CLIENT, &frame(SETTINGS, 0, 0, &[]));
+    table.feed(SERVER, &frame(SETTINGS, 0, 0, &[]));
+    table.feed(SERVER, &frame(SETTINGS, ACK, 0, &[]));
+    table.feed(CLIENT, &frame(SETTINGS, ACK, 0, &[]));
+    table
+}
+
+/// What became of each exchange, a line each.
+fn told(ledger: &Ledger) -> Vec<String> {
+    let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
+    let count = |fields: usize| match fields {
+        0 => String::new(),
+        count => format!(" +{count}"),
+    };
+    let lines = ledger.exchanges.values().map(|told| {
+        let mut line = String::new();
+        if let Some(request) = &told.request {
+            let (body, trailers) = (text(&request.body), count(request.trailers.len()));
+            line += &format!("{} {} {body}{trailers} ", request.method, request.target);
+        }
+        if let Some(response) = &told.response {
+            let (body, trailers) = (text(&response.body), count(response.trailers.len()));
+            line += &format!("= {} {body}{trailers}", response.status);
+        }
+        if let Some(dropped) = told.dropped {
+            let by = dropped.by.map_or("", Direction::label);
+            line += &format!("! {} {by}", dropped.reason.label());
+        }
+        line.trim_end().to_owned()
+    });
+    lines.collect()
+}
+
+#[track_caller]
+fn check(pieces: impl IntoIterator<Item = (Direction, Vec<u8>)>, expected: &[&str]) {
+    let mut table = begun();
+    for (direction, piece) in pieces {
+        table.feed(direction, &piece);
+    }
+    assert_eq!(told(&table.finish()), expected);
+}
+
+/// One connection with a frame of every kind: what the client sends, and what the server does.
+fn every_kind() -> (Vec<u8>, Vec<u8>) {
+    let mut talk = Talk::new();
+    let mut client = PREFACE.to_vec();
+    client.extend(frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9, 0, 5, 0, 1, 0, 0]));
+    client.extend(frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 9]));
+    client.extend(frame(0x42, 0xff, 7, b"of an extension"));
+    client.extend(frame(2, 0, 3, &[0, 0, 0, 1, 5]));
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/first"),
+        ("x-long", "a value that is cut into several parts"),
+    ];
+    let block = talk.block(CLIENT, &fields);
+    let (first, rest) = block.split_at(block.len() / 3);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    let first = [&[4, 0, 0, 0, 0, 9], first, &[0; 4]].concat();
+    client.extend(frame(HEADERS, PADDED | PRIORITY, 1, &first));
+    client.extend(frame(CONTINUATION, 0, 1, second));
+    client.extend(frame(CONTINUATION, 0, 1, &[]));
+    client.extend(frame(CONTINUATION, END_HEADERS, 1, third));
+    client.extend(talk.ask(3, false, "/second"));
+    client.extend(frame(DATA, PADDED, 1, b"\x05ab\0\0\0\0\0"));
+    client.extend(data(3, false, "xy"));
+    client.extend(frame(DATA, 0, 1, b""));
+    client.extend(frame(PING, 0, 0, b"a ping !"));
+    client.extend(data(1, false, "c"));
+    client.extend(talk.headers(CLIENT, 1, true, &[("x-end", "1"), ("x-long", "b")]));
+    client.extend(frame(DATA, PADDED | END_STREAM, 3, b"\0z"));
+    client.extend(talk.ask(5, true, "/third"));
+    client.extend(frame(SETTINGS, ACK, 0, &[]));
+
+    let mut server = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 9]);
+    server.extend(frame(SETTINGS, ACK, 0, &[]));
+    server.extend(talk.headers(SERVER, 1, false, &[(":status", "103"), ("link", "a")]));
+    server.extend(talk.answer(3, false));
+    server.extend(talk.answer(1, false));
+    server.extend(frame(DATA, PADDED, 1, b"\x01one\0"));
+    server.extend(frame(PING, ACK, 0, b"a ping !"));
+    server.extend(talk.promise(1, "/pushed"));
+    server.extend(data(3, true, "two"));
+    server.extend(talk.answer(2, false));
+    server.extend(data(2, true, "pushed"));
+    server.extend(talk.headers(SERVER, 1, true, &[("grpc-status", "0")]));
+    server.extend(talk.headers(SERVER, 5, true, &[(":status", "404"), ("x-new", "1")]));
+    server.extend(frame(GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0, b'o', b'k']));
+    (client, server)
+}
+
+const EVERY_KIND: [&str; 3] = [
+    "POST /first abc +2 = 200 one +1",
+    "POST /second xyz = 200 two",
+    "POST /third  = 404",
+];
+
+#[test]
+fn however_frames_are_split() {
+    let (client, server) = every_kind();
+    let cuts = client.len().max(server.len());
+    for cut in 0..cuts {
+        let mut table = Table::new(Connection::begun);
+        for half in 0..2 {
+            for (direction, bytes) in [(CLIENT, &client), (SERVER, &server)] {
+                let (before, behind) = bytes.split_at(cut.min(bytes.len()));
+                table.feed(direction, [before, behind][half]);
+            }
+        }
+        let mut told = told(&table.finish());
+        told.retain(|line| line != "! http2");
+        assert_eq!(told, EVERY_KIND, "cut at {cut}");
+    }
+}
+
+#[test]
+fn whatever_is_lost_nothing_else_is_told() {
+    let (client, server) = every_kind();
+    let mut most = 0;
+    for (direction, bytes) in [(CLIENT, &client), (SERVER, &server)] {
+        for length in [1, 3, 20, 100] {
+            for at in 0..bytes.len() - length {
+                let mut table = Table::new(Connection::begun);
+                if direction == SERVER {
+                    table.feed(CLIENT, &client);
+                }
+                table.feed(direction, &bytes[..at]);
+                table.skip(direction, length);
+                table.feed(direction, &bytes[at + length..]);
+                if direction == CLIENT {
+                    table.feed(SERVER, &server);
+                }
+                let told = told(&table.finish());
+                for line in &told {
+                    let is_true = EVERY_KIND.contains(&line.as_str());
+                    let request = line.split(" ! ").next().unwrap();
+                    let is_part = EVERY_KIND.iter().any(|whole| whole.starts_with(request));
+                    assert!(
+                        is_true || (line.contains("! ") && (line.starts_with('!') || is_part)),
+                        "{line}"
+                    );
+                }
+                let whole = told
+                    .iter()
+                    .filter(|line| EVERY_KIND.contains(&line.as_str()));
+                most = most.max(whole.count());
+            }
+        }
+    }
+    assert_eq!(most, 3, "no loss was harmless");
+}
+
+#[test]
+fn only_the_touched_stream_pays() {
+    let mut talk = Talk::new();
+    let mut table = begun();
+    table.feed(CLIENT, &talk.ask(1, false, "/a"));
+    table.feed(CLIENT, &talk.ask(3, false, "/b"));
+    let body = data(1, true, "a body of which some is missing");
+    table
+        .feed(CLIENT, &body[..12])
+        .skip(CLIENT, 10)
+        .feed(CLIENT, &body[22..]);
+    table.feed(CLIENT, &data(3, true, "b"));
+    for stream in [3, 1] {
+        table.feed(
+            SERVER,
+            &[talk.answer(stream, false), data(stream, true, "ok")].concat(),
+        );
+    }
+    // All of a frame's rest.
+    table.feed(CLIENT, &talk.ask(5, true, "/c"));
+    let body = data(5, true, "gone");
+    table
+        .feed(SERVER, &talk.answer(5, false))
+        .feed(SERVER, &body[..9])
+        .skip(SERVER, 4);
+    // Of a ping nothing matters.
+    table.feed(SERVER, &frame(PING, 0, 0, b"")[..0]);
+    let ping = frame(PING, 0, 0, b"12345678");
+    table.feed(CLIENT, &ping[..11]).skip(CLIENT, 6);
+    table
+        .feed(CLIENT, &talk.ask(7, true, "/d"))
+        .feed(SERVER, &talk.answer(7, true));
+    let expected = [
+        "! request_gap",
+        "POST /b b = 200 ok",
+        "POST /c  ! response_gap",
+        "POST /d  = 200",
+    ];
+    assert_eq!(told(&table.finish()), expected);
+}
+
+#[test]
+fn a_lost_block_costs_what_refers_to_it() {
+    let mut talk = Talk::new();
+    let mut table = begun();
+    let first = talk.ask(1, true, "/a");
+    table
+        .feed(CLIENT, &first[..12])
+        .skip(CLIENT, first.len() - 12);
+    // Its content-type is not known any more, the path is; a name that is said anew makes all of it known.
+    table.feed(CLIENT, &talk.ask(3, true, "/b"));
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/c")];
+    table.feed(CLIENT, &talk.headers(CLIENT, 5, true, &fields));
+    for stream in [1, 3, 5] {
+        table.feed(SERVER, &talk.answer(stream, true));
+    }
+    let expected = ["! request_gap", "! request_gap", "GET /c  = 200"];
+    assert_eq!(told(&table.finish()), expected);
+}
+
+#[test]
+fn streams_that_end_early() {
+    let reset = |stream| frame(RESET, 0, stream, &[0, 0, 0, 8]);
+    let mut talk = Talk::new();
+    check(
+        [
+            (CLIENT, talk.ask(1, true, "/a")),
+            (CLIENT, talk.ask(3, false, "/b")),
+            (CLIENT, talk.ask(5, true, "/c")),
+            (CLIENT, reset(3)),
+            (SERVER, talk.answer(1, false)),
+            (CLIENT, reset(1)),
+            (SERVER, reset(5)),
+            // Already on its way.
+            (SERVER, data(1, true, "late")),
+            (CLIENT, talk.ask(7, true, "/d")),
+            (SERVER, talk.answer(7, true)),
+        ],
+        &[
+            "POST /a  ! response_incomplete request",
+            "! request_incomplete request",
+            "POST /c  ! response_incomplete response",
+            "POST /d  = 200",
+        ],
+    );
+}
+
+#[test]
+fn an_answer_that_passed_before_it_was_cancelled_counts() {
+    let mut talk = Talk::new();
+    let mut table = begun();
+    table.feed(CLIENT, &talk.ask(1, true, "/a"));
+    let before = table.now;
+    table.now += Duration::from_millis(1);
+    table.feed(CLIENT, &frame(RESET, 0, 1, &[0, 0, 0, 8]));
+    table.now = before;
+    table.feed(SERVER, &talk.answer(1, true));
+    assert_eq!(told(&table.finish()), ["POST /a  = 200"]);
+}
+
+#[test]
+fn a_server_that_goes_away() {
+    let mut talk = Talk::new();
+    let goaway = |last: u8| frame(GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 0]);
+    check(
+        [
+            (CLIENT, talk.ask(1, true, "/a")),
+            (CLIENT, talk.ask(3, true, "/b")),
+            (
+                SERVER,
+                frame(GOAWAY, 0, 0, &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
+            ),
+            (SERVER, goaway(1)),
+            (SERVER, talk.answer(1, true)),
+        ],
+        &["POST /a  = 200", "POST /b  ! response_incomplete response"],
+    );
+}
+
+#[test]
+fn what_is_passed_over() {
+    let mut talk = Talk::new();
+    let connect = [(":method", "CONNECT"), (":authority", "a:1")];
+    let extended = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/chat"),
+        (":authority", "a"),
+    ];
+    check(
+        [
+            (CLIENT, talk.headers(CLIENT, 1, false, &connect)),
+            (CLIENT, talk.headers(CLIENT, 3, false, &extended)),
+            (SERVER, talk.answer(1, false)),
+            (CLIENT, data(1, false, "tunnelled")),
+            (SERVER, talk.answer(3, false)),
+            (SERVER, data(3, false, "anything")),
+            (CLIENT, talk.ask(5, true, "/a")),
+            (SERVER, talk.promise(5, "/p")),
+            (
+                SERVER,
+                talk.headers(SERVER, 5, true, &[(":status", "200"), ("x-new", "1")]),
+            ),
+            (SERVER, talk.answer(2, false)),
+            (SERVER, data(2, true, "pushed")),
+        ],
+        &["! upgrade", "! upgrade", "POST /a  = 200", "! http2"],
+    );
+}
+
+#[test]
+fn answers_that_come_early() {
+    let mut talk = Talk::new();
+    check(
+        [
+            (CLIENT, talk.ask(1, false, "/a")),
+            (SERVER, talk.answer(1, false)),
+            (SERVER, data(1, true, "early")),
+            (CLIENT, data(1, true, "late")),
+            (CLIENT, talk.ask(3, false, "/b")),
+            (SERVER, talk.answer(3, true)),
+            (SERVER, frame(RESET, 0, 3, &[0; 4])),
+        ],
+        &["POST /a late = 200 early", "! request_incomplete response"],
+    );
+}
+
+#[test]
+fn messages_that_contradict_themselves() {
+    let mut talk = Talk::new();
+    let long = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/a"),
+        ("content-length", "5"),
+    ];
+    let head = [(":method", "HEAD"), (":scheme", "http"), (":path", "/b")];
+    let upper = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/c"),
+        ("X", "1"),
+    ];
+    check(
+        [
+            (CLIENT, talk.headers(CLIENT, 1, false, &long)),
+            (CLIENT, data(1, true, "four")),
+            (CLIENT, talk.headers(CLIENT, 3, true, &head)),
+            (
+                SERVER,
+                talk.headers(
+                    SERVER,
+                    3,
+                    true,
+                    &[(":status", "200"), ("content-length", "9")],
+                ),
+            ),
+            (CLIENT, talk.headers(CLIENT, 5, true, &upper)),
+            (CLIENT, talk.ask(7, true, "/d")),
+            (SERVER, talk.headers(SERVER, 7, true, &[(":status", "103")])),
+            (CLIENT, talk.ask(9, true, "/e")),
+            (SERVER, talk.answer(9, false)),
+            (SERVER, talk.answer(9, true)),
+            (CLIENT, talk.ask(11, true, "/f")),
+            (
+                SERVER,
+                talk.headers(
+                    SERVER,
+                    11,
+                    false,
+                    &[(":status", "200"), ("content-length", "9")],
+                ),
+            ),
+            (SERVER, data(11, true, "x")),
+        ],
+        &[
+            "! malformed request",
+            "HEAD /b  = 200",
+            "! malformed request",
+            "POST /d  ! malformed response",
+            "POST /e  ! malformed response",
+            "POST /f  ! malformed response",
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_framed_is_malformed() {
+    let get = Talk::new().ask(1, true, "/a");
+    for (why, bytes) in [
+        (
+            "the client's preface",
+            b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(),
+        ),
+        ("DATA on no stream", frame(DATA, 0, 0, b"a")),
+        ("SETTINGS on a stream", frame(SETTINGS, 0, 1, &[])),
+        ("SETTINGS of 5 bytes", frame(SETTINGS, 0, 0, &[0; 5])),
+        (
+            "SETTINGS ACK that says something",
+            frame(SETTINGS, ACK, 0, &[0; 6]),
+        ),
+        ("PING of 7 bytes", frame(PING, 0, 0, &[0; 7])),
+        ("RST_STREAM of 3 bytes", frame(RESET, 0, 1, &[0; 3])),
+        (
+            "WINDOW_UPDATE of 5 bytes",
+            frame(WINDOW_UPDATE, 0, 1, &[0; 5]),
+        ),
+        ("GOAWAY of 7 bytes", frame(GOAWAY, 0, 0, &[0; 7])),
+        ("a frame that is too large", frame(DATA, 0, 1, &[0; 16_385])),
+        ("padding without room", frame(DATA, PADDED, 1, &[2, 0])),
+        ("no padding at all", frame(DATA, PADDED, 1, &[])),
+        (
+            "CONTINUATION alone",
+            frame(CONTINUATION, END_HEADERS, 1, &[]),
+        ),
+        (
+            "DATA inside a block",
+            [frame(HEADERS, 0, 3, &[0x82]), data(1, true, "a")].concat(),
+        ),
+        (
+            "a block of another stream",
+            [
+                frame(HEADERS, 0, 3, &[0x82]),
+                frame(CONTINUATION, 4, 5, &[]),
+            ]
+            .concat(),
+        ),
+        (
+            "a client's promise",
+            frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]),
+        ),
+        (
+            "an index behind the table",
+            frame(HEADERS, END_HEADERS, 3, &[0xff, 0x7f]),
+        ),
+        ("DATA before its head", data(3, true, "a")),
+    ] {
+        let is_preface = why.contains("preface");
+        let mut table = match is_preface {
+            true => Table::new(Connection::begun),
+            false => begun(),
+        };
+        if !is_preface {
+            // One that is open, and is cut off.
+            let mut talk = Talk::new();
+            table.feed(CLIENT, &talk.ask(1, false, "/a"));
+        }
+        table.feed(CLIENT, &bytes);
+        table.feed(CLIENT, &get);
+        assert!(
+            matches!(table.connection.requests.place, Place::Unknown(_)),
+            "{why}"
+        );
+        let ledger = table.finish();
+        let expected: &[&str] = if is_preface {
+            &[]
+        } else {
+            &["! malformed request"]
+        };
+        assert_eq!(told(&ledger)[..expected.len()], *expected, "{why}");
+    }
+}
+
+#[test]
+fn settings_that_change_in_mid_connection() {
+    let mut talk = Talk::new();
+    let mut table = begun();
+    table
+        .feed(CLIENT, &talk.ask(1, true, "/a"))
+        .feed(SERVER, &talk.answer(1, true));
+    // The server lets the client's table be larger, and its frames.
+    let settings = [0, 1, 0, 0, 0x20, 0, 0, 5, 0, 1, 0, 0];
+    table.feed(SERVER, &frame(SETTINGS, 0, 0, &settings));
+    table.feed(CLIENT, &frame(SETTINGS, ACK, 0, &[]));
+    let mut block = Vec::new();
+    talk.client.resize(0x2000, &mut block);
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/b"),
+        ("x", &"y".repeat(5_000)),
+    ];
+    block.extend(talk.block(CLIENT, &fields));
+    table.feed(CLIENT, &frame(HEADERS, END_HEADERS, 3, &block));
+    table.feed(CLIENT, &frame(DATA, END_STREAM, 3, &[b'z'; 50_000]));
+    table.feed(SERVER, &talk.answer(3, true));
+    table
+        .feed(CLIENT, &talk.headers(CLIENT, 5, true, &fields))
+        .feed(SERVER, &talk.answer(5, true));
+    // A table larger than the server lets it be.
+    let mut block = Vec::new();
+    talk.client.resize(0x2001, &mut block);
+    block.extend(talk.block(CLIENT, &fields));
+    table.feed(CLIENT, &talk.ask(7, false, "/d"));
+    table.feed(CLIENT, &frame(HEADERS, END_HEADERS | END_STREAM, 9, &block));
+    let ledger = table.finish();
+    let whole: Vec<_> = ledger
+        .whole()
+        .map(|(request, _)| (request.target.as_str(), request.body.len()))
+        .collect();
+    assert_eq!(whole, [("/a", 0), ("/b", 50_000), ("/b", 0)]);
+    assert_eq!(ledger.reasons(), [(DropReason::Malformed, 1)].into());
+}
+
+#[test]
+fn limits() {
+    let mut talk = Talk::new();
+    let memory = Memory::new(1 << 20);
+    let mark = Mark::new();
+    let limits = Limits::new(10).with_mark(mark);
+    let mut table = Table {
+        connection: Connection::begun(limits, &memory),
+        ledger: Ledger::default(),
+        memory: memory.clone(),
+        now: Duration::ZERO,
+    };
+    table.feed(CLIENT, PREFACE);
+    table.feed(
+        CLIENT,
+        &[
+            talk.ask(1, false, "/a"),
+            data(1, false, "123456"),
+            data(1, true, "78901"),
+        ]
+        .concat(),
+    );
+    table.feed(CLIENT, &talk.ask(3, true, "/b"));
+    table.feed(
+        SERVER,
+        &[talk.answer(3, false), data(3, true, "12345678901")].concat(),
+    );
+    let own = mark.of(uuid::Uuid::now_v7());
+    let marked = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/c"),
+        (MARK_HEADER, &own),
+    ];
+    table.feed(CLIENT, &talk.headers(CLIENT, 5, true, &marked));
+    let head = |path: &'static str| [(":method", "GET"), (":scheme", "http"), (":path", path)];
+    let large = "x".repeat(70_000);
+    let fields = [&head("/d")[..], &[("x", &large)]].concat();
+    let block = talk.block(CLIENT, &fields);
+    let parts: Vec<_> = block.chunks(16_000).collect();
+    for (number, part) in parts.iter().enumerate() {
+        let kind = if number == 0 { HEADERS } else { CONTINUATION };
+        let flags = if number + 1 == parts.len() {
+            END_HEADERS
+        } else {
+            0
+        };
+        table.feed(CLIENT, &frame(kind, flags | END_STREAM, 7, part));
+    }
+    let expected = [
+        "! too_large",
+        "POST /b  ! too_large",
+        "! loop",
+        "! head_too_large request",
+    ];
+    assert_eq!(told(&table.finish()), expected);
+}
+
+#[test]
+fn without_memory_nothing_is_kept() {
+    let (client, server) = every_kind();
+    let mut whole = 0;
+    for limit in (0..6_000).step_by(100) {
+        let memory = Memory::new(limit);
+        let mut table = Table {
+            connection: Connection::begun(Limits::new(1_000), &memory),
+            ledger: Ledger::default(),
+            memory: memory.clone(),
+            now: Duration::ZERO,
+        };
+        for _ in 0..20 {
+            table.feed(CLIENT, &client).feed(SERVER, &server);
+            assert!(memory.used() <= limit);
+        }
+        let ledger = table.finish();
+        whole = ledger.whole().count();
+    }
+    assert!(whole >= 3);
+    let mut table = Table::new(|limits, _| Connection::begun(limits, &Memory::new(0)));
+    table.feed(CLIENT, &client).feed(SERVER, &server);
+    table.connection.close(None, None, &mut table.ledger);
+    assert!(table.ledger.reasons().contains_key(&DropReason::Memory));
+}
+
+#[test]
+fn an_upgrade_goes_on_with_its_request() {
+    let mut ledger = Ledger::default();
+    let id = ledger.seen();
+    ledger.request(id, crate::fixtures::request("GET", "/up"));
+    let memory = Memory::new(1 << 20);
+    // The client lets the server's frames be larger.
+    let settings = [0, 5, 0, 1, 0, 0];
+    let connection = Connection::upgraded(Limits::new(1 << 20), &memory, id, "GET", &settings);
+    let mut table = Table {
+        connection: connection.unwrap(),
+        ledger,
+        memory,
+        now: Duration::ZERO,
+    };
+    let mut talk = Talk::new();
+    table.feed(SERVER, &frame(SETTINGS, 0, 0, &[]));
+    table
+        .feed(CLIENT, PREFACE)
+        .feed(CLIENT, &frame(SETTINGS, 0, 0, &[]));
+    table.feed(SERVER, &talk.answer(1, false));
+    table.feed(SERVER, &frame(DATA, END_STREAM, 1, &[b'x'; 20_000]));
+    table
+        .feed(CLIENT, &talk.ask(3, true, "/next"))
+        .feed(SERVER, &talk.answer(3, true));
+    table.connection.close(None, None, &mut table.ledger);
+    let whole: Vec<_> = table
+        .ledger
+        .whole()
+        .map(|(request, answer)| (request.target.as_str(), answer.body.len()))
+        .collect();
+    assert_eq!(whole, [("/up", 20_000), ("/next", 0)]);
+}
+
+#[test]
+fn what_is_not_heard_of_is_given_up() {
+    let mut talk = Talk::new();
+    let mut table = begun();
+    table
+        .feed(CLIENT, &talk.ask(1, true, "/a"))
+        .feed(CLIENT, &talk.ask(3, false, "/b"));
+    let due = table.connection.deadline().unwrap();
+    table
+        .connection
+        .expire(due - Duration::from_micros(2), &mut table.ledger);
+    assert_eq!(table.connection.open(), 2);
+    table.feed(CLIENT, &data(3, false, "still here"));
+    table.connection.expire(due, &mut table.ledger);
+    assert_eq!(table.connection.open(), 1);
+    table.now = due;
+    // What comes too late is passed over.
+    table
+        .feed(SERVER, &talk.answer(1, true))
+        .feed(CLIENT, &data(3, true, "."))
+        .feed(SERVER, &talk.answer(3, true));
+    let expected = [
+        "POST /a  ! response_incomplete",
+        "POST /b still here. = 200",
+    ];
+    assert_eq!(told(&table.finish()), expected);
+}
+
+#[test]
+fn a_late_reader_passes_over_what_began_before() {
+    let mut talk = Talk::new();
+    for stream in [1, 3] {
+        talk.ask(stream, false, "/before");
+        talk.answer(stream, false);
+    }
+    let mut table = Table::new(Connection::joined);
+    let ping = frame(PING, 0, 0, b"12345678");
+    for _ in 0..3 {
+        table.feed(CLIENT, &ping).feed(SERVER, &ping);
+    }
+    // The rest of both, one that refers to fields of before, and one that does not.
+    table
+        .feed(CLIENT, &data(1, true, "rest"))
+        .feed(SERVER, &data(3, false, "rest"));
+    table.feed(
+        SERVER,
+        &talk.headers(SERVER, 3, true, &[("grpc-status", "0")]),
+    );
+    table.feed(SERVER, &data(1, true, "rest"));
+    table
+        .feed(CLIENT, &talk.ask(5, true, "/b"))
+        .feed(SERVER, &talk.answer(5, true));
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/c")];
+    table.feed(CLIENT, &talk.headers(CLIENT, 7, true, &fields));
+    table.feed(
+        SERVER,
+        &talk.headers(SERVER, 7, true, &[(":status", "204")]),
+    );
+    assert_eq!(table.connection.is_late(), Some(false));
+    let expected = [
+        "! mid_stream",
+        "! mid_stream",
+        "! joined_late",
+        "GET /c  = 204",
+    ];
+    assert_eq!(told(&table.finish()), expected);
+}
