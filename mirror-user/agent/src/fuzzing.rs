@@ -31,11 +31,12 @@ use mirror_base::transport::frame::{self, Header, Hello, Kind, Positions, Welcom
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("packet", packet),
     ("tunnel", tunnel),
     ("stream", stream),
     ("http", http),
+    ("http2", http2),
     ("tap", tap),
     ("control", control),
     ("coding", coding),
@@ -158,6 +159,11 @@ pub fn http(input: &[u8]) {
     drop(events);
     assert!(ledger.0.values().all(|&over| over), "seen, but not over");
     assert_eq!(memory.used(), 0);
+}
+
+/// Frames of both directions of a connection, cut and lost at will.
+pub fn http2(input: &[u8]) {
+    mirror_wire::fuzzing::http2(input);
 }
 
 /// A tap's connections: frames at will, or as a tap sends them, cut and broken at will. Records of a

@@ -140,6 +140,7 @@ fn percent_decoded(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::status as status_of;
     use super::*;
     use crate::fixtures::{fields, response};
 
@@ -196,7 +197,7 @@ mod tests {
         let status = |headers: &[(&str, &str)], body: &[u8], trailers: &[(&str, &str)]| {
             let mut response = response(200, headers, body);
             response.trailers = fields(trailers);
-            super::status(&response).map(|status| (status.code, status.message))
+            status_of(&response).map(|status| (status.code, status.message))
         };
         let end = |code, message: &str| Some((code, message.to_owned()));
         assert_eq!(status(&[], b"x", &[("grpc-status", "0")]), end(0, ""));

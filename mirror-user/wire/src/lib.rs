@@ -9,6 +9,8 @@ pub mod body;
 pub mod exchange;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod heap;
 pub mod http;
