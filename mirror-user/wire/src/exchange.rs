@@ -15,6 +15,7 @@ mod half;
 mod handover;
 mod handshake;
 mod multipath;
+mod multiplexed;
 mod parking;
 mod recent;
 mod resync;
@@ -71,6 +72,8 @@ pub struct Limits {
     pub skips_requests: bool,
     /// The same of responses.
     pub skips_responses: bool,
+    /// HTTP/2 in clear text is read, too, not left alone.
+    pub reads_http2: bool,
 }
 
 impl Limits {
@@ -87,6 +90,15 @@ impl Limits {
             mark: None,
             skips_requests: false,
             skips_responses: false,
+            reads_http2: false,
+        }
+    }
+
+    /// The same for whoever can do something with requests of HTTP/2.
+    pub const fn with_http2(self) -> Self {
+        Self {
+            reads_http2: true,
+            ..self
         }
     }
 

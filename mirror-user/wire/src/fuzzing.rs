@@ -93,7 +93,7 @@ pub fn http2(input: &[u8]) {
             let id = ledger.seen();
             ledger.0.insert(id, (false, true));
             let settings = input.take(usize::from(kind >> 2));
-            match Connection::upgraded(limits, &memory, id, "GET", settings) {
+            match Connection::upgraded(limits, &memory, id, "GET", settings, Duration::ZERO) {
                 Ok(connection) => connection,
                 Err(_) => return,
             }

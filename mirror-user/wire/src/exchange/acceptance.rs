@@ -237,6 +237,7 @@ impl Connection {
             return;
         }
         match direction {
+            direction if self.rewind_http2(direction, position, journal) => {}
             Direction::Request => {
                 if matches!(self.mode, Mode::Framed | Mode::SeekResponses) {
                     self.lose_requests(DropReason::RequestGap, journal);

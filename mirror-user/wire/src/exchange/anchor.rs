@@ -21,6 +21,7 @@ use super::half::{Half, Word};
 use super::resync::Seek;
 use super::{ConnectionId, Journal, Key, Limits};
 use crate::http::Decoder;
+use crate::http2;
 use crate::memory::Memory;
 use crate::message::DropReason;
 
@@ -47,7 +48,9 @@ enum State {
     SeekResponses,
     /// Of neither.
     Seek,
-    /// It is not HTTP/1.
+    /// It is HTTP/2.
+    Http2,
+    /// It is not HTTP.
     Alone,
     /// It is over.
     Closed,
@@ -130,6 +133,8 @@ impl Connection {
         match self.mode {
             Mode::Unknown { .. } => self.join_midway(journal),
             Mode::Framed if self.has_unasked() => self.close(now, None, journal),
+            // What its ends refer to is not handed over, so that nothing is gained by its open exchanges' ends.
+            Mode::Http2(_) => self.close_http2(Some(DropReason::Shutdown), journal),
             _ => {}
         }
         if matches!(self.mode, Mode::Seek(_)) {
@@ -193,7 +198,7 @@ impl Connection {
         }
         let is_done = match self.mode {
             Mode::Framed | Mode::SeekResponses => self.is_between_requests(),
-            Mode::Seek(_) | Mode::Alone => true,
+            Mode::Seek(_) | Mode::Alone | Mode::Http2(_) => true,
             Mode::Unknown { .. } | Mode::Closed { .. } => false,
         };
         if is_done {
@@ -236,6 +241,7 @@ impl Connection {
             Mode::Closed { .. } => State::Closed,
             _ if closing => State::Closed,
             Mode::Alone => State::Alone,
+            Mode::Http2(_) => State::Http2,
             Mode::Framed if self.is_between_requests() && answered => State::Framed,
             Mode::Framed | Mode::SeekResponses if self.is_between_requests() => {
                 State::SeekResponses
@@ -291,7 +297,10 @@ impl Connection {
             State::Framed => Mode::Framed,
             State::SeekResponses => Mode::SeekResponses,
             State::Seek => Mode::Seek(anchor.seek(connection.requests.position())),
-            State::Alone => Mode::Alone,
+            State::Http2 if limits.reads_http2 => {
+                Mode::Http2(Box::new(http2::Connection::joined(limits, memory)))
+            }
+            State::Alone | State::Http2 => Mode::Alone,
             State::Closed => {
                 let until = now.saturating_add(REMEMBERED);
                 Mode::Closed { until }
@@ -300,7 +309,7 @@ impl Connection {
         if anchor.state == State::Seek {
             connection.requests.lose();
         }
-        if anchor.state != State::Framed {
+        if !matches!(anchor.state, State::Framed | State::Http2) {
             connection.responses.lose();
         }
         connection

@@ -15,6 +15,7 @@ use super::half::{Half, Patience};
 use super::handshake::{FastOpen, Handshake};
 use super::resync::Seek;
 use super::{ConnectionId, Event, Journal, Key, Limits};
+use crate::http2;
 use crate::memory::{Lease, Memory};
 use crate::message::{DropReason, Segment, TapId};
 use crate::stream::Flaw;
@@ -39,7 +40,9 @@ pub(super) enum Mode {
     SeekResponses,
     /// Of neither, but for responses to exchanges that are still open.
     Seek(Seek),
-    /// Not HTTP/1 (any more): left alone.
+    /// In HTTP/2, whose reader finds that out.
+    Http2(Box<http2::Connection>),
+    /// Neither (any more): left alone.
     Alone,
     /// It is over; remembered so that late copies do not look like a new connection.
     Closed {
@@ -185,6 +188,9 @@ impl Connection {
         if std::mem::replace(&mut self.answered, answered) == answered {
             return;
         }
+        if matches!(self.mode, Mode::Http2(_)) {
+            return self.leave_alone(DropReason::ResponseGap, journal);
+        }
         self.responses.clear();
         if answered {
             // Whatever was said meanwhile was not followed.
@@ -317,6 +323,7 @@ impl Connection {
     /// From here on the connection is left alone.
     pub(super) fn leave_alone(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
         self.drop_all(reason, journal);
+        self.close_http2(Some(reason), journal);
         self.requests.clear();
         self.responses.clear();
         self.mode = Mode::Alone;

@@ -55,6 +55,7 @@ impl Connection {
                 self.end_responses(journal);
             }
         }
+        self.close_http2(reason, journal);
         let unclaimed = self.open.is_empty();
         while let Some(mut open) = self.open.pop_front() {
             let reason = reason.unwrap_or_else(|| self.why_incomplete(&open));
@@ -113,6 +114,7 @@ impl Connection {
             return false;
         }
         self.give_up_all(now, Patience::Usual, journal);
+        self.expire_http2(now, journal);
         self.bound(now, journal);
         self.rest(journal);
         self.conclude(now, journal);
@@ -160,6 +162,12 @@ impl Connection {
                 }
                 self.pass_all(None, journal);
             }
+            // Its exchanges were given up one by one.
+            Mode::Http2(_) => {
+                self.requests
+                    .stream
+                    .truncate(self.requests.stream.contiguous());
+            }
             Mode::Unknown { .. } | Mode::Alone | Mode::Closed { .. } => return false,
         }
         self.is_abandoned = true;
@@ -194,7 +202,9 @@ impl Connection {
 
     fn is_incomplete(&self) -> bool {
         !self.is_abandoned
-            && (!self.open.is_empty() || self.requests.buffered() + self.responses.buffered() > 0)
+            && (!self.open.is_empty()
+                || self.open_http2() > 0
+                || self.requests.buffered() + self.responses.buffered() > 0)
     }
 
     /// When its silence will have been too long.
@@ -231,6 +241,7 @@ impl Connection {
         let earliest = holes
             .into_iter()
             .chain([handshake, self.closing, self.judgement()])
+            .chain([self.deadline_http2()])
             .flatten()
             .min();
         earliest.map_or(self.silent_at(), |earliest| earliest.min(self.silent_at()))

@@ -130,6 +130,7 @@ impl Connection {
                 Mode::Seek(_) => {
                     self.read_responses(journal) | self.realign(journal) | self.resync(journal)
                 }
+                Mode::Http2(_) => self.read_http2(journal),
                 Mode::Unknown { .. } | Mode::Alone | Mode::Closed { .. } => false,
             };
             if !moved {
@@ -205,7 +206,11 @@ impl Connection {
             }
             return self.lose_requests(flaw.into(), journal);
         }
+        let data = piece.data.clone();
         let fed = decoder.feed(&mut piece.data, piece.time_ns);
+        if matches!(fed, Err(Fault::Http2)) && self.may_be_http2() {
+            return self.begin_http2(Piece { data, ..piece }, journal);
+        }
         if fresh && decoder.has_begun() {
             self.begin(start, acknowledgement, starts, journal);
         }
@@ -327,7 +332,7 @@ impl Connection {
         self.settle(journal);
     }
 
-    fn hand_on(
+    pub(super) fn hand_on(
         &mut self,
         id: ExchangeId,
         answered: bool,
@@ -387,7 +392,8 @@ impl Connection {
                 }
                 if let Some(status) = decoder.status()
                     && self.open.front().is_some_and(|open| open.leaves)
-                    && self.decide_leaving(status, asked, journal)
+                    && let is_http2 = decoder.is_upgrade_to("h2c")
+                    && self.decide_leaving(status, asked, is_http2, journal)
                 {
                     return;
                 }
@@ -409,7 +415,16 @@ impl Connection {
     }
 
     /// The server's answer to a request to leave HTTP/1. Whether it agreed.
-    fn decide_leaving(&mut self, status: u16, asked: Asked, journal: &mut Journal<'_>) -> bool {
+    fn decide_leaving(
+        &mut self,
+        status: u16,
+        asked: Asked,
+        is_http2: bool,
+        journal: &mut Journal<'_>,
+    ) -> bool {
+        if status == 101 && is_http2 && self.upgrade_to_http2(journal) {
+            return true;
+        }
         if status == 101 || (asked == Asked::Connect && (200..300).contains(&status)) {
             self.leave_alone(DropReason::Upgrade, journal);
             return true;
@@ -564,6 +579,10 @@ impl Connection {
         let Some(bytes) = half.give_up(now, patience) else {
             return false;
         };
+        if self.skip_http2(direction, bytes, journal) {
+            return true;
+        }
+        let half = self.halves(direction).0;
         let start = half.stream.next() - bytes;
         let decoder = half.decoder.take().and_then(|mut decoder| {
             let certain = decoder.skip(bytes);
@@ -584,6 +603,7 @@ impl Connection {
 
     /// The client sends nothing more.
     pub(super) fn end_requests(&mut self, journal: &mut Journal<'_>) {
+        self.end_http2(Direction::Request, journal);
         let Some(decoder) = self.requests.decoder.take() else {
             return;
         };
@@ -601,6 +621,7 @@ impl Connection {
 
     /// The server sends nothing more.
     pub(super) fn end_responses(&mut self, journal: &mut Journal<'_>) {
+        self.end_http2(Direction::Response, journal);
         if let Some(mut decoder) = self.responses.decoder.take() {
             match decoder.end() {
                 Ok(()) => self.finish_response(decoder, journal),

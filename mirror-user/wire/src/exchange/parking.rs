@@ -183,7 +183,8 @@ impl Connection {
             && self.closing.is_none()
             && self.resets.is_empty()
             && self.handshakes.is_empty()
-            && !matches!(self.mode, Mode::Unknown { .. });
+            // Nobody remembers what the ends of one in HTTP/2 refer to.
+            && !matches!(self.mode, Mode::Unknown { .. } | Mode::Http2(_));
         rests.then_some(Spare::Resting)
     }
 

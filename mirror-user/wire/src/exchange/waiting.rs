@@ -23,7 +23,9 @@ impl Connection {
                 self.join_midway(journal);
             }
         }
-        while matches!(self.mode, Mode::Framed | Mode::SeekResponses) && self.is_full() {
+        let is_read =
+            |mode: &Mode| matches!(mode, Mode::Framed | Mode::SeekResponses | Mode::Http2(_));
+        while is_read(&self.mode) && self.is_full() {
             if !self.relieve(now, journal) {
                 self.overflow(DropReason::Memory, journal);
             }
@@ -102,6 +104,9 @@ impl Connection {
 
     /// Nothing of what waits can be kept.
     fn overflow(&mut self, reason: DropReason, journal: &mut Journal<'_>) {
+        if self.pass_over_http2(reason, journal) {
+            return;
+        }
         let last = self.open.back().map(|open| open.start);
         let start = self.requests.position();
         self.drop_all(reason, journal);

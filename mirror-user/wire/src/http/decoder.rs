@@ -100,6 +100,12 @@ impl Decoder {
         }
     }
 
+    /// Whether a response says that the connection goes on in this protocol.
+    pub fn is_upgrade_to(&self, protocol: &str) -> bool {
+        let head = self.head.as_ref();
+        head.is_some_and(|head| head.lists("upgrade", protocol))
+    }
+
     /// What has come of a response, interim ones apart.
     pub fn partial(&self) -> Option<Partial> {
         self.has_begun().then(|| Partial {

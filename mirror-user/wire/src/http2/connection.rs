@@ -123,6 +123,11 @@ impl Connection {
         }
     }
 
+    /// So many bytes of the client's preface were seen already.
+    pub fn has_seen(&mut self, bytes: usize) {
+        self.requests.place = Place::Preface(bytes.min(PREFACE.len() - 1));
+    }
+
     /// One that is joined in its middle.
     pub fn joined(limits: Limits, memory: &Memory) -> Self {
         Self {
@@ -145,12 +150,13 @@ impl Connection {
         id: ExchangeId,
         method: &str,
         settings: &[u8],
+        now: Duration,
     ) -> Result<Self, &'static str> {
         let mut connection = Self::begun(limits, memory);
         connection.responses.bounds.ask(Settings::parse(settings)?);
         // The server's 101 acknowledges them.
         connection.responses.bounds.acknowledge();
-        let mut call = Call::new(id, memory.empty_lease(), Duration::ZERO);
+        let mut call = Call::new(id, memory.empty_lease(), now);
         call.has_request_ended = true;
         call.asks_head = method == "HEAD";
         connection.calls.insert(1, call);

@@ -695,7 +695,14 @@ fn an_upgrade_goes_on_with_its_request() {
     let memory = Memory::new(1 << 20);
     // The client lets the server's frames be larger.
     let settings = [0, 5, 0, 1, 0, 0];
-    let connection = Connection::upgraded(Limits::new(1 << 20), &memory, id, "GET", &settings);
+    let connection = Connection::upgraded(
+        Limits::new(1 << 20),
+        &memory,
+        id,
+        "GET",
+        &settings,
+        Duration::ZERO,
+    );
     let mut table = Table {
         connection: connection.unwrap(),
         ledger,
