@@ -46,4 +46,4 @@ pub trait Sink {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,7 @@ mod limits;
 mod lives;
 mod losses;
 mod lossy;
+mod multiplexed;
 mod pairing;
 mod protocols;
 

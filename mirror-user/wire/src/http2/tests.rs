@@ -1,8 +1,8 @@
 //! Connections of a real client and server, and such as nobody real makes.
 
 mod frames;
-mod real;
-mod traffic;
+pub(crate) mod real;
+pub(crate) mod traffic;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

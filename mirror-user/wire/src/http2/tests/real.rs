@@ -47,9 +47,12 @@ fn counted(request: &Request, response: &Response) -> (usize, Counted, Counted) 
 }
 
 /// Every exchange that came out is one that took place, and none did twice. Returns how many.
-fn check(ledger: &Ledger, counts: &Counts) -> usize {
+pub(crate) fn check<'a>(
+    whole: impl Iterator<Item = (&'a Request, &'a Response)>,
+    counts: &Counts,
+) -> usize {
     let mut numbers = std::collections::BTreeSet::new();
-    for (request, response) in ledger.whole() {
+    for (request, response) in whole {
         let (number, asked, answered) = counted(request, response);
         assert_eq!(Some(&asked), counts.requests.get(&number));
         assert_eq!(Some(&answered), counts.responses.get(&number));
@@ -58,7 +61,7 @@ fn check(ledger: &Ledger, counts: &Counts) -> usize {
     numbers.len()
 }
 
-const MANNER: Manner = Manner {
+pub(crate) const MANNER: Manner = Manner {
     seed: 0,
     requests: 100,
     concurrent: 1,
@@ -98,7 +101,7 @@ fn all_of_a_connection() {
         read(&mut table, &tape);
         let ledger = table.finish();
         assert_eq!(
-            check(&ledger, &counts),
+            check(ledger.whole(), &counts),
             manner.requests,
             "{manner:?} {:?}",
             ledger.reasons()
@@ -125,7 +128,7 @@ fn however_it_is_cut_into_pieces() {
                 rest = behind;
             }
         }
-        assert_eq!(check(&table.finish(), &counts), 40);
+        assert_eq!(check(table.finish().whole(), &counts), 40);
     }
 }
 
@@ -145,7 +148,7 @@ fn whichever_direction_is_read_first() {
                 }
             }
         }
-        assert_eq!(check(&table.finish(), &counts), 100);
+        assert_eq!(check(table.finish().whole(), &counts), 100);
     }
 }
 
@@ -169,7 +172,7 @@ fn join(manner: Manner, times: usize) -> (f64, f64) {
         let mut table = Table::new(Connection::joined);
         read(&mut table, &rest);
         let ledger = table.finish();
-        whole += check(&ledger, &counts);
+        whole += check(ledger.whole(), &counts);
         seen += ledger.exchanges.len();
         passed += manner.requests as f64 * (1. - at as f64 / tape.len() as f64);
         for reason in ledger.reasons().into_keys() {
@@ -261,7 +264,7 @@ fn what_is_lost_costs_what_it_touched() {
                 }
             }
             let ledger = table.finish();
-            whole += check(&ledger, &counts);
+            whole += check(ledger.whole(), &counts);
             for reason in ledger.reasons().into_keys() {
                 let is_gap = matches!(reason, DropReason::RequestGap | DropReason::ResponseGap);
                 assert!(

@@ -11,10 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 
 /// Numbers that look random, the same ones for a seed.
 #[derive(Clone)]
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub(super) fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -25,11 +25,11 @@ impl Random {
 /// What one end has sent, or the other one has got: fields by name, so that the order among different names, which
 /// `http` does not keep, plays no part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) start: String,
-    pub(super) headers: BTreeMap<String, Vec<Vec<u8>>>,
-    pub(super) body: Vec<u8>,
-    pub(super) trailers: BTreeMap<String, Vec<Vec<u8>>>,
+pub(crate) struct Counted {
+    pub(crate) start: String,
+    pub(crate) headers: BTreeMap<String, Vec<Vec<u8>>>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 fn fields(map: &HeaderMap) -> BTreeMap<String, Vec<Vec<u8>>> {
@@ -45,31 +45,31 @@ fn fields(map: &HeaderMap) -> BTreeMap<String, Vec<Vec<u8>>> {
 
 /// What both ends have counted, by the number that each request carries.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// As the server has got them.
-    pub(super) requests: BTreeMap<usize, Counted>,
+    pub(crate) requests: BTreeMap<usize, Counted>,
     /// As the client has got them.
-    pub(super) responses: BTreeMap<usize, Counted>,
+    pub(crate) responses: BTreeMap<usize, Counted>,
 }
 
 /// What passed, in its order.
-pub(super) type Tape = Vec<(Direction, Bytes)>;
+pub(crate) type Tape = Vec<(Direction, Bytes)>;
 
 /// How the two ends speak.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
-    pub(super) seed: u64,
-    pub(super) requests: usize,
-    pub(super) concurrent: usize,
-    pub(super) largest: usize,
+pub(crate) struct Manner {
+    pub(crate) seed: u64,
+    pub(crate) requests: usize,
+    pub(crate) concurrent: usize,
+    pub(crate) largest: usize,
     /// What each end lets the other one's table become.
-    pub(super) table: u32,
-    pub(super) frame: u32,
+    pub(crate) table: u32,
+    pub(crate) frame: u32,
     /// Whether no field is always there with another value: its name would be said once, and only be referred to from
     /// then on.
-    pub(super) heals: bool,
+    pub(crate) heals: bool,
     /// What bodies are cut out of; nothing for such as look like nothing.
-    pub(super) bodies: &'static [u8],
+    pub(crate) bodies: &'static [u8],
 }
 
 fn body(random: &mut Random, manner: Manner) -> Bytes {
@@ -250,7 +250,7 @@ async fn copy(
 }
 
 /// Lets both ends speak.
-pub(super) fn record(manner: Manner) -> (Tape, Counts) {
+pub(crate) fn record(manner: Manner) -> (Tape, Counts) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
