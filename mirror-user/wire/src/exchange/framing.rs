@@ -128,7 +128,10 @@ impl Connection {
                 // Where what follows begins is another agent's to find.
                 Mode::Seek(_) if self.is_paused() => self.read_responses(journal),
                 Mode::Seek(_) => {
-                    self.read_responses(journal) | self.realign(journal) | self.resync(journal)
+                    self.read_responses(journal)
+                        | self.realign(journal)
+                        | self.resync(journal)
+                        | self.join_http2()
                 }
                 Mode::Http2(_) => self.read_http2(journal),
                 Mode::Unknown { .. } | Mode::Alone | Mode::Closed { .. } => false,

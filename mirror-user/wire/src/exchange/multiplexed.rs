@@ -99,6 +99,39 @@ impl Connection {
         self.mode = Mode::Http2(Box::new(reader));
     }
 
+    /// Where no turn of HTTP/1 is found: whether what is held are frames of HTTP/2. Then it is joined in its middle.
+    pub(super) fn join_http2(&mut self) -> bool {
+        let is_candidate = self.limits.reads_http2
+            && self.answered
+            && self.open.is_empty()
+            && !self.has_requests
+            && matches!(self.mode, Mode::Seek(_));
+        let payloads = |direction| {
+            let pieces = self.half(direction).stream.pieces();
+            let whole = pieces.filter(|piece| piece.starts && piece.ends);
+            whole.map(move |piece| (direction, &piece.data[..]))
+        };
+        let payloads = payloads(Direction::Request).chain(payloads(Direction::Response));
+        if !is_candidate || !http2::Connection::is_likely(payloads) {
+            return false;
+        }
+        let reader = http2::Connection::joined(self.limits, &self.memory);
+        self.mode = Mode::Http2(Box::new(reader));
+        true
+    }
+
+    /// Goes on at the first byte of a direction that has come, where it is not known which one is the next.
+    fn anchor_http2(&mut self, direction: Direction, journal: &mut Journal<'_>) {
+        let stream = &self.half(direction).stream;
+        let first = stream.pieces().next().map(|piece| piece.position);
+        if let Some(first) = first.filter(|_| !stream.is_anchored()) {
+            self.halves(direction).0.resume(first);
+            self.with_http2(journal, |reader, telling| {
+                reader.skip(direction, u64::MAX, gap(direction), telling);
+            });
+        }
+    }
+
     /// The server goes on in HTTP/2, as the client has asked for. Whether it can be read.
     pub(super) fn upgrade_to_http2(&mut self, journal: &mut Journal<'_>) -> bool {
         let is_alone = self.open.len() == 1;
@@ -133,6 +166,7 @@ impl Connection {
         let mut moved = false;
         let now = self.last_segment;
         for direction in [Direction::Request, Direction::Response] {
+            self.anchor_http2(direction, journal);
             while !self.awaits_server()
                 && !self.is_rested()
                 && let Some(piece) = self.halves(direction).0.take()

@@ -11,7 +11,7 @@ use super::calls::malformed;
 use super::frame::{Frame, Frames};
 use super::head::Unusable;
 use super::hpack;
-use super::seek::Seek;
+use super::seek::{self, Seek};
 use super::settings::{Bounds, Settings};
 use super::{PREFACE, Sink};
 use crate::exchange::Limits;
@@ -162,6 +162,14 @@ impl Connection {
         connection.calls.insert(1, call);
         connection.highest = 1;
         Ok(connection)
+    }
+
+    /// Whether such segments' payloads are of a connection in HTTP/2 that was joined in its middle: several are whole
+    /// frames each.
+    pub fn is_likely<'a>(payloads: impl Iterator<Item = (Direction, &'a [u8])>) -> bool {
+        let likeness = |(direction, payload)| seek::likeness(payload, direction);
+        let alike: Vec<u32> = payloads.map(likeness).filter(|bits| *bits > 0).collect();
+        alike.len() >= 3 && alike.iter().sum::<u32>() >= seek::ENOUGH
     }
 
     /// Whether it was joined in its middle; then whether all that its ends refer to is known by now.

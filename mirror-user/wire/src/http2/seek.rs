@@ -28,7 +28,7 @@ const MAX_DATA: u32 = 1 << 20;
 const MAX_CHAINS: usize = 64;
 
 /// What a chain must have, in bits: how unlikely it is that other bytes look like it.
-const ENOUGH: u32 = 96;
+pub(super) const ENOUGH: u32 = 96;
 const FRAMES: u32 = 3;
 
 /// So many of its frames must begin with a segment, or it must be longer than a payload is that nobody has asked to
@@ -308,6 +308,34 @@ impl Seek {
         }
         found
     }
+}
+
+/// How much speaks for a segment's payload being whole frames, in bits: of the last one DATA may be missing.
+pub(super) fn likeness(payload: &[u8], direction: Direction) -> u32 {
+    let (mut sum, mut rest, mut open) = (0, payload, None);
+    while let Some((bytes, behind)) = rest.split_first_chunk::<HEADER>() {
+        let header = Header::parse(*bytes);
+        let length = header.length as usize;
+        let is_data = header.kind == Kind::Data;
+        let (payload, behind) = match behind.split_at_checked(length) {
+            Some(split) => split,
+            None if is_data => (behind, &[][..]),
+            None => return 0,
+        };
+        let bits = match is_data {
+            true => Some(16),
+            false => evidence(header, payload, direction),
+        };
+        let Some(bits) = bits.filter(|_| is_plausible(header, open)) else {
+            return 0;
+        };
+        let goes_on = matches!(header.kind, Kind::Headers | Kind::Continuation)
+            && !header.has(flag::END_HEADERS);
+        open = goes_on.then_some(header.stream);
+        sum += bits;
+        rest = behind;
+    }
+    if rest.is_empty() { sum } else { 0 }
 }
 
 /// Whether a frame's header is one that somebody would send here.

@@ -333,3 +333,89 @@ fn what_waits_is_bounded() {
     );
     table.empty();
 }
+
+#[test]
+fn a_connection_that_was_open_before_is_joined() {
+    let manner = Manner {
+        requests: 600,
+        concurrent: 10,
+        largest: 1_000,
+        heals: true,
+        ..MANNER
+    };
+    let (tape, counts) = record(manner);
+    let mut random = Random(8);
+    for _ in 0..10 {
+        let mut talk = Talk::new();
+        talk.open();
+        let segments = segments(&mut talk, &tape);
+        let from = random.below(segments.len() / 2);
+        let mut table = table();
+        table
+            .feed(segments[from..from + 2].iter().cloned())
+            .wait(200);
+        table.feed(segments[from + 2..].iter().cloned());
+        table.feed([talk.client_fin(), talk.server_fin()]);
+        let whole = whole(&[&table], &counts);
+        assert!(whole > 200, "{whole}, {:?}", reasons(&table));
+        let named = reasons(&table).values().sum::<usize>();
+        let passed = manner.requests * (segments.len() - from) / segments.len();
+        assert!(
+            whole + named + 20 > passed,
+            "{whole} and {named} of {passed}"
+        );
+    }
+}
+
+#[test]
+fn whatever_comes_is_accounted_for() {
+    let (tape, _) = record(Manner {
+        requests: 30,
+        concurrent: 5,
+        largest: 500,
+        ..MANNER
+    });
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let mut talk = Talk::new();
+        let open = talk.open();
+        let mut table = table();
+        if seed % 4 > 0 {
+            table.feed(open);
+        }
+        let mut open = 0_i64;
+        for mut segment in segments(&mut talk, &tape) {
+            match random.below(40) {
+                0 => continue,
+                1 => {
+                    let mut bytes = segment.payload.to_vec();
+                    let at = random.below(bytes.len());
+                    bytes[at] ^= 1 << random.below(8);
+                    segment.payload = bytes.into();
+                }
+                2 => segment.sequence = segment.sequence.wrapping_add(random.below(3_000) as u32),
+                3 => segment.extras.is_urgent = true,
+                4 => {
+                    table.feed([segment.clone()]);
+                }
+                5 => {
+                    table.wait(random.below(4_000) as u64);
+                }
+                6 if random.below(20) == 0 => segment.flags |= FIN,
+                7 if random.below(20) == 0 => segment.flags |= RST,
+                _ => {}
+            }
+            table.feed([segment]);
+        }
+        table.finish();
+        for event in &table.events {
+            open += match event {
+                Event::Seen { .. } => 1,
+                Event::Response { .. } | Event::Dropped { .. } => -1,
+                Event::Request { .. } | Event::Closed { .. } => 0,
+            };
+        }
+        assert_eq!(open, 0, "seed {seed}");
+        table.empty();
+    }
+}
