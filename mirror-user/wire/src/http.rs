@@ -13,6 +13,7 @@ mod proxy;
 
 use mirror_common::tunnel::Direction;
 
+use super::http2::PREFACE;
 use super::message::DropReason;
 
 pub use decoder::{Decoder, Step};
@@ -110,10 +111,9 @@ impl Unfit {
 
 /// Names what does not speak HTTP/1 by a stream's first bytes.
 ///
-/// This is where a connection will be handed to an HTTP/2 decoder one day: its preface is known
-/// here, before anything of it was taken for HTTP/1.
+/// HTTP/2's preface is known here before anything of it was taken for HTTP/1: its connection is
+/// [`http2`](crate::http2)'s then, where that is asked for.
 fn recognise(first: &[u8]) -> Option<Fault> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     match first {
         // A handshake record of SSL 3.0 or TLS (RFC 8446, section 5.1).
         [0x16, 0x03, ..] => Some(Fault::Tls),

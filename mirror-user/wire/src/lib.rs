@@ -1,7 +1,8 @@
 //! What passes between clients and a model server, read from packets: segments become streams, streams messages of
-//! HTTP/1, and messages exchanges. Pure; the agent and the daemon read by the same lines.
+//! HTTP/1 or HTTP/2, and messages exchanges. Pure; the agent and the daemon read by the same lines.
 //!
-//! In the order that bytes travel: [`segment`], [`stream`], [`http`], [`exchange`], [`body`].
+//! In the order that bytes travel: [`segment`], [`stream`], [`http`] and [`http2`], [`exchange`], [`body`] and
+//! [`grpc`].
 
 #[cfg(test)]
 mod allocated;

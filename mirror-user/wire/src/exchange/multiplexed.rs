@@ -8,7 +8,7 @@ use mirror_common::tunnel::Direction;
 
 use super::connection::{Connection, Mode};
 use super::framing::Reading;
-use super::{ConnectionId, Event, Journal};
+use super::{ConnectionId, Event, Exchanges, Journal};
 use crate::http2::{self, Dropped, Sink};
 use crate::message::{DropReason, ExchangeId, Request, Response, header};
 use crate::stream::Piece;
@@ -269,6 +269,24 @@ impl Connection {
             Mode::Http2(reader) => reader.open(),
             _ => 0,
         }
+    }
+}
+
+impl Exchanges {
+    /// How many connections in HTTP/2 were joined in their middle, by service; and of how many of those all is known by
+    /// now that their ends refer to.
+    pub fn late_connections(&self) -> Vec<(usize, usize)> {
+        let mut late = vec![(0, 0); self.services.len()];
+        for (key, connection) in &self.connections {
+            if let Mode::Http2(reader) = &connection.mode
+                && let Some(is_healed) = reader.is_late()
+                && let Some((count, healed)) = late.get_mut(key.service)
+            {
+                *count += 1;
+                *healed += usize::from(is_healed);
+            }
+        }
+        late
     }
 }
 

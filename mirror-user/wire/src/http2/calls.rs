@@ -43,6 +43,9 @@ impl Connection {
 
     /// An exchange of this stream's begins; nothing where there is no room for it.
     fn open_call(&mut self, stream: u32, sink: &mut impl Sink) -> Option<&mut Call> {
+        if self.calls.is_empty() {
+            self.oldest = self.now;
+        }
         let id = sink.seen();
         let lease = self
             .memory

@@ -101,6 +101,8 @@ pub struct Connection {
     pub(super) floor: Option<u32>,
     /// What the client has cancelled last: an answer that had passed by then counts.
     pub(super) cancelled: VecDeque<Cancelled>,
+    /// No exchange was heard of last before.
+    pub(super) oldest: Duration,
     pub(super) now: Duration,
     is_late: bool,
 }
@@ -118,6 +120,7 @@ impl Connection {
             highest: 0,
             floor: Some(1),
             cancelled: VecDeque::new(),
+            oldest: Duration::ZERO,
             now: Duration::ZERO,
             is_late: false,
         }
@@ -159,6 +162,7 @@ impl Connection {
         let mut call = Call::new(id, memory.empty_lease(), now);
         call.has_request_ended = true;
         call.asks_head = method == "HEAD";
+        connection.oldest = now;
         connection.calls.insert(1, call);
         connection.highest = 1;
         Ok(connection)
@@ -394,12 +398,19 @@ impl Connection {
     pub fn expire(&mut self, now: Duration, sink: &mut impl Sink) {
         self.now = now;
         let most = self.limits.incomplete;
+        let is_due = |since: Duration| since.saturating_add(most) <= now;
         self.settle_cancelled(
             |cancelled| cancelled.at.saturating_add(CANCELLED) <= now,
             sink,
         );
+        if !is_due(self.oldest) {
+            return;
+        }
+        self.oldest = now;
         for call in self.calls.values_mut() {
-            if call.touched.saturating_add(most) <= now {
+            if !is_due(call.touched) {
+                self.oldest = self.oldest.min(call.touched);
+            } else {
                 let unseen = self.requests.unseen;
                 let reason = match call.is_unasked() && self.floor != Some(1) {
                     true => unseen,
@@ -414,8 +425,10 @@ impl Connection {
 
     /// When [`Connection::expire`] has something to do next, if it has.
     pub fn deadline(&self) -> Option<Duration> {
-        let oldest = self.calls.values().map(|call| call.touched).min()?;
-        let oldest = oldest.saturating_add(self.limits.incomplete);
+        if self.calls.is_empty() {
+            return None;
+        }
+        let oldest = self.oldest.saturating_add(self.limits.incomplete);
         let cancelled = self.cancelled.front();
         let cancelled = cancelled.map(|cancelled| cancelled.at.saturating_add(CANCELLED));
         Some(cancelled.map_or(oldest, |cancelled| cancelled.min(oldest)))

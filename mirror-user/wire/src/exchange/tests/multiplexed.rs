@@ -355,6 +355,7 @@ fn a_connection_that_was_open_before_is_joined() {
             .feed(segments[from..from + 2].iter().cloned())
             .wait(200);
         table.feed(segments[from + 2..].iter().cloned());
+        assert_eq!(table.exchanges.late_connections(), [(1, 1)]);
         table.feed([talk.client_fin(), talk.server_fin()]);
         let whole = whole(&[&table], &counts);
         assert!(whole > 200, "{whole}, {:?}", reasons(&table));
