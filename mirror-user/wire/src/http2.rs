@@ -13,6 +13,7 @@ mod call;
 mod calls;
 mod connection;
 mod frame;
+mod half;
 mod head;
 mod hpack;
 mod message;

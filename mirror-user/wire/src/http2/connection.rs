@@ -9,10 +9,10 @@ use mirror_common::tunnel::Direction;
 use super::call::Call;
 use super::calls::malformed;
 use super::frame::{Frame, Frames};
+use super::half::{Half, Place};
 use super::head::Unusable;
-use super::hpack;
 use super::seek::{self, Seek};
-use super::settings::{Bounds, Settings};
+use super::settings::Settings;
 use super::{PREFACE, Sink};
 use crate::exchange::Limits;
 use crate::memory::Memory;
@@ -28,53 +28,6 @@ const CANCELLED: Duration = Duration::from_secs(4);
 
 /// Streams that are over, and of which frames may still come.
 const MAX_CLOSED: usize = 256;
-
-/// Where in a direction the next byte is.
-#[derive(Debug)]
-pub(super) enum Place {
-    /// So many bytes inside the client's preface.
-    Preface(usize),
-    Frames(Frames),
-    Unknown(Seek),
-}
-
-/// One direction.
-#[derive(Debug)]
-pub(super) struct Half {
-    pub(super) place: Place,
-    pub(super) table: hpack::Decoder,
-    pub(super) bounds: Bounds,
-    /// Why fields that were entered before are not known.
-    pub(super) unknown: Unusable,
-    /// Why streams that began before were not seen to.
-    pub(super) unseen: Unusable,
-    /// For so many bytes more it is not certain that its frames are some.
-    pub(super) probation: u64,
-}
-
-impl Half {
-    fn new(place: Place, memory: &Memory) -> Self {
-        Self {
-            place,
-            table: hpack::Decoder::new(memory),
-            bounds: Bounds::new(),
-            unknown: DropReason::JoinedLate.into(),
-            unseen: DropReason::MidStream.into(),
-            probation: 0,
-        }
-    }
-
-    fn joined(direction: Direction, memory: &Memory) -> Self {
-        let mut half = Self::new(Place::Unknown(Seek::new(direction, memory)), memory);
-        half.table.forget();
-        half.bounds.forget();
-        half
-    }
-
-    pub(super) fn is_joined(&self) -> bool {
-        !matches!(self.place, Place::Unknown(_))
-    }
-}
 
 /// A stream that the client has cancelled.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,8 @@
 //! A frame's header says where the next one begins, so that bytes that are missing inside a frame cost no more
 //! than that frame: of DATA its stream's message, of a field block the table.
 
+mod header;
+
 use bytes::{Bytes, BytesMut};
 
 use super::settings::Settings;
@@ -10,115 +12,7 @@ use crate::http::MAX_SECTION;
 use crate::memory::{Lease, Memory};
 use crate::message::DropReason;
 
-/// What stands before each frame's payload.
-pub(super) const HEADER: usize = 9;
-
-/// The largest payload before anybody says otherwise (section 6.5.2).
-pub(super) const DEFAULT_SIZE: u32 = 1 << 14;
-
-/// The largest payload there can be.
-pub(super) const MAX_SIZE: u32 = (1 << 24) - 1;
-
-/// The most of a frame's payload that is kept at once: padding and priority beside a part of a block.
-const MAX_HELD: usize = MAX_SECTION + 256 + 5;
-
-pub(super) mod flag {
-    pub(in super::super) const END_STREAM: u8 = 0x1;
-    pub(in super::super) const ACK: u8 = 0x1;
-    pub(in super::super) const END_HEADERS: u8 = 0x4;
-    pub(in super::super) const PADDED: u8 = 0x8;
-    pub(in super::super) const PRIORITY: u8 = 0x20;
-}
-
-/// A frame's type (section 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Data,
-    Headers,
-    Priority,
-    Reset,
-    Settings,
-    PushPromise,
-    Ping,
-    GoAway,
-    WindowUpdate,
-    Continuation,
-    /// Of an extension: passed over (section 5.5).
-    Other,
-}
-
-/// A frame's first nine bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) length: u32,
-    pub(super) kind: Kind,
-    pub(super) flags: u8,
-    /// Without the reserved bit.
-    pub(super) stream: u32,
-}
-
-impl Header {
-    pub(super) fn parse(bytes: [u8; HEADER]) -> Self {
-        let [a, b, c, kind, flags, id @ ..] = bytes;
-        Self {
-            length: u32::from_be_bytes([0, a, b, c]),
-            kind: match kind {
-                0 => Kind::Data,
-                1 => Kind::Headers,
-                2 => Kind::Priority,
-                3 => Kind::Reset,
-                4 => Kind::Settings,
-                5 => Kind::PushPromise,
-                6 => Kind::Ping,
-                7 => Kind::GoAway,
-                8 => Kind::WindowUpdate,
-                9 => Kind::Continuation,
-                _ => Kind::Other,
-            },
-            flags,
-            stream: u32::from_be_bytes(id) & (u32::MAX >> 1),
-        }
-    }
-
-    pub(super) fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
-    /// What is wrong with it whatever its payload says (section 6).
-    fn flaw(&self) -> Option<&'static str> {
-        let is_of_stream = self.stream != 0;
-        let (of_stream, fits) = match self.kind {
-            Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation => {
-                (Some(true), true)
-            }
-            Kind::Priority => (Some(true), self.length == 5),
-            Kind::Reset => (Some(true), self.length == 4),
-            Kind::Settings if self.has(flag::ACK) => (Some(false), self.length == 0),
-            Kind::Settings => (Some(false), self.length.is_multiple_of(6)),
-            Kind::Ping => (Some(false), self.length == 8),
-            Kind::GoAway => (Some(false), self.length >= 8),
-            Kind::WindowUpdate => (None, self.length == 4),
-            Kind::Other => (None, true),
-        };
-        if !fits {
-            return Some("a frame of a wrong length");
-        }
-        let is_misplaced = of_stream.is_some_and(|of_stream| of_stream != is_of_stream);
-        is_misplaced.then_some("a frame on a wrong stream")
-    }
-
-    /// How much of the payload has to be kept until all of it is there.
-    fn kept(&self) -> usize {
-        let length = self.length as usize;
-        match self.kind {
-            Kind::Headers | Kind::PushPromise | Kind::Continuation if length > MAX_HELD => 0,
-            Kind::Headers | Kind::PushPromise | Kind::Continuation | Kind::Reset => length,
-            Kind::Settings => length.min(6 << 10),
-            Kind::GoAway => 8,
-            _ => 0,
-        }
-    }
-}
+pub(super) use self::header::{DEFAULT_SIZE, HEADER, Header, Kind, MAX_SIZE, flag};
 
 /// What a direction's frames say.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! Connections of a real client and server, and such as nobody real makes.
 
+mod calls;
 mod frames;
 pub(crate) mod real;
+mod talk;
 pub(crate) mod traffic;
 
 use std::collections::BTreeMap;
