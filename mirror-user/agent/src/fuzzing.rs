@@ -134,7 +134,7 @@ pub fn http(input: &[u8]) {
     let memory = Memory::new(MEMORY);
     let limits = Limits {
         buffer: 1024,
-        ..Limits::new(512)
+        ..Limits::new(512).with_http2()
     };
     let mut exchanges = Exchanges::new(vec![limits], memory.clone()).with_max_connections(2);
     let mut ledger = Ledger::default();

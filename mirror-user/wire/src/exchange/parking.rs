@@ -162,7 +162,8 @@ impl Connection {
     pub(super) fn is_unasked(&self) -> bool {
         let begins = self.starts.0 == Some(self.requests.position() as u32);
         let is_new = matches!(self.mode, Mode::Unknown { .. }) || begins;
-        is_new && self.open.is_empty() && self.is_quiet()
+        let is_http2 = matches!(self.mode, Mode::Http2(_));
+        is_new && !is_http2 && self.open.is_empty() && self.is_quiet()
     }
 
     /// Whether nothing of it waits.
@@ -183,8 +184,9 @@ impl Connection {
             && self.closing.is_none()
             && self.resets.is_empty()
             && self.handshakes.is_empty()
-            // Nobody remembers what the ends of one in HTTP/2 refer to.
-            && !matches!(self.mode, Mode::Unknown { .. } | Mode::Http2(_));
+            // What the ends of one in HTTP/2 refer to is not kept: it will be one that was joined late.
+            && self.open_http2() == 0
+            && !matches!(self.mode, Mode::Unknown { .. });
         rests.then_some(Spare::Resting)
     }
 

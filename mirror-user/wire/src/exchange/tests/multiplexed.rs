@@ -420,3 +420,41 @@ fn whatever_comes_is_accounted_for() {
         table.empty();
     }
 }
+
+#[test]
+fn where_there_is_no_room_one_that_rests_is_joined_late() {
+    let (tape, counts) = record(Manner {
+        requests: 40,
+        concurrent: 4,
+        ..MANNER
+    });
+    let mut table = table();
+    table.exchanges = Exchanges::new(vec![limits()], table.memory.clone()).with_max_connections(2);
+    let mut talks: Vec<Talk> = (0..4)
+        .map(|number| Talk {
+            port: 40_000 + number,
+            ..Talk::new()
+        })
+        .collect();
+    for talk in &mut talks {
+        table.feed(talk.open()).feed(segments(talk, &tape));
+        table.now += Duration::from_secs(1);
+    }
+    let responses = table
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::Response { .. }));
+    assert_eq!(responses.count(), 4 * counts.requests.len());
+    assert_eq!(table.exchanges.connections(), 4);
+    // The first one goes on: what its client refers to is not known any more.
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let refers = [0, 0, 4, 1, 5, 0, 0, 1, 1, 0x82, 0x86, 0x84, 0xbe];
+    let told = table.told.len();
+    for _ in 0..4 {
+        table.feed([talks[0].client(ping), talks[0].server(ping)]);
+    }
+    table.feed([talks[0].client(refers)]);
+    assert_eq!(table.told[told..], ["seen 161", "dropped 161 joined_late"]);
+    table.finish();
+    table.empty();
+}
