@@ -153,7 +153,8 @@ pub enum Event {
         /// The client's end.
         client: SocketAddr,
     },
-    /// A whole request, to be replayed. Requests of one connection come in their order.
+    /// A whole request, to be replayed. Requests of one connection come in their order; in HTTP/2, which has none, in
+    /// that of their last bytes.
     Request {
         /// The exchange.
         id: ExchangeId,

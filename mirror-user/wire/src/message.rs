@@ -226,7 +226,7 @@ pub enum DropReason {
     Malformed,
     /// TLS: it ends after the hook.
     Tls,
-    /// HTTP/2, gRPC with it.
+    /// HTTP/2 that is not read, gRPC with it; or in one that is, an answer that the server promised.
     Http2,
     /// The connection was upgraded (WebSocket and the like) and left alone.
     Upgrade,

@@ -203,7 +203,7 @@ impl Connection {
     fn is_incomplete(&self) -> bool {
         !self.is_abandoned
             && (!self.open.is_empty()
-                || self.open_http2() > 0
+                || self.has_open_http2()
                 || self.requests.buffered() + self.responses.buffered() > 0)
     }
 

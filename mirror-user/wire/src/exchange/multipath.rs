@@ -49,7 +49,7 @@ impl Connection {
         if matches!(self.mode, Mode::Alone | Mode::Closed { .. }) || self.is_rested() {
             return;
         }
-        if self.open.is_empty() && self.open_http2() == 0 {
+        if self.open.is_empty() && !self.has_open_http2() {
             // What follows is not told any more: it shows once.
             journal.missed(DropReason::Multipath);
         }

@@ -1,5 +1,6 @@
 //! A connection in HTTP/2: its bytes go to a reader of their own, whose exchanges are told as all others are.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,6 +18,7 @@ use crate::stream::Piece;
 struct Telling<'a, 'b> {
     journal: &'a mut Journal<'b>,
     connection: ConnectionId,
+    client: SocketAddr,
     has_requests: bool,
 }
 
@@ -32,7 +34,7 @@ impl Sink for Telling<'_, '_> {
             connection: self.connection,
             service: self.journal.service,
             tap: self.journal.tap,
-            client: self.journal.client,
+            client: self.client,
             arm: self.journal.arm,
             answered: true,
             request,
@@ -68,15 +70,14 @@ impl Connection {
         let Mode::Http2(reader) = &mut self.mode else {
             return None;
         };
-        let client = std::mem::replace(&mut journal.client, self.named.unwrap_or(self.client));
         let mut telling = Telling {
             journal,
             connection: self.id,
+            client: self.named.unwrap_or(self.client),
             has_requests: self.has_requests,
         };
         let done = act(reader, &mut telling);
         self.has_requests = telling.has_requests;
-        journal.client = client;
         Some(done)
     }
 
@@ -263,12 +264,9 @@ impl Connection {
         }
     }
 
-    /// How many of its exchanges are open.
-    pub(super) fn open_http2(&self) -> usize {
-        match &self.mode {
-            Mode::Http2(reader) => reader.open(),
-            _ => 0,
-        }
+    /// Whether frames of open exchanges may still come.
+    pub(super) fn has_open_http2(&self) -> bool {
+        matches!(&self.mode, Mode::Http2(reader) if !reader.is_idle())
     }
 }
 

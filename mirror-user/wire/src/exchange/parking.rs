@@ -185,7 +185,7 @@ impl Connection {
             && self.resets.is_empty()
             && self.handshakes.is_empty()
             // What the ends of one in HTTP/2 refer to is not kept: it will be one that was joined late.
-            && self.open_http2() == 0
+            && !self.has_open_http2()
             && !matches!(self.mode, Mode::Unknown { .. });
         rests.then_some(Spare::Resting)
     }

@@ -45,6 +45,8 @@ pub(super) struct Call {
     pub(super) asks_head: bool,
     /// Why something of its answer may have passed unread.
     pub(super) gap: Option<Unusable>,
+    /// The client has cancelled it.
+    pub(super) is_cancelled: bool,
     /// Since when nothing but the response is awaited.
     pub(super) since: Option<Duration>,
     /// When it was heard of last.
@@ -64,6 +66,7 @@ impl Call {
             withheld: None,
             asks_head: false,
             gap: None,
+            is_cancelled: false,
             since: None,
             touched: now,
             _lease: lease,

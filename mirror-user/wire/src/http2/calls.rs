@@ -158,8 +158,14 @@ impl Connection {
             }
         };
         half.table.ceiling = half.bounds.table_size().map(|size| size as usize);
+        let was_whole = half.table.is_whole();
         let mut section = Section::default();
-        match half.table.decode(&block, |field| section.push(field)) {
+        let decoded = half.table.decode(&block, |field| section.push(field));
+        if was_whole && !half.table.is_whole() {
+            // There was no room for all of it.
+            half.unknown = DropReason::Memory.into();
+        }
+        match decoded {
             Ok(()) => Some(Ok((first_ns, section))),
             Err(why) => {
                 let (reason, why) = (DropReason::Malformed, Some(why));
@@ -240,33 +246,8 @@ impl Connection {
         match (read, &mut call.response) {
             (Err(unusable), _) => call.drop(unusable, unusable.blames(Direction::Response), sink),
             // Another one follows.
-            (
-                Ok((
-                    _,
-                    _,
-                    Head::Response {
-                        status: 100..200, ..
-                    },
-                )),
-                None,
-            ) if !end => {}
-            (
-                Ok((
-                    _,
-                    _,
-                    Head::Response {
-                        status: 100..200, ..
-                    },
-                )),
-                None,
-            ) => {
-                call.drop(
-                    malformed("an interim answer that ends its stream"),
-                    by,
-                    sink,
-                );
-            }
-            (Ok((first_ns, size, head @ Head::Response { .. })), None) => {
+            (Ok((_, _, head)), None) if head.is_interim() && !end => {}
+            (Ok((first_ns, size, head @ Head::Response { .. })), None) if !head.is_interim() => {
                 let mut response =
                     Message::new(&self.memory, limits.max_body, limits.skips_responses);
                 if call.asks_head {
@@ -359,6 +340,9 @@ impl Connection {
             return;
         };
         if direction == Direction::Request && call.has_request_ended && call.is_live {
+            if std::mem::replace(&mut call.is_cancelled, true) {
+                return;
+            }
             // Both directions are read at their own pace: the whole answer may have passed before.
             let at = self.now;
             self.cancelled.push_back(Cancelled {
@@ -402,14 +386,12 @@ impl Connection {
         if direction == Direction::Request || last == u32::MAX >> 1 {
             return;
         }
-        let mut refused = self.calls.range_mut(last + 1..);
-        refused
-            .by_ref()
-            .filter(|(_, call)| call.response.is_none())
-            .for_each(|(_, call)| {
+        for (_, call) in self.calls.range_mut(last + 1..) {
+            if call.response.is_none() {
                 call.drop(DropReason::ResponseIncomplete, Some(direction), sink);
                 call.has_response_ended = true;
-            });
+            }
+        }
         self.forget_closed();
     }
 

@@ -141,7 +141,7 @@ impl Connection {
         self.calls.values().filter(|call| call.is_live).count()
     }
 
-    /// Whether nothing of it is being read, but where it goes on.
+    /// Whether no frames of an exchange that was seen can still come.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty()
     }
@@ -295,11 +295,13 @@ impl Connection {
     /// It is not known where frames begin in this direction, nor what its field blocks refer to.
     pub(super) fn lose(&mut self, direction: Direction, because: Unusable, sink: &mut impl Sink) {
         let seek = Seek::new(direction, &self.memory);
-        let (half, _) = self.halves(direction);
+        let (half, peer) = self.halves(direction);
         let was_certain = half.probation == 0;
         half.place = Place::Unknown(seek);
         half.table.forget();
         half.bounds.forget();
+        // Nor what it has asked of the other one meanwhile.
+        peer.bounds.forget();
         half.probation = 0;
         if was_certain {
             (half.unknown, half.unseen) = (because, because);

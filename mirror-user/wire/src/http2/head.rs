@@ -31,6 +31,19 @@ pub(super) enum Head {
     Trailers(Vec<Field>),
 }
 
+impl Head {
+    /// Whether it is of an interim answer (RFC 9110, section 15.2).
+    pub(super) fn is_interim(&self) -> bool {
+        matches!(
+            self,
+            Self::Response {
+                status: 100..200,
+                ..
+            }
+        )
+    }
+}
+
 /// Why it says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unusable {

@@ -86,6 +86,11 @@ impl Decoder {
         self.entered = 0;
     }
 
+    /// Whether nothing of the table is missing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Whether what its encoder refers to is known: nothing was missed, or what was, is gone by now. Of a table
     /// whose size is not known this is judged by the usual one.
     pub(super) fn is_healed(&self) -> bool {

@@ -311,6 +311,7 @@ fn without_memory_nothing_is_kept() {
             assert!(memory.used() <= limit);
         }
         let ledger = table.finish();
+        assert!(!ledger.reasons().contains_key(&DropReason::JoinedLate));
         whole = ledger.whole().count();
     }
     assert!(whole >= 3);
