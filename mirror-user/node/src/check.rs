@@ -1,7 +1,7 @@
 //! Preflight: whether a host is ready for its config, and the cure where it is not.
 //!
 //! Facts are read at the edge (netlink, /proc, the disk); what they mean is decided by small
-//! functions from facts to [`Finding`]s.
+//! functions from facts to findings.
 
 mod agent;
 mod api;

@@ -10,7 +10,7 @@
 //! | `GET /v1/rollouts`, `?service=NAME` | | a list of [`RolloutSummary`], the last one first |
 //! | `POST /v1/off` | | [`Done`] |
 //!
-//! The shadow agent has a socket of the same kind, with `GET /v1/shadow` alone: [`shadow`].
+//! The shadow agent has a socket of the same kind, with `GET /v1/shadow` alone: `mirror_agent::control`.
 //!
 //! What is refused is answered with 4xx or 5xx and `{"error": "..."}`.
 
