@@ -206,12 +206,14 @@ pub fn history() -> Vec<RolloutSummary> {
         started: rollout.began(),
         ended: None,
         outcome: None,
+        step: Some(StepName::Stage),
         reason: None,
     };
     let first = RolloutSummary {
         id: "sentiment-0".to_owned(),
         ended: Some(now),
         outcome: Some(RolloutOutcome::RolledBack),
+        step: Some(StepName::RolledBack),
         reason: Some(reason.to_owned()),
         ..last.clone()
     };

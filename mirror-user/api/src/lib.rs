@@ -15,6 +15,7 @@ pub mod summary;
 pub mod tap_report;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use serde::{Deserialize, Serialize};
 

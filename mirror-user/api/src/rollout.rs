@@ -19,6 +19,8 @@ use mirror_rollout::state::{State, Step};
 pub enum RolloutOrder {
     /// Begin one.
     Start(Box<Start>),
+    /// Say what would be done, and change nothing. A word of its own: a daemon that does not know it refuses, and does not begin.
+    DryRun(Box<Start>),
     /// Stay at this stage.
     Pause(By),
     /// Go on after a pause, or after a hold, whose time begins anew.
@@ -35,7 +37,7 @@ impl RolloutOrder {
     /// Who wants it.
     pub fn by(&self) -> &By {
         match self {
-            Self::Start(start) => &start.by,
+            Self::Start(start) | Self::DryRun(start) => &start.by,
             Self::Promote(promote) => &promote.by,
             Self::Finish(finish) => &finish.by,
             Self::Pause(by) | Self::Resume(by) | Self::Abort(by) => by,
@@ -194,6 +196,9 @@ pub struct RolloutSummary {
     pub ended: Option<Timestamp>,
     /// What came of it; nothing while it runs.
     pub outcome: Option<RolloutOutcome>,
+    /// Where it is.
+    #[serde(default)]
+    pub step: Option<StepName>,
     /// Why.
     pub reason: Option<String>,
 }

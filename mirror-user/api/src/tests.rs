@@ -316,6 +316,17 @@ STARTED               SERVICE    FROM  TO   OUTCOME      AFTER  ID
 
 sentiment-0: p99 exceeds its limit";
     assert_eq!(RolloutHistory(history()).to_string(), expected);
+    let mut stopped = history();
+    for (step, word) in [
+        (StepName::Held, "  held  "),
+        (StepName::Paused, "  paused  "),
+        (StepName::RollingBack, "  rolling back  "),
+    ] {
+        stopped[0].step = Some(step);
+        let shown = RolloutHistory(stopped.clone()).to_string();
+        let line = shown.lines().nth(1).unwrap();
+        assert!(line.contains(word), "{line}");
+    }
     let none = RolloutHistory(Vec::new()).to_string();
     assert_eq!(none, "no rollout yet");
 }
@@ -336,6 +347,13 @@ fn orders_are_written_as_documented() {
         (
             RolloutOrder::Start(Box::new(start)),
             r#"{"start":{"version":"v13","address":"10.0.0.5:8001","plan":null,"again":false,"who":"anna"}}"#,
+        ),
+        (
+            RolloutOrder::DryRun(Box::new(Start {
+                by: by(),
+                ..Start::default()
+            })),
+            r#"{"dry_run":{"version":null,"address":null,"plan":null,"again":false,"who":"anna"}}"#,
         ),
         (RolloutOrder::Pause(by()), r#"{"pause":{"who":"anna"}}"#),
         (

@@ -90,6 +90,17 @@ pub struct Findings {
     pub findings: Vec<Finding>,
 }
 
+impl Findings {
+    /// Where warnings are not good enough either.
+    #[must_use]
+    pub fn strict(self) -> Self {
+        Self {
+            ready: self.findings.iter().all(|found| found.level == Level::Ok),
+            ..self
+        }
+    }
+}
+
 impl From<Vec<Finding>> for Findings {
     fn from(mut findings: Vec<Finding>) -> Self {
         // Stable: within a level the order is that of the checks.
@@ -170,5 +181,19 @@ NOT READY: 1 refuse, 1 warn, 1 ok
 ";
         assert_eq!(findings.to_string(), expected);
         assert!(!findings.ready);
+    }
+
+    #[test]
+    fn a_warning_is_not_good_enough_where_that_is_asked_for() {
+        let warned = || Findings::from(vec![Finding::ok("a", "b"), Finding::warn("a", "b", "c")]);
+        assert!(warned().ready);
+        let strict = warned().strict();
+        assert!(!strict.ready);
+        let last = strict.to_string();
+        assert!(
+            last.ends_with("\nNOT READY: 0 refuse, 1 warn, 1 ok\n"),
+            "{last}"
+        );
+        assert!(Findings::from(vec![Finding::ok("a", "b")]).strict().ready);
     }
 }

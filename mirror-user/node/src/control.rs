@@ -5,7 +5,7 @@
 //! | `GET /v1/status`, `GET /v1/status?service=NAME` | | [`Status`] |
 //! | `POST /v1/services/NAME/mirror` | [`Change`]: `"on"`, `"off"`, `"clear"`, `{"sample": 0.25}` | [`Done`] |
 //! | `POST /v1/services/NAME/canary` | [`CanaryChange`]: `{"share": 0.05}`, `{"off": "finish"}`, `{"off": "reset"}`, `{"off": {"drain": 30000}}`, `"clear"` | [`Done`] |
-//! | `POST /v1/services/NAME/rollout` | [`RolloutOrder`]: `{"start": {"version", "address", "plan", "again", "who", "reason"}}`, `{"pause": {"who", "reason"}}`, `resume`, `abort`, `{"promote": {"all", "who", "reason"}}`, `{"finish": {"force", "who", "reason"}}` | [`Done`] |
+//! | `POST /v1/services/NAME/rollout` | [`RolloutOrder`]: `{"start": {"version", "address", "plan", "again", "who", "reason"}}`, `dry_run` with the same, `{"pause": {"who", "reason"}}`, `resume`, `abort`, `{"promote": {"all", "who", "reason"}}`, `{"finish": {"force", "who", "reason"}}` | [`Done`] |
 //! | `GET /v1/services/NAME/rollout/record`, `?id=ID` | | the record of that rollout, or of the last one: a list of [`Line`], without what was seen each second |
 //! | `GET /v1/rollouts`, `?service=NAME` | | a list of [`RolloutSummary`], the last one first |
 //! | `POST /v1/off` | | [`Done`] |

@@ -245,7 +245,7 @@ fn wish(order: &Order) -> &'static str {
 }
 
 /// The plan in a few sentences.
-fn outline(plan: &Plan) -> String {
+pub fn outline(plan: &Plan) -> String {
     let stages: Vec<String> = plan.shares().map(share).collect();
     let canary = &plan.canary;
     let shadow = plan.shadow.as_ref().map_or_else(

@@ -10,7 +10,6 @@ use mirror_rollout::words::share;
 
 use super::{dash, percent, table, trimmed};
 use crate::RolloutHistory;
-use crate::RolloutOutcome;
 use crate::RolloutState;
 use crate::RolloutStates;
 use crate::RolloutSummary;
@@ -251,10 +250,7 @@ impl fmt::Display for RolloutHistory {
                 rollout.service.clone(),
                 rollout.stable_version.clone(),
                 rollout.canary.version.clone(),
-                rollout
-                    .outcome
-                    .map_or("running", RolloutOutcome::label)
-                    .to_owned(),
+                came_to(rollout).to_owned(),
                 took(rollout),
                 rollout.id.clone(),
             ]);
@@ -269,6 +265,17 @@ impl fmt::Display for RolloutHistory {
             write!(f, "\n{reasons}")?;
         }
         Ok(())
+    }
+}
+
+/// What came of it, or what keeps it from going on.
+fn came_to(rollout: &RolloutSummary) -> &'static str {
+    match (rollout.outcome, rollout.step) {
+        (Some(outcome), _) => outcome.label(),
+        (None, Some(StepName::Held)) => "held",
+        (None, Some(StepName::Paused)) => "paused",
+        (None, Some(StepName::RollingBack)) => "rolling back",
+        (None, _) => "running",
     }
 }
 

@@ -114,8 +114,7 @@ async fn rollout(
     let order: RolloutOrder = match serde_json::from_slice(&body) {
         Ok(order) => order,
         Err(error) => {
-            let known =
-                "{\"start\": {\"who\": NAME}}, or pause, resume, promote, abort, finish likewise";
+            let known = "{\"start\": {\"who\": NAME}}, or dry_run, pause, resume, promote, abort, finish likewise";
             let said = format!("the body is not an order ({error}): send {known}");
             return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
         }
@@ -123,7 +122,7 @@ async fn rollout(
     if let Err(said) = order.by().bounded() {
         return failure(StatusCode::UNPROCESSABLE_ENTITY, said);
     }
-    if let RolloutOrder::Start(start) = &order
+    if let RolloutOrder::Start(start) | RolloutOrder::DryRun(start) = &order
         && let Some(unsound) = start.plan.as_ref().and_then(|plan| plan.unsound().pop())
     {
         let said = format!("the plan cannot be carried out: {unsound}");

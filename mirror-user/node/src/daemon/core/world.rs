@@ -189,7 +189,7 @@ impl World {
     /// Records are read.
     pub(super) fn look_back(&mut self) {
         while let Some((ticket, query)) = self.reads.pop_front() {
-            let Query::Before(service, start) = query else {
+            let Query::Before(beginning) = query else {
                 continue;
             };
             let ids = self.records.keys().filter_map(|path| path.file_stem());
@@ -198,11 +198,7 @@ impl World {
                 ids: ids.collect(),
                 rollouts: Vec::new(),
             });
-            let known = LookedBack {
-                service,
-                start,
-                earlier,
-            };
+            let known = LookedBack { beginning, earlier };
             self.input(Input::LookedBack(ticket, known));
         }
     }

@@ -5,16 +5,17 @@ use std::path::Path;
 
 use mirror_api::{CanaryChange, Done, Promote, Rest, RolloutOrder, RolloutOutcome, Start};
 use mirror_rollout::Share;
+use mirror_rollout::explain;
 use mirror_rollout::machine::Rollout;
 use mirror_rollout::plan::{Plan, Target};
 use mirror_rollout::record::{Entry, Event, Order, Started, Want};
 use mirror_rollout::state::By;
 
 use super::journal::Lines;
-use super::past::{Earlier, LookedBack, Query};
+use super::past::{Beginning, Earlier, LookedBack, Query};
 use super::{Running, id, overlay, records};
 use crate::config::Protocol;
-use crate::control::Refusal;
+use crate::control::{Refusal, Reply};
 use crate::daemon::canary::fresh_key;
 use crate::daemon::core::{Core, Effect};
 use crate::daemon::settings::{Ticket, Update};
@@ -54,11 +55,8 @@ impl Core {
             return Some(Err(refusal));
         }
         let (want, by) = match order {
-            RolloutOrder::Start(start) => {
-                let before = Query::Before(service.to_owned(), start);
-                self.effect(Effect::Read(ticket, before));
-                return None;
-            }
+            RolloutOrder::Start(start) => return self.look_back(ticket, service, start, false),
+            RolloutOrder::DryRun(start) => return self.look_back(ticket, service, start, true),
             RolloutOrder::Finish(finish) => return self.finish_rollout(ticket, service, finish),
             RolloutOrder::Pause(by) => (Want::Pause, by),
             RolloutOrder::Resume(by) => (Want::Resume, by),
@@ -75,18 +73,55 @@ impl Core {
         Some(self.command(service, want, by))
     }
 
+    /// A rollout is to begin: its service's records are read first.
+    fn look_back(
+        &mut self,
+        ticket: Ticket,
+        service: &str,
+        start: Box<Start>,
+        is_dry_run: bool,
+    ) -> Option<Result<Done, Refusal>> {
+        let before = Query::Before(Beginning {
+            service: service.to_owned(),
+            start,
+            is_dry_run,
+        });
+        self.effect(Effect::Read(ticket, before));
+        None
+    }
+
     /// It is known what was before a rollout that is to begin.
     pub(in crate::daemon) fn looked_back(&mut self, ticket: Ticket, known: LookedBack) {
-        let LookedBack {
+        let LookedBack { beginning, earlier } = known;
+        let Beginning {
             service,
             start,
-            earlier,
-        } = known;
-        let told = match earlier {
-            Ok(earlier) => self.start_rollout(&service, *start, earlier),
+            is_dry_run,
+        } = beginning;
+        let started = match earlier {
+            Ok(earlier) => self.prepare_rollout(&service, *start, earlier),
             Err(why) => Err(Refusal::Failed(why)),
         };
-        self.told_rollout(ticket, &service, told);
+        if is_dry_run {
+            let answer = started.map(|started| Reply::Done(self.would_begin(&started)));
+            self.effect(Effect::Answer(ticket, answer));
+        } else {
+            let told = started.map(|started| self.begin_rollout(started));
+            self.told_rollout(ticket, &service, told);
+        }
+    }
+
+    /// What would be done.
+    fn would_begin(&self, started: &Started) -> Done {
+        let (service, canary) = (&started.service, &started.canary);
+        let said = vec![
+            format!(
+                "{service}: nothing was begun; a rollout would bring {} at {} into the place of {}",
+                canary.version, canary.address, started.stable
+            ),
+            explain::outline(&started.plan),
+        ];
+        done(said, self.forecast(service, &started.plan))
     }
 
     fn command(&mut self, service: &str, want: Want, by: By) -> Result<Done, Refusal> {
@@ -145,12 +180,13 @@ impl Core {
         })
     }
 
-    fn start_rollout(
-        &mut self,
+    /// What would begin, or why nothing can.
+    fn prepare_rollout(
+        &self,
         service: &str,
         start: Start,
         earlier: Earlier,
-    ) -> Result<Done, Refusal> {
+    ) -> Result<Started, Refusal> {
         let invalid = |why: String| Refusal::Invalid(format!("{service}: {why}"));
         if let Some(why) = self.taken_by_rollout(service) {
             return Err(Refusal::Invalid(why));
@@ -215,15 +251,14 @@ impl Core {
             )));
         }
         let id = self.free_id(&target.version, &earlier.ids);
-        let started = Started {
+        Ok(Started {
             id,
             service: service.to_owned(),
             stable,
             canary: target,
             plan,
             by: start.by,
-        };
-        Ok(self.begin_rollout(started))
+        })
     }
 
     fn begin_rollout(&mut self, started: Started) -> Done {

@@ -40,7 +40,16 @@ pub(in crate::daemon) enum Query {
     /// The rollouts of these services, the last one first.
     History(Vec<String>),
     /// What was before the one that is to begin.
-    Before(String, Box<Start>),
+    Before(Beginning),
+}
+
+/// A rollout that is to begin.
+#[derive(Debug)]
+pub(in crate::daemon) struct Beginning {
+    pub(in crate::daemon) service: String,
+    pub(in crate::daemon) start: Box<Start>,
+    /// Whether it only is to be said what would be done.
+    pub(in crate::daemon) is_dry_run: bool,
 }
 
 /// What was found out.
@@ -53,8 +62,7 @@ pub(in crate::daemon) enum Found {
 /// What was before a rollout that is to begin.
 #[derive(Debug)]
 pub(in crate::daemon) struct LookedBack {
-    pub(in crate::daemon) service: String,
-    pub(in crate::daemon) start: Box<Start>,
+    pub(in crate::daemon) beginning: Beginning,
     pub(in crate::daemon) earlier: Result<Earlier, String>,
 }
 
@@ -140,12 +148,11 @@ impl Records {
                     Reply::Rollouts(rollouts)
                 }))
             }
-            Query::Before(service, start) => {
-                let earlier = self.earlier(&service).map_err(|error| format!("{error:#}"));
+            Query::Before(beginning) => {
+                let earlier = self.earlier(&beginning.service);
                 Found::LookedBack(LookedBack {
-                    service,
-                    start,
-                    earlier,
+                    beginning,
+                    earlier: earlier.map_err(|error| format!("{error:#}")),
                 })
             }
         }

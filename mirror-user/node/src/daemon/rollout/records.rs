@@ -158,10 +158,13 @@ pub(super) fn summary(path: &Path) -> Result<RolloutSummary> {
         started: time,
         ended: None,
         outcome: None,
+        step: None,
         reason: None,
     };
     if let Some((at, moved)) = last {
-        summary.outcome = StepName::of(&moved.to).outcome();
+        let step = StepName::of(&moved.to);
+        summary.step = Some(step);
+        summary.outcome = step.outcome();
         summary.ended = summary.outcome.map(|_| at);
         summary.reason = Some(moved.reason);
     }

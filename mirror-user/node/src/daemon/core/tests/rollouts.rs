@@ -1,7 +1,7 @@
 //! Rollouts as the daemon drives them.
 
-use mirror_api::{Promote, RolloutOrder};
-use mirror_rollout::plan::{Hook, HookPoint};
+use mirror_api::{Promote, RolloutOrder, Start};
+use mirror_rollout::plan::{Hook, HookPoint, Plan};
 use mirror_rollout::state::By;
 
 use super::*;
@@ -67,6 +67,49 @@ fn forward_after_the_record_and_back_before_it() {
         matches!(effects.first(), Some(Effect::Append(_))),
         "{effects:?}"
     );
+}
+
+/// It says what would be done, or why nothing can, and nothing is done.
+#[test]
+fn a_dry_run_changes_nothing() {
+    let mut world = World::new(FILE);
+    let dry_run = |world: &mut World, version: &str| {
+        let start = Start {
+            version: Some(version.to_owned()),
+            plan: Some(Plan {
+                shadow: None,
+                ..Plan::default()
+            }),
+            ..Start::default()
+        };
+        let ticket = order(world, "a", RolloutOrder::DryRun(Box::new(start)));
+        world.look_back();
+        match world.answer(ticket).unwrap() {
+            Ok(done) => done.done.join("\n"),
+            Err(refusal) => refusal,
+        }
+    };
+    let said = dry_run(&mut world, "v3");
+    assert!(
+        said.contains("nothing was begun") && said.contains("v3 at") && said.contains("Then "),
+        "{said}"
+    );
+    world.write_all();
+    world.pass(SECOND);
+    assert!(world.records.is_empty(), "{:?}", world.records);
+    assert!(world.core.rollouts.state("a").is_none());
+    assert_eq!(world.share("a"), Share::NONE);
+
+    let stable = world.core.find("a").unwrap().config.stable_version.clone();
+    let refused = dry_run(&mut world, &stable);
+    assert!(
+        refused.contains("is the version in production"),
+        "{refused}"
+    );
+    world.start_rollout("a", |_| {});
+    world.write_all();
+    let running = dry_run(&mut world, "v4");
+    assert!(running.contains("a rollout of v3 has"), "{running}");
 }
 
 /// The record lost what the kernel knows: the next daemon goes by the kernel.
@@ -165,9 +208,7 @@ fn a_share_that_finds_no_ports_is_refused() {
     for _ in 0..6 {
         world.pass(SECOND);
     }
-    let some = |parts| {
-        move |plan: &mut mirror_rollout::plan::Plan| plan.stages = vec![share(parts), Share::ALL]
-    };
+    let some = |parts| move |plan: &mut Plan| plan.stages = vec![share(parts), Share::ALL];
     let ticket = world.start_rollout("b", some(1_000));
     let why = world.answer(ticket).unwrap().unwrap_err();
     assert!(
