@@ -12,11 +12,11 @@ use anyhow::Context as _;
 use mirror_api::{CanaryChange, Change, Done, Rest};
 use serde::Serialize;
 
-use super::{
-    CanaryCommand, ConfigCommand, MirrorChange, Output, Printer, ReportArgs, block_on, complain,
-    print_text,
-};
+use super::block_on;
+use crate::arguments::{CanaryCommand, ConfigCommand, MirrorChange, Output, ReportArgs};
+use crate::errors::BAD_CONFIG;
 use crate::files::{File, default_text, read_either};
+use crate::print::{Printer, write_out};
 use mirror_agent::compare::Comparer;
 use mirror_agent::report::{Labelled, Options, Wanted, summarize};
 use mirror_base::config;
@@ -30,7 +30,7 @@ const BELOW: u8 = 5;
 const NO_DATA: u8 = 6;
 
 pub(super) fn mirror(
-    printer: &Printer,
+    printer: Printer,
     socket: &Path,
     change: MirrorChange,
 ) -> anyhow::Result<ExitCode> {
@@ -41,12 +41,15 @@ pub(super) fn mirror(
         MirrorChange::Clear(service) => (service, Change::Clear),
     };
     let client = Client::new(socket);
-    let done = block_on(async { Ok(client.mirror(&service.name, change).await?) })?;
+    let done = block_on(async {
+        let service = service.resolve(&client).await?;
+        Ok(client.mirror(&service, change).await?)
+    })?;
     print_done(printer, &done)
 }
 
 pub(super) fn canary(
-    printer: &Printer,
+    printer: Printer,
     socket: &Path,
     change: CanaryCommand,
 ) -> anyhow::Result<ExitCode> {
@@ -72,14 +75,17 @@ pub(super) fn canary(
         CanaryCommand::Clear(service) => (service, CanaryChange::Clear),
     };
     let client = Client::new(socket);
-    let done = block_on(async { Ok(client.canary(&service.name, change).await?) })?;
+    let done = block_on(async {
+        let service = service.resolve(&client).await?;
+        Ok(client.canary(&service, change).await?)
+    })?;
     print_done(printer, &done)
 }
 
-pub(super) fn print_done(printer: &Printer, done: &Done) -> anyhow::Result<ExitCode> {
+pub(super) fn print_done(printer: Printer, done: &Done) -> anyhow::Result<ExitCode> {
     if printer.0 == Output::Text {
         for warning in &done.warnings {
-            complain(&format!("warning: {warning}"));
+            printer.warning(warning);
         }
     }
     printer.print(done)?;
@@ -108,13 +114,13 @@ impl fmt::Display for Checked {
     }
 }
 
-pub(super) fn config(printer: &Printer, command: ConfigCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn config(printer: Printer, command: ConfigCommand) -> anyhow::Result<ExitCode> {
     let (path, kind) = match command {
         ConfigCommand::Default { kind } => {
-            print_text(default_text(kind))?;
+            write_out(default_text(kind))?;
             return Ok(ExitCode::SUCCESS);
         }
-        ConfigCommand::Check { file, kind } => (file.config, kind),
+        ConfigCommand::Check { file, kind } => (file.either()?, kind),
     };
     match read_either(&path, kind) {
         Ok(file) => {
@@ -150,16 +156,25 @@ pub(super) fn config(printer: &Printer, command: ConfigCommand) -> anyhow::Resul
                 services: Vec::new(),
                 problems: report.places(),
             })?;
-            Ok(ExitCode::from(super::BAD_CONFIG))
+            Ok(ExitCode::from(BAD_CONFIG))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-pub(super) fn check(printer: &Printer, path: &Path, probe_tls: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn check(
+    printer: Printer,
+    path: &Path,
+    probe_tls: bool,
+    strict: bool,
+) -> anyhow::Result<ExitCode> {
     let findings = match read_either(path, None)? {
         File::Node(node) => block_on(check::node(&node, check::Options { probe_tls }))?,
         File::Shadow(shadow) => block_on(async { Ok(mirror_agent::check::shadow(&shadow).await) })?,
+    };
+    let findings = match strict {
+        true => findings.strict(),
+        false => findings,
     };
     printer.print(&findings)?;
     let code = if findings.ready {
@@ -170,7 +185,7 @@ pub(super) fn check(printer: &Printer, path: &Path, probe_tls: bool) -> anyhow::
     Ok(code)
 }
 
-pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn report(printer: Printer, arguments: ReportArgs) -> anyhow::Result<ExitCode> {
     let mut options = Options {
         service: arguments.service,
         wanted: Wanted {
@@ -181,7 +196,12 @@ pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result
         ..Options::default()
     };
     let mut tolerances = BTreeMap::new();
-    let records = match (arguments.records, arguments.config) {
+    // Without a config there are no rules to compare by.
+    let file = match arguments.recompare {
+        true => Some(arguments.file.shadow()?),
+        false => arguments.file.shadow_if_any(),
+    };
+    let records = match (arguments.records, file) {
         (Some(records), _) => records,
         (None, Some(file)) => {
             let config = mirror_agent::config::read_shadow(&file)?;
@@ -220,7 +240,7 @@ pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result
     printer.print(&report)?;
     let missed: Vec<_> = report.thresholds.iter().filter(|at| !at.passes()).collect();
     for threshold in &missed {
-        complain(&threshold.to_string());
+        printer.error(&threshold.to_string());
     }
     let has_none = report.services.iter().all(|service| service.compared == 0);
     let asks = !arguments.fail_under.is_empty() || options.wanted.version.is_some();
@@ -228,7 +248,7 @@ pub(super) fn report(printer: &Printer, arguments: ReportArgs) -> anyhow::Result
         if missed.iter().any(|threshold| threshold.found.is_some()) {
             ExitCode::from(BELOW)
         } else if !missed.is_empty() || asks && has_none {
-            complain("no data");
+            printer.error("no data");
             ExitCode::from(NO_DATA)
         } else {
             ExitCode::SUCCESS

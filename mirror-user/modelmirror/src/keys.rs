@@ -8,13 +8,15 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::Printer;
+use crate::print::Printer;
 use mirror_base::config::{self, KEY_FILE};
 use mirror_base::transport::keys::{Existing, PrivateKey, PublicKey};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
     /// Make this host's key, and print its public half and the lines for the other host's config
+    #[command(after_help = "Examples:
+  modelmirror keys new")]
     New {
         #[command(flatten)]
         file: KeyFile,
@@ -23,6 +25,9 @@ pub(super) enum KeysCommand {
         replace: bool,
     },
     /// Print the public half of this host's key, and the lines for the other host's config
+    #[command(after_help = "Examples:
+  modelmirror keys show
+  modelmirror keys show -o json | jq -r .public_key")]
     Show {
         #[command(flatten)]
         file: KeyFile,
@@ -73,7 +78,7 @@ key = \"{key}\"
     }
 }
 
-pub(super) fn run(printer: &Printer, command: KeysCommand) -> anyhow::Result<ExitCode> {
+pub(super) fn run(printer: Printer, command: KeysCommand) -> anyhow::Result<ExitCode> {
     let (file, key) = match command {
         KeysCommand::New { file, replace } => {
             let existing = match replace {

@@ -1,38 +1,52 @@
 //! Where logs go: stderr, as text or as JSON.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
 use mirror_api::plain;
 use tracing_subscriber::EnvFilter;
 
+use crate::arguments::Verbosity;
+use crate::print;
 use mirror_base::guard;
 
 /// A newer kernel says more than the netlink crates know, or than was asked for, which they report
 /// for every message.
-const DEFAULT: &str = "info,netlink_packet_route=error,netlink_proto=error";
+const NETLINK: &str = "netlink_packet_route=error,netlink_proto=error";
 
 /// What they write below `info` may hold addresses and headers that hooks are called with, which are secrets:
 /// whatever `RUST_LOG` asks for.
 const QUIET: [&str; 4] = ["reqwest", "hyper", "hyper_util", "h2"];
 
-/// What is logged: what is asked for, or everything from `info` on.
-fn filter(asked: Option<&str>) -> EnvFilter {
+/// What is logged: what `RUST_LOG` asks for, else everything from the level on that `-v` and `-q` choose.
+fn filter(asked: Option<&str>, verbosity: Verbosity) -> EnvFilter {
+    let asked = asked.filter(|asked| !asked.trim().is_empty());
     let asked = asked.and_then(|asked| EnvFilter::try_new(asked).ok());
-    let filter = asked.unwrap_or_else(|| EnvFilter::new(DEFAULT));
+    let level = level(verbosity);
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(format!("{level},{NETLINK}")));
     let quiet = QUIET
         .iter()
         .filter_map(|target| format!("{target}=info").parse().ok());
     quiet.fold(filter, EnvFilter::add_directive)
 }
 
-/// Starts logging. `RUST_LOG` chooses what is logged; without it, everything from `info` on.
-pub(super) fn start(json: bool) {
+const fn level(verbosity: Verbosity) -> &'static str {
+    match (verbosity.quiet, verbosity.verbose) {
+        (0, 0) => "info",
+        (0, 1) => "debug",
+        (0, _) => "trace",
+        (1, _) => "warn",
+        (_, _) => "error",
+    }
+}
+
+/// Starts logging.
+pub(super) fn start(json: bool, verbosity: Verbosity) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(asked.as_deref()))
+        .with_env_filter(filter(asked.as_deref(), verbosity))
         .with_writer(|| Plain(io::stderr()))
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(print::is_colored(&io::stderr()))
         .with_target(false);
     let started = match (json, to_journal()) {
         (true, _) => builder
@@ -44,7 +58,7 @@ pub(super) fn start(json: bool) {
         (false, false) => builder.try_init(),
     };
     if let Err(error) = started {
-        super::complain(&format!("logs are already written elsewhere: {error}"));
+        print::complain(&format!("logs are already written elsewhere: {error}"));
     }
     guard::watch_for_panics();
 }
@@ -131,7 +145,7 @@ mod tests {
             Some("hyper=trace,reqwest=debug"),
             Some("%"),
         ] {
-            let filter = filter(asked).to_string();
+            let filter = filter(asked, Verbosity::default()).to_string();
             let mut directives = filter.split(',');
             for target in QUIET {
                 assert!(filter.contains(&format!("{target}=info")), "{filter}");
@@ -140,6 +154,25 @@ mod tests {
                 |directive: &str| directive.contains("=trace") || directive.contains("=debug");
             assert!(!directives.any(is_loud), "{filter}");
         }
-        assert!(filter(Some("trace")).to_string().contains("trace"));
+        let all = filter(Some("trace"), Verbosity::default());
+        assert!(all.to_string().contains("trace"));
+    }
+
+    #[test]
+    fn v_and_q_choose_a_level_and_rust_log_wins() {
+        let check = |verbose, quiet, asked: Option<&str>, expected: &str| {
+            let filter = filter(asked, Verbosity { verbose, quiet }).to_string();
+            let has = filter.split(',').any(|directive| directive == expected);
+            assert!(has, "{expected} in {filter}");
+        };
+        check(0, 0, None, "info");
+        check(1, 0, None, "debug");
+        check(2, 0, None, "trace");
+        check(0, 1, None, "warn");
+        check(0, 2, None, "error");
+        check(0, 2, Some("debug"), "debug");
+        check(1, 0, Some("warn"), "warn");
+        check(0, 1, Some(""), "warn");
+        check(1, 0, Some("%"), "debug");
     }
 }

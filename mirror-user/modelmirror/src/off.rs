@@ -12,8 +12,10 @@ use anyhow::{Context as _, bail, ensure};
 use mirror_api::Done;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::block_on;
 use super::commands::print_done;
-use super::{Global, Printer, block_on};
+use crate::arguments::{ConfigFile, Global};
+use crate::print::Printer;
 use mirror_base::config;
 use mirror_base::control::{Client, ClientError};
 use mirror_node::dataplane;
@@ -23,13 +25,24 @@ use mirror_node::state::{Overrides, State};
 /// How long the disk may take to have it hold after a restart.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What somebody at a terminal is asked.
+pub(super) const QUESTION: &str = "Detach all programs from this host, and stay off after restarts? Nothing is mirrored any more, and canaries get no connections.";
+
+/// Nothing was found, and nobody said where to look.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing is attached to this host, and no daemon answers at {}: if its config is elsewhere, name it with --config; --if-present takes this for success", socket.display())]
+struct NothingFound {
+    socket: PathBuf,
+}
+
 /// Asks the daemon; where none answers, or it fails, takes the pins away itself.
 pub(super) fn off(
-    printer: &Printer,
+    printer: Printer,
     global: &Global,
-    file: Option<&Path>,
+    file: &ConfigFile,
+    if_present: bool,
 ) -> anyhow::Result<ExitCode> {
-    let places = Places::of(file)?;
+    let (places, trouble) = Places::of(file, global.names_config)?;
     let socket = global.control.as_deref().unwrap_or(&places.control_socket);
     let client = Client::new(socket);
     let ask = || block_on(async { Ok(client.off().await) });
@@ -38,20 +51,31 @@ pub(super) fn off(
         // Not allowed to ask means not allowed to detach either.
         Err(error @ ClientError::Closed { .. }) => Err(error.into()),
         Err(error) => {
-            let mut done = off_without_daemon(&places, file, &error)?;
+            let (mut done, mut found) = off_without_daemon(&places, &error)?;
+            done.warnings.extend(trouble);
             // One that has started meanwhile may have read what was set before.
-            if let (ClientError::NoDaemon { .. }, Ok(also)) = (error, ask()?) {
+            if let (ClientError::NoDaemon { .. }, Ok(also)) = (&error, ask()?) {
                 done.done.extend(also.done);
                 done.warnings.extend(also.warnings);
+                found = true;
             }
-            print_done(printer, &done)
+            let code = print_done(printer, &done)?;
+            let knows = if_present || places.file.is_some();
+            let lives = !matches!(error, ClientError::NoDaemon { .. });
+            match found || knows || lives {
+                true => Ok(code),
+                false => Err(NothingFound {
+                    socket: socket.to_owned(),
+                }
+                .into()),
+            }
         }
     }
 }
 
 /// Writes down that everything is off, and puts back what was switched off for it.
-pub(super) fn keep(file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let places = Places::of(file)?;
+pub(super) fn keep(file: &ConfigFile, is_typed: bool) -> anyhow::Result<ExitCode> {
+    let (places, _) = Places::of(file, is_typed)?;
     let kept = State::open(&places.state_dir).update(Overrides::switch_off);
     let (done, failures) = offload::put_back(&places.state_dir);
     for line in done {
@@ -71,33 +95,55 @@ struct Places {
     control_socket: PathBuf,
     pin_dir: PathBuf,
     state_dir: PathBuf,
+    /// The file that says so; nothing = these are the defaults.
+    file: Option<PathBuf>,
+    /// Whether somebody typed its name.
+    is_typed: bool,
 }
 
 impl Places {
-    fn of(file: Option<&Path>) -> Result<Self, config::Error> {
-        Ok(
-            match file.map(mirror_node::config::read_node).transpose()? {
-                Some(node) => Self {
+    /// A file that was typed has to be usable. One that only stands where it would be does not hold up an emergency: then
+    /// the defaults hold, with a warning.
+    fn of(file: &ConfigFile, is_typed: bool) -> Result<(Self, Option<String>), config::Error> {
+        let default = Self {
+            control_socket: config::CONTROL_SOCKET.into(),
+            pin_dir: config::PIN_DIR.into(),
+            state_dir: config::STATE_DIR.into(),
+            file: None,
+            is_typed: false,
+        };
+        let Some(file) = file.node_if_any() else {
+            return Ok((default, None));
+        };
+        match mirror_node::config::read_node(&file) {
+            Ok(node) => {
+                let places = Self {
                     control_socket: node.control_socket,
                     pin_dir: node.pin_dir,
                     state_dir: node.state_dir,
-                },
-                None => Self {
-                    control_socket: config::CONTROL_SOCKET.into(),
-                    pin_dir: config::PIN_DIR.into(),
-                    state_dir: config::STATE_DIR.into(),
-                },
-            },
-        )
+                    file: Some(file),
+                    is_typed,
+                };
+                Ok((places, None))
+            }
+            Err(error) if is_typed => Err(error),
+            Err(_) => {
+                let shown = file.display();
+                let check = format!("`modelmirror config check --config {shown}` says why");
+                let trouble = format!("{shown} cannot be used, so the defaults hold: {check}");
+                Ok((default, Some(trouble)))
+            }
+        }
+    }
+
+    /// What was typed: whoever names no config may have another `pin_dir`.
+    fn typed(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|_| self.is_typed)
     }
 }
 
-/// Less risk first, the disk after.
-fn off_without_daemon(
-    places: &Places,
-    file: Option<&Path>,
-    asked: &ClientError,
-) -> anyhow::Result<Done> {
+/// Less risk first, the disk after. Says also whether anything was attached.
+fn off_without_daemon(places: &Places, asked: &ClientError) -> anyhow::Result<(Done, bool)> {
     let mut done = Done::default();
     if !matches!(asked, ClientError::NoDaemon { .. }) {
         done.warnings
@@ -106,22 +152,22 @@ fn off_without_daemon(
     if is_held(&places.pin_dir) {
         let pins = places.pin_dir.display();
         done.warnings.push(format!(
-            "a daemon that does not answer still has {pins}: what is taken away now stays away, but stop it"
+            "a daemon that does not answer still has {pins}: what is removed now stays away, but stop it"
         ));
     }
     detach(&places.pin_dir, &mut done)?;
-    // Whoever names no config may have another `pin_dir`.
-    if file.is_none() {
+    if places.typed().is_none() {
         for pin_dir in dataplane::find_pins(&dataplane::attached()?) {
             detach(&pin_dir, &mut done)?;
         }
     }
-    if done.done.is_empty() {
+    let found = !done.done.is_empty();
+    if !found {
         done.done.push("nothing was attached".to_owned());
     }
     let state = places.state_dir.display();
     let mut said = "off".to_owned();
-    match keep_apart(file) {
+    match keep_apart(places.file.as_deref()) {
         Ok(also) => {
             done.done.extend(also);
             said = format!("off, also after a restart (kept in {state})");
@@ -135,16 +181,16 @@ fn off_without_daemon(
     let left = still_attached()?;
     if left.is_empty() {
         done.done.push(said);
-        return Ok(done);
+        return Ok((done, found));
     }
     let left: Vec<&str> = left.keys().map(String::as_str).collect();
     let left = format!("still attached, of another pin_dir: {}", left.join(", "));
-    match file {
+    match places.typed() {
         // That one is off.
         Some(_) => {
             done.done.push(said);
             done.warnings.push(left);
-            Ok(done)
+            Ok((done, found))
         }
         None => bail!("{left}; name its config with --config"),
     }
@@ -154,7 +200,7 @@ fn off_without_daemon(
 fn detach(pin_dir: &Path, done: &mut Done) -> anyhow::Result<()> {
     let pins = pin_dir.display();
     let detached = dataplane::detach_all(pin_dir)
-        .with_context(|| format!("cannot take away what is pinned in {pins}"))?;
+        .with_context(|| format!("cannot remove what is pinned in {pins}"))?;
     let removed = detached.iter().map(|pin| format!("removed {pin} ({pins})"));
     done.done.extend(removed);
     Ok(())

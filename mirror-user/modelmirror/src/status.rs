@@ -3,13 +3,15 @@
 use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use mirror_api::Status;
 use mirror_api::shadow::AgentStatus;
 use serde::Serialize;
 
-use super::{Printer, block_on, complain};
+use super::block_on;
+use crate::print::Printer;
 use mirror_base::config;
 use mirror_base::control::{Client, ClientError};
 
@@ -37,13 +39,72 @@ impl fmt::Display for Shown {
     }
 }
 
-pub(super) fn status(
-    printer: &Printer,
-    control: Option<&Path>,
-    only_agent: bool,
-    service: Option<&str>,
+/// Whom to ask, and about what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// The socket that was named.
+    pub(super) control: Option<&'a Path>,
+    /// Only the shadow agent.
+    pub(super) only_agent: bool,
+    /// Only this service.
+    pub(super) service: Option<&'a str>,
+}
+
+pub(super) fn status(printer: Printer, asked: Asked<'_>) -> anyhow::Result<ExitCode> {
+    printer.print(&ask(printer, asked)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same again and again.
+pub(super) fn watch(
+    printer: Printer,
+    asked: Asked<'_>,
+    every: Duration,
 ) -> anyhow::Result<ExitCode> {
-    let shown = match control {
+    crate::watch::watch(printer, every, || ask(printer, asked))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is not ready.
+#[derive(Serialize)]
+struct Checked {
+    ready: bool,
+    troubles: Vec<String>,
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ready {
+            return f.write_str("ready: nothing is amiss");
+        }
+        for trouble in &self.troubles {
+            writeln!(f, "NOT READY: {trouble}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Says what is not ready; the exit code is 1 when something is not.
+pub(super) fn check(printer: Printer, asked: Asked<'_>) -> anyhow::Result<ExitCode> {
+    let shown = ask(printer, asked)?;
+    let daemon = shown.daemon.iter().flat_map(Status::troubles);
+    let agent = shown.shadow_agent.iter().flat_map(AgentStatus::troubles);
+    let troubles: Vec<String> = daemon.chain(agent).collect();
+    let ready = troubles.is_empty();
+    printer.print(&Checked { ready, troubles })?;
+    Ok(match ready {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn ask(printer: Printer, asked: Asked<'_>) -> anyhow::Result<Shown> {
+    let Asked {
+        control,
+        only_agent,
+        service,
+    } = asked;
+    Ok(match control {
         Some(socket) if only_agent => of_agent(socket, service)?,
         Some(socket) => match daemon(socket, service) {
             // Whoever listens there is the other one.
@@ -57,13 +118,12 @@ pub(super) fn status(
         },
         None if only_agent => of_agent(Path::new(config::SHADOW_SOCKET), service)?,
         None => whoever_runs(
+            printer,
             Path::new(config::CONTROL_SOCKET),
             Path::new(config::SHADOW_SOCKET),
             service,
         )?,
-    };
-    printer.print(&shown)?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// What an agent says to who takes it for a daemon.
@@ -72,7 +132,7 @@ const OTHER: &str = "this is a shadow agent";
 fn of_agent(socket: &Path, service: Option<&str>) -> anyhow::Result<Shown> {
     let shadow_agent = agent(socket, service).map_err(|error| match error.downcast_ref() {
         Some(ClientError::NoDaemon { socket }) => anyhow!(
-            "no shadow agent answers at {}: start it with `modelmirror shadow --config FILE`, or name its `control_socket` with --control",
+            "no shadow agent answers at {}: start it with `modelmirror shadow`, or name its `control_socket` with --control",
             socket.display()
         ),
         _ => error,
@@ -84,6 +144,7 @@ fn of_agent(socket: &Path, service: Option<&str>) -> anyhow::Result<Shown> {
 }
 
 fn whoever_runs(
+    printer: Printer,
     socket: &Path,
     shadow_socket: &Path,
     service: Option<&str>,
@@ -102,7 +163,7 @@ fn whoever_runs(
         (Ok(status), Ok(agent)) => (Some(status), Some(agent)),
         (Ok(status), Err(why)) => {
             if !is_gone(&why) {
-                complain(&format!("warning: the shadow agent: {why:#}"));
+                printer.warning(&format!("the shadow agent: {why:#}"));
             }
             (Some(status), None)
         }
@@ -144,6 +205,7 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
+    use crate::arguments::Output;
     use mirror_base::control::bind;
 
     /// Somebody who answers at a socket until the test is over.
@@ -166,7 +228,7 @@ mod tests {
     fn whoever_runs_here_is_shown() {
         let folder = tempfile::tempdir().unwrap();
         let (node, agent) = (folder.path().join("node"), folder.path().join("agent"));
-        let shown = |service| whoever_runs(&node, &agent, service);
+        let shown = |service| whoever_runs(Printer(Output::Text), &node, &agent, service);
         let why = shown(None).err().unwrap().to_string();
         assert!(
             why.contains("no daemon") && why.contains("no shadow agent"),
@@ -216,10 +278,15 @@ mod tests {
             &socket,
             mirror_agent::control::router(|| Some(mirror_api::fixtures::agent_status())),
         );
-        let printer = Printer(crate::Output::Json);
+        let printer = Printer(Output::Json);
+        let asked = |only_agent, service| Asked {
+            control: Some(&socket),
+            only_agent,
+            service,
+        };
         for only_agent in [false, true] {
-            status(&printer, Some(&socket), only_agent, None).unwrap();
+            status(printer, asked(only_agent, None)).unwrap();
         }
-        assert!(status(&printer, Some(&socket), false, Some("none")).is_err());
+        assert!(status(printer, asked(false, Some("none"))).is_err());
     }
 }

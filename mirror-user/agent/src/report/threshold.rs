@@ -53,13 +53,25 @@ impl FromStr for Threshold {
         let (name, value) = text.split_once('=').ok_or_else(|| cure.clone())?;
         let found = MEASURES.iter().find(|(known, _)| *known == name);
         let &(_, measure) = found.ok_or(cure)?;
-        let least = value.parse().ok().filter(|least: &f64| match measure {
+        // `99%` is a share too.
+        let percent = value
+            .strip_suffix('%')
+            .filter(|_| measure != Measure::Compared);
+        let least = match percent {
+            Some(percent) => percent
+                .trim_end()
+                .parse()
+                .ok()
+                .map(|least: f64| least / 100.0),
+            None => value.parse().ok(),
+        };
+        let least = least.filter(|least| match measure {
             Measure::Compared => *least >= 1.0 && least.is_finite(),
             _ => (0.0..=1.0).contains(least),
         });
         let least = least.ok_or_else(|| match measure {
             Measure::Compared => "write a number of comparisons, such as compared=1000".to_owned(),
-            _ => format!("write a share from 0 to 1, such as {name}=0.99"),
+            _ => format!("write a share from 0 to 1, such as {name}=0.99 or {name}=99%"),
         })?;
         Ok(Self { measure, least })
     }

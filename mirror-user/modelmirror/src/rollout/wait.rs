@@ -4,18 +4,19 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use mirror_api::{RolloutOutcome, RolloutState, StepName};
+use mirror_api::{RolloutOutcome, RolloutState, StepName, plain};
 use mirror_rollout::Share;
 use mirror_rollout::gates::Gate;
 use mirror_rollout::statistics::Verdict;
 use mirror_rollout::words;
 use tokio::signal;
 
-use crate::{Output, Printer, complain, print_text};
+use crate::arguments::Output;
+use crate::print::{Printer, print_text, write_out};
 use mirror_base::control::{Client, ClientError};
 
-/// The version was taken back.
-const TAKEN_BACK: u8 = 3;
+/// The version was rolled back, or aborted.
+const ROLLED_BACK: u8 = 3;
 /// A person is wanted, or the time is over.
 const UNDECIDED: u8 = 4;
 /// As shells say that Ctrl-C ended a command.
@@ -27,7 +28,7 @@ const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
 const READING: Duration = Duration::from_secs(10);
 
 pub(super) async fn wait(
-    printer: &Printer,
+    printer: Printer,
     client: &Client,
     service: &str,
     timeout: Option<Duration>,
@@ -54,11 +55,11 @@ pub(super) async fn wait(
                 return Ok(ExitCode::from(code));
             },
             () = late => {
-                complain("the time is over; the rollout goes on");
+                printer.info("the time is over; the rollout goes on");
                 return Ok(ExitCode::from(UNDECIDED));
             }
             _ = signal::ctrl_c() => {
-                complain(&format!("no longer waiting; the rollout goes on: `modelmirror rollout status --service {service}`"));
+                printer.info(&format!("no longer waiting; the rollout goes on: `modelmirror rollout status --service {service}`"));
                 return Ok(ExitCode::from(INTERRUPTED));
             }
         }
@@ -66,18 +67,18 @@ pub(super) async fn wait(
 }
 
 /// Says what is new, and returns the exit code when there is nothing to wait for any more.
-fn say(printer: &Printer, seen: Result<Seen, Lost>) -> anyhow::Result<Option<u8>> {
+fn say(printer: Printer, seen: Result<Seen, Lost>) -> anyhow::Result<Option<u8>> {
     match seen? {
         Seen::Same => Ok(None),
         Seen::Away(words) => {
-            complain(&words);
+            printer.info(&words);
             Ok(None)
         }
         Seen::New { lines, state } => {
-            print_text(&match printer.0 {
-                Output::Text => lines.join("\n"),
-                Output::Json => serde_json::to_string(&*state)?,
-            })?;
+            match printer.0 {
+                Output::Text => print_text(&plain::text(&lines.join("\n")))?,
+                Output::Json => write_out(&plain::json(&serde_json::to_string(&*state)?))?,
+            }
             Ok(code(&state))
         }
     }
@@ -222,7 +223,7 @@ fn sentence(state: &RolloutState) -> String {
 fn code(state: &RolloutState) -> Option<u8> {
     match (state.outcome, state.step) {
         (Some(RolloutOutcome::Promoted), _) => Some(0),
-        (Some(RolloutOutcome::RolledBack | RolloutOutcome::Aborted), _) => Some(TAKEN_BACK),
+        (Some(RolloutOutcome::RolledBack | RolloutOutcome::Aborted), _) => Some(ROLLED_BACK),
         (None, StepName::Held) => Some(UNDECIDED),
         (None, _) => None,
     }
@@ -279,7 +280,7 @@ mod tests {
         story.pass(3, [90, 0], [10, 10]);
         story.tell(Event::TakenBack);
         let said = ["v13: rolled back: 30 of the canary's last 30 requests failed"];
-        check(&mut watch, &story, &said, Some(TAKEN_BACK));
+        check(&mut watch, &story, &said, Some(ROLLED_BACK));
     }
 
     #[test]
