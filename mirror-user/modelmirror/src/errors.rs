@@ -32,7 +32,10 @@ pub(crate) fn report(output: Output, error: &anyhow::Error) -> ExitCode {
 pub(crate) fn report_usage(output: Output, error: &clap::Error) -> ExitCode {
     if error.use_stderr() && output == Output::Json {
         let said = error.render().to_string();
-        let said = said.trim().strip_prefix("error: ").unwrap_or(said.trim());
+        let said = said.split("\n\nUsage: ").next().unwrap_or_default();
+        let said = said.split("\n\nFor more information").next();
+        let said = said.unwrap_or_default().trim();
+        let said = said.strip_prefix("error: ").unwrap_or(said);
         complain_in_json(&json!({ "error": said }));
     } else {
         // When there is no stderr either there is nobody left to tell.

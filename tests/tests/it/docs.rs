@@ -18,6 +18,9 @@ use tests::binary;
 /// What stands at the end of each command's help, and is told once.
 const COMMON: &str = "\nOptions of every command:";
 
+/// What follows it.
+const EXAMPLES: &str = "\nExamples:\n";
+
 #[test]
 fn samples_are_what_the_program_prints() {
     let update = std::env::var_os("UPDATE_DOCS").is_some();
@@ -330,9 +333,12 @@ impl Scene {
         let output = command.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8(text).unwrap();
-        // Told once, with the help of all.
+        // Told once, with the help of all; examples follow it.
         let text = match text.split_once(COMMON) {
-            Some((own, _)) if arguments != " --help" => own.to_owned(),
+            Some((own, rest)) if arguments != " --help" => {
+                let examples = rest.find(EXAMPLES).map_or("", |start| &rest[start..]);
+                own.to_owned() + examples
+            }
             _ => text,
         };
         let lines = text.lines().map(|line| line.trim_end().to_owned() + "\n");
