@@ -31,11 +31,11 @@ metrics! {
         in_flight: IntGaugeVec = "modelmirror_shadow_requests_in_flight" ["service"],
         /// Comparisons by who answered in production and by verdict; error = the shadow failed to answer.
         comparisons: IntCounterVec = "modelmirror_shadow_comparisons_total" ["service", "arm", "verdict"],
-        /// Comparisons of stable's answers by the request's slice and by verdict.
+        /// Comparisons of stable's responses by the request's slice and by verdict.
         slice_comparisons: IntCounterVec = "modelmirror_shadow_slice_comparisons_total" ["service", "slice", "verdict"],
         /// Labels by what became of them: joined to both versions' predictions, or why not.
         labels: IntCounterVec = "modelmirror_shadow_labels_total" ["service", "outcome"],
-        /// Requests that were to be answered twice, by whom (control: a copy of the old version; repeat: the shadow) and what became of it: compared, or why there is no second answer.
+        /// Requests that were to be answered twice, by whom (control: a copy of the old version; repeat: the shadow) and what became of it: compared, or why there is no second response.
         second_answers: IntCounterVec = "modelmirror_shadow_second_answers_total" ["service", "twin", "outcome"],
         /// Requests that were answered twice, by who disagreed: the twice asked version with itself, the versions with each other, both, neither.
         noise_pairs: IntCounterVec = "modelmirror_shadow_noise_pairs_total" ["service", "twin", "disagree"],
@@ -45,11 +45,11 @@ metrics! {
         excess: GaugeVec = "modelmirror_shadow_excess_ratio" ["service", "twin", "end"],
         /// Requests that traffic repeated, by whether production answered them as the time before.
         repeated: IntCounterVec = "modelmirror_shadow_repeated_requests_total" ["service", "answer"],
-        /// Answers the shadow failed to give, by what happened.
+        /// Responses that the shadow failed to give, by what happened.
         errors: IntCounterVec = "modelmirror_shadow_errors_total" ["service", "error"],
         /// Compared (of requests mirrored alone: replayed) requests as a part of those with an outcome.
         fidelity: GaugeVec = "modelmirror_shadow_fidelity_ratio" ["service"],
-        /// From the last byte of a request to the first byte of its answer, in seconds.
+        /// From the last byte of a request to the first byte of its response, in seconds.
         latency: HistogramVec = "modelmirror_shadow_latency_seconds" ["service", "leg"],
         /// Requests that wait for the shadow.
         queue: IntGaugeVec = "modelmirror_shadow_queue_length" ["service"],
@@ -98,7 +98,7 @@ metrics! {
     }
 }
 
-/// Which answer a latency is of. Label `leg`.
+/// Which response a latency is of. Label `leg`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leg {
     /// Production's.

@@ -228,12 +228,40 @@ fn off_finds_what_is_attached() {
     );
     assert!(!scene.home.pins().exists(), "pins are left");
     is_not_mirrored(&scene, &mut sent);
-    let again = scene
-        .net
-        .node
-        .output("unshare", &["-m", "sh", "-c", &line])
-        .unwrap();
-    assert!(again.contains("nothing was attached"), "{again}");
+    // There is nothing more to find, and no config that would say where it could be.
+    let again = |line: &str| {
+        let output = scene.net.node.output("unshare", &["-m", "sh", "-c", line]);
+        output.map_err(|error| format!("{error:#}"))
+    };
+    let said = again(&line).unwrap_err();
+    assert!(
+        said.contains("nothing is attached to this host, and no daemon answers"),
+        "{said}"
+    );
+    let said = again(&format!("{line} --if-present")).unwrap();
+    assert!(said.contains("nothing was attached"), "{said}");
+    // A config that stands where it is looked for says it; one that cannot be used does not hold `off` up.
+    let config = scene.home.path().join("node.toml");
+    let found = format!(
+        "mount -t tmpfs tmpfs /etc && mkdir /etc/modelmirror && cp {} /etc/modelmirror && {line}",
+        config.display()
+    );
+    let said = again(&found).unwrap();
+    let state = scene.home.path().join("state");
+    assert!(
+        said.contains(&format!("(kept in {})", state.display())),
+        "{said}"
+    );
+    let broken = found.replace(
+        " && exec",
+        " && echo broken >/etc/modelmirror/node.toml && exec",
+    );
+    let said = again(&broken).unwrap_err();
+    assert!(
+        said.contains("node.toml cannot be used, so the defaults hold")
+            && said.contains("nothing is attached"),
+        "{said}"
+    );
 }
 
 /// One that lives, and does not answer, keeps nothing attached, and attaches nothing when it goes on.

@@ -62,10 +62,10 @@ pub(super) fn span(from: jiff::Timestamp, to: jiff::Timestamp) -> String {
         (Some((day, _)), Some((last_day, time))) if day == last_day => time,
         _ => &to,
     };
-    format!("{from} to {end} UTC")
+    format!("{from} to {end}")
 }
 
-/// A time to the second.
+/// A time to the second, in UTC.
 pub(super) fn second(time: jiff::Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }

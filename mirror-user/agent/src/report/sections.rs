@@ -235,7 +235,7 @@ fn overview(service: &Service) -> Section {
         table.row(["score".into(), format!("{score:.4}").into(), words.into()]);
     }
     if verdicts.different > 0 {
-        let words = "answers that are not equal by the service's rules";
+        let words = "responses that are not equal by the service's rules";
         table.row([
             "different".into(),
             count(verdicts.different).into(),
@@ -334,7 +334,7 @@ fn chosen(service: &Service, table: &mut Section) {
     }
     if let Some(since) = service.since {
         let since = second(since);
-        note("since", None, format!("{since} UTC; none from before"));
+        note("since", None, format!("{since}; none from before"));
     }
     if let Some(recompared) = &service.recompared {
         let changed = count(recompared.changed);
@@ -362,9 +362,8 @@ fn chosen(service: &Service, table: &mut Section) {
             false => format!("{production}/{shadow}"),
         };
         let until = second(other.last);
-        let words = format!(
-            "--version {option}: {shadow} in the shadow of {production}, until {until} UTC"
-        );
+        let words =
+            format!("--version {option}: {shadow} in the shadow of {production}, until {until}");
         note("not here", Some(other.compared), words);
     }
     let more = service.other_pairs.len().saturating_sub(OTHERS);
@@ -445,7 +444,7 @@ fn seen(fidelity: &Fidelity) -> String {
         0 => String::new(),
         excluded => format!(", {} excluded", count(excluded)),
     };
-    format!("compared {compared}{replayed} of {seen} seen since {since} UTC{excluded}")
+    format!("compared {compared}{replayed} of {seen} seen since {since}{excluded}")
 }
 
 fn by_reason(counts: &BTreeMap<String, u64>) -> String {

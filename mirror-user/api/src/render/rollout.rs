@@ -10,6 +10,7 @@ use mirror_rollout::words::share;
 
 use super::{dash, percent, table, trimmed};
 use crate::RolloutHistory;
+use crate::RolloutOutcome;
 use crate::RolloutState;
 use crate::RolloutStates;
 use crate::RolloutSummary;
@@ -48,7 +49,12 @@ fn write_whole(f: &mut fmt::Formatter<'_>, service: &str, rollout: &RolloutState
         span(rollout.since, rollout.time)
     )?;
     if let Some(reason) = &rollout.reason {
-        writeln!(f, "  because      {reason}")?;
+        // Of an order the reason is who gave it, and what was said with it.
+        let label = match rollout.step {
+            StepName::Paused | StepName::Aborted => "by",
+            _ => "because",
+        };
+        writeln!(f, "  {label:<12} {reason}")?;
     }
     for warning in &rollout.warnings {
         writeln!(f, "  warning      {warning}")?;
@@ -258,7 +264,12 @@ impl fmt::Display for RolloutHistory {
         f.write_str(&trimmed(&table))?;
         let reasons = self.0.iter().filter_map(|rollout| {
             let reason = rollout.reason.as_ref()?;
-            Some(format!("\n{}: {reason}", rollout.id))
+            let by = match (rollout.outcome, rollout.step) {
+                (Some(RolloutOutcome::Aborted), _) => "aborted by ",
+                (None, Some(StepName::Paused)) => "paused by ",
+                _ => "",
+            };
+            Some(format!("\n{}: {by}{reason}", rollout.id))
         });
         let reasons: String = reasons.collect();
         if !reasons.is_empty() {

@@ -210,5 +210,5 @@ fn printable(text: &str) -> String {
 }
 
 fn second(time: jiff::Timestamp) -> String {
-    time.strftime("%F %T UTC").to_string()
+    time.strftime("%F %TZ").to_string()
 }

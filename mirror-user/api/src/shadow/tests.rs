@@ -6,7 +6,7 @@ fn it_is_read_by_people() {
     for words in [
         "warning: record writes suspended",
         "node-1  GONE",
-        "last refused: 10.0.0.8 at 1970-01-01 00:00:00 UTC: no\\u{1b}[2J key",
+        "last refused: 10.0.0.8 at 1970-01-01 00:00:00Z: no\\u{1b}[2J key",
         "2 (100 B)",
         "SERVICE sentiment  id 0, v13 in the shadow of v12",
         "SATURATED for 3 s: lower sample or raise concurrency",

@@ -108,7 +108,7 @@ fn knows(agent: &AgentAddress, summary: &Summary, service: &Service) -> Finding 
                 "shadows {name} by {}, {} compared since {}",
                 known.version,
                 known.compared,
-                summary.since.strftime("%F %T UTC")
+                summary.since.strftime("%F %TZ")
             ),
         ),
     }
@@ -157,7 +157,7 @@ mod tests {
             }],
         };
         let found = |name: &str, id| knows(&agent(), &summary, &service(name, id));
-        let expected = "shadows sentiment by v13, 7 compared since 1970-01-01 00:00:00 UTC";
+        let expected = "shadows sentiment by v13, 7 compared since 1970-01-01 00:00:00Z";
         check(&found("sentiment", 101), Level::Ok, expected);
         check(
             &found("sentiment", 102),

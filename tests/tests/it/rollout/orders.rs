@@ -86,6 +86,26 @@ fn off_ends_it() {
     assert!(said.text.contains("everything is off"), "{said}");
 }
 
+/// What would be done is said, and nothing is: of one service that need not be named.
+#[test]
+fn a_dry_run_begins_nothing() {
+    let Some(pilot) = Pilot::new(by_hand) else {
+        return;
+    };
+    let scene = &pilot.trial.scene;
+    let said = scene.modelmirror(&["rollout", "start", "--dry-run"]);
+    assert!(
+        said.contains("digits: nothing was begun") && said.contains("v13 at "),
+        "{said}"
+    );
+    assert!(pilot.state().unwrap().is_null());
+    let history = scene.modelmirror(&["rollout", "history"]);
+    assert!(history.contains("no rollout yet"), "{history}");
+    let said = pilot.rollout(&["start", "--dry-run", "--canary-version", "v12"]);
+    assert_eq!(said.code, Some(1), "{said}");
+    assert!(said.text.contains("is the version in production"), "{said}");
+}
+
 /// A pipeline knows all of it: the config names neither a canary nor a plan.
 #[test]
 fn the_command_line_says_it_all() {
