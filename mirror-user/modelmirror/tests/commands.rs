@@ -1,5 +1,7 @@
 //! The program as people and scripts run it, with somebody at its control socket who answers like a daemon.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};

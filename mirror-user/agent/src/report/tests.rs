@@ -378,7 +378,7 @@ fn a_report_is_of_one_pair() {
     let text = report.to_string();
     for words in [
         "sentiment: v13 in the shadow of v12",
-        " 2  --version v11/v13: v13 in the shadow of v11, until 2026-11-22 03:00:01\n",
+        " 2  --version v11/v13: v13 in the shadow of v11, until 2026-11-22 03:00:01Z\n",
         " 2  --version v12: v12 in the shadow of v11, until 2026-11-22 03:00:00Z\n",
     ] {
         assert!(text.contains(words), "{words} in\n{text}");
