@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::arguments::ConfigFile;
 
 /// Where configs are looked for.
-const FOLDER: &str = "/etc/modelmirror";
+pub(crate) const FOLDER: &str = "/etc/modelmirror";
 
 /// The inference node's file.
 const NODE: &str = "node.toml";

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::block_on;
 use super::commands::print_done;
 use crate::arguments::{ConfigFile, Global};
+use crate::config_file;
 use crate::print::Printer;
 use mirror_base::config;
 use mirror_base::control::{Client, ClientError};
@@ -30,7 +31,7 @@ pub(super) const QUESTION: &str = "Detach all programs from this host, and stay 
 
 /// Nothing was found, and nobody said where to look.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing is attached to this host, and no daemon answers at {}: if its config is elsewhere, name it with --config; --if-present takes this for success", socket.display())]
+#[error("nothing is attached to this host, no daemon answers at {}, and there is no usable config in {}: name one with --config; --if-present takes this for success", socket.display(), config_file::FOLDER)]
 struct NothingFound {
     socket: PathBuf,
 }
@@ -51,7 +52,8 @@ pub(super) fn off(
         // Not allowed to ask means not allowed to detach either.
         Err(error @ ClientError::Closed { .. }) => Err(error.into()),
         Err(error) => {
-            let (mut done, mut found) = off_without_daemon(&places, &error)?;
+            let knows = if_present || places.file.is_some();
+            let (mut done, mut found) = off_without_daemon(&places, &error, knows)?;
             done.warnings.extend(trouble);
             // One that has started meanwhile may have read what was set before.
             if let (ClientError::NoDaemon { .. }, Ok(also)) = (&error, ask()?) {
@@ -60,7 +62,6 @@ pub(super) fn off(
                 found = true;
             }
             let code = print_done(printer, &done)?;
-            let knows = if_present || places.file.is_some();
             let lives = !matches!(error, ClientError::NoDaemon { .. });
             match found || knows || lives {
                 true => Ok(code),
@@ -143,7 +144,12 @@ impl Places {
 }
 
 /// Less risk first, the disk after. Says also whether anything was attached.
-fn off_without_daemon(places: &Places, asked: &ClientError) -> anyhow::Result<(Done, bool)> {
+/// Who knows neither that nor where to look is not told "off".
+fn off_without_daemon(
+    places: &Places,
+    asked: &ClientError,
+    knows: bool,
+) -> anyhow::Result<(Done, bool)> {
     let mut done = Done::default();
     if !matches!(asked, ClientError::NoDaemon { .. }) {
         done.warnings
@@ -170,7 +176,10 @@ fn off_without_daemon(places: &Places, asked: &ClientError) -> anyhow::Result<(D
     match keep_apart(places.file.as_deref()) {
         Ok(also) => {
             done.done.extend(also);
-            said = format!("off, also after a restart (kept in {state})");
+            said = match found || knows {
+                true => format!("off, also after a restart (kept in {state})"),
+                false => format!("a daemon that starts with {state} will attach nothing"),
+            };
         }
         Err(why) => {
             done.warnings.push(format!(

@@ -235,7 +235,7 @@ fn off_finds_what_is_attached() {
     };
     let said = again(&line).unwrap_err();
     assert!(
-        said.contains("nothing is attached to this host, and no daemon answers"),
+        said.contains("nothing is attached to this host, no daemon answers"),
         "{said}"
     );
     let said = again(&format!("{line} --if-present")).unwrap();

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens at the socket.
-    #[error("no daemon answers at {}: start it with `modelmirror run --config FILE`, or name its `control_socket` with --control", socket.display())]
+    #[error("no daemon answers at {}: start it with `modelmirror run`, or name its `control_socket` with --control", socket.display())]
     NoDaemon {
         /// The socket.
         socket: PathBuf,
