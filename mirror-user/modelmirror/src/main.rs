@@ -17,6 +17,7 @@ mod service;
 mod signals;
 mod status;
 mod watch;
+mod wrap;
 
 use std::path::Path;
 use std::process::ExitCode;

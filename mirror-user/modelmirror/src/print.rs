@@ -1,7 +1,7 @@
 //! Where results and complaints go: stdout and stderr, as text or as JSON.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use anstream::stream::RawStream;
 use anstream::{AutoStream, ColorChoice};
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::arguments::Output;
 use crate::colors;
+use crate::wrap::wrap;
 
 /// The reader of our output went away, `modelmirror status | head`: nothing is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +30,7 @@ impl Printer {
     /// What is printed, with its colours.
     pub(crate) fn show(self, result: &(impl Serialize + Display)) -> anyhow::Result<String> {
         Ok(match self.0 {
-            Output::Text => painted(&plain::text(&result.to_string()), &io::stdout()),
+            Output::Text => for_stdout(&plain::text(&result.to_string())),
             Output::Json => plain::json(&serde_json::to_string_pretty(result)?),
         })
     }
@@ -60,9 +61,22 @@ impl Printer {
     }
 }
 
-/// Text as it is, in colour where that is wanted.
+/// Text, in colour where that is wanted.
 pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
-    write_out(&painted(text, &io::stdout()))
+    write_out(&for_stdout(text))
+}
+
+/// On a terminal sentences are wrapped; elsewhere each stays in its line.
+fn for_stdout(text: &str) -> String {
+    let stdout = io::stdout();
+    let width = match stdout.is_terminal() {
+        true => terminal_size::terminal_size_of(&stdout),
+        false => None,
+    };
+    match width {
+        Some((width, _)) => painted(&wrap(text, width.0.into()), &stdout),
+        None => painted(text, &stdout),
+    }
 }
 
 /// To stdout, with a line's end.
