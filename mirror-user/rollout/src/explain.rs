@@ -151,7 +151,7 @@ impl Tale {
         self.last = Some((time, moved.clone()));
     }
 
-    /// How long a step took, and what every gate said, but for the one that is the reason already.
+    /// How long a step took, and what every gate said, but for those that are the reason already.
     fn evidence(&mut self, time: Timestamp, step: Step, moved: &Moved) {
         let lasted = self
             .entered
@@ -167,7 +167,7 @@ impl Tale {
         }
         for gate in moved.gates.iter().filter(|gate| gate.tells()) {
             let words = gate.to_string();
-            if words != moved.reason {
+            if !moved.reason.contains(&words) {
                 self.detail(&words);
             }
         }
@@ -213,7 +213,10 @@ impl Tale {
                 format!("{version} was promoted, and this node still steers")
             }
             State::Finished => format!("{version} was promoted, and steering has ended"),
-            State::Held { why, .. } => format!("{version} is held, and a person is wanted: {why}"),
+            // Why was said last; it may be several sentences.
+            State::Held { .. } => format!(
+                "{version} is held, {lasted} after the start, and a person is wanted: `rollout resume`, `promote` or `abort`"
+            ),
             State::Paused { by, .. } => format!("{version} was paused by {by}"),
             State::Going(_) => format!("{version} is on its way, {lasted} after the start"),
         };

@@ -50,6 +50,27 @@ fn a_rollback_is_told_with_its_numbers() {
     check(&story, &expected);
 }
 
+/// What holds it is said when it is waited for, and when it holds; what each gate says is not said once more.
+#[test]
+fn a_hold_is_not_told_three_times() {
+    let mut plan = plan();
+    plan.canary.max_duration = Duration::from_secs(60);
+    plan.canary.proven_from = 0.0;
+    let mut story = Story::begin(plan);
+    story.pass(70, [90, 0], [10, 0]);
+    let told = tell(&story.lines);
+    let held = told.lines().find(|line| line.contains("held at stage 1: "));
+    let held = held.unwrap_or_else(|| panic!("{told}"));
+    let gate = "errors is not yet proven within its limit";
+    assert!(held.contains(gate), "{told}");
+    let (_, after) = told.split_once(held).unwrap();
+    assert!(!after.contains(gate), "{told}");
+    check(
+        &story,
+        &["v13 is held, 1m after the start, and a person is wanted: `rollout resume`"],
+    );
+}
+
 #[test]
 fn a_hook_that_does_not_approve_is_named() {
     let mut plan = plan();
