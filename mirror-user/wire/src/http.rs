@@ -13,12 +13,14 @@ mod proxy;
 
 use mirror_common::tunnel::Direction;
 
-use super::http2::PREFACE;
 use super::message::DropReason;
 
 pub use decoder::{Decoder, Step};
 pub use head::{Asked, Head, Start, begins_request, begins_response, is_interim, may_be_interim};
 pub use proxy::{Preface, preface};
+
+/// What a client that knows that its server speaks HTTP/2 begins with (RFC 9113, section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The largest head or trailer section, in bytes.
 pub const MAX_SECTION: usize = 64 << 10;

@@ -22,11 +22,9 @@ mod settings;
 
 use crate::message::{ExchangeId, Request, Response};
 
+pub use crate::http::PREFACE;
 pub use call::Dropped;
 pub use connection::Connection;
-
-/// What a client that knows that its server speaks HTTP/2 begins with (RFC 9113, section 3.4).
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Numbers exchanges, and takes down what becomes of them: each that was seen ends in one response, or dropped.
 pub trait Sink {

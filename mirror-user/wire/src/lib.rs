@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod heap;
 pub mod http;
 pub mod http2;
+mod limits;
 pub mod mark;
 pub mod memory;
 pub mod message;

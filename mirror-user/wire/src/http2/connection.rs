@@ -14,7 +14,7 @@ use super::head::Unusable;
 use super::seek::{self, Seek};
 use super::settings::Settings;
 use super::{PREFACE, Sink};
-use crate::exchange::Limits;
+use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::message::{DropReason, ExchangeId};
 use crate::stream::Piece;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use mirror_common::tunnel::Direction;
 
 use super::*;
-use crate::exchange::Limits;
+use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::message::DropReason;
 use crate::stream::Piece;
