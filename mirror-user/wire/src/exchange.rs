@@ -30,7 +30,6 @@ use mirror_common::packet::{FIN, RST, SYN};
 use mirror_common::tunnel::{Arm, Direction};
 
 use super::http::{Fault, begins_request};
-use super::mark::Mark;
 use super::memory::Memory;
 use super::message::{
     DropReason, Ending, ExchangeId, Partial, Request, Response, Segment, TapId, Unreadable,

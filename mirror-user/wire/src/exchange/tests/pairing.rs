@@ -1,6 +1,7 @@
 //! Which response answers which request.
 
 use super::*;
+use crate::mark::Mark;
 
 #[test]
 fn exchanges_of_one_connection() {
