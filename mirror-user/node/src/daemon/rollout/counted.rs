@@ -324,7 +324,7 @@ mod tests {
         assert_eq!((arm.redirects, arm.client_errors, arm.errors), (3, 4, 5));
         let failed = [arm.incomplete, arm.unanswered, arm.unreadable];
         assert_eq!((failed, arm.says_error, arm.aborted), ([7, 8, 9], 10, 11));
-        assert_eq!((arm.unseen["mid_stream"], arm.unseen["tls"]), (12, 21));
+        assert_eq!((arm.unseen["mid_stream"], arm.unseen["tls"]), (12, 22));
         assert_eq!(
             (arm.resets, arm.request_bytes, arm.response_bytes),
             (2, 900, 1)
