@@ -84,7 +84,7 @@ fn no_connection_notices_that_the_share_changes() {
 }
 
 /// After so many connections the share changes in [`no_connection_notices_that_the_share_changes`].
-const CHANGED_EVERY: u64 = 25;
+const CHANGED_EVERY: u64 = 10;
 
 /// How long so many may take on a machine that is busy.
 const LONG: Duration = Duration::from_secs(60);
