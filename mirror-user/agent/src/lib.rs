@@ -1,5 +1,5 @@
-//! The agent on the shadow host, in the order a request travels: capture, stream, http, exchange,
-//! replay, compare, record, report.
+//! The agent on the shadow host, in the order a request travels: [`capture`], then mirror-wire, [`selection`],
+//! [`replay`], [`join`], [`compare`], [`record`], [`report`].
 
 pub mod agent;
 pub mod capture;
