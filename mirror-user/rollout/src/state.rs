@@ -49,7 +49,7 @@ pub enum State {
         /// Whether the canary's open connections are to be reset at once.
         severe: bool,
     },
-    /// The canary was taken back.
+    /// The canary was rolled back.
     RolledBack {
         /// Why.
         why: String,
